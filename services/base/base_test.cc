@@ -1,0 +1,60 @@
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "services/base/clock.h"
+#include "services/base/digest.h"
+#include "services/base/ids.h"
+#include "services/base/status_macros.h"
+
+namespace shiftadd {
+namespace {
+
+TEST(Digest, MatchesTheStandardsVector) {
+  const std::string expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+  EXPECT_EQ(Sha256Digest("abc"), expected);
+  Sha256 hash;
+  hash.Update("a", 1);
+  hash.Update("bc", 2);
+  EXPECT_EQ(hash.Finish(), expected);
+  EXPECT_TRUE(ValidateDigest(expected).ok());
+}
+
+TEST(Digest, RejectsWhatIsNotOne) {
+  for (const std::string& bad : {std::string(), std::string("abc"), std::string("sha256:"),
+                                "sha256:" + std::string(64, 'A'), "sha256:" + std::string(63, 'a'),
+                                "sha512:" + std::string(64, 'a'), "sha256:../" + std::string(61, 'a')}) {
+    EXPECT_EQ(ValidateDigest(bad).code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+}
+
+TEST(Ids, AreDistinct) {
+  std::set<std::string> seen;
+  for (int i = 0; i < 1000; ++i) EXPECT_TRUE(seen.insert(NewId("job")).second);
+}
+
+absl::StatusOr<int> Half(int x) {
+  if (x % 2 != 0) return absl::InvalidArgumentError("odd");
+  return x / 2;
+}
+absl::StatusOr<int> Quarter(int x) {
+  SA_ASSIGN_OR_RETURN(const int half, Half(x));
+  SA_ASSIGN_OR_RETURN(const int quarter, Half(half));
+  return quarter;
+}
+
+TEST(StatusMacros, ReturnEarly) {
+  EXPECT_EQ(Quarter(8).value(), 2);
+  EXPECT_EQ(Quarter(6).status().message(), "odd");
+  EXPECT_EQ(Annotate(Quarter(6).status(), "x").message(), "x: odd");
+}
+
+TEST(FakeClock, MovesOnlyWhenTold) {
+  FakeClock clock;
+  const absl::Time start = clock.Now();
+  clock.Advance(absl::Seconds(5));
+  EXPECT_EQ(clock.Now() - start, absl::Seconds(5));
+}
+
+}  // namespace
+}  // namespace shiftadd

@@ -1,0 +1,68 @@
+// A small HTTP/1.1 server on Boost.Beast: every daemon's /metrics, /health and /ready, and the OpenAI API.
+#ifndef SHIFTADD_SERVICES_HTTP_HTTP_SERVER_H_
+#define SHIFTADD_SERVICES_HTTP_HTTP_SERVER_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace shiftadd::http {
+
+struct Request {
+  std::string method;  // upper case
+  std::string path;    // without the query
+  std::string query;
+  std::map<std::string, std::string> headers;  // names in lower case
+  std::string body;
+};
+
+struct Response {
+  int status = 200;
+  std::string content_type = "application/json";
+  std::map<std::string, std::string> headers;
+  std::string body;
+};
+
+// Sends a chunked response piece by piece (SSE).
+class StreamWriter {
+ public:
+  virtual ~StreamWriter() = default;
+  // Sends the status line and headers. Once, before Write.
+  virtual bool Start(const Response& head) = 0;
+  // False once the client has gone: stop working for it.
+  virtual bool Write(const std::string& data) = 0;
+  // True while the client is connected (also notices a close when nothing is written).
+  virtual bool Connected() = 0;
+};
+
+// A handler either returns a response, or calls writer->Start and Write and returns anything (ignored then).
+// Called on a worker thread; may block. `writer` is never null.
+using Handler = std::function<Response(const Request& request, StreamWriter* writer)>;
+
+struct HttpServerOptions {
+  std::string address;                 // host:port; port 0 picks one
+  bool insecure_beyond_loopback = false;
+  uint64_t max_body_bytes = 8u << 20;  // beyond: 413 before the body is read
+  int max_connections = 256;           // beyond: 503
+  int header_timeout_seconds = 10;
+};
+
+class HttpServer {
+ public:
+  virtual ~HttpServer() = default;
+  // Routes: exact path -> method -> handler. Unknown paths answer 404, unknown methods 405 with Allow,
+  // a handler that throws 500. HEAD is served where GET is.
+  using Routes = std::map<std::string, std::map<std::string, Handler>>;
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options, Routes routes);
+  virtual int port() const = 0;
+  virtual void Shutdown() = 0;
+};
+
+}  // namespace shiftadd::http
+
+#endif  // SHIFTADD_SERVICES_HTTP_HTTP_SERVER_H_

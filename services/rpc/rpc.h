@@ -1,0 +1,54 @@
+// The only gRPC plumbing: status mapping, servers, channels.
+#ifndef SHIFTADD_SERVICES_RPC_RPC_H_
+#define SHIFTADD_SERVICES_RPC_RPC_H_
+
+#include <grpcpp/grpcpp.h>
+
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+
+namespace shiftadd::rpc {
+
+// Codes are equal by number; messages are kept.
+grpc::Status ToGrpc(const absl::Status& status);
+absl::Status FromGrpc(const grpc::Status& status);
+
+// A fault of one request field, for INVALID_ARGUMENT with google.rpc.BadRequest details.
+struct FieldViolation {
+  std::string field;        // recipe.candidate_bits
+  std::string description;  // what was found and what was expected
+};
+// INVALID_ARGUMENT whose message lists every violation ("field: description; …"). `violations` is not empty.
+absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
+
+struct ServerOptions {
+  std::string address;  // host:port; port 0 picks one
+  bool insecure_beyond_loopback = false;  // without it any address but loopback is refused
+};
+
+// A running gRPC server with health (grpc.health.v1) and reflection, 64 MiB message limit. Shuts down on destruction.
+class Server {
+ public:
+  virtual ~Server() = default;
+  // FAILED_PRECONDITION: "address … in use" or not loopback.
+  static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
+                                                       const std::vector<grpc::Service*>& services);
+  virtual int port() const = 0;
+  // Refuses new calls, lets running ones end for `grace`, then cancels them.
+  virtual void Shutdown(absl::Duration grace) = 0;
+};
+
+// A channel to host:port with the same message limit and keep-alive.
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
+// Sets the deadline from now.
+void SetDeadline(grpc::ClientContext* context, absl::Duration timeout);
+
+}  // namespace shiftadd::rpc
+
+#endif  // SHIFTADD_SERVICES_RPC_RPC_H_

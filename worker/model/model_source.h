@@ -1,0 +1,50 @@
+// A model in its source format: an ArchitectureSpec, weights under canonical names, a tokenizer.
+#ifndef SHIFTADD_WORKER_MODEL_MODEL_SOURCE_H_
+#define SHIFTADD_WORKER_MODEL_MODEL_SOURCE_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/model/architecture_spec.h"
+#include "worker/tensor/tensor_source.h"
+
+namespace shiftadd {
+
+// Weights under canonical names (architecture_spec.h). Thread-safe.
+class WeightProvider {
+ public:
+  virtual ~WeightProvider() = default;
+  virtual const ArchitectureSpec& spec() const = 0;
+  virtual bool Has(const std::string& name) const = 0;
+  // The whole tensor as float32, row-major, finite. NOT_FOUND names what is missing.
+  virtual absl::StatusOr<std::vector<float>> Read(const std::string& name) const = 0;
+};
+
+// One canonical tensor and where it comes from.
+struct SourceTensor {
+  std::string name;         // canonical
+  TensorInfo info;          // in the source
+};
+
+class ModelSource : public WeightProvider {
+ public:
+  // `path`: a .gguf file or a directory with config.json, *.safetensors and tokenizer.json.
+  // Checks every tensor's presence, shape and type; reports all faults in one INVALID_ARGUMENT, one a line.
+  // An unsupported architecture is UNIMPLEMENTED and lists those that are supported.
+  static absl::StatusOr<std::unique_ptr<ModelSource>> Open(const std::string& path);
+
+  virtual const std::vector<SourceTensor>& tensors() const = 0;
+  virtual uint64_t source_bytes() const = 0;
+  virtual const std::vector<std::string>& files() const = 0;  // absolute, weights and metadata
+  // Canonical documents, the same for GGUF and Hugging Face sources of one model as far as they say the same:
+  virtual std::string config_json() const = 0;             // Hugging Face's config.json form
+  virtual std::string tokenizer_json() const = 0;          // Hugging Face's tokenizer.json form, plus "shiftadd" {chat_template, bos, eos}
+  virtual std::string generation_config_json() const = 0;  // eos_token_id, bos_token_id
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_MODEL_MODEL_SOURCE_H_

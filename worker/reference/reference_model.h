@@ -1,0 +1,66 @@
+// The full-precision executor of an ArchitectureSpec, on LibTorch (fp32 on the CPU). Calibration and
+// evaluation run on it. No LibTorch type appears here.
+//
+// Results are the same bytes for any number of threads: sequences run in parallel, each with one ATen thread
+// and the same shapes, and callers reduce in sequence order.
+#ifndef SHIFTADD_WORKER_REFERENCE_REFERENCE_MODEL_H_
+#define SHIFTADD_WORKER_REFERENCE_REFERENCE_MODEL_H_
+
+#include <atomic>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "worker/model/model_source.h"
+
+namespace shiftadd {
+
+// Hidden states of `count` sequences of `length` tokens: data is [count, length, hidden], row-major.
+struct HiddenStates {
+  int64_t count = 0, length = 0, hidden = 0;
+  std::vector<float> data;
+};
+
+// What long loops report to and look at. Thread-safe.
+struct TaskControl {
+  std::atomic<bool> cancelled{false};       // checked at least once a second
+  std::atomic<uint64_t> progress_count{0};  // moves with the work: heartbeats stop when it stands still
+  std::atomic<double> progress{0.0};        // 0..1
+  absl::Status Check() const {
+    return cancelled ? absl::CancelledError("the task was cancelled") : absl::OkStatus();
+  }
+};
+
+// Call once, before the first tensor: one ATen thread a caller, CUDA's library if it can be opened.
+void InitTorch();
+
+// Called with the input of a block's layers: x is [tokens, width] of sequence `sequence`. Called from several threads.
+using InputVisitor = std::function<void(BlockInput input, int64_t sequence, const float* x, int64_t tokens, int64_t width)>;
+
+class ReferenceModel {
+ public:
+  virtual ~ReferenceModel() = default;
+  // `weights` must outlive the model. Blocks are read when first run; at most `resident_blocks` are kept (0 = all).
+  static absl::StatusOr<std::unique_ptr<ReferenceModel>> Create(const WeightProvider* weights, int threads,
+                                                                int resident_blocks);
+
+  // tokens: [count, length].
+  virtual absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count, int64_t length) = 0;
+  // Runs one block in place, causal attention inside each sequence. `visitor` may be null.
+  virtual absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor, TaskControl* control) = 0;
+  // Final norm and head of one sequence of `h`: out is [length, vocab].
+  virtual absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) = 0;
+
+  // Samples `count` sequences of `length` tokens at temperature 1 from BOS (or, without one, from a first token drawn
+  // as `first + i` says), with a key/value cache. Token t of sequence s is drawn with a uniform number that is a
+  // function of (seed, first + s, t) only. Sequences end-of-text tokens do not stop a sequence. Output [count, length].
+  virtual absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count, int64_t length,
+                                                      TaskControl* control) = 0;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_REFERENCE_REFERENCE_MODEL_H_

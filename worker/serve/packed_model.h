@@ -1,0 +1,55 @@
+// The executor of an ArchitectureSpec on packed weights. No LibTorch. Packed weights stay packed.
+#ifndef SHIFTADD_WORKER_SERVE_PACKED_MODEL_H_
+#define SHIFTADD_WORKER_SERVE_PACKED_MODEL_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "kernels/cpu_linear.h"
+#include "worker/model/architecture_spec.h"
+
+namespace shiftadd {
+
+// Reads a blob by digest, verified.
+using BlobReader = std::function<absl::StatusOr<std::string>(const std::string& digest)>;
+
+struct PackedModelOptions {
+  int threads = 0;  // 0: as many as the process may use
+  // A8 for rotated packages and A16 for others unless set.
+  enum class Precision { kAuto, kA8, kA16 } precision = Precision::kAuto;
+  kernels::Isa isa = kernels::DetectIsa();
+};
+
+// The key/value cache of one sequence.
+class KvCache {
+ public:
+  virtual ~KvCache() = default;
+  virtual int64_t length() const = 0;    // tokens held
+  virtual int64_t capacity() const = 0;
+  virtual void Truncate(int64_t length) = 0;
+};
+
+class PackedModel {
+ public:
+  virtual ~PackedModel() = default;
+  // `config_json`: services/packaging/package_format.h. Checks every blob's tensors against the architecture; refuses
+  // unknown major versions (FAILED_PRECONDITION).
+  static absl::StatusOr<std::unique_ptr<PackedModel>> Load(const std::string& config_json, const BlobReader& read,
+                                                           const PackedModelOptions& options);
+  virtual const ArchitectureSpec& spec() const = 0;
+  virtual uint64_t weight_bytes() const = 0;
+  virtual std::unique_ptr<KvCache> NewCache(int64_t capacity) const = 0;
+  // Appends `tokens` to the cache and gives logits: of every token ([n, vocab]) or of the last one ([vocab]).
+  // OUT_OF_RANGE if the cache is full; INVALID_ARGUMENT for a token id outside the vocabulary. One caller a model at a time.
+  virtual absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
+                               std::vector<float>* logits) = 0;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_PACKED_MODEL_H_
