@@ -1,10 +1,10 @@
 // y = x W^T with a packed W on the CPU.
 //
-// A CpuLinear is the matrix repacked for one instruction set. Activations are quantized per group to
-// int8 digits first (one per input: A8, two: A16), so that every product is an integer sum, exact and
-// the same on every instruction set; the few float operations after it are done in one fixed order
-// without FMA. Results of different ISAs therefore agree bit for bit, and a row of y does not depend
-// on M or on the other rows. No threads inside: callers split rows.
+// A CpuLinear is the matrix repacked for one instruction set. Activations are quantized per group
+// to int8 digits first (one per input: A8, two: A16), so that every product is an integer sum,
+// exact and the same on every instruction set; the few float operations after it are done in one
+// fixed order without FMA. Results of different ISAs therefore agree bit for bit, and a row of y
+// does not depend on M or on the other rows. No threads inside: callers split rows.
 #ifndef SHIFTADD_KERNELS_CPU_LINEAR_H_
 #define SHIFTADD_KERNELS_CPU_LINEAR_H_
 
@@ -20,7 +20,8 @@ namespace shiftadd::kernels {
 enum class Isa { kPortable, kAvx2, kAvx512 };  // kAvx512 needs BW, VL, VBMI and VNNI
 enum class Precision { kA8, kA16 };
 
-// The best this CPU has. The environment variable SHIFTADD_ISA=portable|avx2|avx512 lowers it (never raises).
+// The best this CPU has. The environment variable SHIFTADD_ISA=portable|avx2|avx512 lowers it
+// (never raises).
 Isa DetectIsa();
 // "portable", "avx2", "avx512".
 const char* IsaName(Isa isa);
@@ -29,17 +30,18 @@ const char* IsaName(Isa isa);
 struct Activations {
   int64_t m = 0, k = 0, group = 0, groups = 0;
   Precision precision = Precision::kA8;
-  int64_t k_padded = 0;        // row stride of digits: k rounded up to 128, padding is zero
-  std::vector<int8_t> digits;  // [1 or 2, m, k_padded]; the second array holds the low digits of A16
-  std::vector<float> scale;    // [m, groups]
-  std::vector<float> sum;      // [m, groups]: the sum of the quantized inputs of the group, times scale
+  int64_t k_padded = 0;  // row stride of digits: k rounded up to 128, padding is zero
+  std::vector<int8_t>
+      digits;                // [1 or 2, m, k_padded]; the second array holds the low digits of A16
+  std::vector<float> scale;  // [m, groups]
+  std::vector<float> sum;  // [m, groups]: the sum of the quantized inputs of the group, times scale
   // Exact integer sums of the digits, [m, groups].
   std::vector<int64_t> digit_sum;
 };
 
-// Rotates (if `signs` is not null) and quantizes x [m, k] with row stride ldx. `group`: as in the matrix;
-// scales are per group of activation inputs, min(group, 128).. see cpu_linear.cc for whole-row groups.
-// x must be finite.
+// Rotates (if `signs` is not null) and quantizes x [m, k] with row stride ldx. `group`: as in the
+// matrix; scales are per group of activation inputs, min(group, 128).. see cpu_linear.cc for
+// whole-row groups. x must be finite.
 void PrepareActivations(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group,
                         const uint32_t* signs, Precision precision, Isa isa, Activations* out);
 
@@ -50,8 +52,8 @@ class CpuLinear {
   // Repacks `m` (copies; the view may go away). On a bad view returns null and sets *error.
   static std::unique_ptr<CpuLinear> Create(const PackedMatrix& m, Isa isa, std::string* error);
 
-  // y[i * ldy + n] = sum_k x_ik w_nk for all i < a.m and row_begin <= n < row_end. Writes no other y.
-  // `a` must have been prepared with this matrix's k and group and its rotation's signs.
+  // y[i * ldy + n] = sum_k x_ik w_nk for all i < a.m and row_begin <= n < row_end. Writes no other
+  // y. `a` must have been prepared with this matrix's k and group and its rotation's signs.
   virtual void Multiply(const Activations& a, int64_t row_begin, int64_t row_end, float* y,
                         int64_t ldy) const = 0;
   // The weights of one row in unrotated space, [k]: embedding gather.

@@ -1,6 +1,6 @@
-// The signed Walsh-Hadamard rotation of inputs, x~ = D x: in each block of n = 128 consecutive inputs
-// x~ = n^-1/2 Had_n (sigma o x), Had_n the Sylvester-Hadamard matrix. A tail is cut into descending
-// powers of two. D is orthogonal. No allocation, thread-safe.
+// The signed Walsh-Hadamard rotation of inputs, x~ = D x: in each block of n = 128 consecutive
+// inputs x~ = n^-1/2 Had_n (sigma o x), Had_n the Sylvester-Hadamard matrix. A tail is cut into
+// descending powers of two. D is orthogonal. No allocation, thread-safe.
 #ifndef SHIFTADD_KERNELS_ROTATION_H_
 #define SHIFTADD_KERNELS_ROTATION_H_
 
