@@ -1,0 +1,33 @@
+#!/usr/bin/env bash
+# The walls of the house: no control-plane binary links LibTorch or CUDA, the server links no LibTorch, and no source
+# file sees LibTorch's headers and ours of protobuf together.
+set -euo pipefail
+bin=$1 source=$2
+fail=0
+complain() { echo "FAIL: $*"; fail=1; }
+
+needed() { readelf -d "$1" | sed -n 's/.*(NEEDED).*\[\(.*\)\]/\1/p'; }
+for b in shiftadd shiftadd-coordinator shiftadd-packager shiftadd-server; do
+  [ -x "$bin/$b" ] || { complain "$bin/$b is missing"; continue; }
+  if needed "$bin/$b" | grep -E 'torch|c10|cuda'; then complain "$b links the libraries above"; fi
+done
+needed "$bin/shiftadd-worker" | grep -q libtorch_cpu || complain "shiftadd-worker should link libtorch_cpu"
+
+while IFS= read -r file; do
+  if grep -qE '#include [<"](ATen|c10|torch)/' "$file" && grep -qE '#include .*(\.pb\.h|grpcpp|google/protobuf)' "$file"; then
+    complain "$file includes LibTorch and protobuf"
+  fi
+done < <(find "$source/worker" "$source/services" -name '*.cc' -o -name '*.h')
+if grep -rlE '#include [<"](ATen|c10|torch)/' "$source/worker" "$source/services" "$source/kernels" --include='*.h' |
+    grep -vE '/(reference|quantize|evaluate)/[a-z_]*(torch|tensor|aten)[a-z_]*\.h$'; then
+  complain "the headers above include LibTorch"
+fi
+if grep -rnE '#include "(services|worker|shiftadd)/' "$source/kernels" --include='*.h' --include='*.cc'; then
+  complain "kernels/ must depend on nothing of ours"
+fi
+if grep -rnE '#include .*(grpcpp|grpc\.pb)' "$source/services/allocation" "$source/services/store" \
+    "$source/worker/quantize" "$source/worker/reference" "$source/worker/model" "$source/worker/tensor" "$source/worker/evaluate"; then
+  complain "core logic includes gRPC"
+fi
+[ $fail = 0 ] && echo "the walls stand"
+exit $fail

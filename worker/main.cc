@@ -1,0 +1,145 @@
+// shiftadd-worker: leases tasks from the coordinator and runs them.
+#include <unistd.h>
+
+#include <CLI/CLI.hpp>
+#include <cstdio>
+#include <fstream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/cpu_linear.h"
+#include "services/base/ids.h"
+#include "services/base/logging.h"
+#include "services/base/shutdown.h"
+#include "services/base/version.h"
+#include "services/blob/blob_store.h"
+#include "services/metrics/metrics.h"
+#include "services/rpc/rpc.h"
+#include "worker/tasks/lease_loop.h"
+
+namespace shiftadd {
+namespace {
+
+struct Flags {
+  std::string coordinator = "127.0.0.1:7070";
+  std::string blobs;
+  std::string http = "127.0.0.1:9472";
+  std::vector<std::string> source_roots;
+  std::string worker_id;
+  std::string port_file;
+  std::string log_level = "info";
+  int threads = 0;
+  uint64_t memory_mib = 0;
+  bool insecure = false;
+};
+
+uint64_t MachineMemory() {
+  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
+         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+std::string HostName() {
+  char name[256] = {};
+  gethostname(name, sizeof(name) - 1);
+  return name;
+}
+
+void AddFlags(CLI::App* app, Flags* flags) {
+  app->add_option("--coordinator", flags->coordinator, "host:port of the coordinator")
+      ->envname("SHIFTADD_COORDINATOR")
+      ->capture_default_str();
+  app->add_option("--blobs", flags->blobs, "Folder of the blob store (OCI image layout)")
+      ->envname("SHIFTADD_WORKER_BLOBS")
+      ->required();
+  app->add_option("--source-root", flags->source_roots,
+                  "Folder that model sources must lie under; repeatable")
+      ->envname("SHIFTADD_WORKER_SOURCE_ROOT")
+      ->required();
+  app->add_option("--http", flags->http,
+                  "host:port of /metrics, /health and /ready; port 0 picks one")
+      ->envname("SHIFTADD_WORKER_HTTP")
+      ->capture_default_str();
+  app->add_option("--threads", flags->threads, "Threads of work; 0 = one a core")
+      ->envname("SHIFTADD_WORKER_THREADS")
+      ->check(CLI::Range(0, 1024));
+  app->add_option("--memory-mib", flags->memory_mib,
+                  "Memory this worker may use, MiB; 0 = the machine's")
+      ->envname("SHIFTADD_WORKER_MEMORY_MIB");
+  app->add_option("--worker-id", flags->worker_id,
+                  "Name shown to users; default: host, process and a random part");
+  app->add_option("--port-file", flags->port_file, "Write the HTTP port here once it is known");
+  app->add_option("--log-level", flags->log_level, "trace, debug, info, warn or error")
+      ->capture_default_str();
+  app->add_flag("--insecure-i-know", flags->insecure, "Serve plain HTTP beyond loopback");
+  app->set_version_flag("--version", VersionLine());
+}
+
+int Fail(const absl::Status& status) {
+  std::fprintf(stderr, "shiftadd-worker: %s\n", std::string(status.message()).c_str());
+  return 1;
+}
+
+int Run(const Flags& flags) {
+  InitLogging("worker", flags.log_level);
+  InitTorch();
+  auto store = OpenOciLayout(flags.blobs);
+  if (!store.ok()) return Fail(store.status());
+
+  auto registry = std::make_shared<prometheus::Registry>();
+  metrics::AddBuildInfo(registry.get(), "worker");
+  WorkerMetrics worker_metrics(registry.get());
+
+  TaskRunnerOptions options;
+  options.threads =
+      flags.threads > 0 ? flags.threads : static_cast<int>(std::thread::hardware_concurrency());
+  options.source_roots = flags.source_roots;
+  options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
+  TaskRunner runner(options, store->get(), &worker_metrics);
+
+  WorkerIdentity identity;
+  identity.worker_id =
+      flags.worker_id.empty() ? NewId(absl::StrCat(HostName(), "-", getpid())) : flags.worker_id;
+  identity.device_class = absl::StrCat("cpu-", kernels::IsaName(kernels::DetectIsa()));
+  identity.memory_bytes = options.memory_bytes;
+  const auto stub = v1::TaskService::NewStub(rpc::MakeChannel(flags.coordinator));
+  LeaseLoop loop(identity, stub.get(), &runner, &worker_metrics);
+
+  http::HttpServerOptions http_options;
+  http_options.address = flags.http;
+  http_options.insecure_beyond_loopback = flags.insecure;
+  auto server = http::HttpServer::Start(
+      http_options, metrics::DaemonRoutes(
+                        registry, [&loop] { return loop.NotReadyReason(); }, nullptr));
+  if (!server.ok()) return Fail(server.status());
+  if (!flags.port_file.empty()) {
+    const std::string temporary = flags.port_file + ".tmp";
+    std::ofstream(temporary) << (*server)->port() << "\n";
+    std::rename(temporary.c_str(), flags.port_file.c_str());
+  }
+  spdlog::info("worker {} ({}, {} threads), metrics on port {}", identity.worker_id,
+               identity.device_class, options.threads, (*server)->port());
+
+  std::thread work([&loop] { loop.Run(); });
+  WaitForShutdown();
+  spdlog::info("draining");
+  loop.Stop();
+  work.join();
+  (*server)->Shutdown();
+  return 0;
+}
+
+}  // namespace
+}  // namespace shiftadd
+
+int main(int argc, char** argv) {
+  shiftadd::BlockShutdownSignals();
+  CLI::App app("Runs quantization tasks for a shiftadd coordinator.", "shiftadd-worker");
+  shiftadd::Flags flags;
+  shiftadd::AddFlags(&app, &flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& error) {
+    return app.exit(error) == 0 ? 0 : 2;
+  }
+  return shiftadd::Run(flags);
+}

@@ -1,0 +1,109 @@
+// EVALUATE: variants against the full-precision model, and the packed executor against the
+// reference.
+#include "worker/evaluate/evaluate.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/serve/packed_model.h"
+#include "worker/tasks/tasks.h"
+
+namespace shiftadd {
+namespace {
+
+constexpr int64_t kServerCheckTokens = 64;
+
+absl::StatusOr<std::unique_ptr<WeightProvider>> OpenVariant(const v1::EvaluateTask& task,
+                                                            const v1::Variant& variant,
+                                                            JobSession* session) {
+  std::map<std::string, std::string> digests;
+  for (const v1::VariantLayer& layer : variant.layers()) digests[layer.layer()] = layer.digest();
+  return OpenDequantized(
+      session->source().spec(), std::move(digests), task.head_digest(), task.unquantized_digest(),
+      [session](const std::string& digest) { return session->store().Get(digest); });
+}
+
+// The largest difference of the packed executor's logits from the reference's on dequantized
+// weights, as a fraction of the reference logits' range.
+absl::StatusOr<double> ServerLogitError(const v1::EvaluateTask& task, const WeightProvider& variant,
+                                        const TokenWindows& windows, JobSession* session,
+                                        TaskControl* control) {
+  const int64_t length = std::min(windows.length, kServerCheckTokens);
+  const std::vector<int32_t> tokens(windows.tokens.begin(), windows.tokens.begin() + length);
+  std::vector<float> expected;
+  {
+    SA_ASSIGN_OR_RETURN(auto reference, ReferenceModel::Create(&variant, session->threads(),
+                                                               /*resident_blocks=*/1));
+    SA_ASSIGN_OR_RETURN(HiddenStates hidden, reference->Embed(tokens, 1, length));
+    for (int64_t block = 0; block < variant.spec().blocks; ++block) {
+      SA_RETURN_IF_ERROR(reference->RunBlock(block, &hidden, nullptr, control));
+      ++control->progress_count;
+    }
+    SA_RETURN_IF_ERROR(reference->Logits(hidden, 0, &expected));
+  }
+  PackedModelOptions options;
+  options.threads = session->threads();
+  SA_ASSIGN_OR_RETURN(
+      auto packed,
+      PackedModel::Load(
+          task.package_config_json(),
+          [session](const std::string& digest) { return session->store().Get(digest); }, options));
+  auto cache = packed->NewCache(length);
+  std::vector<float> found;
+  SA_RETURN_IF_ERROR(packed->Forward(tokens, cache.get(), /*all_logits=*/true, &found));
+  if (found.size() != expected.size()) {
+    return absl::InternalError(absl::StrCat("packed executor gave ", found.size(),
+                                            " logits, the reference ", expected.size()));
+  }
+  float low = expected[0], high = expected[0], error = 0;
+  for (size_t i = 0; i < expected.size(); ++i) {
+    low = std::min(low, expected[i]);
+    high = std::max(high, expected[i]);
+    error = std::max(error, std::abs(found[i] - expected[i]));
+  }
+  return high > low ? error / (high - low) : 0.0;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, JobSession* session,
+                                               TaskControl* control) {
+  if (task.variants().empty()) return absl::InvalidArgumentError("evaluate task: no variant");
+  SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
+  // ScoreWindows holds models of its own; the executor and the activations of PROFILING are not
+  // needed again.
+  session->ReleaseModel();
+  session->held().clear();
+  session->SetHeldBlock(-1);
+  std::vector<std::unique_ptr<WeightProvider>> variants;
+  std::vector<const WeightProvider*> pointers;
+  for (const v1::Variant& variant : task.variants()) {
+    SA_ASSIGN_OR_RETURN(auto opened, OpenVariant(task, variant, session));
+    pointers.push_back(opened.get());
+    variants.push_back(std::move(opened));
+  }
+  v1::EvaluateResult result;
+  {
+    PhaseTimer timer(session->metrics().forward);
+    SA_ASSIGN_OR_RETURN(const std::vector<WindowScores> scores,
+                        ScoreWindows(session->source(), pointers, windows.tokens, windows.count,
+                                     windows.length, session->threads(), control));
+    for (const WindowScores& score : scores) {
+      v1::WindowScore* out = result.add_windows();
+      out->set_nll_full(score.nll_full);
+      out->set_tokens(static_cast<uint32_t>(score.tokens));
+      for (const double nll : score.nll) out->add_nll(nll);
+      for (const double kl : score.kl) out->add_kl(kl);
+    }
+  }
+  if (task.check_server()) {
+    SA_ASSIGN_OR_RETURN(const double error,
+                        ServerLogitError(task, *variants.front(), windows, session, control));
+    result.set_server_max_logit_error(error);
+  }
+  return result;
+}
+
+}  // namespace shiftadd

@@ -1,0 +1,164 @@
+#include "worker/tasks/job_session.h"
+
+#include <cstring>
+#include <filesystem>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/strings/str_split.h"
+#include "nlohmann/json.hpp"
+#include "services/base/status_macros.h"
+
+namespace shiftadd {
+namespace {
+
+constexpr char kFileScheme[] = "file://";
+
+// The text of a calibration file: plain, or the "text" fields of JSONL joined with blank lines.
+absl::StatusOr<std::string> PlainText(const std::string& data, const std::string& digest) {
+  const size_t first = data.find_first_not_of(" \t\r\n");
+  if (first == std::string::npos) {
+    return absl::InvalidArgumentError(absl::StrCat("text ", digest, ": it is empty"));
+  }
+  const std::string head = data.substr(first, data.find('\n', first) - first);
+  const auto probe = nlohmann::json::parse(head, nullptr, /*allow_exceptions=*/false);
+  if (!probe.is_object()) return data;
+  std::vector<std::string> texts;
+  int line_number = 0;
+  for (absl::string_view line : absl::StrSplit(data, '\n')) {
+    ++line_number;
+    if (line.find_first_not_of(" \t\r") == absl::string_view::npos) continue;
+    const auto json = nlohmann::json::parse(line.begin(), line.end(), nullptr, false);
+    if (!json.is_object() || !json.contains("text") || !json["text"].is_string()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("text ", digest, " line ", line_number,
+                       ": expected a JSON object with a string field \"text\""));
+    }
+    texts.push_back(json["text"].get<std::string>());
+  }
+  return absl::StrJoin(texts, "\n\n");
+}
+
+absl::Status CheckUnderRoots(const std::string& path, const std::vector<std::string>& roots) {
+  std::error_code error;
+  const auto real = std::filesystem::canonical(path, error);
+  if (error) return absl::NotFoundError(absl::StrCat("source ", path, ": ", error.message()));
+  for (const std::string& root : roots) {
+    const auto base = std::filesystem::canonical(root, error);
+    if (error) continue;
+    const auto relative = real.lexically_relative(base);
+    if (!relative.empty() && *relative.begin() != "..") return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(absl::StrCat("source ", path, ": expected a path under ",
+                                                  absl::StrJoin(roots, ", "),
+                                                  " (the worker's --source-root)"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> PathOfUri(const std::string& uri) {
+  if (!absl::StartsWith(uri, kFileScheme) || uri.size() <= sizeof(kFileScheme) - 1 ||
+      uri[sizeof(kFileScheme) - 1] != '/') {
+    return absl::InvalidArgumentError(
+        absl::StrCat("source: expected file:// and an absolute path, got \"", uri, "\""));
+  }
+  return uri.substr(sizeof(kFileScheme) - 1);
+}
+
+absl::StatusOr<std::unique_ptr<JobSession>> JobSession::Open(const v1::TaskContext& context,
+                                                             const TaskRunnerOptions& options,
+                                                             BlobStore* store,
+                                                             WorkerMetrics* metrics) {
+  auto session = std::unique_ptr<JobSession>(new JobSession());
+  session->job_id_ = context.job_id();
+  session->options_ = options;
+  session->store_ = store;
+  session->metrics_ = metrics;
+  SA_ASSIGN_OR_RETURN(session->source_path_, PathOfUri(context.source()));
+  SA_RETURN_IF_ERROR(CheckUnderRoots(session->source_path_, options.source_roots));
+  PhaseTimer timer(metrics->load);
+  SA_ASSIGN_OR_RETURN(session->source_, ModelSource::Open(session->source_path_));
+  return session;
+}
+
+absl::StatusOr<ReferenceModel*> JobSession::model() {
+  if (model_ == nullptr) {
+    uint64_t elements = 0;
+    for (const SourceTensor& tensor : source_->tensors())
+      elements += static_cast<uint64_t>(tensor.info.elements());
+    const bool fits = 2 * elements * sizeof(float) < options_.memory_bytes;
+    SA_ASSIGN_OR_RETURN(model_,
+                        ReferenceModel::Create(source_.get(), options_.threads, fits ? 0 : 1));
+  }
+  return model_.get();
+}
+
+absl::StatusOr<const std::vector<int32_t>*> JobSession::TextTokens(const std::string& text_digest) {
+  if (text_digest != text_digest_) {
+    SA_ASSIGN_OR_RETURN(const std::string data, store_->Get(text_digest));
+    SA_ASSIGN_OR_RETURN(const std::string text, PlainText(data, text_digest));
+    SA_ASSIGN_OR_RETURN(auto tokenizer, Tokenizer::FromJson(source_->tokenizer_json()));
+    text_tokens_ = tokenizer->Encode(text, /*add_special=*/true, /*parse_special=*/false);
+    text_digest_ = text_digest;
+  }
+  return &text_tokens_;
+}
+
+absl::StatusOr<TokenWindows> JobSession::ReadTokens(const std::string& digest) {
+  PhaseTimer timer(metrics_->load);
+  SA_ASSIGN_OR_RETURN(const std::string blob, store_->GetScratch(job_id_, digest));
+  SA_ASSIGN_OR_RETURN(auto file, ParseSafetensors(blob, digest));
+  const auto it = file->tensors().find("tokens");
+  if (it == file->tensors().end() || it->second.dtype != DType::kI32 ||
+      it->second.shape.size() != 2) {
+    return absl::DataLossError(absl::StrCat(
+        "scratch blob ", digest, ": expected one I32 tensor \"tokens\" of two dimensions"));
+  }
+  SA_ASSIGN_OR_RETURN(const absl::string_view bytes, file->Bytes("tokens"));
+  TokenWindows windows{it->second.shape[0], it->second.shape[1], {}};
+  windows.tokens.resize(bytes.size() / sizeof(int32_t));
+  std::memcpy(windows.tokens.data(), bytes.data(), bytes.size());
+  return windows;
+}
+
+absl::StatusOr<std::string> JobSession::WriteTokens(const TokenWindows& windows) {
+  TensorToWrite tensor{"tokens",
+                       DType::kI32,
+                       {windows.count, windows.length},
+                       absl::string_view(reinterpret_cast<const char*>(windows.tokens.data()),
+                                         windows.tokens.size() * sizeof(int32_t))};
+  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors({tensor}, {}));
+  PhaseTimer timer(metrics_->store);
+  return store_->PutScratch(job_id_, blob);
+}
+
+absl::StatusOr<HiddenStates> JobSession::ReadHidden(const std::string& digest) {
+  PhaseTimer timer(metrics_->load);
+  SA_ASSIGN_OR_RETURN(const std::string blob, store_->GetScratch(job_id_, digest));
+  SA_ASSIGN_OR_RETURN(auto file, ParseSafetensors(blob, digest));
+  const auto it = file->tensors().find("hidden");
+  if (it == file->tensors().end() || it->second.dtype != DType::kF32 ||
+      it->second.shape.size() != 3) {
+    return absl::DataLossError(absl::StrCat(
+        "scratch blob ", digest, ": expected one F32 tensor \"hidden\" of three dimensions"));
+  }
+  SA_ASSIGN_OR_RETURN(const absl::string_view bytes, file->Bytes("hidden"));
+  HiddenStates hidden{it->second.shape[0], it->second.shape[1], it->second.shape[2], {}};
+  hidden.data.resize(bytes.size() / sizeof(float));
+  std::memcpy(hidden.data.data(), bytes.data(), bytes.size());
+  return hidden;
+}
+
+absl::StatusOr<std::string> JobSession::WriteHidden(const HiddenStates& hidden) {
+  TensorToWrite tensor{"hidden",
+                       DType::kF32,
+                       {hidden.count, hidden.length, hidden.hidden},
+                       absl::string_view(reinterpret_cast<const char*>(hidden.data.data()),
+                                         hidden.data.size() * sizeof(float))};
+  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors({tensor}, {}));
+  PhaseTimer timer(metrics_->store);
+  return store_->PutScratch(job_id_, blob);
+}
+
+}  // namespace shiftadd

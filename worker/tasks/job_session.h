@@ -1,0 +1,83 @@
+// What the tasks of one job share inside a worker: the opened source, the executor, activations.
+#ifndef SHIFTADD_WORKER_TASKS_JOB_SESSION_H_
+#define SHIFTADD_WORKER_TASKS_JOB_SESSION_H_
+
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "services/blob/blob_store.h"
+#include "shiftadd/v1/task.pb.h"
+#include "worker/model/model_source.h"
+#include "worker/model/tokenizer.h"
+#include "worker/reference/reference_model.h"
+#include "worker/tasks/phases.h"
+#include "worker/tasks/task_runner.h"
+
+namespace shiftadd {
+
+// Token windows of one part: [count, length].
+struct TokenWindows {
+  int64_t count = 0, length = 0;
+  std::vector<int32_t> tokens;
+};
+
+// Not thread-safe: a worker runs one task at a time.
+class JobSession {
+ public:
+  // Opens the source that `context` names, which must lie under one of the roots (PERMISSION_DENIED
+  // otherwise).
+  static absl::StatusOr<std::unique_ptr<JobSession>> Open(const v1::TaskContext& context,
+                                                          const TaskRunnerOptions& options,
+                                                          BlobStore* store, WorkerMetrics* metrics);
+
+  const std::string& job_id() const { return job_id_; }
+  const std::string& source_path() const { return source_path_; }
+  const ModelSource& source() const { return *source_; }
+  BlobStore& store() const { return *store_; }
+  WorkerMetrics& metrics() const { return *metrics_; }
+  int threads() const { return options_.threads; }
+
+  // The full-precision executor, made at first use. It keeps every block if twice the model fits
+  // this worker's memory.
+  absl::StatusOr<ReferenceModel*> model();
+  // Frees the executor: tasks that load other models call it first.
+  void ReleaseModel() { model_.reset(); }
+
+  // The whole text as token ids, kept for the next task of the same text.
+  absl::StatusOr<const std::vector<int32_t>*> TextTokens(const std::string& text_digest);
+
+  absl::StatusOr<TokenWindows> ReadTokens(const std::string& digest);
+  absl::StatusOr<std::string> WriteTokens(const TokenWindows& windows);
+  absl::StatusOr<HiddenStates> ReadHidden(const std::string& digest);
+  absl::StatusOr<std::string> WriteHidden(const HiddenStates& hidden);
+
+  // Activations of every part that enter held_block(); empty if none are held.
+  std::vector<HiddenStates>& held() { return held_; }
+  int64_t held_block() const { return held_block_; }
+  void SetHeldBlock(int64_t block) { held_block_ = block; }
+
+ private:
+  JobSession() = default;
+
+  std::string job_id_;
+  std::string source_path_;
+  TaskRunnerOptions options_;
+  BlobStore* store_ = nullptr;
+  WorkerMetrics* metrics_ = nullptr;
+  std::unique_ptr<ModelSource> source_;
+  std::unique_ptr<ReferenceModel> model_;
+  std::string text_digest_;
+  std::vector<int32_t> text_tokens_;
+  std::vector<HiddenStates> held_;
+  int64_t held_block_ = -1;
+};
+
+// The absolute path of a file:// URI.
+absl::StatusOr<std::string> PathOfUri(const std::string& uri);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_TASKS_JOB_SESSION_H_

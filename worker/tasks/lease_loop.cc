@@ -1,0 +1,220 @@
+#include "worker/tasks/lease_loop.h"
+
+#include <algorithm>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/logging.h"
+#include "services/base/version.h"
+#include "services/rpc/rpc.h"
+
+namespace shiftadd {
+namespace {
+
+constexpr int kLongPollSeconds = 20;
+constexpr absl::Duration kPollMargin = absl::Seconds(10);
+constexpr absl::Duration kTick = absl::Milliseconds(100);
+constexpr absl::Duration kRpcTimeout = absl::Seconds(10);
+constexpr absl::Duration kFirstBackoff = absl::Milliseconds(200);
+constexpr absl::Duration kLongestBackoff = absl::Seconds(5);
+constexpr absl::Duration kReportFor = absl::Minutes(10);
+
+absl::Duration FromProto(const google::protobuf::Duration& d) {
+  return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
+}
+
+bool WorthRepeating(const absl::Status& status) {
+  return status.code() == absl::StatusCode::kUnavailable ||
+         status.code() == absl::StatusCode::kDeadlineExceeded ||
+         status.code() == absl::StatusCode::kUnknown;
+}
+
+}  // namespace
+
+LeaseLoop::LeaseLoop(WorkerIdentity identity, v1::TaskService::StubInterface* stub,
+                     TaskRunner* runner, WorkerMetrics* metrics)
+    : identity_(std::move(identity)), stub_(stub), runner_(runner), metrics_(metrics) {}
+
+void LeaseLoop::SetReason(const std::string& reason) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (reason != reason_) {
+    if (reason.empty()) {
+      spdlog::info("connected to the coordinator");
+    } else {
+      spdlog::warn("{}", reason);
+    }
+  }
+  reason_ = reason;
+}
+
+std::string LeaseLoop::NotReadyReason() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return reason_;
+}
+
+void LeaseLoop::Stop() {
+  stop_ = true;
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (polling_ != nullptr) polling_->TryCancel();
+}
+
+bool LeaseLoop::SleepUnlessStopped(absl::Duration duration) {
+  const absl::Time end = absl::Now() + duration;
+  while (!stop_ && absl::Now() < end) absl::SleepFor(std::min(kTick, end - absl::Now()));
+  return !stop_;
+}
+
+void LeaseLoop::Run() {
+  absl::Duration backoff = kFirstBackoff;
+  while (!stop_) {
+    v1::LeaseTaskRequest request;
+    request.set_worker_id(identity_.worker_id);
+    request.set_device_class(identity_.device_class);
+    request.set_memory_bytes(identity_.memory_bytes);
+    request.set_quantizer_version(QuantizerVersion());
+    request.mutable_max_wait()->set_seconds(kLongPollSeconds);
+    if (const auto held = runner_->held(); held.has_value()) {
+      request.set_held_job_id(held->job_id);
+      request.set_held_block(held->block);
+    }
+    v1::LeaseTaskResponse response;
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(kLongPollSeconds) + kPollMargin);
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      polling_ = &context;
+    }
+    const absl::Status status = stop_
+                                    ? absl::CancelledError("")
+                                    : rpc::FromGrpc(stub_->LeaseTask(&context, request, &response));
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      polling_ = nullptr;
+    }
+    if (stop_) return;  // A task that came with a cancelled poll comes back when its lease ends.
+    if (!status.ok()) {
+      SetReason(absl::StrCat("coordinator: ", status.ToString()));
+      SleepUnlessStopped(backoff);
+      backoff = std::min(backoff * 2, kLongestBackoff);
+      continue;
+    }
+    backoff = kFirstBackoff;
+    SetReason("");
+    if (response.has_task()) RunTask(response.task());
+  }
+}
+
+void LeaseLoop::RunTask(const v1::Task& task) {
+  const std::string kind = v1::TaskKind_Name(task.kind()).substr(sizeof("TASK_KIND_") - 1);
+  spdlog::info("task {} {} of {} (attempt {})", task.task_id(), kind, task.context().job_id(),
+               task.attempt());
+  metrics_->busy->Set(1);
+  TaskControl control;
+  std::atomic<bool> done{false};
+  bool lost = false;
+  std::thread heartbeat([&] { lost = Heartbeat(task, &control, &done); });
+  const absl::StatusOr<v1::TaskResult> result = runner_->Run(task, &control);
+  done = true;
+  heartbeat.join();
+  metrics_->busy->Set(0);
+  const std::string outcome = lost                ? "lost"
+                              : result.ok()       ? "done"
+                              : control.cancelled ? "cancelled"
+                                                  : "failed";
+  metrics_->tasks->Add({{"kind", kind}, {"outcome", outcome}}).Increment();
+  if (lost) {
+    spdlog::warn("task {} {}: the lease is lost; its result is dropped", task.task_id(), kind);
+    return;
+  }
+  if (result.ok()) {
+    spdlog::info("task {} {} done in {:.2f} s", task.task_id(), kind, result->seconds());
+  } else {
+    spdlog::warn("task {} {}: {}", task.task_id(), kind, result.status().ToString());
+  }
+  Report(task, result);
+}
+
+bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
+                          const std::atomic<bool>* done) {
+  absl::Duration lease = FromProto(task.lease());
+  const absl::Duration stall_limit = FromProto(task.stall_limit());
+  absl::Time renewed = absl::Now(), asked = renewed, moved = renewed;
+  uint64_t count = 0;
+  while (!*done) {
+    absl::SleepFor(kTick);
+    const absl::Time now = absl::Now();
+    if (stop_) control->cancelled = true;
+    if (const uint64_t seen = control->progress_count; seen != count) {
+      count = seen;
+      moved = now;
+    }
+    // A worker that could not renew stops well before another one may be given the task.
+    if (now - renewed > lease * 2 / 3) {
+      control->cancelled = true;
+      return true;
+    }
+    const bool stalled = now - moved > stall_limit;
+    if (stalled || now - asked < lease / 3) continue;
+    asked = now;
+    v1::RenewLeaseRequest request;
+    request.set_worker_id(identity_.worker_id);
+    request.set_task_id(task.task_id());
+    request.set_lease_epoch(task.lease_epoch());
+    request.set_progress(control->progress);
+    v1::RenewLeaseResponse response;
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, lease / 3);
+    const absl::Status status = rpc::FromGrpc(stub_->RenewLease(&context, request, &response));
+    if (status.ok()) {
+      renewed = now;
+      lease = FromProto(response.lease());
+      if (response.cancel()) control->cancelled = true;
+    } else if (!WorthRepeating(status)) {
+      spdlog::warn("renewing {}: {}", task.task_id(), status.ToString());
+      control->cancelled = true;
+      return true;
+    }
+  }
+  return false;
+}
+
+absl::Status LeaseLoop::SendReport(const v1::Task& task,
+                                   const absl::StatusOr<v1::TaskResult>& result) {
+  grpc::ClientContext context;
+  rpc::SetDeadline(&context, kRpcTimeout);
+  if (result.ok()) {
+    v1::CompleteTaskRequest request;
+    request.set_worker_id(identity_.worker_id);
+    request.set_task_id(task.task_id());
+    request.set_lease_epoch(task.lease_epoch());
+    *request.mutable_result() = *result;
+    v1::CompleteTaskResponse response;
+    return rpc::FromGrpc(stub_->CompleteTask(&context, request, &response));
+  }
+  v1::FailTaskRequest request;
+  request.set_worker_id(identity_.worker_id);
+  request.set_task_id(task.task_id());
+  request.set_lease_epoch(task.lease_epoch());
+  request.set_code(static_cast<int32_t>(result.status().code()));
+  request.set_message(std::string(result.status().message()));
+  v1::FailTaskResponse response;
+  return rpc::FromGrpc(stub_->FailTask(&context, request, &response));
+}
+
+void LeaseLoop::Report(const v1::Task& task, const absl::StatusOr<v1::TaskResult>& result) {
+  const absl::Time give_up = absl::Now() + (stop_ ? kRpcTimeout : kReportFor);
+  absl::Duration backoff = kFirstBackoff;
+  while (true) {
+    const absl::Status status = SendReport(task, result);
+    if (status.ok()) return;
+    if (!WorthRepeating(status) || absl::Now() > give_up) {
+      spdlog::warn("reporting {}: {}", task.task_id(), status.ToString());
+      return;
+    }
+    SetReason(absl::StrCat("coordinator: ", status.ToString()));
+    if (!SleepUnlessStopped(backoff)) return;
+    backoff = std::min(backoff * 2, kLongestBackoff);
+  }
+}
+
+}  // namespace shiftadd

@@ -1,0 +1,118 @@
+#include "worker/tasks/task_runner.h"
+
+#include <chrono>
+#include <new>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/tasks/job_session.h"
+#include "worker/tasks/tasks.h"
+
+namespace shiftadd {
+
+class TaskRunner::Impl {
+ public:
+  Impl(TaskRunnerOptions options, BlobStore* store, WorkerMetrics* metrics)
+      : options_(std::move(options)), store_(store), metrics_(metrics) {}
+
+  absl::StatusOr<v1::TaskResult> Run(const v1::Task& task, TaskControl* control);
+  std::optional<HeldActivations> held() const {
+    if (session_ == nullptr || session_->held_block() < 0) return std::nullopt;
+    return HeldActivations{session_->job_id(), static_cast<uint32_t>(session_->held_block())};
+  }
+
+ private:
+  absl::Status Dispatch(const v1::Task& task, TaskControl* control, v1::TaskResult* result);
+  absl::Status EnsureSession(const v1::Task& task);
+
+  const TaskRunnerOptions options_;
+  BlobStore* const store_;
+  WorkerMetrics* const metrics_;
+  std::unique_ptr<JobSession> session_;
+};
+
+absl::Status TaskRunner::Impl::EnsureSession(const v1::Task& task) {
+  // INGEST always looks at the files anew.
+  const bool fresh = task.kind() == v1::TASK_KIND_INGEST;
+  if (!fresh && session_ != nullptr && session_->job_id() == task.context().job_id())
+    return absl::OkStatus();
+  session_.reset();
+  SA_ASSIGN_OR_RETURN(session_, JobSession::Open(task.context(), options_, store_, metrics_));
+  return absl::OkStatus();
+}
+
+absl::Status TaskRunner::Impl::Dispatch(const v1::Task& task, TaskControl* control,
+                                        v1::TaskResult* result) {
+  JobSession* const session = session_.get();
+  switch (task.payload_case()) {
+    case v1::Task::kIngest: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_ingest(),
+                          RunIngest(task.context(), task.ingest(), session));
+      return absl::OkStatus();
+    }
+    case v1::Task::kHash: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_hash(), RunHash(task.hash(), session, control));
+      return absl::OkStatus();
+    }
+    case v1::Task::kCalibrate: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_calibrate(),
+                          RunCalibrate(task.context(), task.calibrate(), session, control));
+      return absl::OkStatus();
+    }
+    case v1::Task::kForward: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_forward(), RunForward(task.forward(), session, control));
+      return absl::OkStatus();
+    }
+    case v1::Task::kProfile: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_profile(),
+                          RunProfile(task.context(), task.profile(), session, control));
+      return absl::OkStatus();
+    }
+    case v1::Task::kEnds: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_ends(), RunEnds(task.context(), session));
+      return absl::OkStatus();
+    }
+    case v1::Task::kEvaluate: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_evaluate(),
+                          RunEvaluate(task.evaluate(), session, control));
+      return absl::OkStatus();
+    }
+    case v1::Task::PAYLOAD_NOT_SET:
+      break;
+  }
+  return absl::UnimplementedError(
+      absl::StrCat("task ", task.task_id(), ": this worker does not know its kind ",
+                   v1::TaskKind_Name(task.kind()), "; is it older than the coordinator?"));
+}
+
+absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskControl* control) {
+  const auto start = std::chrono::steady_clock::now();
+  v1::TaskResult result;
+  absl::Status status;
+  try {
+    status = EnsureSession(task);
+    if (status.ok()) status = Dispatch(task, control, &result);
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError(
+        absl::StrCat("out of memory in ", v1::TaskKind_Name(task.kind()), "; the worker may use ",
+                     options_.memory_bytes >> 20, " MiB"));
+  }
+  if (!status.ok()) {
+    session_.reset();  // Nothing half-done is kept.
+    return status;
+  }
+  result.set_seconds(
+      std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
+  return result;
+}
+
+TaskRunner::TaskRunner(TaskRunnerOptions options, BlobStore* store, WorkerMetrics* metrics)
+    : impl_(std::make_unique<Impl>(std::move(options), store, metrics)) {}
+TaskRunner::~TaskRunner() = default;
+
+absl::StatusOr<v1::TaskResult> TaskRunner::Run(const v1::Task& task, TaskControl* control) {
+  return impl_->Run(task, control);
+}
+std::optional<HeldActivations> TaskRunner::held() const { return impl_->held(); }
+
+}  // namespace shiftadd

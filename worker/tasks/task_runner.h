@@ -1,0 +1,50 @@
+// Runs one task of a job. Translates between the task's messages and the libraries that do the
+// work.
+#ifndef SHIFTADD_WORKER_TASKS_TASK_RUNNER_H_
+#define SHIFTADD_WORKER_TASKS_TASK_RUNNER_H_
+
+#include <memory>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "services/blob/blob_store.h"
+#include "shiftadd/v1/task.pb.h"
+#include "worker/reference/reference_model.h"
+#include "worker/tasks/phases.h"
+
+namespace shiftadd {
+
+struct TaskRunnerOptions {
+  int threads = 1;
+  std::vector<std::string> source_roots;  // absolute folders that sources must lie under
+  uint64_t memory_bytes = 0;              // what this worker may use; 0 = the machine's
+};
+
+// What a worker keeps between tasks of one job, so that consecutive blocks cost one block each.
+struct HeldActivations {
+  std::string job_id;
+  uint32_t block = 0;  // the activations enter this block
+};
+
+// One task at a time. Tasks are idempotent: running one twice stores the same blobs.
+class TaskRunner {
+ public:
+  // `store` and `metrics` must outlive the runner.
+  TaskRunner(TaskRunnerOptions options, BlobStore* store, WorkerMetrics* metrics);
+  ~TaskRunner();
+
+  // Errors name what was wrong in the source or the recipe. Out of memory is RESOURCE_EXHAUSTED.
+  absl::StatusOr<v1::TaskResult> Run(const v1::Task& task, TaskControl* control);
+
+  std::optional<HeldActivations> held() const;
+
+ private:
+  class Impl;
+  std::unique_ptr<Impl> impl_;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_TASKS_TASK_RUNNER_H_
