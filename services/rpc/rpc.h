@@ -15,24 +15,30 @@
 
 namespace shiftadd::rpc {
 
-// Codes are equal by number; messages are kept.
+// Codes are equal by number; messages are kept. Payloads of an absl::Status travel as
+// google.rpc.Status details.
 grpc::Status ToGrpc(const absl::Status& status);
 absl::Status FromGrpc(const grpc::Status& status);
+
+// The payload of InvalidFields: a serialized google.rpc.BadRequest.
+inline constexpr char kBadRequestTypeUrl[] = "type.googleapis.com/google.rpc.BadRequest";
 
 // A fault of one request field, for INVALID_ARGUMENT with google.rpc.BadRequest details.
 struct FieldViolation {
   std::string field;        // recipe.candidate_bits
   std::string description;  // what was found and what was expected
 };
-// INVALID_ARGUMENT whose message lists every violation ("field: description; …"). `violations` is not empty.
+// INVALID_ARGUMENT whose message lists every violation ("field: description; …"). `violations` is
+// not empty.
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 
 struct ServerOptions {
-  std::string address;  // host:port; port 0 picks one
+  std::string address;                    // host:port; port 0 picks one
   bool insecure_beyond_loopback = false;  // without it any address but loopback is refused
 };
 
-// A running gRPC server with health (grpc.health.v1) and reflection, 64 MiB message limit. Shuts down on destruction.
+// A running gRPC server with health (grpc.health.v1) and reflection, 64 MiB message limit. Shuts
+// down on destruction.
 class Server {
  public:
   virtual ~Server() = default;
@@ -40,6 +46,7 @@ class Server {
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
                                                        const std::vector<grpc::Service*>& services);
   virtual int port() const = 0;
+  // Health turns NOT_SERVING. Blocks until all is over; further calls do nothing.
   // Refuses new calls, lets running ones end for `grace`, then cancels them.
   virtual void Shutdown(absl::Duration grace) = 0;
 };
