@@ -1,4 +1,5 @@
-// A small HTTP/1.1 server on Boost.Beast: every daemon's /metrics, /health and /ready, and the OpenAI API.
+// A small HTTP/1.1 server on Boost.Beast: every daemon's /metrics, /health and /ready, and the
+// OpenAI API.
 #ifndef SHIFTADD_SERVICES_HTTP_HTTP_SERVER_H_
 #define SHIFTADD_SERVICES_HTTP_HTTP_SERVER_H_
 
@@ -28,6 +29,12 @@ struct Response {
   std::string body;
 };
 
+// {"error":{"message","type","param":null,"code"}} as OpenAI's clients read it. An empty `type`
+// follows from the status (invalid_request_error, rate_limit_error, server_error); an empty `code`
+// is null.
+Response JsonError(int status, const std::string& message, const std::string& type = "",
+                   const std::string& code = "");
+
 // Sends a chunked response piece by piece (SSE).
 class StreamWriter {
  public:
@@ -36,30 +43,36 @@ class StreamWriter {
   virtual bool Start(const Response& head) = 0;
   // False once the client has gone: stop working for it.
   virtual bool Write(const std::string& data) = 0;
-  // True while the client is connected (also notices a close when nothing is written).
+  // True while the client is connected (also notices a close when nothing is written) and the
+  // server is not shutting down: a handler that blocks should look at it at least once a second.
   virtual bool Connected() = 0;
 };
 
-// A handler either returns a response, or calls writer->Start and Write and returns anything (ignored then).
-// Called on a worker thread; may block. `writer` is never null.
+// A handler either returns a response, or calls writer->Start and Write and returns anything
+// (ignored then). Called on a worker thread; may block. `writer` is never null.
 using Handler = std::function<Response(const Request& request, StreamWriter* writer)>;
 
 struct HttpServerOptions {
-  std::string address;                 // host:port; port 0 picks one
+  std::string address;  // host:port; port 0 picks one
   bool insecure_beyond_loopback = false;
   uint64_t max_body_bytes = 8u << 20;  // beyond: 413 before the body is read
   int max_connections = 256;           // beyond: 503
-  int header_timeout_seconds = 10;
+  int header_timeout_seconds = 10;     // from the first byte of a request to its last header: 408
 };
 
 class HttpServer {
  public:
   virtual ~HttpServer() = default;
-  // Routes: exact path -> method -> handler. Unknown paths answer 404, unknown methods 405 with Allow,
-  // a handler that throws 500. HEAD is served where GET is.
+  // Routes: exact path -> method -> handler. Unknown paths answer 404, unknown methods 405 with
+  // Allow, a handler that throws 500. HEAD is served where GET is.
   using Routes = std::map<std::string, std::map<std::string, Handler>>;
-  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options, Routes routes);
+  // FAILED_PRECONDITION: the address is in use or not loopback; INVALID_ARGUMENT: it is none.
+  static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options,
+                                                           Routes routes);
   virtual int port() const = 0;
+  // Takes no more connections, closes idle ones, lets running handlers answer, and waits for them;
+  // a client that does not read its answer is dropped after a few seconds. Called by the destructor
+  // too.
   virtual void Shutdown() = 0;
 };
 

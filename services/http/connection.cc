@@ -1,0 +1,311 @@
+#include "services/http/connection.h"
+
+#include <poll.h>
+#include <sys/socket.h>
+
+#include <algorithm>
+#include <atomic>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/beast/core/flat_buffer.hpp>
+#include <boost/beast/core/tcp_stream.hpp>
+#include <boost/beast/http.hpp>
+#include <chrono>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <utility>
+
+#include "absl/strings/ascii.h"
+#include "services/base/version.h"
+
+namespace shiftadd::http {
+namespace {
+
+namespace asio = boost::asio;
+namespace beast = boost::beast;
+namespace bhttp = boost::beast::http;
+using Error = beast::error_code;
+using std::chrono::seconds;
+
+constexpr uint32_t kMaxHeaderBytes = 32u << 10;
+constexpr seconds kIdleTimeout(75);   // between two requests of a kept connection
+constexpr seconds kBodyTimeout(60);   // for a whole request body
+constexpr seconds kWriteTimeout(30);  // a client that reads nothing for so long is gone
+constexpr seconds kLingerTimeout(2);  // for what a refused client still sends
+constexpr uint64_t kLingerBytes = 64u << 20;
+
+enum class ReadResult { kRequest, kClosed, kRefused };
+
+Request ToRequest(const bhttp::request<bhttp::string_body>& from) {
+  Request request;
+  request.method = absl::AsciiStrToUpper(std::string(from.method_string()));
+  std::string target(from.target());
+  if (const size_t scheme = target.find("://");
+      scheme != std::string::npos && target[0] != '/') {  // absolute form, as proxies send
+    const size_t slash = target.find('/', scheme + 3);
+    target = slash == std::string::npos ? "/" : target.substr(slash);
+  }
+  const size_t question = target.find('?');
+  request.path = target.substr(0, question);
+  if (question != std::string::npos) request.query = target.substr(question + 1);
+  for (const auto& field : from) {
+    std::string& value = request.headers[absl::AsciiStrToLower(std::string(field.name_string()))];
+    if (!value.empty()) value += ", ";
+    value += std::string(field.value());
+  }
+  request.body = from.body();
+  return request;
+}
+
+class ConnectionImpl : public Connection, public StreamWriter {
+ public:
+  ConnectionImpl(int fd, const HttpServerOptions& options, const Router& router, bool overloaded)
+      : options_(options), router_(router), overloaded_(overloaded), stream_(ioc_) {
+    Error ignored;
+    sockaddr_storage address{};
+    socklen_t size = sizeof(address);
+    getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
+    stream_.socket().assign(
+        address.ss_family == AF_INET6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(), fd, ignored);
+    stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+  }
+
+  void Serve() override {
+    while (!stopping_) {
+      parser_.emplace();
+      parser_->header_limit(kMaxHeaderBytes);
+      parser_->body_limit(options_.max_body_bytes);
+      const ReadResult result = ReadRequest();
+      if (result != ReadResult::kRequest) break;
+      if (!Answer()) break;
+      first_ = false;
+    }
+    const std::lock_guard<std::mutex> lock(mutex_);
+    Error ignored;
+    stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_both, ignored);
+    stream_.socket().close(ignored);
+    closed_ = true;
+  }
+
+  void Stop() override {
+    stopping_ = true;
+    asio::post(ioc_, [this] {
+      if (reading_) stream_.cancel();
+    });
+  }
+
+  void Abort() override {
+    stopping_ = true;
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!closed_) ::shutdown(stream_.socket().native_handle(), SHUT_RDWR);
+  }
+
+  // StreamWriter ------------------------------------------------------------------------------
+  bool Start(const Response& head) override {
+    if (started_) return false;
+    started_ = true;
+    bhttp::response<bhttp::empty_body> response(static_cast<bhttp::status>(head.status), Version());
+    FillHead(head, KeepAlive(), &response);
+    chunked_ = Version() >= 11;
+    if (chunked_) {
+      response.chunked(true);
+    } else {
+      response.keep_alive(false);
+    }
+    bhttp::response_serializer<bhttp::empty_body> serializer(response);
+    alive_ = !Run(kWriteTimeout, [&](auto done) {
+      bhttp::async_write_header(stream_, serializer, [done](Error e, size_t) { done(e); });
+    });
+    return alive_ && !IsHead();
+  }
+
+  bool Write(const std::string& data) override {
+    if (!started_ || IsHead() || !Connected()) return false;
+    if (data.empty()) return true;  // an empty chunk would end the response
+    const asio::const_buffer bytes(data.data(), data.size());
+    alive_ = !(chunked_ ? WriteBuffers(bhttp::make_chunk(bytes)) : WriteBuffers(bytes));
+    return alive_;
+  }
+
+  bool Connected() override {
+    if (!alive_ || stopping_) return false;
+    pollfd p{stream_.socket().native_handle(), POLLRDHUP, 0};
+    if (poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) alive_ = false;
+    return alive_;
+  }
+
+ private:
+  // Starts one asynchronous operation and waits for it here, so that it has a deadline and that
+  // Stop can cancel it; the code around stays straight-line.
+  template <typename Start>
+  Error Run(seconds timeout, Start start) {
+    Error result = asio::error::operation_aborted;
+    ioc_.restart();
+    stream_.expires_after(timeout);
+    start([&result](Error e) { result = e; });
+    ioc_.run();
+    return result;
+  }
+
+  template <typename Buffers>
+  Error WriteBuffers(const Buffers& buffers) {
+    return Run(kWriteTimeout, [&](auto done) {
+      asio::async_write(stream_, buffers, [done](Error e, size_t) { done(e); });
+    });
+  }
+
+  template <typename Start>
+  Error RunReading(seconds timeout, Start start) {
+    reading_ = true;
+    const Error e = stopping_ ? Error(asio::error::operation_aborted) : Run(timeout, start);
+    reading_ = false;
+    return e;
+  }
+
+  // Reads one whole request, or answers why not.
+  ReadResult ReadRequest() {
+    const seconds header_timeout(std::max(1, options_.header_timeout_seconds));
+    if (buffer_.size() == 0) {
+      const Error e = RunReading(first_ ? header_timeout : kIdleTimeout, [&](auto done) {
+        stream_.async_read_some(buffer_.prepare(4096), [this, done](Error e, size_t n) {
+          buffer_.commit(n);
+          done(e);
+        });
+      });
+      if (e) return ReadResult::kClosed;  // it sent nothing: nobody waits for an answer
+    }
+    Error e = RunReading(header_timeout, [&](auto done) {
+      bhttp::async_read_header(stream_, buffer_, *parser_, [done](Error e, size_t) { done(e); });
+    });
+    if (e) return Refuse(e, "headers");
+    if (overloaded_) {
+      return Refuse(JsonError(503, "too many connections", "", "overloaded"));
+    }
+    const std::string expect = absl::AsciiStrToLower(std::string(parser_->get()["Expect"]));
+    if (!expect.empty() && expect != "100-continue") {
+      return Refuse(JsonError(417, "Expect: only 100-continue is known"));
+    }
+    if (!expect.empty() && !parser_->is_done() && buffer_.size() == 0) {
+      static const std::string kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
+      if (WriteBuffers(asio::buffer(kContinue))) return ReadResult::kClosed;
+    }
+    e = RunReading(kBodyTimeout, [&](auto done) {
+      bhttp::async_read(stream_, buffer_, *parser_, [done](Error e, size_t) { done(e); });
+    });
+    return e ? Refuse(e, "body") : ReadResult::kRequest;
+  }
+
+  ReadResult Refuse(const Error& e, const char* part) {
+    if (stopping_ || e == bhttp::error::end_of_stream || e == asio::error::operation_aborted ||
+        e == bhttp::error::partial_message || e.category() == asio::error::get_system_category()) {
+      return ReadResult::kClosed;
+    }
+    if (e == beast::error::timeout) {
+      return Refuse(JsonError(408, std::string("the request's ") + part + " took too long"));
+    }
+    if (e == bhttp::error::header_limit) {
+      return Refuse(JsonError(
+          431, "the request's headers exceed " + std::to_string(kMaxHeaderBytes) + " bytes"));
+    }
+    if (e == bhttp::error::body_limit) {
+      return Refuse(JsonError(
+          413, "the request's body exceeds " + std::to_string(options_.max_body_bytes) + " bytes"));
+    }
+    return Refuse(JsonError(400, "malformed HTTP request: " + e.message()));
+  }
+
+  // Answers, and reads on a little: closing on unread bytes would make the kernel reset the
+  // connection, and the client would lose the answer.
+  ReadResult Refuse(const Response& response) {
+    if (Send(response, /*keep_alive=*/false)) return ReadResult::kRefused;
+    Error ignored;
+    stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
+    uint64_t drained = 0;
+    const auto until = std::chrono::steady_clock::now() + kLingerTimeout;
+    char sink[16384];
+    while (drained < kLingerBytes && std::chrono::steady_clock::now() < until) {
+      const Error e = RunReading(kLingerTimeout, [&](auto done) {
+        stream_.async_read_some(asio::buffer(sink), [&drained, done](Error e, size_t n) {
+          drained += n;
+          done(e);
+        });
+      });
+      if (e) break;
+    }
+    return ReadResult::kRefused;
+  }
+
+  // False if the connection ends here.
+  bool Answer() {
+    const Request request = ToRequest(parser_->get());
+    Response response;
+    const Handler* handler = router_.Find(request.method, request.path, &response);
+    started_ = chunked_ = false;
+    alive_ = true;
+    bool threw = false;
+    if (handler != nullptr) response = Router::Call(*handler, request, this, &threw);
+    if (!started_) {
+      const bool keep_alive = KeepAlive();
+      return !Send(response, keep_alive) && keep_alive;
+    }
+    if (threw || !alive_ || !chunked_) return false;  // cut: the client sees that it is incomplete
+    if (!IsHead() && WriteBuffers(bhttp::make_chunk_last())) return false;
+    return KeepAlive();
+  }
+
+  Error Send(const Response& from, bool keep_alive) {
+    bhttp::response<bhttp::string_body> response(static_cast<bhttp::status>(from.status),
+                                                 Version());
+    FillHead(from, keep_alive, &response);
+    response.body() = from.body;
+    const bool has_body = from.status >= 200 && from.status != 204 && from.status != 304;
+    if (has_body) response.content_length(from.body.size());
+    bhttp::response_serializer<bhttp::string_body> serializer(response);
+    return Run(kWriteTimeout, [&](auto done) {
+      const auto handler = [done](Error e, size_t) { done(e); };
+      if (IsHead() || !has_body) {
+        bhttp::async_write_header(stream_, serializer, handler);
+      } else {
+        bhttp::async_write(stream_, serializer, handler);
+      }
+    });
+  }
+
+  template <typename Message>
+  void FillHead(const Response& from, bool keep_alive, Message* message) const {
+    message->set(bhttp::field::server, "shiftadd/" + ::shiftadd::Version());
+    message->set(bhttp::field::content_type, from.content_type);
+    for (const auto& [name, value] : from.headers) message->set(name, value);
+    message->keep_alive(keep_alive);
+  }
+
+  unsigned Version() const { return parser_->is_header_done() ? parser_->get().version() : 11; }
+  bool KeepAlive() const { return !stopping_ && parser_->get().keep_alive(); }
+  bool IsHead() const {
+    return parser_->is_header_done() && parser_->get().method() == bhttp::verb::head;
+  }
+
+  const HttpServerOptions& options_;
+  const Router& router_;
+  const bool overloaded_;
+  asio::io_context ioc_{1};
+  beast::tcp_stream stream_;
+  beast::flat_buffer buffer_;
+  std::optional<bhttp::request_parser<bhttp::string_body>> parser_;
+  bool first_ = true;     // no request was served yet
+  bool reading_ = false;  // the serving thread waits for the client; only that thread looks
+  bool started_ = false, chunked_ = false, alive_ = true;  // of the response being streamed
+  std::atomic<bool> stopping_{false};
+  std::mutex mutex_;  // closed_, and the socket against Abort
+  bool closed_ = false;
+};
+
+}  // namespace
+
+std::unique_ptr<Connection> Connection::Create(int fd, const HttpServerOptions& options,
+                                               const Router& router, bool overloaded) {
+  return std::make_unique<ConnectionImpl>(fd, options, router, overloaded);
+}
+
+}  // namespace shiftadd::http

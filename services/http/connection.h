@@ -1,0 +1,29 @@
+// One client's connection, served by its own thread.
+#ifndef SHIFTADD_SERVICES_HTTP_CONNECTION_H_
+#define SHIFTADD_SERVICES_HTTP_CONNECTION_H_
+
+#include <memory>
+
+#include "services/http/http_server.h"
+#include "services/http/router.h"
+
+namespace shiftadd::http {
+
+class Connection {
+ public:
+  virtual ~Connection() = default;
+  // Takes over the connected socket `fd`. `options` and `router` must outlive it. An `overloaded`
+  // connection gets one 503.
+  static std::unique_ptr<Connection> Create(int fd, const HttpServerOptions& options,
+                                            const Router& router, bool overloaded);
+  // Serves requests until either side ends. Once.
+  virtual void Serve() = 0;
+  // From any thread: no further request; ends at once if none is being handled.
+  virtual void Stop() = 0;
+  // From any thread: cuts the socket.
+  virtual void Abort() = 0;
+};
+
+}  // namespace shiftadd::http
+
+#endif  // SHIFTADD_SERVICES_HTTP_CONNECTION_H_

@@ -1,0 +1,198 @@
+#include "services/http/http_server.h"
+
+#include <sys/socket.h>
+
+#include <atomic>
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
+#include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
+#include <chrono>
+#include <condition_variable>
+#include <list>
+#include <mutex>
+#include <system_error>
+#include <thread>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/logging.h"
+#include "services/base/status_macros.h"
+#include "services/http/connection.h"
+#include "services/http/listen_address.h"
+#include "services/http/router.h"
+
+namespace shiftadd::http {
+namespace {
+
+namespace asio = boost::asio;
+using asio::ip::tcp;
+
+constexpr int kRefusals = 16;  // connections beyond the limit that are told so; more are dropped
+constexpr std::chrono::seconds kShutdownGrace(5);
+constexpr std::chrono::milliseconds kAcceptRetry(100);
+
+// A connection's thread and whether it is over.
+struct Client {
+  std::unique_ptr<Connection> connection;
+  std::thread thread;
+  bool done = false;
+};
+
+class ServerImpl : public HttpServer {
+ public:
+  ServerImpl(const HttpServerOptions& options, Routes routes)
+      : options_(options), router_(std::move(routes)), acceptor_(ioc_), retry_(ioc_) {}
+  ~ServerImpl() override { Shutdown(); }
+
+  absl::Status Listen(const ListenAddress& address) {
+    boost::system::error_code e;
+    tcp::resolver resolver(ioc_);
+    const auto found =
+        resolver.resolve(address.host, std::to_string(address.port), tcp::resolver::passive, e);
+    if (e) return Failed("cannot resolve", e);
+    const tcp::endpoint endpoint = PreferV4(found);
+    acceptor_.open(endpoint.protocol(), e);
+    if (!e) acceptor_.set_option(tcp::acceptor::reuse_address(true), e);
+    if (!e) acceptor_.bind(endpoint, e);
+    if (!e) acceptor_.listen(asio::socket_base::max_listen_connections, e);
+    if (e) return Failed("cannot listen", e);
+    port_ = acceptor_.local_endpoint().port();
+    Accept();
+    thread_ = std::thread([this] { ioc_.run(); });
+    return absl::OkStatus();
+  }
+
+  int port() const override { return port_; }
+
+  void Shutdown() override {
+    std::call_once(once_, [this] {
+      asio::post(ioc_, [this] {
+        stopping_ = true;
+        boost::system::error_code ignored;
+        acceptor_.close(ignored);
+        retry_.cancel();
+      });
+      if (thread_.joinable()) thread_.join();
+      StopClients();
+    });
+  }
+
+ private:
+  // "localhost" stands for ::1 and 127.0.0.1; most clients that are told a port try the latter.
+  static tcp::endpoint PreferV4(const tcp::resolver::results_type& found) {
+    for (const auto& entry : found) {
+      if (entry.endpoint().address().is_v4()) return entry.endpoint();
+    }
+    return found.begin()->endpoint();
+  }
+
+  absl::Status Failed(const char* what, const boost::system::error_code& e) const {
+    if (e == asio::error::address_in_use) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("address ", options_.address, " is in use"));
+    }
+    return absl::FailedPreconditionError(
+        absl::StrCat("address ", options_.address, ": ", what, ": ", e.message()));
+  }
+
+  void Accept() {
+    acceptor_.async_accept([this](boost::system::error_code e, tcp::socket socket) {
+      if (stopping_) return;
+      if (!e) {
+        Take(std::move(socket));
+        return Accept();
+      }
+      // Out of files or memory: it passes, but trying again at once would burn a core.
+      spdlog::warn("http: cannot accept on port {}: {}", port_, e.message());
+      retry_.expires_after(kAcceptRetry);
+      retry_.async_wait([this](boost::system::error_code) {
+        if (!stopping_) Accept();
+      });
+    });
+  }
+
+  void Take(tcp::socket socket) {
+    Reap();
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const int count = static_cast<int>(clients_.size());
+    if (count >= options_.max_connections + kRefusals) return;  // the socket closes itself
+    boost::system::error_code e;
+    const int fd = socket.release(e);
+    if (e) return;
+    clients_.emplace_back();
+    const auto client = std::prev(clients_.end());
+    client->connection =
+        Connection::Create(fd, options_, router_, count >= options_.max_connections);
+    try {
+      client->thread = std::thread([this, client] {
+        client->connection->Serve();
+        const std::lock_guard<std::mutex> lock(mutex_);
+        client->done = true;
+        ended_.notify_all();
+      });
+    } catch (const std::system_error& e) {
+      spdlog::warn("http: no thread for a connection: {}", e.what());
+      clients_.erase(client);
+    }
+  }
+
+  // Joins the threads of connections that are over.
+  void Reap() {
+    std::list<Client> over;
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      for (auto it = clients_.begin(); it != clients_.end();) {
+        const auto next = std::next(it);
+        if (it->done) over.splice(over.end(), clients_, it);
+        it = next;
+      }
+    }
+    for (Client& client : over) client.thread.join();
+  }
+
+  void StopClients() {
+    {
+      std::unique_lock<std::mutex> lock(mutex_);
+      for (Client& client : clients_) client.connection->Stop();
+      ended_.wait_for(lock, kShutdownGrace, [this] {
+        for (const Client& client : clients_) {
+          if (!client.done) return false;
+        }
+        return true;
+      });
+      for (Client& client : clients_) {
+        if (!client.done) client.connection->Abort();
+      }
+    }
+    // No one adds any more. The lock must be free for the threads to end.
+    for (Client& client : clients_) client.thread.join();
+    clients_.clear();
+  }
+
+  const HttpServerOptions options_;
+  const Router router_;
+  asio::io_context ioc_{1};
+  tcp::acceptor acceptor_;
+  asio::steady_timer retry_;
+  int port_ = 0;
+  bool stopping_ = false;  // only on thread_
+  std::thread thread_;
+  std::once_flag once_;
+  std::mutex mutex_;
+  std::condition_variable ended_;
+  std::list<Client> clients_;
+};
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HttpServer>> HttpServer::Start(const HttpServerOptions& options,
+                                                              Routes routes) {
+  SA_ASSIGN_OR_RETURN(const ListenAddress address,
+                      CheckListenAddress(options.address, options.insecure_beyond_loopback));
+  auto server = std::make_unique<ServerImpl>(options, std::move(routes));
+  SA_RETURN_IF_ERROR(server->Listen(address));
+  return server;
+}
+
+}  // namespace shiftadd::http
