@@ -53,6 +53,9 @@ class BlobStore {
   virtual absl::StatusOr<std::string> Get(const std::string& digest) = 0;
   // Size in bytes.
   virtual absl::StatusOr<uint64_t> Stat(const std::string& digest) = 0;
+  // Sets its time to now, as a Put of the same bytes would: a collection then spares it for a
+  // while. Gives its size.
+  virtual absl::StatusOr<uint64_t> Renew(const std::string& digest) = 0;
   // `length` bytes from `offset` (fewer at the end). Not verified. OUT_OF_RANGE: `offset` beyond
   // the end.
   virtual absl::StatusOr<std::string> ReadRange(const std::string& digest, uint64_t offset,

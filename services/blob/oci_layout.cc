@@ -110,6 +110,14 @@ class LayoutStore : public BlobStore {
     return errno == ENOENT ? NotFound(digest, dir_) : ErrnoStatus(errno, "stat", PathOf(digest));
   }
 
+  absl::StatusOr<uint64_t> Renew(const std::string& digest) override {
+    SA_RETURN_IF_ERROR(ValidateDigest(digest));
+    SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kShared));
+    SA_ASSIGN_OR_RETURN(const uint64_t size, Stat(digest));
+    if (!Touch(digest)) return ErrnoStatus(errno, "set time of", PathOf(digest));
+    return size;
+  }
+
   absl::StatusOr<std::string> ReadRange(const std::string& digest, uint64_t offset,
                                         uint64_t length) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));

@@ -1,0 +1,166 @@
+// The directory store: conformance, and what only a directory can get wrong.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <sys/resource.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "services/base/digest.h"
+#include "services/blob/blob_store_conformance.h"
+
+namespace shiftadd {
+namespace {
+
+namespace fs = std::filesystem;
+using absl::StatusCode;
+using nlohmann::json;
+using testing::HasSubstr;
+
+INSTANTIATE_TEST_SUITE_P(OciLayout, BlobStoreConformance,
+                         testing::Values(BlobStoreFactory{"OciLayout", OpenOciLayout}),
+                         [](const auto& info) { return info.param.name; });
+
+void WriteFile(const std::string& path, const std::string& text) {
+  std::ofstream(path, std::ios::binary | std::ios::trunc) << text;
+}
+
+std::string ReadFile(const std::string& path) {
+  std::ostringstream text;
+  text << std::ifstream(path, std::ios::binary).rdbuf();
+  return text.str();
+}
+
+int FilesUnder(const std::string& dir) {
+  int count = 0;
+  for (const auto& entry : fs::recursive_directory_iterator(dir)) count += entry.is_regular_file();
+  return count;
+}
+
+class OciLayoutTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = testing::TempDir() + "/layout-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+    store_ = OpenOciLayout(dir_).value();
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  std::string PathOf(const std::string& digest) const {
+    return dir_ + "/blobs/sha256/" + digest.substr(7);
+  }
+
+  std::string dir_;
+  std::unique_ptr<BlobStore> store_;
+};
+
+TEST_F(OciLayoutTest, IsAnImageLayout) {
+  EXPECT_EQ(json::parse(ReadFile(dir_ + "/oci-layout")), json({{"imageLayoutVersion", "1.0.0"}}));
+  const std::string digest = store_->Put("m").value();
+  ASSERT_TRUE(
+      store_->PutTag("m:latest", {{"mediaType", "t"}, {"digest", digest}, {"size", 1}}).ok());
+  const json index = json::parse(ReadFile(dir_ + "/index.json"));
+  EXPECT_EQ(index["schemaVersion"], 2);
+  EXPECT_EQ(index["manifests"][0]["annotations"]["org.opencontainers.image.ref.name"], "m:latest");
+  EXPECT_EQ(ReadFile(PathOf(digest)), "m");
+}
+
+TEST_F(OciLayoutTest, ADamagedBlobIsDataLossNamingTheFileAndPutMendsIt) {
+  const std::string digest = store_->Put("precious").value();
+  for (const std::string& damage : {"previous", "prec", ""}) {
+    WriteFile(PathOf(digest), damage);
+    const auto got = store_->Get(digest);
+    EXPECT_EQ(got.status().code(), StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(got.status().message()), HasSubstr(PathOf(digest)));
+    EXPECT_EQ(store_->Put("precious").value(), digest);
+    EXPECT_EQ(store_->Get(digest).value(), "precious");
+  }
+  WriteFile(PathOf(digest), "previous");
+  auto writer = store_->NewWriter().value();
+  ASSERT_TRUE(writer->Append("precious").ok());
+  ASSERT_TRUE(writer->Commit(digest).ok());
+  EXPECT_EQ(store_->Get(digest).value(), "precious");
+}
+
+TEST_F(OciLayoutTest, NoSpaceLeavesNothing) {
+  const int before = FilesUnder(dir_);
+  // A file size limit stands for a full disk: both fail in write(2), half way.
+  std::signal(SIGXFSZ, SIG_IGN);
+  rlimit old{};
+  getrlimit(RLIMIT_FSIZE, &old);
+  const rlimit small = {4096, old.rlim_max};
+  setrlimit(RLIMIT_FSIZE, &small);
+  const absl::Status put = store_->Put(std::string(10'000, 'x')).status();
+  const absl::Status scratch = store_->PutScratch("job", std::string(10'000, 'x')).status();
+  auto writer = store_->NewWriter().value();
+  const absl::Status append = writer->Append(std::string(10'000, 'x'));
+  writer.reset();
+  setrlimit(RLIMIT_FSIZE, &old);
+  EXPECT_EQ(put.code(), StatusCode::kResourceExhausted) << put;
+  EXPECT_EQ(scratch.code(), StatusCode::kResourceExhausted) << scratch;
+  EXPECT_EQ(append.code(), StatusCode::kResourceExhausted) << append;
+  EXPECT_EQ(FilesUnder(dir_), before + 1);  // the lock file
+}
+
+TEST_F(OciLayoutTest, ADamagedIndexIsDataLossAndStays) {
+  const json d = {{"mediaType", "t"}, {"digest", Sha256Digest("a")}, {"size", 1}};
+  for (const std::string& text :
+       {"", "{", "[]", "{}", R"({"manifests":{}})", R"({"manifests":[1]})"}) {
+    WriteFile(dir_ + "/index.json", text);
+    EXPECT_EQ(store_->ListTags().status().code(), StatusCode::kDataLoss) << text;
+    const absl::Status put = store_->PutTag("m:latest", d);
+    EXPECT_EQ(put.code(), StatusCode::kDataLoss);
+    EXPECT_THAT(std::string(put.message()), HasSubstr("index.json"));
+    EXPECT_EQ(ReadFile(dir_ + "/index.json"), text);
+  }
+}
+
+TEST_F(OciLayoutTest, EntriesOfOthersAreKept) {
+  const json other = {{"mediaType", "t"}, {"digest", Sha256Digest("o")}, {"size", 1}};
+  WriteFile(dir_ + "/index.json", json{{"schemaVersion", 2}, {"manifests", {other}}}.dump());
+  const json d = {{"mediaType", "t"}, {"digest", Sha256Digest("a")}, {"size", 1}};
+  ASSERT_TRUE(store_->PutTag("m:latest", d).ok());
+  ASSERT_TRUE(store_->DeleteTag("m:latest").ok());
+  EXPECT_EQ(json::parse(ReadFile(dir_ + "/index.json"))["manifests"], json::array({other}));
+}
+
+TEST_F(OciLayoutTest, AnotherLayoutVersionIsRefused) {
+  WriteFile(dir_ + "/oci-layout", R"({"imageLayoutVersion":"2.0.0"})");
+  EXPECT_EQ(OpenOciLayout(dir_).status().code(), StatusCode::kFailedPrecondition);
+}
+
+TEST_F(OciLayoutTest, AFileInTheWayIsAnErrorThatNamesIt) {
+  WriteFile(dir_ + "/file", "x");
+  const absl::Status status = OpenOciLayout(dir_ + "/file").status();
+  EXPECT_FALSE(status.ok());
+  EXPECT_THAT(std::string(status.message()), HasSubstr(dir_ + "/file"));
+  EXPECT_EQ(OpenOciLayout("").status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST_F(OciLayoutTest, OpeningRemovesOnlyOldLeftovers) {
+  const std::string old_file = dir_ + "/tmp/tmp-dead", fresh = dir_ + "/tmp/tmp-fresh";
+  WriteFile(old_file, "x");
+  WriteFile(fresh, "x");
+  fs::last_write_time(old_file, fs::file_time_type::clock::now() - std::chrono::hours(1));
+  auto writer = store_->NewWriter().value();
+  for (const auto& entry : fs::directory_iterator(dir_ + "/tmp")) {
+    if (entry.path() == fresh) continue;
+    fs::last_write_time(entry.path(), fs::file_time_type::clock::now() - std::chrono::hours(1));
+  }
+  ASSERT_TRUE(OpenOciLayout(dir_).ok());
+  EXPECT_FALSE(fs::exists(old_file));
+  EXPECT_TRUE(fs::exists(fresh));
+  ASSERT_TRUE(writer->Append("live").ok());  // its writer lives: spared although old
+  EXPECT_TRUE(writer->Commit("").ok());
+}
+
+TEST_F(OciLayoutTest, StrayFilesAmongBlobsAreNotListed) {
+  WriteFile(dir_ + "/blobs/sha256/readme", "x");
+  EXPECT_TRUE(store_->List()->empty());
+}
+
+}  // namespace
+}  // namespace shiftadd
