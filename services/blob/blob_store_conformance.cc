@@ -144,7 +144,8 @@ TEST_P(BlobStoreConformance, ListIsSortedAndSized) {
   std::sort(expected.begin(), expected.end());
   EXPECT_EQ(store_->List().value(), expected);
   uint64_t bytes = 0;
-  for (const BlobInfo& info : store_->ListInfo().value()) bytes += info.bytes;
+  const std::vector<BlobInfo> infos = store_->ListInfo().value();
+  for (const BlobInfo& info : infos) bytes += info.bytes;
   EXPECT_EQ(bytes, 6u);
 }
 
@@ -163,8 +164,7 @@ TEST_P(BlobStoreConformance, ScratchLivesUnderItsJob) {
 }
 
 TEST_P(BlobStoreConformance, JobNamesAreNoPaths) {
-  for (const std::string& job :
-       {"", ".", "..", "../blobs", "a/b", "/etc", ".hidden", "a b", "a\nb"}) {
+  for (const char* job : {"", ".", "..", "../blobs", "a/b", "/etc", ".hidden", "a b", "a\nb"}) {
     EXPECT_EQ(store_->PutScratch(job, "x").status().code(), StatusCode::kInvalidArgument) << job;
     EXPECT_EQ(store_->GetScratch(job, Sha256Digest("x")).status().code(),
               StatusCode::kInvalidArgument);
@@ -214,7 +214,8 @@ TEST_P(BlobStoreConformance, ManyWritersOfOneStore) {
   for (std::thread& thread : threads) thread.join();
   EXPECT_EQ(store_->List()->size(), 8u + 4 * 8);
   EXPECT_EQ(store_->ListTags()->size(), 4u * 8);
-  for (const std::string& digest : store_->List().value()) EXPECT_TRUE(store_->Get(digest).ok());
+  const std::vector<std::string> digests = store_->List().value();
+  for (const std::string& digest : digests) EXPECT_TRUE(store_->Get(digest).ok());
 }
 
 GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(BlobStoreConformance);

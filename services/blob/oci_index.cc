@@ -53,7 +53,7 @@ void EraseReference(json& manifests, const std::string& reference) {
 absl::Status CheckDescriptor(const json& d) {
   const bool complete = d.is_object() && d.contains("mediaType") && d["mediaType"].is_string() &&
                         d.contains("digest") && d["digest"].is_string() && d.contains("size") &&
-                        d["size"].is_number_unsigned();
+                        d["size"].is_number_integer() && d["size"] >= 0;
   if (!complete) {
     return absl::InvalidArgumentError(absl::StrCat(
         "descriptor: expected an object with mediaType, digest and size, found ", d.dump()));

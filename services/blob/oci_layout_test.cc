@@ -70,7 +70,7 @@ TEST_F(OciLayoutTest, IsAnImageLayout) {
 
 TEST_F(OciLayoutTest, ADamagedBlobIsDataLossNamingTheFileAndPutMendsIt) {
   const std::string digest = store_->Put("precious").value();
-  for (const std::string& damage : {"previous", "prec", ""}) {
+  for (const char* damage : {"previous", "prec", ""}) {
     WriteFile(PathOf(digest), damage);
     const auto got = store_->Get(digest);
     EXPECT_EQ(got.status().code(), StatusCode::kDataLoss);
@@ -107,8 +107,7 @@ TEST_F(OciLayoutTest, NoSpaceLeavesNothing) {
 
 TEST_F(OciLayoutTest, ADamagedIndexIsDataLossAndStays) {
   const json d = {{"mediaType", "t"}, {"digest", Sha256Digest("a")}, {"size", 1}};
-  for (const std::string& text :
-       {"", "{", "[]", "{}", R"({"manifests":{}})", R"({"manifests":[1]})"}) {
+  for (const char* text : {"", "{", "[]", "{}", R"({"manifests":{}})", R"({"manifests":[1]})"}) {
     WriteFile(dir_ + "/index.json", text);
     EXPECT_EQ(store_->ListTags().status().code(), StatusCode::kDataLoss) << text;
     const absl::Status put = store_->PutTag("m:latest", d);
