@@ -26,22 +26,25 @@ Isa DetectIsa();
 // "portable", "avx2", "avx512".
 const char* IsaName(Isa isa);
 
-// Quantized activations of M tokens. Owned, reusable: buffers only grow.
+// Quantized activations of M tokens. Owned, reusable: buffers only grow. An activation group
+// ("chunk") is the intersection of a weight group and a block of 128 inputs, so at most 128 inputs
+// share a scale. A8: x ~ scale * digit. A16: x ~ scale * (255 * first digit + second digit). Digits
+// are in [-127, 127].
 struct Activations {
-  int64_t m = 0, k = 0, group = 0, groups = 0;
+  int64_t m = 0, k = 0;
+  int64_t group = 0;   // the weights'
+  int64_t groups = 0;  // chunks
   Precision precision = Precision::kA8;
-  int64_t k_padded = 0;  // row stride of digits: k rounded up to 128, padding is zero
-  std::vector<int8_t>
-      digits;                // [1 or 2, m, k_padded]; the second array holds the low digits of A16
-  std::vector<float> scale;  // [m, groups]
-  std::vector<float> sum;  // [m, groups]: the sum of the quantized inputs of the group, times scale
-  // Exact integer sums of the digits, [m, groups].
-  std::vector<int64_t> digit_sum;
+  int64_t k_padded = 0;            // row stride of digits: k rounded up to 128, padding is zero
+  std::vector<int8_t> digits;      // [1 or 2, m, k_padded]; the second array: low digits of A16
+  std::vector<float> scale;        // [m, groups]
+  std::vector<float> sum;          // [m, groups]: digit_sum times scale
+  std::vector<int32_t> digit_sum;  // [m, groups]: exact sums of the integers that x became
+  std::vector<float> scratch;      // [k_padded]
 };
 
 // Rotates (if `signs` is not null) and quantizes x [m, k] with row stride ldx. `group`: as in the
-// matrix; scales are per group of activation inputs, min(group, 128).. see cpu_linear.cc for
-// whole-row groups. x must be finite.
+// matrix. x must be finite (a chunk with another value gives nonsense, nothing worse).
 void PrepareActivations(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group,
                         const uint32_t* signs, Precision precision, Isa isa, Activations* out);
 

@@ -1,0 +1,273 @@
+// The product, compiled once an instruction set: include it in that unit only (see prepare_inl.h
+// for why everything is in an unnamed namespace).
+//
+// V has the vectors of 16 rows: V::F (float), V::I (int32), their few operations, decoding of
+// weights into a tile of bytes [quad of inputs][row][4], and V::Dot on such a tile. Integer sums
+// are exact and the order of float operations below is the same for every V, so results agree bit
+// for bit:
+//   for each block, plane, chunk:  acc = acc + (scale_w * scale_x) * float(integer)
+//   and after a block's planes, with an offset:  acc = acc + zeta * sum_x
+#include <cstdint>
+
+#include "kernels/cpu/kernels.h"
+
+namespace shiftadd::kernels::cpu {
+namespace {
+
+constexpr int kTokenBatch = 64;  // tokens that share a decoded tile
+
+struct alignas(64) TileBuffer {
+  uint8_t bytes[kBlockInputs * kTileRows];
+};
+
+struct alignas(64) Accumulators {
+  float values[kTokenBatch][kTileRows];
+};
+
+// One plane (or code, or int8) of one chunk of a decoded tile.
+template <class V>
+struct Term {
+  const uint8_t* tile;
+  int64_t block;
+  int64_t chunk;
+  int first_quad;
+  int last_quad;
+  typename V::F scale;
+  typename V::I total;  // integer = factor * dot - total * digit_sum
+  bool twice;
+};
+
+template <class V>
+inline typename V::I JoinDigits(typename V::I high, typename V::I low) {
+  return V::Add(V::Sub(V::template ShiftLeft<8>(high), high), low);
+}
+
+template <class V>
+inline typename V::F AddScaled(typename V::F acc, typename V::F scale, float x_scale,
+                               typename V::I integer) {
+  return V::Add(acc, V::Mul(V::Mul(scale, V::Broadcast(x_scale)), V::ToFloat(integer)));
+}
+
+template <class V, bool kSigned, int kTokens, bool kTwoDigits>
+inline void AddTokens(const Term<V>& t, const ActivationsView& a, int64_t token, float* acc) {
+  constexpr int kRows = kTokens * (kTwoDigits ? 2 : 1);
+  const int8_t* x[kRows];
+  for (int i = 0; i < kTokens; ++i) {
+    const int64_t at = (token + i) * a.stride + t.block * kBlockInputs;
+    x[i] = a.high + at;
+    if constexpr (kTwoDigits) x[kTokens + i] = a.low + at;
+  }
+  typename V::I dots[kRows];
+  V::template Dot<kSigned, kRows>(t.tile, t.first_quad, t.last_quad, x, dots);
+  for (int i = 0; i < kTokens; ++i) {
+    const int64_t at = (token + i) * a.chunks + t.chunk;
+    typename V::I v = dots[i];
+    if constexpr (kTwoDigits) v = JoinDigits<V>(v, dots[kTokens + i]);
+    if (t.twice) v = V::Add(v, v);
+    v = V::Sub(v, V::Times(t.total, a.digit_sum[at]));
+    float* out = acc + i * kTileRows;
+    V::Store(out, AddScaled<V>(V::Load(out), t.scale, a.scale[at], v));
+  }
+}
+
+template <class V, bool kSigned>
+inline void AddTerm(const Term<V>& t, const ActivationsView& a, int64_t token, int count,
+                    float* acc) {
+  int i = 0;
+  if (a.low != nullptr) {
+    constexpr int kMany = V::kDotRows / 2;
+    for (; i + kMany <= count; i += kMany) {
+      AddTokens<V, kSigned, kMany, true>(t, a, token + i, acc + i * kTileRows);
+    }
+    for (; i < count; ++i) {
+      AddTokens<V, kSigned, 1, true>(t, a, token + i, acc + i * kTileRows);
+    }
+    return;
+  }
+  for (; i + V::kDotRows <= count; i += V::kDotRows) {
+    AddTokens<V, kSigned, V::kDotRows, false>(t, a, token + i, acc + i * kTileRows);
+  }
+  for (; i < count; ++i) {
+    AddTokens<V, kSigned, 1, false>(t, a, token + i, acc + i * kTileRows);
+  }
+}
+
+template <class V>
+inline void AddOffsets(const uint8_t* record, int64_t chunk, const LayoutView& w,
+                       const ActivationsView& a, int64_t token, int count, float* acc) {
+  const typename V::F zeta = V::LoadHalves(record + 32 * w.scales + (w.shift ? 16 : 0));
+  for (int i = 0; i < count; ++i, acc += kTileRows) {
+    const float sum = a.sum[(token + i) * a.chunks + chunk];
+    V::Store(acc, V::Add(V::Load(acc), V::Mul(zeta, V::Broadcast(sum))));
+  }
+}
+
+// alpha of 8 inputs and 16 rows of one plane; rows beyond the matrix take the last row's.
+template <class V>
+inline typename V::F BlockAlpha(const LayoutView& w, int64_t tile, int64_t eight, int plane) {
+  const int64_t eights = (w.k + 7) / 8;
+  alignas(32) uint16_t halves[kTileRows];
+  for (int lane = 0; lane < kTileRows; ++lane) {
+    int64_t row = tile * kTileRows + lane;
+    if (row >= w.n) row = w.n - 1;
+    halves[lane] = w.block_alpha[(row / w.block_rows * eights + eight) * w.q + plane];
+  }
+  return V::LoadHalves(reinterpret_cast<const uint8_t*>(halves));
+}
+
+template <class V>
+inline void AddBlock8(const LayoutView& w, const ActivationsView& a, int64_t tile, int64_t block,
+                      int64_t chunk, int plane, const uint8_t* bytes, int64_t token, int count,
+                      float* acc) {
+  const Chunk& c = w.chunks[chunk];
+  for (int in = c.begin; in < c.end; in += 8) {
+    const typename V::F alpha = BlockAlpha<V>(w, tile, (block * kBlockInputs + in) / 8, plane);
+    for (int i = 0; i < count; ++i) {
+      const int64_t at = (token + i) * a.stride + block * kBlockInputs;
+      const int8_t* x[1] = {a.high + at};
+      typename V::I v[1];
+      V::template Dot<false, 1>(bytes, in / 4, in / 4 + 2, x, v);
+      int32_t sum = 0;
+      for (int j = in; j < in + 8; ++j) sum += x[0][j];
+      if (a.low != nullptr) {
+        const int8_t* x_low[1] = {a.low + at};
+        typename V::I low[1];
+        V::template Dot<false, 1>(bytes, in / 4, in / 4 + 2, x_low, low);
+        v[0] = JoinDigits<V>(v[0], low[0]);
+        sum *= 255;
+        for (int j = in; j < in + 8; ++j) sum += x_low[0][j];
+      }
+      v[0] = V::Sub(V::Add(v[0], v[0]), V::Same(sum));
+      float* out = acc + i * kTileRows;
+      const float x_scale = a.scale[(token + i) * a.chunks + chunk];
+      V::Store(out, AddScaled<V>(V::Load(out), alpha, x_scale, v[0]));
+    }
+  }
+}
+
+template <class V>
+inline const uint8_t* RecordOf(const LayoutView& w, int64_t tile, int64_t chunk) {
+  return w.records + (tile * w.chunk_count + chunk) * w.record_bytes;
+}
+
+template <class V>
+inline Term<V> TermOf(const LayoutView& w, const uint8_t* tile, int64_t block, int64_t chunk) {
+  const Chunk& c = w.chunks[chunk];
+  Term<V> t;
+  t.tile = tile;
+  t.block = block;
+  t.chunk = chunk;
+  t.first_quad = c.begin / 4;
+  t.last_quad = (c.end + 3) / 4;
+  t.scale = V::Broadcast(1.0f);
+  t.total = V::Same(0);
+  t.twice = true;
+  return t;
+}
+
+template <class V>
+inline void CodeBlock(const LayoutView& w, const ActivationsView& a, int64_t tile, int64_t block,
+                      const uint8_t* codes, int64_t token, int count, float* acc) {
+  TileBuffer buffer;
+  for (int64_t c = w.first_chunk[block]; c < w.first_chunk[block + 1]; ++c) {
+    const uint8_t* record = RecordOf<V>(w, tile, c);
+    const uint8_t* sets = record + 32;
+    const Chunk& chunk = w.chunks[c];
+    V::DecodeCodes(w, codes, sets, StepsOf(w, block), chunk.begin / kStepInputs,
+                   (chunk.end + kStepInputs - 1) / kStepInputs, buffer.bytes);
+    Term<V> t = TermOf<V>(w, buffer.bytes, block, c);
+    t.scale = V::Mul(V::LoadHalves(record), V::LookUpPower(w.exponents, sets));
+    t.total = V::LookUp(w.totals, sets);
+    AddTerm<V, false>(t, a, token, count, acc);
+    if (w.zeta) AddOffsets<V>(record, c, w, a, token, count, acc);
+  }
+}
+
+template <class V>
+inline void PlanesBlock(const LayoutView& w, const ActivationsView& a, int64_t tile, int64_t block,
+                        const uint8_t* codes, int64_t token, int count, float* acc) {
+  TileBuffer buffer;
+  const int quads = 4 * StepsOf(w, block);
+  const int64_t first = w.first_chunk[block];
+  const int64_t last = w.first_chunk[block + 1];
+  for (int plane = 0; plane < w.q; ++plane) {
+    V::DecodePlane(codes + int64_t{8} * quads * plane, quads, buffer.bytes);
+    for (int64_t c = first; c < last; ++c) {
+      if (w.form == Form::kBlock8) {
+        AddBlock8<V>(w, a, tile, block, c, plane, buffer.bytes, token, count, acc);
+        continue;
+      }
+      const uint8_t* record = RecordOf<V>(w, tile, c);
+      Term<V> t = TermOf<V>(w, buffer.bytes, block, c);
+      t.scale = w.shift ? V::Mul(V::LoadHalves(record),
+                                 V::LookUpPower(w.plane_exponents[plane], record + 32))
+                        : V::LoadHalves(record + 32 * plane);
+      if (!w.zeta) t.total = V::Same(1);
+      AddTerm<V, false>(t, a, token, count, acc);
+    }
+  }
+  for (int64_t c = first; w.zeta && c < last; ++c) {
+    AddOffsets<V>(RecordOf<V>(w, tile, c), c, w, a, token, count, acc);
+  }
+}
+
+template <class V>
+inline void Int8Block(const LayoutView& w, const ActivationsView& a, int64_t tile, int64_t block,
+                      const uint8_t* codes, int64_t token, int count, float* acc) {
+  TileBuffer buffer;
+  const uint8_t* bytes = V::Int8Tile(codes, 4 * StepsOf(w, block), buffer.bytes);
+  for (int64_t c = w.first_chunk[block]; c < w.first_chunk[block + 1]; ++c) {
+    Term<V> t = TermOf<V>(w, bytes, block, c);
+    t.scale = V::LoadHalves(RecordOf<V>(w, tile, c));
+    t.total = V::Same(V::kInt8Bias);
+    t.twice = false;
+    AddTerm<V, true>(t, a, token, count, acc);
+  }
+}
+
+template <class V>
+inline void MultiplyTile(const LayoutView& w, const ActivationsView& a, int64_t tile, int64_t token,
+                         int count, float* acc) {
+  for (int i = 0; i < count; ++i) V::Store(acc + i * kTileRows, V::Broadcast(0.0f));
+  const uint8_t* codes = w.codes + tile * w.tile_bytes;
+  for (int64_t block = 0; block < w.blocks; ++block, codes += w.block_bytes) {
+    if (w.form == Form::kCode) {
+      CodeBlock<V>(w, a, tile, block, codes, token, count, acc);
+    } else if (w.form == Form::kInt8) {
+      Int8Block<V>(w, a, tile, block, codes, token, count, acc);
+    } else {
+      PlanesBlock<V>(w, a, tile, block, codes, token, count, acc);
+    }
+  }
+}
+
+template <class V>
+void Multiply(const LayoutView& w, const ActivationsView& a, int64_t row_begin, int64_t row_end,
+              float* y, int64_t ldy) {
+  Accumulators acc;
+  for (int64_t token = 0; token < a.m; token += kTokenBatch) {
+    const int count = static_cast<int>(a.m - token < kTokenBatch ? a.m - token : kTokenBatch);
+    for (int64_t tile = row_begin / kTileRows; tile * kTileRows < row_end; ++tile) {
+      // Few tokens: the tile's bytes stay in the nearest cache, decoding again is cheaper than a
+      // detour.
+      if (count <= V::kVectorTokens && V::HasVectorProduct(w)) {
+        for (int i = 0; i < count; ++i) {
+          V::VectorProduct(w, a, tile, token + i, acc.values[i]);
+        }
+      } else {
+        MultiplyTile<V>(w, a, tile, token, count, acc.values[0]);
+      }
+      const int64_t first = tile * kTileRows;
+      const int64_t begin = first < row_begin ? row_begin : first;
+      const int64_t end = row_end < first + kTileRows ? row_end : first + kTileRows;
+      for (int i = 0; i < count; ++i) {
+        for (int64_t row = begin; row < end; ++row) {
+          y[(token + i) * ldy + row] = acc.values[i][row - first];
+        }
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace shiftadd::kernels::cpu
