@@ -1,8 +1,8 @@
-// The full-precision executor of an ArchitectureSpec, on LibTorch (fp32 on the CPU). Calibration and
-// evaluation run on it. No LibTorch type appears here.
+// The full-precision executor of an ArchitectureSpec, on LibTorch (fp32 on the CPU). Calibration
+// and evaluation run on it. No LibTorch type appears here.
 //
-// Results are the same bytes for any number of threads: sequences run in parallel, each with one ATen thread
-// and the same shapes, and callers reduce in sequence order.
+// Results are the same bytes for any number of threads: sequences run in parallel, each with one
+// ATen thread and the same shapes, and callers reduce in sequence order.
 #ifndef SHIFTADD_WORKER_REFERENCE_REFERENCE_MODEL_H_
 #define SHIFTADD_WORKER_REFERENCE_REFERENCE_MODEL_H_
 
@@ -18,7 +18,8 @@
 
 namespace shiftadd {
 
-// Hidden states of `count` sequences of `length` tokens: data is [count, length, hidden], row-major.
+// Hidden states of `count` sequences of `length` tokens: data is [count, length, hidden],
+// row-major.
 struct HiddenStates {
   int64_t count = 0, length = 0, hidden = 0;
   std::vector<float> data;
@@ -26,9 +27,10 @@ struct HiddenStates {
 
 // What long loops report to and look at. Thread-safe.
 struct TaskControl {
-  std::atomic<bool> cancelled{false};       // checked at least once a second
-  std::atomic<uint64_t> progress_count{0};  // moves with the work: heartbeats stop when it stands still
-  std::atomic<double> progress{0.0};        // 0..1
+  std::atomic<bool> cancelled{false};  // checked at least once a second
+  std::atomic<uint64_t> progress_count{
+      0};                             // moves with the work: heartbeats stop when it stands still
+  std::atomic<double> progress{0.0};  // 0..1
   absl::Status Check() const {
     return cancelled ? absl::CancelledError("the task was cancelled") : absl::OkStatus();
   }
@@ -37,28 +39,49 @@ struct TaskControl {
 // Call once, before the first tensor: one ATen thread a caller, CUDA's library if it can be opened.
 void InitTorch();
 
-// Called with the input of a block's layers: x is [tokens, width] of sequence `sequence`. Called from several threads.
-using InputVisitor = std::function<void(BlockInput input, int64_t sequence, const float* x, int64_t tokens, int64_t width)>;
+// Called with the input of a block's layers: x is [tokens, width] of sequence `sequence`, valid
+// during the call. Called from several threads, for one sequence in the order kAttn, kAttnOut,
+// kMlp, kMlpAct.
+using InputVisitor = std::function<void(BlockInput input, int64_t sequence, const float* x,
+                                        int64_t tokens, int64_t width)>;
 
+// One caller at a time, but for Logits and LogitsChunk, which several threads may call together.
+// The first line of every LibTorch exception comes back as INTERNAL, or RESOURCE_EXHAUSTED where
+// memory ran out.
 class ReferenceModel {
  public:
   virtual ~ReferenceModel() = default;
-  // `weights` must outlive the model. Blocks are read when first run; at most `resident_blocks` are kept (0 = all).
-  static absl::StatusOr<std::unique_ptr<ReferenceModel>> Create(const WeightProvider* weights, int threads,
-                                                                int resident_blocks);
+  // `weights` must outlive the model. Blocks are read when first run; at most `resident_blocks` are
+  // kept (0 = all), those used last. Results do not depend on it. INVALID_ARGUMENT: the spec cannot
+  // be run; NOT_FOUND: names every tensor that `weights` lacks.
+  static absl::StatusOr<std::unique_ptr<ReferenceModel>> Create(const WeightProvider* weights,
+                                                                int threads, int resident_blocks);
 
-  // tokens: [count, length].
-  virtual absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count, int64_t length) = 0;
-  // Runs one block in place, causal attention inside each sequence. `visitor` may be null.
-  virtual absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor, TaskControl* control) = 0;
+  // tokens: [count, length]. INVALID_ARGUMENT names a token that is not in the vocabulary.
+  virtual absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
+                                             int64_t length) = 0;
+  // Runs one block in place, causal attention inside each sequence. `visitor` and `control` may be
+  // null. Moves control's progress_count, not its progress. After an error *h is undefined.
+  virtual absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                                TaskControl* control) = 0;
   // Final norm and head of one sequence of `h`: out is [length, vocab].
   virtual absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) = 0;
+  // The same for tokens [chunk * kLogitsChunk, min(length, (chunk + 1) * kLogitsChunk)) only: the
+  // same numbers.
+  static constexpr int64_t kLogitsChunk = 128;
+  virtual absl::Status LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
+                                   std::vector<float>* out) = 0;
 
-  // Samples `count` sequences of `length` tokens at temperature 1 from BOS (or, without one, from a first token drawn
-  // as `first + i` says), with a key/value cache. Token t of sequence s is drawn with a uniform number that is a
-  // function of (seed, first + s, t) only. Sequences end-of-text tokens do not stop a sequence. Output [count, length].
-  virtual absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count, int64_t length,
-                                                      TaskControl* control) = 0;
+  // Samples sequences first … first + count - 1, `length` tokens each, at temperature 1, with a
+  // key/value cache. Token 0 is BOS (without one: drawn evenly from the vocabulary); token t of
+  // sequence s is drawn with a uniform number that is a function of (seed, s, t) only. End-of-text
+  // tokens do not stop a sequence. Output [count, length]. Sequences are decoded in microbatches [i
+  // * kMicrobatch, (i + 1) * kMicrobatch) (microbatch.h), whole ones even where only some are asked
+  // for, so that a sequence is the same whichever call makes it; ask for whole microbatches. Holds
+  // every block in memory whatever resident_blocks says; microbatches run in parallel. Sets
+  // control's progress.
+  virtual absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count,
+                                                      int64_t length, TaskControl* control) = 0;
 };
 
 }  // namespace shiftadd

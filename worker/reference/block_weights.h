@@ -1,0 +1,42 @@
+// One transformer block's weights, and how many of them stay in memory. ATen types: include from
+// .cc files of worker/reference only.
+#ifndef SHIFTADD_WORKER_REFERENCE_BLOCK_WEIGHTS_H_
+#define SHIFTADD_WORKER_REFERENCE_BLOCK_WEIGHTS_H_
+
+#include <list>
+#include <memory>
+#include <utility>
+
+#include "worker/reference/linear.h"
+
+namespace shiftadd {
+
+struct BlockWeights {
+  at::Tensor attn_norm, mlp_norm;  // [hidden]
+  Linear q, k, v, o, gate, up, down;
+
+  void Pack(int64_t tokens);
+};
+
+absl::StatusOr<std::shared_ptr<BlockWeights>> ReadBlock(const WeightProvider& weights,
+                                                        int64_t block);
+
+// The blocks used last, at most `capacity` of them (0 = all). Not thread-safe.
+class BlockCache {
+ public:
+  BlockCache(const WeightProvider* weights, int capacity)
+      : weights_(weights), capacity_(capacity) {}
+  // Makes room before it reads, so no more than `capacity` blocks are ever in memory. The result is
+  // valid until the next call.
+  absl::StatusOr<const BlockWeights*> Get(int64_t block);
+  void Clear() { blocks_.clear(); }
+
+ private:
+  const WeightProvider* weights_;
+  size_t capacity_;
+  std::list<std::pair<int64_t, std::shared_ptr<BlockWeights>>> blocks_;  // used last in front
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_REFERENCE_BLOCK_WEIGHTS_H_

@@ -1,0 +1,72 @@
+#include "worker/reference/linear.h"
+
+#include <ATen/core/List.h>
+#include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/from_blob.h>
+
+#include <memory>
+#include <string_view>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+
+namespace shiftadd {
+namespace {
+
+using LinearOp = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
+                            std::string_view, c10::List<std::optional<at::Scalar>>,
+                            std::optional<std::string_view>);
+using ReorderOp = at::Tensor(const at::Tensor&, std::optional<int64_t>);
+
+// These two have no C++ wrapper in ATen's headers: they are reached through the dispatcher.
+const c10::TypedOperatorHandle<LinearOp>& OneDnnLinear() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("mkldnn::_linear_pointwise", "")
+                             .typed<LinearOp>();
+  return op;
+}
+
+const c10::TypedOperatorHandle<ReorderOp>& OneDnnReorder() {
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("mkldnn::_reorder_linear_weight", "")
+                             .typed<ReorderOp>();
+  return op;
+}
+
+}  // namespace
+
+at::Tensor TensorFromVector(std::vector<float> values, at::IntArrayRef shape) {
+  auto owner = std::make_unique<std::vector<float>>(std::move(values));
+  float* data = owner->data();
+  return at::from_blob(
+      data, shape, [owner = owner.release()](void*) { delete owner; }, at::kFloat);
+}
+
+absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::string& name,
+                                      at::IntArrayRef shape) {
+  SA_ASSIGN_OR_RETURN(std::vector<float> values, weights.Read(name));
+  int64_t expected = 1;
+  for (int64_t d : shape) expected *= d;
+  if (static_cast<int64_t>(values.size()) != expected) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("tensor ", name, ": ", values.size(), " elements, expected ", expected));
+  }
+  return TensorFromVector(std::move(values), shape);
+}
+
+at::Tensor Linear::operator()(const at::Tensor& x) const {
+  return OneDnnLinear().call(x, weight_, bias_, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+void Linear::Pack(int64_t tokens) { weight_ = OneDnnReorder().call(weight_, tokens); }
+
+absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::string& name,
+                                  int64_t rows, int64_t cols, bool bias) {
+  SA_ASSIGN_OR_RETURN(at::Tensor weight, ReadTensor(weights, name, {rows, cols}));
+  if (!bias) return Linear(std::move(weight), std::nullopt);
+  SA_ASSIGN_OR_RETURN(at::Tensor values, ReadTensor(weights, absl::StrCat(name, ".bias"), {rows}));
+  return Linear(std::move(weight), std::move(values));
+}
+
+}  // namespace shiftadd

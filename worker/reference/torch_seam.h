@@ -1,0 +1,25 @@
+// Where LibTorch's exceptions become statuses, and threads that compute with it. No LibTorch type
+// appears here.
+#ifndef SHIFTADD_WORKER_REFERENCE_TORCH_SEAM_H_
+#define SHIFTADD_WORKER_REFERENCE_TORCH_SEAM_H_
+
+#include <cstdint>
+#include <functional>
+
+#include "absl/status/status.h"
+
+namespace shiftadd {
+
+// Runs `work` in inference mode (no autograd). Out of memory becomes RESOURCE_EXHAUSTED, any other
+// exception INTERNAL, each with the exception's first line.
+absl::Status CatchTorch(const std::function<absl::Status()>& work);
+
+// work(0) … work(count - 1) over at most `threads` threads, each with one ATen thread, in inference
+// mode. Indices are handed out in order. After an error no further index starts; the error of the
+// lowest index that failed is returned.
+absl::Status ParallelFor(int64_t count, int threads,
+                         const std::function<absl::Status(int64_t)>& work);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_REFERENCE_TORCH_SEAM_H_
