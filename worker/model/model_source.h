@@ -25,23 +25,25 @@ class WeightProvider {
 
 // One canonical tensor and where it comes from.
 struct SourceTensor {
-  std::string name;         // canonical
-  TensorInfo info;          // in the source
+  std::string name;  // canonical
+  TensorInfo info;   // in the source
 };
 
 class ModelSource : public WeightProvider {
  public:
   // `path`: a .gguf file or a directory with config.json, *.safetensors and tokenizer.json.
-  // Checks every tensor's presence, shape and type; reports all faults in one INVALID_ARGUMENT, one a line.
-  // An unsupported architecture is UNIMPLEMENTED and lists those that are supported.
+  // Checks every tensor's presence, shape and type; reports all faults in one INVALID_ARGUMENT, one
+  // a line. An unsupported architecture is UNIMPLEMENTED and lists those that are supported.
   static absl::StatusOr<std::unique_ptr<ModelSource>> Open(const std::string& path);
 
   virtual const std::vector<SourceTensor>& tensors() const = 0;
   virtual uint64_t source_bytes() const = 0;
   virtual const std::vector<std::string>& files() const = 0;  // absolute, weights and metadata
-  // Canonical documents, the same for GGUF and Hugging Face sources of one model as far as they say the same:
-  virtual std::string config_json() const = 0;             // Hugging Face's config.json form
-  virtual std::string tokenizer_json() const = 0;          // Hugging Face's tokenizer.json form, plus "shiftadd" {chat_template, bos, eos}
+  // Canonical documents, the same for GGUF and Hugging Face sources of one model as far as they say
+  // the same:
+  virtual std::string config_json() const = 0;  // Hugging Face's config.json form
+  virtual std::string tokenizer_json()
+      const = 0;  // Hugging Face's tokenizer.json form, plus "shiftadd" {chat_template, bos, eos}
   virtual std::string generation_config_json() const = 0;  // eos_token_id, bos_token_id
 };
 

@@ -13,7 +13,7 @@
 namespace shiftadd {
 
 struct ChatMessage {
-  std::string role;     // system, user, assistant
+  std::string role;  // system, user, assistant
   std::string content;
 };
 
@@ -21,24 +21,27 @@ struct ChatMessage {
 class Tokenizer {
  public:
   virtual ~Tokenizer() = default;
-  // From the canonical tokenizer.json (ModelSource::tokenizer_json). UNIMPLEMENTED names a construct that is not supported.
+  // From the canonical tokenizer.json (ModelSource::tokenizer_json). UNIMPLEMENTED names a
+  // construct that is not supported.
   static absl::StatusOr<std::unique_ptr<Tokenizer>> FromJson(absl::string_view tokenizer_json);
 
-  // Special tokens written in the text become their ids if `parse_special`. Invalid UTF-8 is encoded byte by byte.
-  // `add_special`: what the model's post-processor adds (BOS).
-  virtual std::vector<int32_t> Encode(absl::string_view text, bool add_special, bool parse_special) const = 0;
-  // Raw bytes: may end in the middle of a UTF-8 character. Special tokens are skipped if `skip_special`.
+  // Special tokens written in the text become their ids if `parse_special`. Invalid UTF-8 is
+  // encoded byte by byte. `add_special`: what the model's post-processor adds (BOS).
+  virtual std::vector<int32_t> Encode(absl::string_view text, bool add_special,
+                                      bool parse_special) const = 0;
+  // Raw bytes: may end in the middle of a UTF-8 character. Special tokens are skipped if
+  // `skip_special`.
   virtual std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
   virtual int64_t vocab_size() const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
-  // Renders with the model's chat template and encodes. `add_generation_prompt` opens the assistant's turn.
-  // FAILED_PRECONDITION if the model has no template that is known.
+  // Renders with the model's chat template and encodes. `add_generation_prompt` opens the
+  // assistant's turn. FAILED_PRECONDITION if the model has no template that is known.
   virtual absl::StatusOr<std::string> RenderChat(const std::vector<ChatMessage>& messages,
                                                  bool add_generation_prompt) const = 0;
 };
 
-// The length of the longest prefix of `bytes` that ends on a UTF-8 character boundary (streams hold the rest back).
-// Bytes that can never become valid are not held back.
+// The length of the longest prefix of `bytes` that ends on a UTF-8 character boundary (streams hold
+// the rest back). Bytes that can never become valid are not held back.
 size_t CompleteUtf8Prefix(absl::string_view bytes);
 
 }  // namespace shiftadd

@@ -1,0 +1,164 @@
+#include "worker/model/checked_model.h"
+
+#include <algorithm>
+#include <filesystem>
+#include <set>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/base/status_macros.h"
+#include "worker/tensor/dtype.h"
+
+namespace shiftadd {
+namespace {
+
+constexpr size_t kMaxFaults = 200;  // lines in one message
+
+std::string ShapeText(const std::vector<int64_t>& shape) {
+  return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
+}
+
+class CheckedModel : public ModelSource {
+ public:
+  CheckedModel(ModelParts parts, std::vector<FamilyTensor> plan)
+      : parts_(std::move(parts)), plan_(std::move(plan)) {
+    for (size_t i = 0; i < plan_.size(); ++i) {
+      by_name_[plan_[i].canonical] = i;
+      listed_.push_back({plan_[i].canonical, parts_.tensors->tensors().at(SourceName(plan_[i]))});
+      source_bytes_ += listed_.back().info.bytes;
+    }
+    files_ = parts_.tensors->files();
+    for (const std::string& file : parts_.metadata_files) {
+      if (std::count(files_.begin(), files_.end(), file) == 0) files_.push_back(file);
+    }
+  }
+
+  const ArchitectureSpec& spec() const override { return parts_.spec; }
+  bool Has(const std::string& name) const override { return by_name_.count(name) > 0; }
+  absl::StatusOr<std::vector<float>> Read(const std::string& name) const override;
+  const std::vector<SourceTensor>& tensors() const override { return listed_; }
+  uint64_t source_bytes() const override { return source_bytes_; }
+  const std::vector<std::string>& files() const override { return files_; }
+  std::string config_json() const override {
+    return parts_.family->to_config(parts_.spec).dump(2) + "\n";
+  }
+  std::string tokenizer_json() const override { return parts_.tokenizer_json; }
+  std::string generation_config_json() const override {
+    const nlohmann::json config = parts_.family->to_config(parts_.spec);
+    return nlohmann::json{{"bos_token_id", config.at("bos_token_id")},
+                          {"eos_token_id", config.at("eos_token_id")}}
+               .dump(2) +
+           "\n";
+  }
+
+ private:
+  const std::string& SourceName(const FamilyTensor& t) const {
+    return parts_.format == SourceFormat::kGguf ? t.gguf : t.hugging_face;
+  }
+
+  ModelParts parts_;
+  std::vector<FamilyTensor> plan_;
+  std::map<std::string, size_t> by_name_;
+  std::vector<SourceTensor> listed_;
+  std::vector<std::string> files_;
+  uint64_t source_bytes_ = 0;
+};
+
+// Rows (2j, 2j+1) of each head become rows (j, j + half).
+std::vector<float> Deinterleave(const std::vector<float>& in, int64_t rows, int64_t heads) {
+  const int64_t width = static_cast<int64_t>(in.size()) / rows;
+  const int64_t head_rows = rows / heads, half = head_rows / 2;
+  std::vector<float> out(in.size());
+  for (int64_t row = 0; row < rows; ++row) {
+    const int64_t head = row / head_rows, i = row % head_rows;
+    const int64_t from = head * head_rows + (i < half ? 2 * i : 2 * (i - half) + 1);
+    std::copy_n(in.begin() + from * width, width, out.begin() + row * width);
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) const {
+  const auto it = by_name_.find(name);
+  if (it == by_name_.end()) {
+    return absl::NotFoundError(absl::StrCat(parts_.path, ": the model has no tensor '", name, "'"));
+  }
+  const FamilyTensor& t = plan_[it->second];
+  const TensorInfo& info = listed_[it->second].info;
+  std::vector<float> values(static_cast<size_t>(info.elements()));
+  SA_RETURN_IF_ERROR(parts_.tensors->ReadRows(info.name, 0, info.shape[0], values.data()));
+  if (parts_.format == SourceFormat::kGguf && t.interleaved_heads > 0) {
+    return Deinterleave(values, t.shape[0], t.interleaved_heads);
+  }
+  return values;
+}
+
+// Every fault of the tensors, one a line.
+std::vector<std::string> TensorFaults(const ModelParts& parts,
+                                      const std::vector<FamilyTensor>& plan) {
+  std::vector<std::string> faults;
+  std::set<std::string> expected;
+  for (const FamilyTensor& t : plan) {
+    const std::string& name = parts.format == SourceFormat::kGguf ? t.gguf : t.hugging_face;
+    expected.insert(name);
+    const auto it = parts.tensors->tensors().find(name);
+    if (it == parts.tensors->tensors().end()) {
+      faults.push_back(
+          absl::StrCat("tensor '", name, "' is missing, expected ", ShapeText(t.shape)));
+      continue;
+    }
+    const TensorInfo& info = it->second;
+    if (info.shape != t.shape) {
+      faults.push_back(absl::StrCat(info.file, ": tensor '", name, "' has shape ",
+                                    ShapeText(info.shape), ", expected ", ShapeText(t.shape)));
+    } else if (!IsReal(info.dtype)) {
+      faults.push_back(absl::StrCat(info.file, ": tensor '", name, "' has type ",
+                                    DTypeName(info.dtype),
+                                    ", expected a floating-point or a block-quantized type"));
+    }
+  }
+  for (const auto& [name, info] : parts.tensors->tensors()) {
+    if (expected.count(name) > 0 || parts.family->ignored(parts.spec, name)) continue;
+    faults.push_back(absl::StrCat(info.file, ": tensor '", name, "' ", ShapeText(info.shape),
+                                  " is not one that this model has"));
+  }
+  return faults;
+}
+
+absl::Status CheckTensors(const ModelParts& parts, const std::vector<FamilyTensor>& plan) {
+  std::vector<std::string> faults = TensorFaults(parts, plan);
+  if (faults.empty()) return absl::OkStatus();
+  const size_t count = faults.size();
+  if (count > kMaxFaults) {
+    faults.resize(kMaxFaults);
+    faults.push_back(absl::StrCat("and ", count - kMaxFaults, " more"));
+  }
+  return absl::InvalidArgumentError(
+      absl::StrCat(parts.path, ": ", count, count == 1 ? " fault" : " faults", " in the tensors:\n",
+                   absl::StrJoin(faults, "\n")));
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<ModelSource>> MakeCheckedModel(ModelParts parts) {
+  auto spec = ArchitectureSpecFromJson(ToJson(parts.spec));
+  if (!spec.ok()) return Annotate(spec.status(), parts.path);
+  std::vector<FamilyTensor> plan = parts.family->tensors(parts.spec);
+  SA_RETURN_IF_ERROR(CheckTensors(parts, plan));
+  return std::make_unique<CheckedModel>(std::move(parts), std::move(plan));
+}
+
+absl::StatusOr<std::unique_ptr<ModelSource>> ModelSource::Open(const std::string& path) {
+  std::error_code error;
+  const auto status = std::filesystem::status(path, error);
+  if (!std::filesystem::exists(status)) {
+    return absl::NotFoundError(
+        absl::StrCat(path,
+                     ": no such source, expected a .gguf file or a directory with config.json, "
+                     "*.safetensors and tokenizer.json"));
+  }
+  if (std::filesystem::is_directory(status)) return OpenHuggingFaceDirectory(path);
+  return OpenGgufModel(path);
+}
+
+}  // namespace shiftadd

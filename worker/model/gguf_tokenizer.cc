@@ -1,0 +1,191 @@
+#include "worker/model/gguf_tokenizer.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/base/status_macros.h"
+
+namespace shiftadd {
+namespace {
+
+using nlohmann::json;
+
+// ggml's kinds of tokens.
+enum TokenType : int64_t { kNormal = 1, kUnknown = 2, kControl = 3, kUserDefined = 4, kUnused = 5 };
+
+// What a name in tokenizer.ggml.pre stands for.
+struct PreTokenizerForm {
+  std::vector<std::string> names;
+  json pre_tokenizer;
+  json normalizer;
+  bool ignore_merges = false;
+  bool add_bos = false;  // where the file does not say
+};
+
+json ByteLevel(bool use_regex) {
+  return {{"type", "ByteLevel"},
+          {"add_prefix_space", false},
+          {"trim_offsets", true},
+          {"use_regex", use_regex}};
+}
+
+json SplitThenBytes(const char* regex) {
+  const json split = {{"type", "Split"},
+                      {"pattern", {{"Regex", regex}}},
+                      {"behavior", "Isolated"},
+                      {"invert", false}};
+  return {{"type", "Sequence"}, {"pretokenizers", {split, ByteLevel(false)}}};
+}
+
+const std::vector<PreTokenizerForm>& Forms() {
+  static const char* const kLlama3 =
+      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| "
+      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  static const char* const kQwen2 =
+      "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
+      "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  static const json digits = {{"type", "Digits"}, {"individual_digits", true}};
+  static const auto* const forms = new std::vector<PreTokenizerForm>{
+      {{"smollm"},
+       {{"type", "Sequence"}, {"pretokenizers", {digits, ByteLevel(true)}}},
+       json(),
+       false,
+       false},
+      {{"llama-bpe", "llama3", "llama-v3"}, SplitThenBytes(kLlama3), json(), true, true},
+      {{"gpt-2"}, ByteLevel(true), json(), false, false},
+      {{"qwen2"}, SplitThenBytes(kQwen2), {{"type", "NFC"}}, false, false},
+  };
+  return *forms;
+}
+
+absl::StatusOr<const PreTokenizerForm*> FindForm(const GgufMetadata& meta) {
+  SA_ASSIGN_OR_RETURN(const std::string model, meta.String("tokenizer.ggml.model", std::nullopt));
+  if (model != "gpt2") {
+    return absl::UnimplementedError(
+        absl::StrCat(meta.file(), ": metadata 'tokenizer.ggml.model' is '", model,
+                     "': not supported, supported is: gpt2 (byte-level BPE)"));
+  }
+  SA_ASSIGN_OR_RETURN(const std::string pre, meta.String("tokenizer.ggml.pre", std::nullopt));
+  std::vector<std::string> all;
+  for (const PreTokenizerForm& form : Forms()) {
+    if (std::count(form.names.begin(), form.names.end(), pre) > 0) return &form;
+    all.insert(all.end(), form.names.begin(), form.names.end());
+  }
+  return absl::UnimplementedError(
+      absl::StrCat(meta.file(), ": metadata 'tokenizer.ggml.pre' is '", pre,
+                   "': not supported, supported are: ", absl::StrJoin(all, ", ")));
+}
+
+absl::StatusOr<std::vector<int64_t>> TokenTypes(const GgufMetadata& meta, size_t count) {
+  const std::string key = "tokenizer.ggml.token_type";
+  const json* value = meta.Find(key);
+  if (value == nullptr) return std::vector<int64_t>(count, kNormal);
+  bool good = value->is_array() && value->size() == count;
+  std::vector<int64_t> types;
+  for (size_t i = 0; good && i < count; ++i) {
+    good = (*value)[i].is_number_integer();
+    if (good) types.push_back((*value)[i].get<int64_t>());
+  }
+  if (!good) return meta.Fault(key, absl::StrCat("an array of ", count, " integers"));
+  return types;
+}
+
+// Fills model.vocab and added_tokens.
+absl::Status AddTokens(const GgufMetadata& meta, const std::vector<std::string>& tokens,
+                       json* document) {
+  SA_ASSIGN_OR_RETURN(const std::vector<int64_t> types, TokenTypes(meta, tokens.size()));
+  json& vocab = (*document)["model"]["vocab"] = json::object();
+  json& added = (*document)["added_tokens"] = json::array();
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (types[i] == kUnused) continue;
+    if (!vocab.emplace(tokens[i], i).second) {
+      return absl::InvalidArgumentError(absl::StrCat(meta.file(),
+                                                     ": metadata 'tokenizer.ggml.tokens': entry ",
+                                                     i, " '", tokens[i], "' stands twice"));
+    }
+    if (types[i] != kControl && types[i] != kUserDefined && types[i] != kUnknown) continue;
+    added.push_back({{"id", i},
+                     {"content", tokens[i]},
+                     {"single_word", false},
+                     {"lstrip", false},
+                     {"rstrip", false},
+                     {"normalized", false},
+                     {"special", types[i] != kUserDefined}});
+  }
+  return absl::OkStatus();
+}
+
+absl::Status AddMerges(const GgufMetadata& meta, json* document) {
+  SA_ASSIGN_OR_RETURN(const std::vector<std::string> merges, meta.Strings("tokenizer.ggml.merges"));
+  json& out = (*document)["model"]["merges"] = json::array();
+  for (const std::string& merge : merges) {
+    const size_t space = merge.find(' ', 1);
+    if (space == std::string::npos || space + 1 == merge.size()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(meta.file(), ": metadata 'tokenizer.ggml.merges': entry ", out.size(), " '",
+                       merge, "' is not two tokens and a space"));
+    }
+    out.push_back({merge.substr(0, space), merge.substr(space + 1)});
+  }
+  return absl::OkStatus();
+}
+
+json BosTemplate(const std::string& bos, int64_t id) {
+  const json special = {{"SpecialToken", {{"id", bos}, {"type_id", 0}}}};
+  const json a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
+  const json b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
+  const json special_b = {{"SpecialToken", {{"id", bos}, {"type_id", 1}}}};
+  json tokens = json::object();
+  tokens[bos] = {{"id", bos}, {"ids", json::array({id})}, {"tokens", json::array({bos})}};
+  return {{"type", "TemplateProcessing"},
+          {"single", json::array({special, a})},
+          {"pair", json::array({special, a, special_b, b})},
+          {"special_tokens", tokens}};
+}
+
+json EmptyDocument(const PreTokenizerForm& form) {
+  json decoder = ByteLevel(true);
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"normalizer", form.normalizer},
+          {"pre_tokenizer", form.pre_tokenizer},
+          {"post_processor", nullptr},
+          {"decoder", std::move(decoder)},
+          {"model",
+           {{"type", "BPE"},
+            {"dropout", nullptr},
+            {"unk_token", nullptr},
+            {"continuing_subword_prefix", nullptr},
+            {"end_of_word_suffix", nullptr},
+            {"fuse_unk", false},
+            {"byte_fallback", false},
+            {"ignore_merges", form.ignore_merges}}}};
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufMetadata& meta,
+                                                  ArchitectureSpec* spec) {
+  SA_ASSIGN_OR_RETURN(const PreTokenizerForm* form, FindForm(meta));
+  SA_ASSIGN_OR_RETURN(const std::vector<std::string> tokens, meta.Strings("tokenizer.ggml.tokens"));
+  json document = EmptyDocument(*form);
+  SA_RETURN_IF_ERROR(AddTokens(meta, tokens, &document));
+  SA_RETURN_IF_ERROR(AddMerges(meta, &document));
+  SA_ASSIGN_OR_RETURN(spec->add_bos, meta.Bool("tokenizer.ggml.add_bos_token", form->add_bos));
+  const int64_t bos = spec->bos_token;
+  if (spec->add_bos) {
+    if (bos < 0 || bos >= static_cast<int64_t>(tokens.size())) {
+      return meta.Fault("tokenizer.ggml.bos_token_id", "the id of a token, for BOS is to be added");
+    }
+    document["post_processor"] = BosTemplate(tokens[static_cast<size_t>(bos)], bos);
+  }
+  SA_ASSIGN_OR_RETURN(const std::string chat, meta.String("tokenizer.chat_template", ""));
+  document["shiftadd"] = {{"chat_template", chat.empty() ? json() : json(chat)},
+                          {"bos", bos < 0 ? json() : json(bos)},
+                          {"eos", spec->eos_tokens}};
+  return document.dump();
+}
+
+}  // namespace shiftadd
