@@ -25,7 +25,7 @@ class ClusterTest : public ::testing::Test {
     options.blocks = 4;
     options.heads = 4;
     options.kv_heads = 2;
-    ASSERT_TRUE(WriteTinyLlama(*root_ + "/tiny", options).ok());
+    ASSERT_TRUE(WriteTinyLlamaDirectory(*root_ + "/tiny", options).ok());
   }
 
   static v1::JobSpec Spec(const std::string& name, v1::Method method = v1::METHOD_SHIFTADD) {

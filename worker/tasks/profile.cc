@@ -113,6 +113,17 @@ absl::StatusOr<std::vector<HessianMatrix>> Accumulate(int64_t block, const Quant
   return hessians;
 }
 
+// The one candidate of a skipped layer: its weights as they are, bits 0, no error.
+absl::StatusOr<Candidate> RawCandidate(const LinearLayer& layer, const std::vector<float>& weight) {
+  Candidate raw;
+  SA_ASSIGN_OR_RETURN(raw.blob, BuildRawLayerBlob(layer.name, weight, layer.rows, layer.cols));
+  SA_ASSIGN_OR_RETURN(const auto file, ParseSafetensors(raw.blob, layer.name));
+  for (const auto& [name, info] : file->tensors()) raw.stored_bytes += info.bytes;
+  raw.stored_bits =
+      8.0 * static_cast<double>(raw.stored_bytes) / static_cast<double>(layer.rows * layer.cols);
+  return raw;
+}
+
 void Fill(const Candidate& candidate, const std::string& digest, v1::CandidateReport* out) {
   out->set_bits(static_cast<uint32_t>(candidate.bits));
   out->set_stored_bytes(candidate.stored_bytes);
@@ -155,7 +166,7 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
     SA_ASSIGN_OR_RETURN(const std::vector<float> weight, session->source().Read(layer.name));
     std::vector<Candidate> candidates;
     if (const std::vector<int> widths = WidthsOf(context.recipe(), layer.name); widths.empty()) {
-      SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer.name, weight, layer.rows, layer.cols));
+      SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer, weight));
       candidates.push_back(std::move(raw));
     } else {
       PhaseTimer timer(session->metrics().quantize);

@@ -1,0 +1,249 @@
+// Tasks of a tiny model, run in one process on a real blob store.
+#include "worker/tasks/tasks.h"
+
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "worker/model/testing/tiny_llama.h"
+#include "worker/tasks/task_runner.h"
+
+namespace shiftadd {
+namespace {
+
+TEST(GlobMatches, StarsAndQuestionMarks) {
+  EXPECT_TRUE(GlobMatches("blocks.*.attn.?", "blocks.12.attn.q"));
+  EXPECT_TRUE(GlobMatches("*", ""));
+  EXPECT_TRUE(GlobMatches("*down", "blocks.0.mlp.down"));
+  EXPECT_TRUE(GlobMatches("a*b*c", "a-b-b-c"));
+  EXPECT_FALSE(GlobMatches("blocks.1.*", "blocks.12.attn.q"));
+  EXPECT_FALSE(GlobMatches("?", ""));
+  EXPECT_FALSE(GlobMatches("a*b", "a-b-c"));
+}
+
+TEST(PathOfUri, WantsAnAbsoluteFileUri) {
+  EXPECT_EQ(PathOfUri("file:///a/b").value(), "/a/b");
+  for (const char* bad : {"", "/a", "file://", "file://host/a", "hf:org/model"})
+    EXPECT_FALSE(PathOfUri(bad).ok());
+}
+
+class TasksTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern =
+        (std::filesystem::temp_directory_path() / "shiftadd-tasks-XXXXXX").string();
+    dir_ = mkdtemp(pattern.data());
+    InitTorch();
+    testing::TinyLlamaOptions options;
+    options.blocks = 3;
+    ASSERT_TRUE(testing::WriteTinyLlamaDirectory(dir_ + "/tiny", options).ok());
+    store_ = OpenOciLayout(dir_ + "/store").value();
+    metrics_ = std::make_unique<WorkerMetrics>(&registry_);
+    context_.set_job_id("job-1");
+    context_.set_source("file://" + dir_ + "/tiny");
+    v1::Recipe* recipe = context_.mutable_recipe();
+    recipe->set_method(v1::METHOD_SHIFTADD);
+    recipe->set_rotation(v1::ROTATION_WHT128);
+    recipe->set_hessian(v1::HESSIAN_RMS);
+    recipe->set_group_size(128);
+    recipe->add_candidate_bits(2);
+    recipe->add_candidate_bits(3);
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  std::unique_ptr<TaskRunner> NewRunner(const std::string& root = "") {
+    return std::make_unique<TaskRunner>(
+        TaskRunnerOptions{1, {root.empty() ? dir_ : root}, uint64_t{1} << 33}, store_.get(),
+        metrics_.get());
+  }
+  v1::Task NewTask(v1::TaskKind kind) {
+    v1::Task task;
+    task.set_task_id("t");
+    task.set_kind(kind);
+    *task.mutable_context() = context_;
+    return task;
+  }
+  absl::StatusOr<v1::TaskResult> Run(TaskRunner* runner, const v1::Task& task) {
+    TaskControl control;
+    return runner->Run(task, &control);
+  }
+  // Two parts of two windows.
+  std::vector<std::string> Calibrate(TaskRunner* runner) {
+    std::vector<std::string> digests;
+    for (uint32_t first : {0u, 2u}) {
+      v1::Task task = NewTask(v1::TASK_KIND_CALIBRATE);
+      task.mutable_calibrate()->set_first(first);
+      task.mutable_calibrate()->set_count(2);
+      task.mutable_calibrate()->set_length(24);
+      const auto result = Run(runner, task);
+      EXPECT_TRUE(result.ok()) << result.status();
+      if (result.ok()) digests.push_back(result->calibrate().digest());
+    }
+    return digests;
+  }
+  v1::Task ProfileOf(uint32_t block, const std::vector<std::string>& parts) {
+    v1::Task task = NewTask(v1::TASK_KIND_PROFILE);
+    task.mutable_profile()->set_block(block);
+    for (const std::string& part : parts) task.mutable_profile()->add_tokens_digests(part);
+    return task;
+  }
+  static std::vector<std::string> Digests(const v1::TaskResult& result) {
+    std::vector<std::string> digests;
+    for (const auto& layer : result.profile().layers()) {
+      for (const auto& candidate : layer.candidates()) digests.push_back(candidate.digest());
+    }
+    return digests;
+  }
+
+  std::string dir_;
+  prometheus::Registry registry_;
+  std::unique_ptr<WorkerMetrics> metrics_;
+  std::unique_ptr<BlobStore> store_;
+  v1::TaskContext context_;
+};
+
+TEST_F(TasksTest, IngestPlansEveryLayerAndHashSaysWhichBytes) {
+  auto runner = NewRunner();
+  v1::Task task = NewTask(v1::TASK_KIND_INGEST);
+  task.mutable_ingest()->mutable_calibration()->set_sequences(4);
+  task.mutable_ingest()->mutable_calibration()->set_length(24);
+  const auto result = Run(runner.get(), task);
+  ASSERT_TRUE(result.ok()) << result.status();
+  const v1::Plan& plan = result->ingest().plan();
+  EXPECT_EQ(plan.blocks(), 3u);
+  ASSERT_EQ(plan.layers_size(), 3 * 7);
+  EXPECT_EQ(plan.layers(0).name(), "blocks.0.attn.q");
+  EXPECT_GT(plan.parameters(), plan.quantized_parameters());
+  EXPECT_GT(plan.worker_memory_bytes(), 0u);
+  EXPECT_TRUE(store_->Stat(plan.tokenizer_digest()).ok());
+
+  v1::Task hash = NewTask(v1::TASK_KIND_HASH);
+  *hash.mutable_hash()->mutable_files() = plan.source_files();
+  const auto hashed = Run(runner.get(), hash);
+  ASSERT_TRUE(hashed.ok()) << hashed.status();
+  ASSERT_GE(hashed->hash().files_size(), 3);
+  for (const v1::SourceFile& file : hashed->hash().files())
+    EXPECT_TRUE(ValidateDigest(file.digest()).ok());
+  hash.mutable_hash()->mutable_files(0)->set_path("../../etc/passwd");
+  EXPECT_EQ(Run(runner.get(), hash).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TasksTest, SourcesOutsideTheRootsAreRefused) {
+  std::filesystem::create_directories(dir_ + "/other");
+  auto runner = NewRunner(dir_ + "/other");
+  EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  std::filesystem::create_directory_symlink(dir_ + "/tiny", dir_ + "/other/link");
+  context_.set_source("file://" + dir_ + "/other/link");
+  EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  context_.set_source("file://" + dir_ + "/absent");
+  EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST_F(TasksTest, ABlockHasTheSameBytesFromHeldActivationsBoundariesAndTheEmbedding) {
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  ASSERT_EQ(parts.size(), 2u);
+  // One worker, in order: from held activations.
+  std::vector<std::vector<std::string>> in_order;
+  for (uint32_t block = 0; block < 3; ++block) {
+    const auto result = Run(runner.get(), ProfileOf(block, parts));
+    ASSERT_TRUE(result.ok()) << result.status();
+    in_order.push_back(Digests(*result));
+    ASSERT_EQ(in_order.back().size(), 7u * 2);
+    ASSERT_TRUE(runner->held().has_value());
+    EXPECT_EQ(runner->held()->block, block + 1);
+  }
+  // A fresh worker: from the embedding; and again, backwards.
+  auto fresh = NewRunner();
+  for (const uint32_t block : {2u, 1u}) {
+    const auto result = Run(fresh.get(), ProfileOf(block, parts));
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(Digests(*result), in_order[block]);
+  }
+  // From a stored boundary of block 1.
+  auto late = NewRunner();
+  v1::Task task = ProfileOf(2, parts);
+  for (uint32_t part = 0; part < 2; ++part) {
+    v1::Task forward = NewTask(v1::TASK_KIND_FORWARD);
+    forward.mutable_forward()->set_tokens_digest(parts[part]);
+    forward.mutable_forward()->set_part(part);
+    forward.mutable_forward()->add_split_blocks(1);
+    const auto result = Run(late.get(), forward);
+    ASSERT_TRUE(result.ok()) << result.status();
+    ASSERT_EQ(result->forward().boundaries_size(), 1);
+    *task.mutable_profile()->add_boundaries() = result->forward().boundaries(0);
+  }
+  const auto result = Run(late.get(), task);
+  ASSERT_TRUE(result.ok()) << result.status();
+  EXPECT_EQ(Digests(*result), in_order[2]);
+}
+
+TEST_F(TasksTest, OverridesNarrowOrSkip) {
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  v1::RecipeOverride* wide = context_.mutable_recipe()->add_overrides();
+  wide->set_glob("*.attn.q");
+  wide->set_bits(5);
+  v1::RecipeOverride* skip = context_.mutable_recipe()->add_overrides();
+  skip->set_glob("*.down");
+  skip->set_skip(true);
+  const auto result = Run(runner.get(), ProfileOf(0, parts));
+  ASSERT_TRUE(result.ok()) << result.status();
+  const auto& layers = result->profile().layers();
+  ASSERT_EQ(layers.size(), 7);
+  ASSERT_EQ(layers[0].candidates_size(), 1);
+  EXPECT_EQ(layers[0].candidates(0).bits(), 5u);
+  EXPECT_EQ(layers[1].candidates_size(), 2);
+  ASSERT_EQ(layers[6].candidates_size(), 1);
+  EXPECT_EQ(layers[6].candidates(0).bits(), 0u);
+  EXPECT_EQ(layers[6].candidates(0).output_error(), 0);
+}
+
+TEST_F(TasksTest, TextsAreCutIntoWindowsPlainOrJsonl) {
+  auto runner = NewRunner();
+  std::string text;
+  for (int i = 0; i < 200; ++i) absl::StrAppend(&text, "word", i, " ");
+  const auto count_of = [&](const std::string& data, uint32_t first) -> absl::StatusOr<uint32_t> {
+    v1::Task task = NewTask(v1::TASK_KIND_CALIBRATE);
+    const auto digest = store_->Put(data);
+    if (!digest.ok()) return digest.status();
+    task.mutable_calibrate()->set_text_digest(*digest);
+    task.mutable_calibrate()->set_count(8);
+    task.mutable_calibrate()->set_length(16);
+    task.mutable_calibrate()->set_text_first(first);
+    const auto result = Run(runner.get(), task);
+    if (!result.ok()) return result.status();
+    return result->calibrate().count();
+  };
+  EXPECT_EQ(count_of(text, 0).value(), 8u);
+  EXPECT_EQ(count_of("{\"text\": \"" + text + "\"}\n{\"text\": \"more\"}\n", 0).value(), 8u);
+  EXPECT_EQ(count_of("short", 0).value(), 0u);
+  EXPECT_EQ(count_of(text, 100000).value(), 0u);
+  EXPECT_FALSE(count_of("{\"text\": \"x\"}\n{\"no\": 1}\n", 0).ok());
+  EXPECT_FALSE(count_of("", 0).ok());
+}
+
+TEST_F(TasksTest, ACancelledTaskEndsAndHoldsNothing) {
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  TaskControl control;
+  control.cancelled = true;
+  EXPECT_EQ(runner->Run(ProfileOf(1, parts), &control).status().code(),
+            absl::StatusCode::kCancelled);
+  EXPECT_FALSE(runner->held().has_value());
+}
+
+TEST_F(TasksTest, ATaskOfAnUnknownKindIsRefused) {
+  auto runner = NewRunner();
+  EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_REFINE)).status().code(),
+            absl::StatusCode::kUnimplemented);
+}
+
+}  // namespace
+}  // namespace shiftadd
