@@ -1,0 +1,371 @@
+#include "services/store/job_store_conformance.h"
+
+#include <filesystem>
+#include <set>
+#include <thread>
+
+#include "services/base/ids.h"
+
+namespace shiftadd {
+
+GTEST_ALLOW_UNINSTANTIATED_PARAMETERIZED_TEST(JobStoreConformance);
+
+void JobStoreConformance::SetUp() {
+  place_ = testing::TempDir() + NewId("store");
+  std::filesystem::create_directories(place_);
+  Reopen();
+}
+
+void JobStoreConformance::TearDown() {
+  store_.reset();
+  std::filesystem::remove_all(place_);
+}
+
+void JobStoreConformance::Reopen() {
+  store_.reset();
+  auto opened = GetParam().open(place_, clock_, StorePolicy{});
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  store_ = *std::move(opened);
+}
+
+JobRecord JobStoreConformance::Create(const std::string& job_id, const std::string& owner,
+                                      int priority) {
+  NewJob job;
+  job.job.set_job_id(job_id);
+  job.job.set_owner(owner);
+  job.job.set_state(v1::JOB_STATE_QUEUED);
+  job.job.mutable_spec()->set_priority(priority);
+  auto record = store_->CreateJob(job);
+  EXPECT_TRUE(record.ok()) << record.status();
+  return *record;
+}
+
+JobRecord JobStoreConformance::Plan(const JobRecord& job, int count) {
+  JobUpdate update{job.job, job.revision, {}, false, {}};
+  update.job.set_state(v1::JOB_STATE_PROFILING);
+  for (int i = 0; i < count; ++i) {
+    update.tasks.push_back({v1::TASK_KIND_PROFILE, static_cast<uint32_t>(i), 0, 1, "payload"});
+  }
+  auto record = store_->UpdateJob(update);
+  EXPECT_TRUE(record.ok()) << record.status();
+  return *record;
+}
+
+LeaseQuery JobStoreConformance::Worker(const std::string& name, const std::string& device) {
+  LeaseQuery query;
+  query.worker = name;
+  query.device_class = device;
+  return query;
+}
+
+TaskRecord JobStoreConformance::Lease(const LeaseQuery& query) {
+  auto outcome = store_->LeaseTask(query);
+  EXPECT_TRUE(outcome.ok()) << outcome.status();
+  EXPECT_TRUE(outcome->task.has_value()) << outcome->idle_reason;
+  return outcome->task.value_or(TaskRecord{});
+}
+
+LeaseKey JobStoreConformance::KeyOf(const TaskRecord& task) {
+  return {task.task_id, task.worker, task.lease_epoch};
+}
+
+void JobStoreConformance::ExpectNoGaps(const std::string& job_id) {
+  const auto events = store_->Events(job_id, 1, 100000);
+  ASSERT_TRUE(events.ok());
+  for (size_t i = 0; i < events->size(); ++i) EXPECT_EQ((*events)[i].sequence(), i + 1);
+  EXPECT_EQ(store_->GetJob(job_id)->job.last_sequence(), events->size());
+}
+
+namespace {
+
+using absl::StatusCode;
+
+TEST_P(JobStoreConformance, CreateIsIdempotentByRequest) {
+  NewJob job;
+  job.job.set_job_id("job-a");
+  job.job.set_owner("ann");
+  job.job.set_state(v1::JOB_STATE_QUEUED);
+  job.request_id = "r1";
+  job.fingerprint = "f1";
+  ASSERT_TRUE(store_->CreateJob(job).ok());
+  job.job.set_job_id("job-b");
+  EXPECT_EQ(store_->CreateJob(job)->job.job_id(), "job-a");
+  job.fingerprint = "f2";
+  EXPECT_EQ(store_->CreateJob(job).status().code(), StatusCode::kAlreadyExists);
+  job.job.set_owner("bob");  // request ids are an owner's own
+  EXPECT_EQ(store_->CreateJob(job)->job.job_id(), "job-b");
+  Reopen();
+  EXPECT_EQ(store_->GetJob("job-a")->job.owner(), "ann");
+  EXPECT_EQ(store_->GetJob("job-c").status().code(), StatusCode::kNotFound);
+}
+
+TEST_P(JobStoreConformance, ListsNewestFirstInPages) {
+  for (int i = 0; i < 5; ++i) Create("job-" + std::to_string(i));
+  std::string token, seen;
+  int pages = 0;
+  do {
+    const auto page = store_->ListJobs(2, token, &token);
+    ASSERT_TRUE(page.ok());
+    for (const JobRecord& r : *page) seen += r.job.job_id().back();
+    ++pages;
+  } while (!token.empty());
+  EXPECT_EQ(seen, "43210");
+  EXPECT_EQ(pages, 3);
+  EXPECT_EQ(store_->ListJobs(2, "x", &token).status().code(), StatusCode::kInvalidArgument);
+}
+
+TEST_P(JobStoreConformance, UpdatesNameTheirRevision) {
+  const JobRecord job = Create("job-a");
+  const JobRecord planned = Plan(job, 1);
+  EXPECT_GT(planned.revision, job.revision);
+  JobUpdate stale{job.job, job.revision, {}, false, {}};
+  EXPECT_EQ(store_->UpdateJob(stale).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->GetJob("job-a")->job.state(), v1::JOB_STATE_PROFILING);
+  // Planning the same task again changes nothing: what exists stays.
+  const TaskRecord leased = Lease(Worker("w"));
+  Plan(planned, 2);
+  const auto tasks = store_->ListTasks("job-a", true);
+  ASSERT_EQ(tasks->size(), 2u);
+  EXPECT_EQ((*tasks)[0].task_id, leased.task_id);
+  EXPECT_EQ((*tasks)[0].state, TaskState::kRunning);
+}
+
+TEST_P(JobStoreConformance, EpochsFenceAndRepeatsAreAccepted) {
+  Plan(Create("job-a"), 1);
+  const TaskRecord first = Lease(Worker("w1"));
+  EXPECT_EQ(first.payload, "payload");
+  EXPECT_EQ(store_->GetJob("job-a")->job.device_class(), "cpu-avx2");
+  clock_->Advance(absl::Seconds(31));
+  ASSERT_EQ(store_->ReapExpired()->size(), 1u);
+  const TaskRecord second = Lease(Worker("w2"));
+  EXPECT_EQ(second.task_id, first.task_id);
+  EXPECT_GT(second.lease_epoch, first.lease_epoch);
+  EXPECT_EQ(second.attempts.at("expired"), 1);
+
+  EXPECT_EQ(store_->RenewLease(KeyOf(first), 0.5).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->CompleteTask(KeyOf(first), "r", {}).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->FailTask(KeyOf(first), FailureKind::kFatal, "c", 3, "m").status().code(),
+            StatusCode::kAborted);
+  LeaseKey forged = KeyOf(second);
+  forged.worker = "w3";
+  EXPECT_EQ(store_->CompleteTask(forged, "r", {}).status().code(), StatusCode::kAborted);
+
+  v1::JobEvent event;
+  event.set_log("layer done");
+  EXPECT_TRUE(*store_->CompleteTask(KeyOf(second), "r", {event}));
+  const uint64_t events = store_->GetJob("job-a")->job.last_sequence();
+  EXPECT_FALSE(*store_->CompleteTask(KeyOf(second), "r", {event}));  // the answer was lost
+  EXPECT_EQ(store_->GetJob("job-a")->job.last_sequence(), events);
+  EXPECT_EQ(store_->CompleteTask(KeyOf(second), "other", {}).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->RenewLease(KeyOf(second), 1).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->GetTask(second.task_id)->result, "r");
+  EXPECT_EQ(store_->CompleteTask({"no-such-task", "w", 1}, "r", {}).status().code(),
+            StatusCode::kAborted);
+  ExpectNoGaps("job-a");
+}
+
+TEST_P(JobStoreConformance, RenewalKeepsALeaseAlive) {
+  Plan(Create("job-a"), 1);
+  const TaskRecord task = Lease(Worker("w"));
+  for (int i = 0; i < 10; ++i) {
+    clock_->Advance(absl::Seconds(20));
+    const auto renewed = store_->RenewLease(KeyOf(task), i / 10.0);
+    ASSERT_TRUE(renewed.ok());
+    EXPECT_EQ(renewed->deadline, clock_->Now() + absl::Seconds(30));
+    EXPECT_FALSE(renewed->cancel);
+    EXPECT_TRUE(store_->ReapExpired()->empty());
+  }
+  EXPECT_DOUBLE_EQ(store_->GetTask(task.task_id)->progress, 0.9);
+}
+
+TEST_P(JobStoreConformance, FourAttemptsThenTheTaskFails) {
+  Plan(Create("job-a"), 1);
+  for (int i = 1; i <= 4; ++i) {
+    const TaskRecord task = Lease(Worker("w" + std::to_string(i)));
+    if (i % 2) {
+      EXPECT_EQ(*store_->FailTask(KeyOf(task), FailureKind::kRetry, "RESOURCE_EXHAUSTED", 8, "oom"),
+                i == 4);
+    } else {
+      clock_->Advance(absl::Seconds(31));
+      const auto expired = store_->ReapExpired();
+      ASSERT_EQ(expired->size(), 1u);
+      EXPECT_EQ((*expired)[0].failed, i == 4);
+    }
+  }
+  const TaskRecord task = store_->ListTasks("job-a", false)->front();
+  EXPECT_EQ(task.state, TaskState::kFailed);
+  EXPECT_EQ(task.attempts, (std::map<std::string, int>{{"RESOURCE_EXHAUSTED", 2}, {"expired", 2}}));
+  EXPECT_FALSE(store_->LeaseTask(Worker("w9"))->task.has_value());
+}
+
+TEST_P(JobStoreConformance, ReleaseCountsAsNoAttemptAndFatalIsFinal) {
+  Plan(Create("job-a"), 1);
+  for (int i = 0; i < 6; ++i) {
+    const TaskRecord task = Lease(Worker("w"));
+    EXPECT_FALSE(*store_->FailTask(KeyOf(task), FailureKind::kReleased, "CANCELLED", 1, "drain"));
+  }
+  const TaskRecord task = Lease(Worker("w"));
+  EXPECT_TRUE(task.attempts.empty());
+  EXPECT_TRUE(*store_->FailTask(KeyOf(task), FailureKind::kFatal, "INVALID_ARGUMENT", 3, "bad"));
+  const TaskRecord failed = *store_->GetTask(task.task_id);
+  EXPECT_EQ(failed.state, TaskState::kFailed);
+  EXPECT_EQ(failed.error, "bad");
+  EXPECT_EQ(failed.error_code, 3);
+}
+
+TEST_P(JobStoreConformance, ALostTaskPrefersAnotherWorker) {
+  Plan(Create("job-a"), 1);
+  ASSERT_TRUE(store_->TouchWorker(Worker("w2")).ok());
+  const TaskRecord task = Lease(Worker("w1"));
+  EXPECT_FALSE(*store_->FailTask(KeyOf(task), FailureKind::kRetry, "INTERNAL", 13, "x"));
+  EXPECT_FALSE(store_->LeaseTask(Worker("w1"))->task.has_value());
+  clock_->Advance(absl::Minutes(2));  // w2 has gone: better the same worker than none
+  EXPECT_EQ(Lease(Worker("w1")).task_id, task.task_id);
+}
+
+TEST_P(JobStoreConformance, ReopeningGivesRunningLeasesGrace) {
+  Plan(Create("job-a"), 1);
+  const TaskRecord task = Lease(Worker("w"));
+  clock_->Advance(absl::Hours(1));
+  Reopen();
+  EXPECT_TRUE(store_->ReapExpired()->empty());
+  clock_->Advance(absl::Seconds(29));
+  EXPECT_TRUE(store_->ReapExpired()->empty());
+  EXPECT_TRUE(store_->RenewLease(KeyOf(task), 0).ok());
+  clock_->Advance(absl::Seconds(31));
+  EXPECT_EQ(store_->ReapExpired()->size(), 1u);
+}
+
+TEST_P(JobStoreConformance, CancelWaitsForLeases) {
+  Plan(Create("job-a"), 3);
+  const TaskRecord one = Lease(Worker("w1"));
+  const TaskRecord two = Lease(Worker("w2"));
+  const auto job = store_->CancelJob("job-a");
+  ASSERT_TRUE(job.ok());
+  EXPECT_EQ(job->job.state(), v1::JOB_STATE_CANCELLING);
+  EXPECT_EQ(job->job.resume_state(), v1::JOB_STATE_PROFILING);
+  EXPECT_FALSE(store_->LeaseTask(Worker("w3"))->task.has_value());
+  EXPECT_TRUE(store_->RenewLease(KeyOf(one), 0)->cancel);
+  EXPECT_FALSE(*store_->FailTask(KeyOf(one), FailureKind::kReleased, "CANCELLED", 1, ""));
+  EXPECT_EQ(store_->GetJob("job-a")->job.state(), v1::JOB_STATE_CANCELLING);
+  EXPECT_TRUE(store_->CancelJob("job-a").ok());  // again: nothing new
+  clock_->Advance(absl::Seconds(31));
+  ASSERT_EQ(store_->ReapExpired()->size(), 1u);
+  EXPECT_EQ(store_->GetJob("job-a")->job.state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(store_->RenewLease(KeyOf(two), 0).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->JobsNeedingWork()->size(), 1u);  // its scratch
+  ASSERT_TRUE(store_->MarkCleaned("job-a").ok());
+  EXPECT_TRUE(store_->JobsNeedingWork()->empty());
+  ExpectNoGaps("job-a");
+  EXPECT_EQ(store_->Events("job-a", 1, 1000)->back().state(), v1::JOB_STATE_CANCELLED);
+}
+
+TEST_P(JobStoreConformance, FailingDropsOpenTasksAndRetryBringsThemBack) {
+  JobRecord job = Plan(Create("job-a"), 3);
+  const TaskRecord done = Lease(Worker("w1"));
+  ASSERT_TRUE(store_->CompleteTask(KeyOf(done), "r", {}).ok());
+  const TaskRecord running = Lease(Worker("w1"));
+  JobUpdate update{job.job, job.revision, {}, true, {}};
+  update.job.set_state(v1::JOB_STATE_FAILED);
+  update.job.set_resume_state(v1::JOB_STATE_PROFILING);
+  update.job.set_error("disk full");
+  ASSERT_TRUE(store_->UpdateJob(update).ok());
+  EXPECT_EQ(store_->RenewLease(KeyOf(running), 0).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(store_->CancelJob("job-a").status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_EQ(store_->AppendEvents("job-a", {v1::JobEvent()}).code(),
+            StatusCode::kFailedPrecondition);
+
+  const auto retried = store_->RetryJob("job-a");
+  ASSERT_TRUE(retried.ok()) << retried.status();
+  EXPECT_EQ(retried->job.state(), v1::JOB_STATE_PROFILING);
+  EXPECT_EQ(retried->job.error(), "");
+  EXPECT_EQ(store_->RetryJob("job-a").status().code(), StatusCode::kFailedPrecondition);
+  std::map<TaskState, int> states;
+  const auto tasks = store_->ListTasks("job-a", false);
+  for (const TaskRecord& t : *tasks) ++states[t.state];
+  EXPECT_EQ(states, (std::map<TaskState, int>{{TaskState::kReady, 2}, {TaskState::kDone, 1}}));
+  EXPECT_EQ(store_->CompleteTask(KeyOf(running), "late", {}).status().code(), StatusCode::kAborted);
+  ExpectNoGaps("job-a");
+}
+
+TEST_P(JobStoreConformance, DeletesTerminalJobsOnly) {
+  Plan(Create("job-a"), 1);
+  EXPECT_EQ(store_->DeleteJob("job-a").code(), StatusCode::kFailedPrecondition);
+  ASSERT_TRUE(store_->CancelJob("job-a").ok());
+  EXPECT_TRUE(store_->DeleteJob("job-a").ok());
+  EXPECT_EQ(store_->GetJob("job-a").status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(store_->Events("job-a", 1, 10).status().code(), StatusCode::kNotFound);
+}
+
+TEST_P(JobStoreConformance, OtherDeviceClassesIdle) {
+  Plan(Create("job-a"), 2);
+  Lease(Worker("w1", "cpu-avx2"));
+  const auto other = store_->LeaseTask(Worker("w2", "cpu-generic"));
+  ASSERT_TRUE(other.ok());
+  EXPECT_FALSE(other->task.has_value());
+  EXPECT_EQ(other->idle_reason, "idle: another device class");
+  Lease(Worker("w3", "cpu-avx2"));
+}
+
+TEST_P(JobStoreConformance, OwnersTakeTurnsThenPriorityThenAge) {
+  Plan(Create("old", "ann"), 2);
+  Plan(Create("urgent", "ann", 5), 2);
+  Plan(Create("other", "bob"), 2);
+  std::string order;
+  for (int i = 0; i < 6; ++i) order += Lease(Worker("w")).job_id + " ";
+  EXPECT_EQ(order, "urgent other urgent other old old ");
+}
+
+TEST_P(JobStoreConformance, CountsAndWorkers) {
+  Plan(Create("job-a"), 3);
+  Create("job-b");
+  ASSERT_TRUE(store_->TouchWorker(Worker("w2")).ok());
+  const TaskRecord task = Lease(Worker("w1"));
+  EXPECT_EQ((*store_->CountTasks()).at({v1::TASK_KIND_PROFILE, TaskState::kReady}), 2);
+  EXPECT_EQ((*store_->CountJobs()).at(v1::JOB_STATE_QUEUED), 1);
+  const auto workers = store_->ListWorkers();
+  ASSERT_EQ(workers->size(), 2u);
+  EXPECT_EQ((*workers)[0].task_id, task.task_id);
+  EXPECT_EQ((*workers)[0].task_kind, v1::TASK_KIND_PROFILE);
+  EXPECT_EQ((*workers)[1].task_id, "");
+  clock_->Advance(absl::Hours(2));
+  ASSERT_TRUE(store_->TouchWorker(Worker("w3")).ok());
+  EXPECT_EQ(store_->ListWorkers()->size(), 1u);
+}
+
+TEST_P(JobStoreConformance, WaitersSeeChanges) {
+  const uint64_t seen = store_->AwaitChange(0, absl::ZeroDuration());
+  std::thread writer([&] { Create("job-a"); });
+  const uint64_t now = store_->AwaitChange(seen, absl::Seconds(30));
+  writer.join();
+  EXPECT_GT(now, seen);
+  EXPECT_EQ(store_->AwaitChange(now, absl::Milliseconds(1)), now);
+  store_->StopWaiting();
+  EXPECT_EQ(store_->AwaitChange(now, absl::Hours(1)), now);
+}
+
+TEST_P(JobStoreConformance, ManyThreadsLeaseEachTaskOnce) {
+  Plan(Create("job-a"), 40);
+  std::mutex mutex;
+  std::multiset<std::string> leased;
+  std::vector<std::thread> threads;
+  for (int i = 0; i < 4; ++i) {
+    threads.emplace_back([&, i] {
+      while (true) {
+        const auto outcome = store_->LeaseTask(Worker("w" + std::to_string(i)));
+        ASSERT_TRUE(outcome.ok()) << outcome.status();
+        if (!outcome->task.has_value()) return;
+        EXPECT_TRUE(store_->CompleteTask(KeyOf(*outcome->task), "r", {}).ok());
+        std::lock_guard<std::mutex> hold(mutex);
+        leased.insert(outcome->task->task_id);
+      }
+    });
+  }
+  for (std::thread& t : threads) t.join();
+  EXPECT_EQ(leased.size(), 40u);
+  EXPECT_EQ(std::set<std::string>(leased.begin(), leased.end()).size(), 40u);
+  ExpectNoGaps("job-a");
+}
+
+}  // namespace
+}  // namespace shiftadd
