@@ -1,0 +1,39 @@
+// QuantizeInt8: the head and the embedding.
+#include <algorithm>
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "kernels/packed_matrix.h"
+#include "services/base/status_macros.h"
+#include "worker/quantize/layer_quantizer.h"
+#include "worker/quantize/packed_layer.h"
+#include "worker/quantize/weight_checks.h"
+
+namespace shiftadd {
+
+absl::StatusOr<Int8Matrix> QuantizeInt8(const std::string& name, const std::vector<float>& w,
+                                        int64_t n, int64_t k) {
+  SA_RETURN_IF_ERROR(CheckWeights(name, w, n, k));
+  const int64_t groups = (k + kInt8GroupSize - 1) / kInt8GroupSize;
+  Int8Matrix out;
+  out.codes.resize(n * k);
+  out.scale.resize(n * groups);
+  for (int64_t row = 0; row < n; ++row) {
+    const float row_max = MaxAbs(w.data() + row * k, k);
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t begin = row * k + g * kInt8GroupSize;
+      const int64_t size = std::min(kInt8GroupSize, k - g * kInt8GroupSize);
+      uint16_t* scale = &out.scale[row * groups + g];
+      SA_RETURN_IF_ERROR(
+          StoreScale(name, row, "scale", MaxAbs(w.data() + begin, size) / 127.0f, row_max, scale));
+      const float step = kernels::HalfToFloat(*scale);
+      for (int64_t i = begin; i < begin + size; ++i) {
+        const float code = step > 0.0f ? std::nearbyint(w[i] / step) : 0.0f;
+        out.codes[i] = static_cast<int8_t>(std::clamp(code, -127.0f, 127.0f));
+      }
+    }
+  }
+  return out;
+}
+
+}  // namespace shiftadd

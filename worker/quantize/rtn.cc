@@ -1,0 +1,59 @@
+#include "worker/quantize/rtn.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "services/base/status_macros.h"
+
+namespace shiftadd {
+namespace {
+
+// The index of {0, -1, ..., -(q-1)} in the table; the caller of kernels relies on its being there.
+uint8_t UniformSet(const kernels::ExponentTable& table) {
+  for (int set = 0; set < table.count; ++set) {
+    bool match = true;
+    for (int i = 0; i < table.q; ++i) match = match && table.exponents[set][i] == -i;
+    if (match) return static_cast<uint8_t>(set);
+  }
+  return 0;
+}
+
+}  // namespace
+
+absl::Status RtnRows(const float* w, int64_t begin, int64_t end, PackedLayer* out) {
+  const int64_t k = out->k, groups = out->groups();
+  const int q = out->q;
+  const int top = (1 << q) - 1;
+  const uint8_t set = UniformSet(kernels::DefaultExponentTable(q));
+  for (int64_t row = begin; row < end; ++row) {
+    for (int64_t g = 0; g < groups; ++g) {
+      const float* from = w + row * k + g * out->group;
+      const int64_t size = std::min(out->group, k - g * out->group);
+      const auto [low, high] = std::minmax_element(from, from + size);
+      const float magnitude = std::max(std::fabs(*low), std::fabs(*high));
+      // In double: the range of two large floats may overflow.
+      const double step = (static_cast<double>(*high) - *low) / top;
+      const int64_t at = row * groups + g;
+      SA_RETURN_IF_ERROR(StoreScale(out->name, row, "scale",
+                                    static_cast<float>(std::ldexp(step, q - 2)), magnitude,
+                                    &out->scale[at]));
+      SA_RETURN_IF_ERROR(StoreOffset(out->name, row, *low, &out->zeta[at]));
+      out->sets[at] = set;
+      const double stored_step = std::ldexp(kernels::HalfToFloat(out->scale[at]), 2 - q);
+      const double zeta = kernels::HalfToFloat(out->zeta[at]);
+      for (int64_t i = 0; i < size; ++i) {
+        int m = 0;
+        if (stored_step > 0.0) {
+          m = static_cast<int>(
+              std::clamp(std::floor((from[i] - zeta) / stored_step + 0.5), 0.0, double{1} * top));
+        }
+        int code = 0;  // plane 0 has the largest exponent: the top bit of m
+        for (int b = 0; b < q; ++b) code |= ((m >> (q - 1 - b)) & 1) << b;
+        out->codes[row * k + g * out->group + i] = static_cast<uint8_t>(code);
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace shiftadd

@@ -1,0 +1,20 @@
+// Round to nearest: the baseline without calibration.
+#ifndef SHIFTADD_WORKER_QUANTIZE_RTN_H_
+#define SHIFTADD_WORKER_QUANTIZE_RTN_H_
+
+#include <cstdint>
+
+#include "absl/status/status.h"
+#include "worker/quantize/packed_layer.h"
+
+namespace shiftadd {
+
+// Rows [begin, end) of w [n, k] on a grid of 2^q equal steps from the smallest to the largest
+// weight of each group, stored as bcq/shift with zeta: exponents {0, -1, ..., -(q-1)}, s = step
+// 2^(q-2), zeta = the smallest. Codes are chosen against the stored (fp16) grid. `out` must be
+// allocated with zeta.
+absl::Status RtnRows(const float* w, int64_t begin, int64_t end, PackedLayer* out);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_QUANTIZE_RTN_H_
