@@ -70,25 +70,26 @@ inline void AddTokens(const Term<V>& t, const ActivationsView& a, int64_t token,
   }
 }
 
+// Tokens [*i, count) in lots of kTokens while there are as many.
+template <class V, bool kSigned, int kTokens, bool kTwoDigits>
+inline void AddLots(const Term<V>& t, const ActivationsView& a, int64_t token, int count,
+                    float* acc, int* i) {
+  for (; *i + kTokens <= count; *i += kTokens) {
+    AddTokens<V, kSigned, kTokens, kTwoDigits>(t, a, token + *i, acc + *i * kTileRows);
+  }
+}
+
 template <class V, bool kSigned>
 inline void AddTerm(const Term<V>& t, const ActivationsView& a, int64_t token, int count,
                     float* acc) {
   int i = 0;
   if (a.low != nullptr) {
-    constexpr int kMany = V::kDotRows / 2;
-    for (; i + kMany <= count; i += kMany) {
-      AddTokens<V, kSigned, kMany, true>(t, a, token + i, acc + i * kTileRows);
-    }
-    for (; i < count; ++i) {
-      AddTokens<V, kSigned, 1, true>(t, a, token + i, acc + i * kTileRows);
-    }
-    return;
-  }
-  for (; i + V::kDotRows <= count; i += V::kDotRows) {
-    AddTokens<V, kSigned, V::kDotRows, false>(t, a, token + i, acc + i * kTileRows);
-  }
-  for (; i < count; ++i) {
-    AddTokens<V, kSigned, 1, false>(t, a, token + i, acc + i * kTileRows);
+    AddLots<V, kSigned, V::kDotRows / 2, true>(t, a, token, count, acc, &i);
+    AddLots<V, kSigned, 1, true>(t, a, token, count, acc, &i);
+  } else {
+    AddLots<V, kSigned, V::kDotRows, false>(t, a, token, count, acc, &i);
+    AddLots<V, kSigned, V::kDotRows / 2, false>(t, a, token, count, acc, &i);
+    AddLots<V, kSigned, 1, false>(t, a, token, count, acc, &i);
   }
 }
 

@@ -1,5 +1,4 @@
 #include "kernels/cpu/kernels.h"
 namespace shiftadd::kernels::cpu {
 Kernels Avx2Kernels() { return PortableKernels(); }
-Kernels Avx512Kernels() { return PortableKernels(); }
 }  // namespace shiftadd::kernels::cpu
