@@ -6,7 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 
 void BlockWeights::Pack(int64_t tokens) {
   for (Linear* linear : {&q, &k, &v, &o, &gate, &up, &down}) linear->Pack(tokens);
@@ -45,4 +45,4 @@ absl::StatusOr<const BlockWeights*> BlockCache::Get(int64_t block) {
   return blocks_.front().second.get();
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference

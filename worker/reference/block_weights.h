@@ -9,7 +9,7 @@
 
 #include "worker/reference/linear.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 
 struct BlockWeights {
   at::Tensor attn_norm, mlp_norm;  // [hidden]
@@ -37,6 +37,6 @@ class BlockCache {
   std::list<std::pair<int64_t, std::shared_ptr<BlockWeights>>> blocks_;  // used last in front
 };
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference
 
 #endif  // SHIFTADD_WORKER_REFERENCE_BLOCK_WEIGHTS_H_

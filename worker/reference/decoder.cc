@@ -9,7 +9,7 @@
 
 #include "worker/reference/microbatch.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 
 Decoder::Decoder(const DecoderWeights* weights, const RopeTable* rope, int64_t length)
     : w_(*weights), rope_(*rope) {
@@ -71,4 +71,4 @@ at::Tensor Decoder::Step(const std::vector<int32_t>& tokens) {
   return w_.head(norm(h, w_.final_norm));
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference

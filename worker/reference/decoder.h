@@ -12,7 +12,7 @@
 #include "worker/reference/block_weights.h"
 #include "worker/reference/transformer_ops.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 
 // What all microbatches share: every block packed for products with kMicrobatch rows. Immutable,
 // thread-safe.
@@ -41,6 +41,6 @@ class Decoder {
   std::vector<at::Tensor> keys_, values_;  // by block: [kMicrobatch * kv_heads, length, head_dim]
 };
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference
 
 #endif  // SHIFTADD_WORKER_REFERENCE_DECODER_H_

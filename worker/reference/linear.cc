@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 namespace {
 
 using LinearOp = at::Tensor(const at::Tensor&, const at::Tensor&, const std::optional<at::Tensor>&,
@@ -69,4 +69,4 @@ absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::stri
   return Linear(std::move(weight), std::move(values));
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference

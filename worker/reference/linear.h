@@ -12,7 +12,7 @@
 #include "absl/status/statusor.h"
 #include "worker/model/model_source.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 
 // A tensor that owns `values` and shares no memory with others. No copy.
 at::Tensor TensorFromVector(std::vector<float> values, at::IntArrayRef shape);
@@ -48,6 +48,6 @@ class Linear {
 absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::string& name,
                                   int64_t rows, int64_t cols, bool bias);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference
 
 #endif  // SHIFTADD_WORKER_REFERENCE_LINEAR_H_

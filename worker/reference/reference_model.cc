@@ -20,6 +20,19 @@
 namespace shiftadd {
 namespace {
 
+using reference::BlockCache;
+using reference::BlockWeights;
+using reference::CausalAttention;
+using reference::Decoder;
+using reference::DecoderWeights;
+using reference::Linear;
+using reference::ReadBlock;
+using reference::ReadLinear;
+using reference::ReadTensor;
+using reference::RmsNorm;
+using reference::RopeTable;
+using reference::SwiGlu;
+
 absl::Status CheckSpec(const ArchitectureSpec& s) {
   const std::pair<const char*, int64_t> positive[] = {
       {"vocab", s.vocab},      {"hidden", s.hidden}, {"intermediate", s.intermediate},

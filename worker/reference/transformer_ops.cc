@@ -11,7 +11,7 @@
 #include <cmath>
 #include <limits>
 
-namespace shiftadd {
+namespace shiftadd::reference {
 namespace {
 
 // Four sums side by side: fixed order, and not one long chain of additions.
@@ -105,4 +105,4 @@ void SwiGlu(at::Tensor& gate, const at::Tensor& up) {
   gate.mul_(up);
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference

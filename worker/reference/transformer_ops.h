@@ -11,7 +11,7 @@
 
 #include "worker/model/architecture_spec.h"
 
-namespace shiftadd {
+namespace shiftadd::reference {
 
 // y = x / sqrt(mean(x^2) + eps) * w for every row of x [tokens, hidden]; the mean in double. A new
 // [tokens, hidden].
@@ -43,6 +43,6 @@ at::Tensor CausalAttention(const ArchitectureSpec& spec, const RopeTable& rope, 
 // silu(gate) * up, in place in `gate`.
 void SwiGlu(at::Tensor& gate, const at::Tensor& up);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::reference
 
 #endif  // SHIFTADD_WORKER_REFERENCE_TRANSFORMER_OPS_H_
