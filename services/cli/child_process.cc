@@ -1,0 +1,130 @@
+#include "services/cli/child_process.h"
+
+#include <fcntl.h>
+#include <signal.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+
+namespace shiftadd::cli {
+namespace {
+
+namespace fs = std::filesystem;
+
+// Between fork and exec: async-signal-safe calls only.
+[[noreturn]] void BecomeChild(char* const* argv, int log, bool dies_with_parent, pid_t parent,
+                              int report) {
+  setpgid(0, 0);
+  if (dies_with_parent) {
+    prctl(PR_SET_PDEATHSIG, SIGTERM);
+    if (getppid() != parent) _exit(127);  // it went before the line above
+  }
+  sigset_t none;
+  sigemptyset(&none);
+  sigprocmask(SIG_SETMASK, &none, nullptr);
+  signal(SIGPIPE, SIG_DFL);
+  signal(SIGINT, SIG_DFL);
+  const int null = open("/dev/null", O_RDONLY);
+  dup2(null, STDIN_FILENO);
+  if (log >= 0) {
+    dup2(log, STDOUT_FILENO);
+    dup2(log, STDERR_FILENO);
+  }
+  execv(argv[0], argv);
+  const int why = errno;
+  (void)!write(report, &why, sizeof(why));
+  _exit(127);
+}
+
+// The state letter of /proc/PID/stat; 0 if there is no such process.
+char ProcessState(pid_t pid) {
+  std::ifstream in(absl::StrCat("/proc/", pid, "/stat"));
+  std::string line;
+  std::getline(in, line);
+  const size_t end = line.rfind(')');
+  return end == std::string::npos || end + 2 >= line.size() ? '\0' : line[end + 2];
+}
+
+}  // namespace
+
+absl::StatusOr<pid_t> StartChild(const ChildOptions& options) {
+  std::vector<char*> argv;
+  for (const std::string& word : options.command) argv.push_back(const_cast<char*>(word.c_str()));
+  argv.push_back(nullptr);
+  int log = -1;
+  if (!options.log.empty()) {
+    log = open(options.log.c_str(), O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0644);
+    if (log < 0) return absl::InternalError(absl::StrCat(options.log, ": ", std::strerror(errno)));
+  }
+  int report[2];  // closed by a successful exec
+  if (pipe2(report, O_CLOEXEC) != 0)
+    return absl::InternalError(absl::StrCat("pipe: ", std::strerror(errno)));
+  const pid_t parent = getpid();
+  const pid_t pid = fork();
+  if (pid == 0) BecomeChild(argv.data(), log, options.dies_with_parent, parent, report[1]);
+  const int fork_error = errno;
+  close(report[1]);
+  if (log >= 0) close(log);
+  int why = 0;
+  const bool failed = pid > 0 && read(report[0], &why, sizeof(why)) == sizeof(why);
+  close(report[0]);
+  if (pid < 0) return absl::InternalError(absl::StrCat("fork: ", std::strerror(fork_error)));
+  if (failed) {
+    waitpid(pid, nullptr, 0);
+    return absl::InternalError(
+        absl::StrCat("starting ", options.command[0], ": ", std::strerror(why)));
+  }
+  return pid;
+}
+
+std::string OwnBinDir() {
+  std::error_code error;
+  return fs::read_symlink("/proc/self/exe", error).parent_path().string();
+}
+
+absl::StatusOr<std::string> FindBinary(const std::string& name) {
+  const std::string path = absl::StrCat(OwnBinDir(), "/", name);
+  if (access(path.c_str(), X_OK) == 0) return path;
+  return absl::NotFoundError(absl::StrCat(
+      path, " is not there or not executable: build or install ", name, " beside shiftadd"));
+}
+
+bool RunsBinary(pid_t pid, const std::string& binary) {
+  if (pid <= 0) return false;
+  const char state = ProcessState(pid);
+  if (state == '\0' || state == 'Z' || state == 'X') return false;
+  std::error_code error;
+  std::string name =
+      fs::read_symlink(absl::StrCat("/proc/", pid, "/exe"), error).filename().string();
+  if (error) return false;
+  const size_t deleted = name.find(" (deleted)");  // rebuilt while it runs
+  return name.substr(0, deleted) == binary;
+}
+
+void StopProcess(pid_t pid, const std::string& binary, absl::Duration grace) {
+  const absl::Time deadline = absl::Now() + grace;
+  if (RunsBinary(pid, binary)) kill(pid, SIGTERM);
+  while (RunsBinary(pid, binary)) {
+    if (absl::Now() > deadline) kill(pid, SIGKILL);
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+}
+
+std::string DescribeExit(int wait_status) {
+  if (WIFSIGNALED(wait_status)) {
+    return absl::StrCat("signal ", WTERMSIG(wait_status), " (", strsignal(WTERMSIG(wait_status)),
+                        ")");
+  }
+  return absl::StrCat("exit code ", WEXITSTATUS(wait_status));
+}
+
+}  // namespace shiftadd::cli

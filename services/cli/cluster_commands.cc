@@ -1,0 +1,241 @@
+#include <signal.h>
+
+#include <filesystem>
+#include <memory>
+#include <nlohmann/json.hpp>
+#include <string>
+#include <system_error>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/base/shutdown.h"
+#include "services/base/status_macros.h"
+#include "services/cli/child_process.h"
+#include "services/cli/cluster_lock.h"
+#include "services/cli/commands.h"
+#include "services/cli/detach.h"
+#include "services/cli/endpoints.h"
+#include "services/cli/http_probe.h"
+#include "services/cli/servers.h"
+#include "services/cli/supervisor.h"
+#include "services/cli/table.h"
+
+namespace shiftadd::cli {
+namespace {
+
+namespace fs = std::filesystem;
+using OrderedJson = nlohmann::ordered_json;
+
+constexpr absl::Duration kDownTimeout = absl::Seconds(90);
+
+std::string BinaryOf(const DaemonInfo& daemon) {
+  return absl::StartsWith(daemon.name, "worker") ? "shiftadd-worker"
+                                                 : absl::StrCat("shiftadd-", daemon.name);
+}
+
+// Children of a supervisor that was killed: they get SIGTERM from the kernel, but may need a
+// moment.
+void StopLeftOvers(const std::string& data_dir) {
+  const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
+  if (!cluster.ok()) return;
+  for (auto daemon = cluster->daemons.rbegin(); daemon != cluster->daemons.rend(); ++daemon) {
+    StopProcess(daemon->pid, BinaryOf(*daemon), absl::Seconds(15));
+  }
+  std::error_code error;
+  fs::remove(ClusterFile(data_dir), error);
+}
+
+// A running supervisor's cluster, waited for while it starts.
+int AlreadyUp(Context& context, const std::string& data_dir) {
+  for (int i = 0; i < 600 && ClusterLock::Holder(data_dir) > 0; ++i) {
+    const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
+    if (cluster.ok() && cluster->pid == ClusterLock::Holder(data_dir)) {
+      context.out << "already up: coordinator " << cluster->coordinator << ", packager "
+                  << cluster->packager << ", " << cluster->daemons.size() - 2 << " workers, in "
+                  << data_dir << "\n";
+      return kExitOk;
+    }
+    absl::SleepFor(absl::Milliseconds(100));
+  }
+  return Report(context,
+                absl::InternalError(absl::StrCat("another `shiftadd up` is busy in ", data_dir)));
+}
+
+void Supervise(const UpOptions& options, Reporter& reporter) {
+  BlockShutdownSignals();
+  absl::StatusOr<ClusterLock> lock = ClusterLock::Acquire(options.data_dir);
+  if (!lock.ok()) return reporter.Failed(std::string(lock.status().message()));
+  StopLeftOvers(options.data_dir);
+  Supervisor supervisor(options, RestartPolicy(),
+                        [&](const std::string& text) { reporter.Say(text); });
+  absl::Status status = supervisor.Start();
+  if (status.ok()) {
+    reporter.Say(absl::StrCat("up, in ", options.data_dir, "; stop it with: shiftadd down"));
+    reporter.Ready();
+    status = supervisor.Run();
+    reporter.Say("stopping");
+  }
+  supervisor.Stop();
+  if (!status.ok()) reporter.Failed(std::string(status.message()));
+}
+
+int SuperviseHere(Context& context, const UpOptions& options) {
+  BlockShutdownSignals();
+  absl::StatusOr<ClusterLock> lock = ClusterLock::Acquire(options.data_dir);
+  if (!lock.ok()) return Report(context, lock.status());
+  StopLeftOvers(options.data_dir);
+  const auto say = [&](const std::string& text) { context.out << text << "\n" << std::flush; };
+  Supervisor supervisor(options, RestartPolicy(), say);
+  absl::Status status = supervisor.Start();
+  if (status.ok()) {
+    say("up; Ctrl-C stops it");
+    status = supervisor.Run();
+  }
+  say("stopping");
+  supervisor.Stop();
+  return Report(context, status);
+}
+
+int Up(Context& context, UpOptions options, bool foreground) {
+  options.data_dir = DataDir(context);
+  for (std::string& root : options.source_roots) root = fs::absolute(root).string();
+  std::error_code error;
+  fs::create_directories(options.data_dir + "/logs", error);
+  if (error)
+    return Report(context,
+                  absl::InternalError(absl::StrCat(options.data_dir, ": ", error.message())));
+  if (ClusterLock::Holder(options.data_dir) > 0) return AlreadyUp(context, options.data_dir);
+  for (const char* binary : {"shiftadd-packager", "shiftadd-coordinator", "shiftadd-worker"}) {
+    if (const auto found = FindBinary(binary); !found.ok()) return Report(context, found.status());
+  }
+  if (foreground) return SuperviseHere(context, options);
+  return Detach(context, options.data_dir + "/logs/up.log",
+                [&options](Reporter& reporter) { Supervise(options, reporter); });
+}
+
+int Down(Context& context) {
+  const std::string data_dir = DataDir(context);
+  for (const ServerInfo& server : RunningServers(data_dir)) {
+    context.out << "stopping the server of " << server.reference << " (pid " << server.pid << ")\n"
+                << std::flush;
+    StopProcess(server.pid, kServerBinary, absl::Seconds(15));
+    RemoveServer(data_dir, server);
+  }
+  const int pid = ClusterLock::Holder(data_dir);
+  if (pid == 0) {
+    StopLeftOvers(data_dir);
+    context.out << "no cluster runs in " << data_dir << "\n";
+    return kExitOk;
+  }
+  context.out << "stopping the cluster in " << data_dir << " (pid " << pid << ")\n" << std::flush;
+  if (kill(pid, SIGTERM) != 0) {
+    return Report(context, absl::InternalError(
+                               absl::StrCat("signalling pid ", pid, ": ", std::strerror(errno))));
+  }
+  for (const absl::Time deadline = absl::Now() + kDownTimeout;
+       ClusterLock::Holder(data_dir) == pid;) {
+    if (absl::Now() > deadline) {
+      return Report(context, absl::DeadlineExceededError(
+                                 absl::StrCat("pid ", pid, " does not stop; see ", data_dir,
+                                              "/logs/up.log, or: kill -9 ", pid)));
+    }
+    absl::SleepFor(absl::Milliseconds(50));
+  }
+  context.out << "stopped\n";
+  return kExitOk;
+}
+
+std::string HealthOf(const DaemonInfo& daemon) {
+  if (daemon.given_up) return "given up";
+  if (!RunsBinary(daemon.pid, BinaryOf(daemon))) return "down";
+  return ProbeReady(daemon.http).ok() ? "ready" : "not ready";
+}
+
+int Status(Context& context) {
+  const std::string data_dir = DataDir(context);
+  const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
+  if (ClusterLock::Holder(data_dir) == 0 || !cluster.ok()) {
+    return Report(context, absl::UnavailableError(absl::StrCat("no cluster runs in ", data_dir,
+                                                               ": start one with `shiftadd up`")));
+  }
+  Table table({"DAEMON", "STATE", ">PID", "GRPC", "HTTP", ">RESTARTS"});
+  OrderedJson json = {{"data_dir", data_dir},
+                      {"pid", cluster->pid},
+                      {"coordinator", cluster->coordinator},
+                      {"packager", cluster->packager},
+                      {"daemons", OrderedJson::array()},
+                      {"servers", OrderedJson::array()}};
+  bool all_ready = true;
+  for (const DaemonInfo& daemon : cluster->daemons) {
+    const std::string health = HealthOf(daemon);
+    all_ready = all_ready && health == "ready";
+    table.Add({daemon.name, health, absl::StrCat(daemon.pid),
+               daemon.grpc.empty() ? "-" : daemon.grpc, daemon.http,
+               absl::StrCat(daemon.restarts)});
+    json["daemons"].push_back({{"name", daemon.name},
+                               {"state", health},
+                               {"pid", daemon.pid},
+                               {"grpc", daemon.grpc},
+                               {"http", daemon.http},
+                               {"restarts", daemon.restarts}});
+  }
+  for (const ServerInfo& server : RunningServers(data_dir)) {
+    const std::string health = ProbeReady(server.http).ok() ? "ready" : "not ready";
+    table.Add({absl::StrCat("server ", server.reference), health, absl::StrCat(server.pid),
+               server.grpc, server.http, "-"});
+    json["servers"].push_back({{"reference", server.reference},
+                               {"state", health},
+                               {"pid", server.pid},
+                               {"grpc", server.grpc},
+                               {"http", server.http}});
+  }
+  if (context.json) {
+    context.out << json.dump(2) << "\n";
+  } else {
+    context.out << "data in " << data_dir << ", supervisor pid " << cluster->pid << "\n"
+                << table.ToString();
+  }
+  return all_ready ? kExitOk : kExitFailed;
+}
+
+}  // namespace
+
+void AddClusterCommands(CLI::App& app, Context& context) {
+  auto options = std::make_shared<UpOptions>();
+  auto foreground = std::make_shared<bool>(false);
+  auto detach = std::make_shared<bool>(true);  // what happens anyway; the flag says so in scripts
+  CLI::App* up = app.add_subcommand("up", "Start a whole cluster on this machine");
+  up->add_option("--workers", options->workers, "Worker processes")
+      ->check(CLI::Range(1, 256))
+      ->capture_default_str();
+  up->add_option("--threads", options->threads, "Threads of each worker (default: cores / workers)")
+      ->check(CLI::Range(1, 4096));
+  up->add_option("--coordinator-port", options->coordinator_port,
+                 "gRPC port (default 7070, or any if that is taken; 0: any)")
+      ->check(CLI::Range(0, 65535));
+  up->add_option("--packager-port", options->packager_port,
+                 "gRPC port (default 7071, or any if that is taken; 0: any)")
+      ->check(CLI::Range(0, 65535));
+  up->add_option("--source-root", options->source_roots,
+                 "Folder that workers may read models from, repeatable (default /)")
+      ->check(CLI::ExistingDirectory);
+  auto* fore = up->add_flag("--foreground", *foreground, "Stay, and stop the cluster at the end");
+  up->add_flag("--detach", *detach, "Go to the background once all is ready (default)")
+      ->excludes(fore);
+  AddDataDirFlag(up, context);
+  up->callback([&context, options, foreground, detach] {
+    context.action = [&context, options, foreground] { return Up(context, *options, *foreground); };
+  });
+
+  CLI::App* down = app.add_subcommand("down", "Stop the local cluster and its servers");
+  AddDataDirFlag(down, context);
+  down->callback([&context] { context.action = [&context] { return Down(context); }; });
+
+  CLI::App* status = app.add_subcommand("status", "Show the local cluster's daemons");
+  AddDataDirFlag(status, context);
+  AddJsonFlag(status, context);
+  status->callback([&context] { context.action = [&context] { return Status(context); }; });
+}
+
+}  // namespace shiftadd::cli

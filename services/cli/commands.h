@@ -1,0 +1,33 @@
+// The command groups. Each adds its subcommands to the app; the one that is parsed sets
+// context->action.
+#ifndef SHIFTADD_SERVICES_CLI_COMMANDS_H_
+#define SHIFTADD_SERVICES_CLI_COMMANDS_H_
+
+#include <CLI/CLI.hpp>
+#include <string>
+#include <vector>
+
+#include "services/cli/context.h"
+
+namespace shiftadd::cli {
+
+void AddClusterCommands(CLI::App& app, Context& context);  // up, down, status
+void AddSubmitCommand(CLI::App& app, Context& context);    // submit
+void AddJobCommands(CLI::App& app,
+                    Context& context);  // jobs, watch, cancel, retry, report, workers
+void AddPackageCommands(CLI::App& app, Context& context);  // packages, inspect, tag, rm, gc
+void AddServeCommand(CLI::App& app, Context& context);     // serve
+void AddGenerateCommand(CLI::App& app, Context& context);  // generate
+
+// Flags that several groups share.
+void AddCoordinatorFlag(CLI::App* command, Context& context);
+void AddPackagerFlag(CLI::App* command, Context& context);
+void AddDataDirFlag(CLI::App* command, Context& context);
+void AddJsonFlag(CLI::App* command, Context& context);
+
+// Parses and runs; `arguments` without the program's name. Returns the exit code.
+int Run(std::vector<std::string> arguments, Context& context);
+
+}  // namespace shiftadd::cli
+
+#endif  // SHIFTADD_SERVICES_CLI_COMMANDS_H_

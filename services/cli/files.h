@@ -1,0 +1,24 @@
+// Small files, read and written whole.
+#ifndef SHIFTADD_SERVICES_CLI_FILES_H_
+#define SHIFTADD_SERVICES_CLI_FILES_H_
+
+#include <cstddef>
+#include <string>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+
+namespace shiftadd::cli {
+
+// The whole file. NOT_FOUND; INVALID_ARGUMENT for a folder or more than `max_bytes`.
+absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
+
+// Through a temporary file in the same folder and a rename.
+absl::Status WriteFileAtomically(const std::string& path, const std::string& content);
+
+// The last `lines` lines of a file, each after two spaces; empty if it cannot be read.
+std::string TailOfFile(const std::string& path, int lines);
+
+}  // namespace shiftadd::cli
+
+#endif  // SHIFTADD_SERVICES_CLI_FILES_H_

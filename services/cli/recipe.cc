@@ -1,0 +1,145 @@
+#include "services/cli/recipe.h"
+
+#include <yaml-cpp/yaml.h>
+
+#include <cstdint>
+#include <set>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "services/base/status_macros.h"
+#include "services/cli/files.h"
+#include "services/cli/proto_json.h"
+
+namespace shiftadd::cli {
+namespace {
+
+using Json = nlohmann::json;
+
+constexpr size_t kMaxBytes = 1 << 20;
+constexpr int kMaxNodes = 100'000;  // aliases can make a small file huge, or endless
+constexpr int kMaxDepth = 16;
+
+// Plain YAML scalars are typed as YAML 1.2 core does; quoted ones are strings.
+Json Scalar(const YAML::Node& node) {
+  const std::string text = node.Scalar();
+  if (node.Tag() == "!") return text;
+  if (text.empty() || text == "~" || text == "null") return nullptr;
+  if (text == "true" || text == "false") return text == "true";
+  if (int64_t number = 0; absl::SimpleAtoi(text, &number)) {
+    return number < 0 ? Json(number) : Json(static_cast<uint64_t>(number));
+  }
+  if (uint64_t number = 0; absl::SimpleAtoi(text, &number)) return number;
+  if (double number = 0; absl::SimpleAtod(text, &number)) return number;
+  return text;
+}
+
+class YamlReader {
+ public:
+  explicit YamlReader(std::vector<std::string>* faults) : faults_(faults) {}
+
+  Json Read(const YAML::Node& node, const std::string& path, int depth = 0) {
+    if (depth > kMaxDepth) {
+      if (!too_deep_)
+        faults_->push_back(absl::StrCat("recipe: nested deeper than ", kMaxDepth, " levels"));
+      too_deep_ = true;
+      return nullptr;
+    }
+    if (++nodes_ > kMaxNodes) {
+      if (nodes_ == kMaxNodes + 1)
+        faults_->push_back(absl::StrCat(path, ": too many values in the file"));
+      return nullptr;
+    }
+    if (node.IsScalar()) return Scalar(node);
+    if (node.IsSequence()) {
+      Json list = Json::array();
+      for (const YAML::Node& item : node) {
+        list.push_back(Read(item, absl::StrCat(path, "[", list.size(), "]"), depth + 1));
+      }
+      return list;
+    }
+    if (node.IsMap()) return ReadMap(node, path, depth);
+    return nullptr;
+  }
+
+ private:
+  Json ReadMap(const YAML::Node& node, const std::string& path, int depth) {
+    Json object = Json::object();
+    for (const auto& item : node) {
+      if (!item.first.IsScalar()) {
+        faults_->push_back(absl::StrCat(path, ": a field name must be plain text"));
+        continue;
+      }
+      const std::string key = item.first.Scalar();
+      const std::string where = absl::StrCat(path, ".", key);
+      if (object.contains(key)) faults_->push_back(absl::StrCat(where, ": is given twice"));
+      object[key] = Read(item.second, where, depth + 1);
+    }
+    return object;
+  }
+
+  std::vector<std::string>* faults_;
+  int nodes_ = 0;
+  bool too_deep_ = false;
+};
+
+absl::StatusOr<Json> ParseYaml(const std::string& text, const std::string& name,
+                               std::vector<std::string>* faults) {
+  try {
+    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
+    if (documents.size() > 1) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": holds ", documents.size(), " documents, expected one"));
+    }
+    if (documents.empty() || documents[0].IsNull()) return Json::object();
+    return YamlReader(faults).Read(documents[0], "recipe");
+  } catch (const YAML::Exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": line ", e.mark.line + 1, ", column ",
+                                                   e.mark.column + 1, ": not YAML: ", e.msg));
+  }
+}
+
+absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& name,
+                               std::vector<std::string>* faults) {
+  std::vector<std::set<std::string>> open;  // keys seen in each object that is open
+  const auto repeated = [&](int, Json::parse_event_t event, Json& value) {
+    if (event == Json::parse_event_t::object_start) open.emplace_back();
+    if (event == Json::parse_event_t::object_end) open.pop_back();
+    if (event == Json::parse_event_t::key && !open.back().insert(value.get<std::string>()).second) {
+      faults->push_back(absl::StrCat("recipe: '", value.get<std::string>(), "' is given twice"));
+    }
+    return true;
+  };
+  try {
+    return Json::parse(text, repeated);
+  } catch (const Json::exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(name, ": not JSON: ", e.what()));
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Recipe> ParseRecipe(const std::string& text, const std::string& name) {
+  std::vector<std::string> faults;
+  Json json;
+  if (absl::EndsWith(name, ".json")) {
+    SA_ASSIGN_OR_RETURN(json, ParseJson(text, name, &faults));
+  } else {
+    SA_ASSIGN_OR_RETURN(json, ParseYaml(text, name, &faults));
+  }
+  v1::Recipe recipe;
+  FromJson(json, "recipe", &recipe, &faults);
+  if (!faults.empty())
+    return absl::InvalidArgumentError(absl::StrCat(name, ": ", absl::StrJoin(faults, "; ")));
+  return recipe;
+}
+
+absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path) {
+  SA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxBytes));
+  return ParseRecipe(text, path);
+}
+
+}  // namespace shiftadd::cli

@@ -1,0 +1,55 @@
+#include <algorithm>
+
+#include "services/base/version.h"
+#include "services/cli/commands.h"
+
+namespace shiftadd::cli {
+
+void AddCoordinatorFlag(CLI::App* command, Context& context) {
+  command->add_option(
+      "--coordinator", context.coordinator,
+      "Coordinator's HOST:PORT (else SHIFTADD_COORDINATOR, else the local cluster's)");
+  AddDataDirFlag(command, context);
+}
+
+void AddPackagerFlag(CLI::App* command, Context& context) {
+  command->add_option("--packager", context.packager,
+                      "Packager's HOST:PORT (else SHIFTADD_PACKAGER, else the local cluster's)");
+  if (command->get_option_no_throw("--data-dir") == nullptr) AddDataDirFlag(command, context);
+}
+
+void AddDataDirFlag(CLI::App* command, Context& context) {
+  command->add_option(
+      "--data-dir", context.data_dir,
+      "The local cluster's folder (else SHIFTADD_DATA_DIR, else ~/.local/share/shiftadd)");
+}
+
+void AddJsonFlag(CLI::App* command, Context& context) {
+  command->add_flag("--json", context.json, "Print JSON");
+}
+
+int Run(std::vector<std::string> arguments, Context& context) {
+  CLI::App app{"Quantizes language models to binary planes, publishes and serves them.",
+               "shiftadd"};
+  app.set_version_flag("--version", VersionLine());
+  app.require_subcommand(1);
+  app.footer(
+      "Exit codes: 0 ok, 1 failed, 2 usage, 3 a daemon is unreachable. `shiftadd COMMAND --help` "
+      "tells more.");
+  AddClusterCommands(app, context);
+  AddSubmitCommand(app, context);
+  AddJobCommands(app, context);
+  AddPackageCommands(app, context);
+  AddServeCommand(app, context);
+  AddGenerateCommand(app, context);
+  std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
+  try {
+    app.parse(arguments);
+  } catch (const CLI::ParseError& e) {
+    const int code = app.exit(e, context.out, context.err);
+    return code == 0 ? kExitOk : kExitUsage;
+  }
+  return context.action();
+}
+
+}  // namespace shiftadd::cli

@@ -1,0 +1,161 @@
+#include "services/cli/watch.h"
+
+#include <sys/ioctl.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <functional>
+#include <mutex>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/base/status_macros.h"
+#include "services/cli/interrupt.h"
+#include "services/cli/progress_view.h"
+
+namespace shiftadd::cli {
+namespace {
+
+constexpr absl::Duration kLongestPause = absl::Seconds(5);
+
+// Cancels the call that is running, from another thread.
+class Cancellable {
+ public:
+  void Set(grpc::ClientContext* call) {
+    std::lock_guard lock(mutex_);
+    call_ = call;
+  }
+  void Cancel() {
+    std::lock_guard lock(mutex_);
+    if (call_ != nullptr) call_->TryCancel();
+  }
+
+ private:
+  std::mutex mutex_;
+  grpc::ClientContext* call_ = nullptr;
+};
+
+// One view, drawn over its last drawing.
+class Screen {
+ public:
+  explicit Screen(Context& context) : context_(context) {}
+
+  void Draw(const std::vector<std::string>& lines) {
+    Erase();
+    for (const std::string& line : lines) context_.out << line << "\n";
+    drawn_ = lines.size();
+    context_.out.flush();
+  }
+  void Erase() {
+    // Up one line and clear it, for each.
+    for (; drawn_ > 0; --drawn_) context_.out << "\x1b[1A\x1b[2K";
+  }
+  static int Width() {
+    winsize size = {};
+    if (ioctl(STDOUT_FILENO, TIOCGWINSZ, &size) != 0 || size.ws_col == 0) return 80;
+    return std::max<int>(size.ws_col - 1, 20);
+  }
+
+ private:
+  Context& context_;
+  size_t drawn_ = 0;
+};
+
+// Reads the stream until it ends or the job has: `show` gets every event's plain line.
+class Follower {
+ public:
+  Follower(const JobClient& client, std::string job_id, const WatchOptions& options)
+      : client_(client),
+        job_id_(std::move(job_id)),
+        options_(options),
+        guard_([this] { running_.Cancel(); }) {}
+
+  // OK when the job has ended; CANCELLED after Ctrl-C; the last error when patience has run out.
+  absl::Status Run(const std::function<void(const std::string&)>& show) {
+    absl::Duration pause = options_.first_pause;
+    absl::Time deadline = absl::Now() + options_.patience;
+    while (true) {
+      const uint64_t before = view_.last_sequence();
+      const absl::Status status = ReadStream(show);
+      if (IsTerminal(view_.state())) return absl::OkStatus();
+      if (guard_.interrupted()) return absl::CancelledError("interrupted");
+      // A stream that ends early without an error comes from a coordinator that is shutting down.
+      if (!status.ok() && !absl::IsUnavailable(status)) return status;
+      if (view_.last_sequence() > before) {
+        deadline = absl::Now() + options_.patience;
+        pause = options_.first_pause;
+      }
+      if (absl::Now() >= deadline) {
+        return status.ok()
+                   ? absl::UnavailableError("the coordinator ends the stream again and again")
+                   : status;
+      }
+      guard_.Sleep(pause);
+      pause = std::min(pause * 2, kLongestPause);
+    }
+  }
+
+  const JobView& view() const { return view_; }
+
+ private:
+  absl::Status ReadStream(const std::function<void(const std::string&)>& show) {
+    grpc::ClientContext call;
+    running_.Set(&call);
+    v1::WatchJobRequest request;
+    request.set_job_id(job_id_);
+    request.set_from_sequence(view_.last_sequence() + 1);
+    auto reader = client_.stub()->WatchJob(&call, request);
+    v1::JobEvent event;
+    while (!IsTerminal(view_.state()) && reader->Read(&event)) show(view_.Apply(event));
+    if (IsTerminal(view_.state())) call.TryCancel();
+    const grpc::Status status = reader->Finish();
+    running_.Set(nullptr);
+    return client_.Explain(status);
+  }
+
+  const JobClient& client_;
+  const std::string job_id_;
+  const WatchOptions options_;
+  JobView view_;
+  Cancellable running_;
+  InterruptGuard guard_;  // last: its thread uses running_
+};
+
+absl::StatusOr<v1::Job> GetJob(const JobClient& client, const std::string& job_id) {
+  v1::GetJobRequest request;
+  request.set_job_id(job_id);
+  return client.Call(&JobClient::Stub::GetJob, request);
+}
+
+}  // namespace
+
+absl::StatusOr<v1::Job> AwaitJob(const JobClient& client, const std::string& job_id,
+                                 const WatchOptions& options) {
+  SA_RETURN_IF_ERROR(Follower(client, job_id, options).Run([](const std::string&) {}));
+  return GetJob(client, job_id);
+}
+
+int WatchJob(Context& context, const JobClient& client, const std::string& job_id,
+             const WatchOptions& options) {
+  Screen screen(context);
+  Follower follower(client, job_id, options);
+  const absl::Status status = follower.Run([&](const std::string& line) {
+    if (context.terminal) {
+      screen.Draw(follower.view().Render(Screen::Width(), context.color));
+    } else if (!line.empty()) {
+      context.out << line << "\n" << std::flush;
+    }
+  });
+  if (absl::IsCancelled(status)) {
+    context.out << "\ndetached; the job goes on. Come back with: shiftadd watch " << job_id << "\n";
+    return kExitOk;
+  }
+  if (!status.ok()) return Report(context, status);
+  absl::StatusOr<v1::Job> job = GetJob(client, job_id);
+  if (!job.ok()) return Report(context, job.status());
+  screen.Erase();
+  context.out << FormatOutcome(*job) << std::flush;
+  return job->state() == v1::JOB_STATE_SUCCEEDED ? kExitOk : kExitFailed;
+}
+
+}  // namespace shiftadd::cli
