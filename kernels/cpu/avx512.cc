@@ -144,7 +144,8 @@ struct Avx512 {
   }
 
   template <bool kSigned, int kRows>
-  static void Dot(const uint8_t* tile, int first, int last, const int8_t* const* x, I* out) {
+  static void Dot(const uint8_t* tile, int first, int last, int /*max_value*/,
+                  const int8_t* const* x, I* out) {
     I sum[kRows];
     for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_si512();
     for (int quad = first; quad < last; ++quad) {

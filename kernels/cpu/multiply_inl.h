@@ -35,6 +35,7 @@ struct Term {
   typename V::F scale;
   typename V::I total;  // integer = factor * dot - total * digit_sum
   bool twice;
+  int max_value;  // no byte of an unsigned tile is larger
 };
 
 template <class V>
@@ -58,7 +59,7 @@ inline void AddTokens(const Term<V>& t, const ActivationsView& a, int64_t token,
     if constexpr (kTwoDigits) x[kTokens + i] = a.low + at;
   }
   typename V::I dots[kRows];
-  V::template Dot<kSigned, kRows>(t.tile, t.first_quad, t.last_quad, x, dots);
+  V::template Dot<kSigned, kRows>(t.tile, t.first_quad, t.last_quad, t.max_value, x, dots);
   for (int i = 0; i < kTokens; ++i) {
     const int64_t at = (token + i) * a.chunks + t.chunk;
     typename V::I v = dots[i];
@@ -127,13 +128,13 @@ inline void AddBlock8(const LayoutView& w, const ActivationsView& a, int64_t til
       const int64_t at = (token + i) * a.stride + block * kBlockInputs;
       const int8_t* x[1] = {a.high + at};
       typename V::I v[1];
-      V::template Dot<false, 1>(bytes, in / 4, in / 4 + 2, x, v);
+      V::template Dot<false, 1>(bytes, in / 4, in / 4 + 2, 1, x, v);
       int32_t sum = 0;
       for (int j = in; j < in + 8; ++j) sum += x[0][j];
       if (a.low != nullptr) {
         const int8_t* x_low[1] = {a.low + at};
         typename V::I low[1];
-        V::template Dot<false, 1>(bytes, in / 4, in / 4 + 2, x_low, low);
+        V::template Dot<false, 1>(bytes, in / 4, in / 4 + 2, 1, x_low, low);
         v[0] = JoinDigits<V>(v[0], low[0]);
         sum *= 255;
         for (int j = in; j < in + 8; ++j) sum += x_low[0][j];
@@ -163,6 +164,7 @@ inline Term<V> TermOf(const LayoutView& w, const uint8_t* tile, int64_t block, i
   t.scale = V::Broadcast(1.0f);
   t.total = V::Same(0);
   t.twice = true;
+  t.max_value = w.form == Form::kCode ? w.max_value : 1;
   return t;
 }
 
@@ -232,6 +234,7 @@ inline void MultiplyTile(const LayoutView& w, const ActivationsView& a, int64_t 
   for (int i = 0; i < count; ++i) V::Store(acc + i * kTileRows, V::Broadcast(0.0f));
   const uint8_t* codes = w.codes + tile * w.tile_bytes;
   for (int64_t block = 0; block < w.blocks; ++block, codes += w.block_bytes) {
+    if (count <= V::kDotRows) V::Prefetch(codes, w.block_bytes);
     if (w.form == Form::kCode) {
       CodeBlock<V>(w, a, tile, block, codes, token, count, acc);
     } else if (w.form == Form::kInt8) {

@@ -108,7 +108,8 @@ struct Portable {
   static const uint8_t* Int8Tile(const uint8_t* codes, int, uint8_t*) { return codes; }
 
   template <bool kSigned, int kRows>
-  static void Dot(const uint8_t* tile, int first, int last, const int8_t* const* x, I* out) {
+  static void Dot(const uint8_t* tile, int first, int last, int /*max_value*/,
+                  const int8_t* const* x, I* out) {
     for (int r = 0; r < kRows; ++r) out[r] = Same(0);
     const int8_t* w = reinterpret_cast<const int8_t*>(tile);  // codes stay below 128
     for (int quad = first; quad < last; ++quad) {
@@ -122,6 +123,7 @@ struct Portable {
     }
   }
 
+  static void Prefetch(const uint8_t*, int64_t) {}
   static bool HasVectorProduct(const LayoutView&) { return false; }
   static void VectorProduct(const LayoutView&, const ActivationsView&, int64_t, int64_t, float*) {}
 };
