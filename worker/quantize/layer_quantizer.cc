@@ -11,6 +11,7 @@
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/prepared_hessian.h"
 #include "worker/quantize/rtn.h"
+#include "worker/quantize/shiftadd_method.h"
 #include "worker/quantize/weight_checks.h"
 
 namespace shiftadd {
@@ -76,8 +77,10 @@ absl::StatusOr<std::vector<Candidate>> QuantizeLayer(const std::string& name,
       SA_RETURN_IF_ERROR(QuantizeRtn(w, &layers, threads, control));
       break;
     case QuantMethod::kLat:
+      return absl::UnimplementedError(absl::StrCat("tensor ", name, ": lat is not available yet"));
     case QuantMethod::kShiftAdd:
-      return absl::UnimplementedError(absl::StrCat("tensor ", name, ": only rtn is available yet"));
+      SA_RETURN_IF_ERROR(QuantizeShiftAdd(h, w, recipe, threads, control, &layers));
+      break;
   }
   SA_ASSIGN_OR_RETURN(const RowErrors base, MeasureRows(h, w, nullptr, n, threads, control));
   std::vector<Candidate> out;
