@@ -19,8 +19,8 @@ std::string Shape(const std::vector<int64_t>& shape) {
 
 }  // namespace
 
-absl::StatusOr<BlobReader> BlobReader::Open(std::string blob, absl::string_view label) {
-  BlobReader reader;
+absl::StatusOr<SafetensorsBlob> SafetensorsBlob::Open(std::string blob, absl::string_view label) {
+  SafetensorsBlob reader;
   reader.label_ = std::string(label);
   reader.bytes_ = std::make_shared<const std::string>(std::move(blob));
   SA_ASSIGN_OR_RETURN(reader.source_, ParseSafetensors(*reader.bytes_, reader.label_));
@@ -42,17 +42,18 @@ absl::StatusOr<BlobReader> BlobReader::Open(std::string blob, absl::string_view 
   return reader;
 }
 
-absl::Status BlobReader::Fault(absl::string_view what) const {
+absl::Status SafetensorsBlob::Fault(absl::string_view what) const {
   return absl::InvalidArgumentError(absl::StrCat(label_, ": ", what));
 }
 
-absl::StatusOr<std::string> BlobReader::Text(const std::string& key) const {
+absl::StatusOr<std::string> SafetensorsBlob::Text(const std::string& key) const {
   const auto found = metadata_.find(key);
   if (found == metadata_.end()) return Fault(absl::StrCat("metadata '", key, "' is missing"));
   return found->second;
 }
 
-absl::StatusOr<int64_t> BlobReader::Number(const std::string& key, int64_t min, int64_t max) const {
+absl::StatusOr<int64_t> SafetensorsBlob::Number(const std::string& key, int64_t min,
+                                                int64_t max) const {
   SA_ASSIGN_OR_RETURN(const std::string text, Text(key));
   int64_t value = 0;
   if (!absl::SimpleAtoi(text, &value) || value < min || value > max) {
@@ -62,8 +63,8 @@ absl::StatusOr<int64_t> BlobReader::Number(const std::string& key, int64_t min, 
   return value;
 }
 
-absl::StatusOr<const TensorInfo*> BlobReader::Find(const std::string& name,
-                                                   const std::vector<int64_t>& shape) {
+absl::StatusOr<const TensorInfo*> SafetensorsBlob::Find(const std::string& name,
+                                                        const std::vector<int64_t>& shape) {
   const auto found = tensors().find(name);
   if (found == tensors().end()) return Fault(absl::StrCat("tensor '", name, "' is missing"));
   if (found->second.shape != shape) {
@@ -74,8 +75,9 @@ absl::StatusOr<const TensorInfo*> BlobReader::Find(const std::string& name,
   return &found->second;
 }
 
-absl::StatusOr<const char*> BlobReader::Data(const std::string& name, DType dtype,
-                                             const std::vector<int64_t>& shape, size_t alignment) {
+absl::StatusOr<const char*> SafetensorsBlob::Data(const std::string& name, DType dtype,
+                                                  const std::vector<int64_t>& shape,
+                                                  size_t alignment) {
   SA_ASSIGN_OR_RETURN(const TensorInfo* info, Find(name, shape));
   if (info->dtype != dtype) {
     return Fault(absl::StrCat("tensor '", name, "' is ", DTypeName(info->dtype), ", expected ",
@@ -89,8 +91,8 @@ absl::StatusOr<const char*> BlobReader::Data(const std::string& name, DType dtyp
   return data.data();
 }
 
-absl::StatusOr<const uint16_t*> BlobReader::Halves(const std::string& name,
-                                                   const std::vector<int64_t>& shape) {
+absl::StatusOr<const uint16_t*> SafetensorsBlob::Halves(const std::string& name,
+                                                        const std::vector<int64_t>& shape) {
   SA_ASSIGN_OR_RETURN(const uint16_t* values, Tensor<uint16_t>(name, DType::kF16, shape));
   const int64_t count = tensors().at(name).elements();
   for (int64_t i = 0; i < count; ++i) {
@@ -101,8 +103,8 @@ absl::StatusOr<const uint16_t*> BlobReader::Halves(const std::string& name,
   return values;
 }
 
-absl::StatusOr<std::vector<float>> BlobReader::Floats(const std::string& name,
-                                                      const std::vector<int64_t>& shape) {
+absl::StatusOr<std::vector<float>> SafetensorsBlob::Floats(const std::string& name,
+                                                           const std::vector<int64_t>& shape) {
   SA_ASSIGN_OR_RETURN(const TensorInfo* info, Find(name, shape));
   if (info->dtype != DType::kF32 && info->dtype != DType::kF16 && info->dtype != DType::kBF16) {
     return Fault(absl::StrCat("tensor '", name, "' is ", DTypeName(info->dtype),
@@ -113,7 +115,7 @@ absl::StatusOr<std::vector<float>> BlobReader::Floats(const std::string& name,
   return values;
 }
 
-absl::Status BlobReader::ExpectAllRead() const {
+absl::Status SafetensorsBlob::ExpectAllRead() const {
   for (const auto& [name, info] : tensors()) {
     if (read_.count(name) == 0)
       return Fault(absl::StrCat("tensor '", name, "' does not belong here"));

@@ -18,9 +18,9 @@ namespace shiftadd {
 
 // Every error is an INVALID_ARGUMENT that begins with the label. Remembers which tensors were asked
 // for.
-class BlobReader {
+class SafetensorsBlob {
  public:
-  static absl::StatusOr<BlobReader> Open(std::string blob, absl::string_view label);
+  static absl::StatusOr<SafetensorsBlob> Open(std::string blob, absl::string_view label);
 
   const std::shared_ptr<const std::string>& bytes() const { return bytes_; }
   const std::map<std::string, TensorInfo>& tensors() const { return source_->tensors(); }

@@ -17,7 +17,7 @@ using kernels::Rotation;
 
 constexpr int64_t kMaxGroup = int64_t{1} << 31;  // as kernels::Validate
 
-absl::Status ExpectText(const BlobReader& blob, const std::string& key,
+absl::Status ExpectText(const SafetensorsBlob& blob, const std::string& key,
                         absl::string_view expected) {
   SA_ASSIGN_OR_RETURN(const std::string found, blob.Text(key));
   if (found == expected) return absl::OkStatus();
@@ -26,7 +26,7 @@ absl::Status ExpectText(const BlobReader& blob, const std::string& key,
 }
 
 // What kernels::Validate says, as a status.
-absl::Status CheckMatrix(const BlobReader& blob, absl::string_view name,
+absl::Status CheckMatrix(const SafetensorsBlob& blob, absl::string_view name,
                          const kernels::PackedMatrix& m) {
   if (const std::string wrong = kernels::Validate(m); !wrong.empty()) {
     return blob.Fault(absl::StrCat("layer '", name, "': ", wrong));
@@ -34,7 +34,7 @@ absl::Status CheckMatrix(const BlobReader& blob, absl::string_view name,
   return absl::OkStatus();
 }
 
-absl::StatusOr<PackedLayer> ReadRaw(BlobReader* blob, const std::string& tensor,
+absl::StatusOr<PackedLayer> ReadRaw(SafetensorsBlob* blob, const std::string& tensor,
                                     PackedLayer layer) {
   SA_ASSIGN_OR_RETURN(std::vector<float> weight, blob->Floats(tensor, {layer.rows, layer.cols}));
   layer.raw = true;
@@ -42,7 +42,7 @@ absl::StatusOr<PackedLayer> ReadRaw(BlobReader* blob, const std::string& tensor,
   return layer;
 }
 
-absl::StatusOr<Encoding> BcqEncoding(const BlobReader& blob, const std::string& encoding) {
+absl::StatusOr<Encoding> BcqEncoding(const SafetensorsBlob& blob, const std::string& encoding) {
   if (encoding == "bcq/shift") return Encoding::kBcqShift;
   if (encoding == "bcq/free") return Encoding::kBcqFree;
   if (encoding == "bcq/block8") return Encoding::kBcqBlock8;
@@ -50,7 +50,7 @@ absl::StatusOr<Encoding> BcqEncoding(const BlobReader& blob, const std::string& 
                                  "', expected 'bcq/shift', 'bcq/free', 'bcq/block8' or 'raw'"));
 }
 
-absl::Status ReadRotation(const BlobReader& blob, PackedLayer* layer) {
+absl::Status ReadRotation(const SafetensorsBlob& blob, PackedLayer* layer) {
   SA_ASSIGN_OR_RETURN(const std::string rotation, blob.Text("rotation"));
   if (rotation == "none") return absl::OkStatus();
   if (rotation != "wht128") {
@@ -68,7 +68,8 @@ absl::Status ReadRotation(const BlobReader& blob, PackedLayer* layer) {
   return absl::OkStatus();
 }
 
-absl::Status ReadScales(BlobReader* blob, const PackedContext& context, kernels::PackedMatrix* m) {
+absl::Status ReadScales(SafetensorsBlob* blob, const PackedContext& context,
+                        kernels::PackedMatrix* m) {
   switch (m->encoding) {
     case Encoding::kBcqShift: {
       SA_ASSIGN_OR_RETURN(m->scale, blob->Halves("scale", {m->n, m->groups()}));
@@ -96,7 +97,7 @@ absl::Status ReadScales(BlobReader* blob, const PackedContext& context, kernels:
   return absl::OkStatus();
 }
 
-absl::StatusOr<PackedLayer> ReadBcq(BlobReader* blob, const std::string& encoding,
+absl::StatusOr<PackedLayer> ReadBcq(SafetensorsBlob* blob, const std::string& encoding,
                                     const PackedContext& context, PackedLayer layer) {
   kernels::PackedMatrix& m = layer.matrix;
   SA_ASSIGN_OR_RETURN(m.encoding, BcqEncoding(*blob, encoding));
@@ -113,7 +114,7 @@ absl::StatusOr<PackedLayer> ReadBcq(BlobReader* blob, const std::string& encodin
   return layer;
 }
 
-absl::StatusOr<PackedLayer> ReadEnd(BlobReader* blob, const std::string& name,
+absl::StatusOr<PackedLayer> ReadEnd(SafetensorsBlob* blob, const std::string& name,
                                     const ArchitectureSpec& spec) {
   PackedLayer layer;
   layer.name = name;
@@ -137,7 +138,7 @@ absl::StatusOr<PackedLayer> ReadEnd(BlobReader* blob, const std::string& name,
   return layer;
 }
 
-absl::Status ReadSigns(BlobReader* blob, UnquantizedTensors* out) {
+absl::Status ReadSigns(SafetensorsBlob* blob, UnquantizedTensors* out) {
   constexpr absl::string_view kPrefix = "signs.";
   for (const auto& [name, info] : blob->tensors()) {
     if (!absl::StartsWith(name, kPrefix)) continue;
@@ -175,7 +176,7 @@ std::map<std::string, int64_t> UnquantizedShapes(const ArchitectureSpec& spec) {
 
 absl::StatusOr<std::shared_ptr<const UnquantizedTensors>> ParseUnquantized(
     std::string bytes, const ArchitectureSpec& spec, absl::string_view label) {
-  SA_ASSIGN_OR_RETURN(BlobReader blob, BlobReader::Open(std::move(bytes), label));
+  SA_ASSIGN_OR_RETURN(SafetensorsBlob blob, SafetensorsBlob::Open(std::move(bytes), label));
   auto out = std::make_shared<UnquantizedTensors>();
   for (const auto& [name, size] : UnquantizedShapes(spec)) {
     SA_ASSIGN_OR_RETURN(out->values[name], blob.Floats(name, {size}));
@@ -189,7 +190,7 @@ absl::StatusOr<PackedLayer> ParsePackedLayer(std::string bytes, absl::string_vie
                                              int64_t rows, int64_t cols,
                                              const PackedContext& context,
                                              absl::string_view label) {
-  SA_ASSIGN_OR_RETURN(BlobReader blob, BlobReader::Open(std::move(bytes), label));
+  SA_ASSIGN_OR_RETURN(SafetensorsBlob blob, SafetensorsBlob::Open(std::move(bytes), label));
   SA_RETURN_IF_ERROR(ExpectText(blob, "layer", name));
   SA_RETURN_IF_ERROR(ExpectText(blob, "rows", absl::StrCat(rows)));
   SA_RETURN_IF_ERROR(ExpectText(blob, "cols", absl::StrCat(cols)));
@@ -209,7 +210,7 @@ absl::StatusOr<PackedLayer> ParsePackedLayer(std::string bytes, absl::string_vie
 
 absl::StatusOr<PackedHead> ParsePackedHead(std::string bytes, const ArchitectureSpec& spec,
                                            absl::string_view label) {
-  SA_ASSIGN_OR_RETURN(BlobReader blob, BlobReader::Open(std::move(bytes), label));
+  SA_ASSIGN_OR_RETURN(SafetensorsBlob blob, SafetensorsBlob::Open(std::move(bytes), label));
   PackedHead out;
   SA_ASSIGN_OR_RETURN(out.embed, ReadEnd(&blob, "embed", spec));
   if (!spec.tied_embeddings) {

@@ -147,6 +147,11 @@ class TorchModel : public ReferenceModel {
         threads_(threads),
         blocks_(weights, resident_blocks) {}
 
+  const ArchitectureSpec& spec() const override { return s_; }
+  void DropBlocks() override {
+    blocks_.Clear();
+    decoder_.reset();
+  }
   absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
                                      int64_t length) override;
   absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,

@@ -57,6 +57,10 @@ class ReferenceModel {
   static absl::StatusOr<std::unique_ptr<ReferenceModel>> Create(const WeightProvider* weights,
                                                                 int threads, int resident_blocks);
 
+  virtual const ArchitectureSpec& spec() const = 0;
+  // Frees blocks, not the embedding and the head. They are read again when they are needed.
+  virtual void DropBlocks() = 0;
+
   // tokens: [count, length]. INVALID_ARGUMENT names a token that is not in the vocabulary.
   virtual absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
                                              int64_t length) = 0;
