@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
+#include "worker/model/tokenizer.h"
 #include "worker/tensor/dtype.h"
 
 namespace shiftadd {
@@ -138,11 +139,22 @@ absl::Status CheckTensors(const ModelParts& parts, const std::vector<FamilyTenso
                    absl::StrJoin(faults, "\n")));
 }
 
+// A tokenizer that cannot be used is told now, not when the model is done.
+absl::Status CheckTokenizer(const ModelParts& parts) {
+  const auto tokenizer = Tokenizer::FromJson(parts.tokenizer_json);
+  if (!tokenizer.ok()) return Annotate(tokenizer.status(), parts.path);
+  if ((*tokenizer)->vocab_size() <= parts.spec.vocab) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(parts.path, ": the tokenizer has token ", (*tokenizer)->vocab_size() - 1,
+                   ", expected ids below ", parts.spec.vocab, ", the rows of the embedding"));
+}
+
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ModelSource>> MakeCheckedModel(ModelParts parts) {
   auto spec = ArchitectureSpecFromJson(ToJson(parts.spec));
   if (!spec.ok()) return Annotate(spec.status(), parts.path);
+  SA_RETURN_IF_ERROR(CheckTokenizer(parts));
   std::vector<FamilyTensor> plan = parts.family->tensors(parts.spec);
   SA_RETURN_IF_ERROR(CheckTensors(parts, plan));
   return std::make_unique<CheckedModel>(std::move(parts), std::move(plan));

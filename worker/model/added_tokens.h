@@ -1,0 +1,40 @@
+// Finds tokens that are written out in a text: "<|im_start|>".
+#ifndef SHIFTADD_WORKER_MODEL_ADDED_TOKENS_H_
+#define SHIFTADD_WORKER_MODEL_ADDED_TOKENS_H_
+
+#include <array>
+#include <cstdint>
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/strings/string_view.h"
+
+namespace shiftadd {
+
+struct AddedToken {
+  int32_t id = 0;
+  std::string content;
+  bool special = false;
+  bool normalized = false;  // looked for after normalization
+};
+
+// Filled by one thread, then immutable and thread-safe.
+class AddedTokenMatcher {
+ public:
+  void Add(const AddedToken& token);
+
+  // Cuts `text` at tokens, leftmost and then longest; special ones only if `with_special`. Calls
+  // on_text for what lies between (never empty) and on_token for each token, in order.
+  void Scan(absl::string_view text, bool with_special,
+            const std::function<void(absl::string_view)>& on_text,
+            const std::function<void(int32_t)>& on_token) const;
+
+ private:
+  // By first byte, the longest first.
+  std::array<std::vector<AddedToken>, 256> by_first_;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_MODEL_ADDED_TOKENS_H_

@@ -1,0 +1,104 @@
+#include "worker/model/bpe.h"
+
+#include <algorithm>
+#include <queue>
+#include <tuple>
+
+namespace shiftadd {
+namespace {
+
+uint64_t PairKey(int32_t left, int32_t right) {
+  return (static_cast<uint64_t>(static_cast<uint32_t>(left)) << 32) | static_cast<uint32_t>(right);
+}
+
+// A symbol of the word being merged, in a doubly linked list; token -1 once merged into its left
+// neighbour.
+struct Symbol {
+  int32_t token;
+  int32_t previous;
+  int32_t next;
+};
+
+// A merge that may be done: the lowest rank first, then the leftmost. Stale once the pair has
+// changed.
+struct Candidate {
+  uint32_t rank;
+  int32_t position;
+  int32_t token;
+  bool operator>(const Candidate& other) const {
+    return std::tie(rank, position) > std::tie(other.rank, other.position);
+  }
+};
+
+}  // namespace
+
+void Bpe::AddToken(std::string bytes, int32_t token) {
+  if (bytes.size() == 1) byte_tokens_[static_cast<uint8_t>(bytes[0])] = token;
+  tokens_.emplace(std::move(bytes), token);
+}
+
+void Bpe::AddMerge(int32_t left, int32_t right, int32_t merged) {
+  merges_.emplace(PairKey(left, right), Merge{static_cast<uint32_t>(merges_.size()), merged});
+}
+
+const Bpe::Merge* Bpe::FindMerge(int32_t left, int32_t right) const {
+  const auto it = merges_.find(PairKey(left, right));
+  return it == merges_.end() ? nullptr : &it->second;
+}
+
+void Bpe::Encode(absl::string_view word, std::vector<int32_t>* out) const {
+  if (ignore_merges_) {
+    const auto it = tokens_.find(word);
+    if (it != tokens_.end()) {
+      out->push_back(it->second);
+      return;
+    }
+  }
+  std::vector<int32_t> symbols;
+  symbols.reserve(word.size());
+  for (char c : word) {
+    const int32_t token = byte_tokens_[static_cast<uint8_t>(c)];
+    if (token >= 0) {
+      symbols.push_back(token);
+    } else if (unknown_ >= 0) {
+      symbols.push_back(unknown_);
+    }
+  }
+  if (symbols.size() < 2) {
+    out->insert(out->end(), symbols.begin(), symbols.end());
+  } else {
+    MergeSymbols(symbols, out);
+  }
+}
+
+void Bpe::MergeSymbols(const std::vector<int32_t>& tokens, std::vector<int32_t>* out) const {
+  const int32_t count = static_cast<int32_t>(tokens.size());
+  std::vector<Symbol> symbols(tokens.size());
+  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>> queue;
+  const auto offer = [&](int32_t left) {
+    const int32_t right = symbols[left].next;
+    if (right < 0) return;
+    const Merge* merge = FindMerge(symbols[left].token, symbols[right].token);
+    if (merge != nullptr) queue.push({merge->rank, left, merge->token});
+  };
+  for (int32_t i = 0; i < count; ++i) symbols[i] = {tokens[i], i - 1, i + 1 < count ? i + 1 : -1};
+  for (int32_t i = 0; i + 1 < count; ++i) offer(i);
+  while (!queue.empty()) {
+    const Candidate best = queue.top();
+    queue.pop();
+    Symbol& left = symbols[best.position];
+    if (left.token < 0 || left.next < 0) continue;
+    Symbol& right = symbols[left.next];
+    const Merge* merge = FindMerge(left.token, right.token);
+    if (merge == nullptr || merge->token != best.token) continue;
+    left.token = merge->token;
+    left.next = right.next;
+    right.token = -1;
+    if (left.next >= 0) symbols[left.next].previous = best.position;
+    if (left.previous >= 0) offer(left.previous);
+    offer(best.position);
+  }
+  for (int32_t i = 0; i >= 0; i = symbols[i].next) out->push_back(symbols[i].token);
+}
+
+}  // namespace shiftadd

@@ -1,0 +1,37 @@
+// A tokenizer.json, read and checked.
+#ifndef SHIFTADD_WORKER_MODEL_TOKENIZER_DOCUMENT_H_
+#define SHIFTADD_WORKER_MODEL_TOKENIZER_DOCUMENT_H_
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "worker/model/added_tokens.h"
+#include "worker/model/pre_tokenizer.h"
+
+namespace shiftadd {
+
+struct TokenizerDocument {
+  std::vector<std::optional<std::string>> vocab;  // by id: the token's text; ids may be free
+  std::vector<std::array<int32_t, 3>> merges;     // left, right, merged; earlier goes first
+  bool ignore_merges = false;
+  int32_t unknown = -1;
+  std::vector<AddedToken> added;  // their texts stand in `vocab` too
+  bool nfc = false;
+  std::optional<PreTokenizer> pre_tokenizer;
+  std::vector<int32_t> prefix, suffix;  // what the post-processor puts around a text
+  std::optional<std::string> chat_template;
+  int32_t bos = -1;
+};
+
+// INVALID_ARGUMENT: what is wrong, by field. UNIMPLEMENTED: a construct that is not supported, by
+// name.
+absl::StatusOr<TokenizerDocument> ReadTokenizerDocument(absl::string_view text);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_MODEL_TOKENIZER_DOCUMENT_H_

@@ -1,0 +1,125 @@
+#include "worker/model/tokenizer.h"
+
+#include <random>
+
+#include "gmock/gmock.h"
+#include "gtest/gtest.h"
+#include "nlohmann/json.hpp"
+#include "worker/model/testing/tiny_tokenizer.h"
+
+namespace shiftadd {
+namespace {
+
+using ::testing::ElementsAre;
+
+std::unique_ptr<Tokenizer> Tiny(bool add_bos = false) {
+  auto tokenizer =
+      Tokenizer::FromJson(testing::TinyTokenizerJson(testing::MakeTinyTokenizer(700), add_bos));
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return *std::move(tokenizer);
+}
+
+TEST(TokenizerTest, RandomBytesComeBack) {
+  const auto tokenizer = Tiny();
+  std::mt19937 random(7);
+  for (int round = 0; round < 300; ++round) {
+    std::string text;
+    const size_t size = random() % 400;
+    for (size_t i = 0; i < size; ++i) text.push_back(static_cast<char>(random() & 255));
+    const auto ids = tokenizer->Encode(text, false, round % 2 == 0);
+    EXPECT_EQ(tokenizer->Decode(ids, false), text);
+  }
+}
+
+TEST(TokenizerTest, MergesGoByRank) {
+  const auto tokenizer = Tiny();
+  // "he" (id 260) ranks before "th"; " t" + "he" then merge.
+  EXPECT_EQ(tokenizer->Decode({260}, false), "he");
+  EXPECT_THAT(tokenizer->Encode(" the", false, false), ElementsAre(267));
+  EXPECT_EQ(tokenizer->Decode({267}, false), " the");
+}
+
+TEST(TokenizerTest, SpecialTokensAreParsedOnDemand) {
+  const auto tokenizer = Tiny(true);
+  EXPECT_THAT(tokenizer->Encode("<|im_end|>", false, true), ElementsAre(2));
+  EXPECT_GT(tokenizer->Encode("<|im_end|>", false, false).size(), 3u);
+  EXPECT_THAT(tokenizer->Encode("", true, false), ElementsAre(0));
+  EXPECT_EQ(tokenizer->Decode({0, 1, 2}, true), "");
+  EXPECT_EQ(tokenizer->Decode({1, 2, -5, 1 << 30}, false), "<|im_start|><|im_end|>");
+  EXPECT_TRUE(tokenizer->IsSpecial(2));
+  EXPECT_FALSE(tokenizer->IsSpecial(3));
+  EXPECT_FALSE(tokenizer->IsSpecial(-1));
+  EXPECT_EQ(tokenizer->vocab_size(), 700);
+}
+
+TEST(TokenizerTest, LongRunsDoNotHang) {
+  const auto tokenizer = Tiny();
+  for (const std::string& unit : {std::string(" "), std::string("a"), std::string("\n "),
+                                  std::string("9"), std::string("\xff"), std::string("he")}) {
+    std::string text;
+    while (text.size() < 300000) text += unit;
+    EXPECT_EQ(tokenizer->Decode(tokenizer->Encode(text, false, false), false), text);
+  }
+}
+
+TEST(Utf8Test, OnlyWhatMayBecomeACharacterIsHeldBack) {
+  EXPECT_EQ(CompleteUtf8Prefix(""), 0u);
+  EXPECT_EQ(CompleteUtf8Prefix("abc"), 3u);
+  EXPECT_EQ(CompleteUtf8Prefix("a\xc3"), 1u);
+  EXPECT_EQ(CompleteUtf8Prefix("a\xc3\xa9"), 3u);
+  EXPECT_EQ(CompleteUtf8Prefix("a\xe4\xb8"), 1u);
+  EXPECT_EQ(CompleteUtf8Prefix("a\xf0\x9f\x98"), 1u);
+  EXPECT_EQ(CompleteUtf8Prefix("a\xf0\x9f\x98\x80"), 5u);
+  EXPECT_EQ(CompleteUtf8Prefix("\xe0\x80"), 2u) << "overlong: never valid";
+  EXPECT_EQ(CompleteUtf8Prefix("\xed\xa0"), 2u) << "a surrogate: never valid";
+  EXPECT_EQ(CompleteUtf8Prefix("a\x80\x80\x80"), 4u);
+  EXPECT_EQ(CompleteUtf8Prefix("\xff"), 1u);
+}
+
+struct Edit {
+  const char* pointer;
+  const char* value;
+  absl::StatusCode code;
+};
+
+TEST(TokenizerTest, UnsupportedConstructsAreNamed) {
+  using absl::StatusCode;
+  const Edit edits[] = {
+      {"/model/type", "\"Unigram\"", StatusCode::kUnimplemented},
+      {"/model/dropout", "0.1", StatusCode::kUnimplemented},
+      {"/model/byte_fallback", "true", StatusCode::kUnimplemented},
+      {"/model/end_of_word_suffix", "\"</w>\"", StatusCode::kUnimplemented},
+      {"/model/vocab/he", "3", StatusCode::kInvalidArgument},
+      {"/model/vocab/he", "-3", StatusCode::kInvalidArgument},
+      {"/model/vocab/he", "4294967296", StatusCode::kInvalidArgument},
+      {"/model/vocab", "[]", StatusCode::kInvalidArgument},
+      {"/model/merges", "[\"x\"]", StatusCode::kInvalidArgument},
+      {"/model/merges", "[\"q zz\"]", StatusCode::kInvalidArgument},
+      {"/model/merges", "[7]", StatusCode::kInvalidArgument},
+      {"/model/unk_token", "\"nothing\"", StatusCode::kInvalidArgument},
+      {"/normalizer", "{\"type\": \"NFKC\"}", StatusCode::kUnimplemented},
+      {"/pre_tokenizer", "null", StatusCode::kUnimplemented},
+      {"/pre_tokenizer", "{\"type\": \"Whitespace\"}", StatusCode::kUnimplemented},
+      {"/pre_tokenizer", "{\"type\": \"Split\"}", StatusCode::kUnimplemented},
+      {"/decoder", "{\"type\": \"WordPiece\"}", StatusCode::kUnimplemented},
+      {"/post_processor", "{\"type\": \"BertProcessing\"}", StatusCode::kUnimplemented},
+      {"/added_tokens/0/lstrip", "true", StatusCode::kUnimplemented},
+      {"/added_tokens/0/id", "77", StatusCode::kInvalidArgument},
+      {"/added_tokens/0/content", "7", StatusCode::kInvalidArgument},
+  };
+  const nlohmann::json good =
+      nlohmann::json::parse(testing::TinyTokenizerJson(testing::MakeTinyTokenizer(700), false));
+  for (const Edit& edit : edits) {
+    nlohmann::json document = good;
+    document[nlohmann::json::json_pointer(edit.pointer)] = nlohmann::json::parse(edit.value);
+    const auto tokenizer = Tokenizer::FromJson(document.dump());
+    EXPECT_EQ(tokenizer.status().code(), edit.code) << edit.pointer << " " << tokenizer.status();
+  }
+  EXPECT_EQ(Tokenizer::FromJson("{").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Tokenizer::FromJson("[]").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Tokenizer::FromJson(std::string(100000, '[')).status().code(),
+            StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace shiftadd

@@ -1,0 +1,34 @@
+// Regular expressions over UTF-8 with Unicode classes, as pre-tokenizers use them.
+#ifndef SHIFTADD_WORKER_MODEL_UNICODE_REGEX_H_
+#define SHIFTADD_WORKER_MODEL_UNICODE_REGEX_H_
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+
+namespace shiftadd {
+
+// Immutable, thread-safe.
+class UnicodeRegex {
+ public:
+  // `pattern` is in Oniguruma's syntax as tokenizer.json has it; \s and \S mean Unicode's
+  // White_Space there, which PCRE2's do not quite, and are rewritten. INVALID_ARGUMENT if it does
+  // not compile.
+  static absl::StatusOr<UnicodeRegex> Compile(const std::string& pattern);
+
+  // Cuts `text` (valid UTF-8) into its matches and what lies between them, in order; nothing is
+  // lost.
+  void Split(absl::string_view text, std::vector<absl::string_view>* pieces) const;
+
+ private:
+  struct Code;
+  explicit UnicodeRegex(std::shared_ptr<const Code> code) : code_(std::move(code)) {}
+  std::shared_ptr<const Code> code_;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_MODEL_UNICODE_REGEX_H_
