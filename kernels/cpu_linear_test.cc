@@ -235,6 +235,39 @@ TEST(CpuLinear, NotFiniteIsNotACrash) {
   }
 }
 
+// Every weight and digit at its largest: 16-bit pair sums and 32-bit sums must hold.
+TEST_P(EncodingTest, ExtremesDoNotOverflow) {
+  for (const int bit : {0, 1}) {
+    TestMatrixOptions o = GetParam().options;
+    o.n = 16, o.k = 256;
+    TestMatrix m(o, 18);
+    for (uint32_t& p : m.planes) p = bit == 0 ? 0 : 0xffffffffu;
+    std::vector<int8_t> codes(o.n * o.k, bit == 0 ? int8_t{-128} : int8_t{127});
+    if (m.view.codes != nullptr) m.view.codes = codes.data();
+    std::vector<double> w(o.n * o.k);
+    DequantizeRows(m.view, 0, o.n, w.data());
+    for (const float value : {1.0f, -1.0f}) {
+      const std::vector<float> x(5 * o.k, value);
+      for (const Precision precision : {Precision::kA8, Precision::kA16}) {
+        for (const Isa isa : Isas()) {
+          Activations a;
+          PrepareActivations(x.data(), o.k, 5, o.k, o.group, nullptr, precision, isa, &a);
+          const std::vector<float> y = Product(*Make(m, isa), a);
+          for (int64_t n = 0; n < o.n; ++n) {
+            double sum = 0, size = 0;
+            for (int64_t k = 0; k < o.k; ++k) {
+              sum += w[n * o.k + k] * value;
+              size += std::abs(w[n * o.k + k]);
+            }
+            ASSERT_NEAR(y[n], sum, 1e-5 * size) << IsaName(isa);
+            ASSERT_EQ(y[4 * o.n + n], y[n]) << IsaName(isa);
+          }
+        }
+      }
+    }
+  }
+}
+
 TEST(CpuLinear, BadViewIsAnError) {
   TestMatrix m({}, 15);
   m.view.group = 33;
