@@ -3,22 +3,24 @@
 // Config blob (canonical JSON, keys sorted, no spaces; a function of the job's inputs only):
 //   {"format": {"major": 1, "minor": 0},
 //    "architecture": ArchitectureSpec (worker/model/architecture_spec.h),
-//    "recipe": {method, scales, rotation, hessian, order, group_size, candidate_bits, head, damping, rounds, inner_rounds, seed, overrides},
-//    "budget": {"planes"|"stored_bits"|"bytes": number},
-//    "layers": [{"name", "bits" (0 = raw), "rows", "cols", "digest", "stored_bytes"}…] in model order,
-//    "head": digest, "unquantized": digest, "tokenizer": digest, "config": digest, "generation_config": digest,
-//    "exponent_sets": {"2": [[0,-1],…], "3": …, …} for every width in use,
-//    "inputs": {"source": [{"path","bytes","digest"}…], "calibration": [digests], "evaluation": [digests]},
-//    "quantizer_version": "1", "device_class": "cpu-avx2",
-//    "quality": {kl, kl_standard_error, perplexity_full, perplexity_quantized, windows, window_length, planes, stored_bits}}
+//    "recipe": {method, scales, rotation, hessian, order, group_size, candidate_bits, head,
+//    damping, rounds, inner_rounds, seed, overrides}, "budget": {"planes"|"stored_bits"|"bytes":
+//    number}, "layers": [{"name", "bits" (0 = raw), "rows", "cols", "digest", "stored_bytes"}…] in
+//    model order, "head": digest, "unquantized": digest, "tokenizer": digest, "config": digest,
+//    "generation_config": digest, "exponent_sets": {"2": [[0,-1],…], "3": …, …} for every width in
+//    use, "inputs": {"source": [{"path","bytes","digest"}…], "calibration": [digests],
+//    "evaluation": [digests]}, "quantizer_version": "1", "device_class": "cpu-avx2", "quality":
+//    {kl, kl_standard_error, perplexity_full, perplexity_quantized, windows, window_length, planes,
+//    stored_bits}}
 //
-// A layer blob is a safetensors file; "__metadata__": {"layer", "encoding" ("bcq/shift", "bcq/free", "bcq/block8"),
-// "q", "rows", "cols", "group", "rotation" ("none", "wht128"), "block_rows" (block8)}, all strings; tensors "planes",
-// "scale", "exponents", "alpha", "zeta" as kernels/packed_matrix.h says. A skipped layer: encoding "raw", one tensor "weight".
-// The head blob: for each of "embed" and, if not tied, "head": NAME.codes I8 [N,K] and NAME.scale F16 [N,G] with metadata
-// "NAME.encoding": "int8/group", "NAME.group": "128"; or NAME (F32/F16/BF16 [N,K]) with "NAME.encoding": "raw".
-// The unquantized blob: norms and biases under their canonical names (F32), and "signs.K" U32 [ceil(K/32)] for every
-// rotated input width K.
+// A layer blob is a safetensors file; "__metadata__": {"layer", "encoding" ("bcq/shift",
+// "bcq/free", "bcq/block8"), "q", "rows", "cols", "group", "rotation" ("none", "wht128"),
+// "block_rows" (block8)}, all strings; tensors "planes", "scale", "exponents", "alpha", "zeta" as
+// kernels/packed_matrix.h says. A skipped layer: encoding "raw", one tensor "weight". The head
+// blob: for each of "embed" and, if not tied, "head": NAME.codes I8 [N,K] and NAME.scale F16 [N,G]
+// with metadata "NAME.encoding": "int8/group", "NAME.group": "128"; or NAME (F32/F16/BF16 [N,K])
+// with "NAME.encoding": "raw". The unquantized blob: norms and biases under their canonical names
+// (F32), and "signs.K" U32 [ceil(K/32)] for every rotated input width K.
 #ifndef SHIFTADD_SERVICES_PACKAGING_PACKAGE_FORMAT_H_
 #define SHIFTADD_SERVICES_PACKAGING_PACKAGE_FORMAT_H_
 
@@ -36,7 +38,8 @@ inline constexpr char kConfigMediaType[] = "application/vnd.shiftadd.package.con
 inline constexpr char kWeightsMediaType[] = "application/vnd.shiftadd.weights.v1.safetensors";
 inline constexpr char kDocumentMediaType[] = "application/vnd.shiftadd.document.v1+json";
 inline constexpr char kProvenanceArtifactType[] = "application/vnd.shiftadd.provenance.v1+json";
-// Annotation of a layer descriptor: the layer's canonical name, "head", "unquantized", "tokenizer.json", …
+// Annotation of a layer descriptor: the layer's canonical name, "head", "unquantized",
+// "tokenizer.json", …
 inline constexpr char kTitleAnnotation[] = "org.opencontainers.image.title";
 
 }  // namespace shiftadd

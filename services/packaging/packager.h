@@ -1,0 +1,112 @@
+// The packager without its gRPC: publishes, names, finds and collects packages.
+#ifndef SHIFTADD_SERVICES_PACKAGING_PACKAGER_H_
+#define SHIFTADD_SERVICES_PACKAGING_PACKAGER_H_
+
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <shared_mutex>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "services/base/clock.h"
+#include "services/blob/blob_store.h"
+#include "services/packaging/package_store.h"
+#include "services/packaging/packager_metrics.h"
+#include "services/packaging/publish_check.h"
+
+namespace shiftadd::packaging {
+
+struct PackageInfo {
+  std::string name, tag, digest;  // `tag` is empty if it was asked for by digest
+  uint64_t bytes = 0;             // config and layers
+  absl::Time publish_time;
+  Descriptor config;
+  std::vector<Descriptor> layers;
+};
+
+// With the documents.
+struct PackageDetails {
+  PackageInfo info;
+  std::string config_json, manifest_json;
+  std::string provenance_json;  // the newest; may be empty
+};
+
+struct PackagePage {
+  std::vector<PackageInfo> packages;
+  std::string next_page_token;  // empty: the end
+};
+
+struct GarbageReport {
+  uint64_t blobs = 0, bytes = 0;
+};
+
+struct PackagerOptions {
+  // Blobs Put, and packages published, less long ago are never collected: their job may be about to
+  // name them.
+  absl::Duration grace = absl::Hours(1);
+  const Clock* clock = nullptr;        // null: the system's
+  PackagerMetrics* metrics = nullptr;  // may be null
+  // Tests: called at each named step of Publish; an error ends it there, as a crash would.
+  std::function<absl::Status(const char* step)> fail_at;
+};
+
+// Thread-safe. Status codes as package.proto says. Publishing writes blobs, then the manifest, then
+// the row (the commit), then index.json, which is only a mirror for OCI tools: Start makes it agree
+// with the rows again.
+class Packager {
+ public:
+  // The stores must outlive it.
+  static absl::StatusOr<std::unique_ptr<Packager>> Start(PackageStore* store, BlobStore* blobs,
+                                                         const PackagerOptions& options);
+
+  absl::StatusOr<PackageInfo> Publish(const PublishSpec& spec);
+  absl::StatusOr<PackageDetails> Get(const std::string& reference);
+  // `page_size` 0: 50; at most 100. Tags in order of name and tag.
+  absl::StatusOr<PackagePage> List(int page_size, const std::string& page_token);
+  absl::StatusOr<std::string> Resolve(const std::string& reference);
+  absl::StatusOr<PackageInfo> Tag(const std::string& source, const std::string& target,
+                                  const std::string& expected_digest);
+  absl::Status Delete(const std::string& reference);
+  absl::StatusOr<GarbageReport> CollectGarbage(bool dry_run);
+  // NOT_FOUND if one of the blobs is not there; nothing is pinned then. InfiniteFuture: 7 days from
+  // now.
+  absl::Status Pin(const std::string& owner, const std::vector<std::string>& digests,
+                   absl::Time expire_time);
+  absl::Status Unpin(const std::string& owner);
+
+  BlobStore* blobs() { return blobs_; }
+  // Sets the gauges.
+  void RefreshMetrics();
+
+ private:
+  Packager(PackageStore* store, BlobStore* blobs, const PackagerOptions& options);
+
+  absl::Time Now() const;
+  absl::Status Reach(const char* step) const;
+  absl::Status CheckBlobs(const std::vector<Descriptor>& layers);
+  absl::StatusOr<Descriptor> PutDocument(const std::string& media_type, const std::string& text);
+  absl::StatusOr<ProvenanceRow> PutProvenance(const PackageRow& package, const std::string& json);
+  // Brings index.json in line with the rows, for one tag or one package's referrers, or for
+  // everything.
+  absl::Status MirrorTag(const TagRow& tag);
+  absl::Status MirrorReferrers(const std::string& name, const std::string& digest);
+  absl::Status Reconcile();
+  absl::StatusOr<PackageRow> Find(const std::string& reference, std::string* tag);
+
+  PackageStore* const store_;
+  BlobStore* const blobs_;
+  const PackagerOptions options_;
+  // Shared: whoever writes blobs that rows do not name yet. Exclusive: the collector.
+  std::shared_mutex garbage_mutex_;
+  // Rows and index.json change together.
+  std::mutex tag_mutex_;
+};
+
+}  // namespace shiftadd::packaging
+
+#endif  // SHIFTADD_SERVICES_PACKAGING_PACKAGER_H_

@@ -1,0 +1,138 @@
+#include "services/packaging/publish_check.h"
+
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "services/packaging/package_format.h"
+#include "services/packaging/reference.h"
+
+namespace shiftadd::packaging {
+namespace {
+
+using nlohmann::json;
+
+constexpr size_t kMaxLayers = 100'000;
+
+struct Field {
+  const char* name;
+  json::value_t type;
+};
+constexpr Field kRequired[] = {
+    {"architecture", json::value_t::object}, {"recipe", json::value_t::object},
+    {"budget", json::value_t::object},       {"layers", json::value_t::array},
+    {"head", json::value_t::string},         {"unquantized", json::value_t::string},
+    {"tokenizer", json::value_t::string},    {"quantizer_version", json::value_t::string}};
+constexpr const char* kBlobFields[] = {"head", "unquantized", "tokenizer", "config",
+                                       "generation_config"};
+
+class Checker {
+ public:
+  explicit Checker(const PublishSpec& spec) : spec_(spec) {}
+
+  std::vector<Fault> Check() {
+    const auto reference = ParseTagReference(spec_.reference);
+    if (!reference.ok()) Add("reference", reference.status().message());
+    if (!spec_.expected_digest.empty()) CheckDigest("expected_digest", spec_.expected_digest);
+    CheckLayers();
+    CheckConfig();
+    if (!spec_.provenance_json.empty() &&
+        !json::parse(spec_.provenance_json, nullptr, false).is_object()) {
+      Add("provenance_json", "expected a JSON object");
+    }
+    return std::move(faults_);
+  }
+
+ private:
+  void Add(absl::string_view field, absl::string_view description) {
+    faults_.push_back({std::string(field), std::string(description)});
+  }
+
+  bool CheckDigest(const std::string& field, const std::string& digest) {
+    const absl::Status status = ValidateDigest(digest);
+    if (!status.ok()) Add(field, status.message());
+    return status.ok();
+  }
+
+  void CheckLayers() {
+    if (spec_.layers.empty()) Add("layers", "expected at least one");
+    if (spec_.layers.size() > kMaxLayers) {
+      return Add("layers",
+                 absl::StrCat("expected at most ", kMaxLayers, ", found ", spec_.layers.size()));
+    }
+    std::set<std::string> titles;
+    for (size_t i = 0; i < spec_.layers.size(); ++i) {
+      const Descriptor& layer = spec_.layers[i];
+      const std::string field = absl::StrCat("layers[", i, "]");
+      if (layer.media_type.find('/') == std::string::npos) {
+        Add(field + ".media_type",
+            absl::StrCat("expected type/subtype, found \"", layer.media_type, "\""));
+      }
+      if (CheckDigest(field + ".digest", layer.digest)) digests_.insert(layer.digest);
+      const auto title = layer.annotations.find(kTitleAnnotation);
+      if (title == layer.annotations.end() || title->second.empty()) {
+        Add(field + ".annotations", absl::StrCat("expected ", kTitleAnnotation));
+      } else if (!titles.insert(title->second).second) {
+        Add(field + ".annotations",
+            absl::StrCat(kTitleAnnotation, " \"", title->second, "\" is there twice"));
+      }
+    }
+  }
+
+  // A digest within the config must be one of the descriptors.
+  void CheckNamed(const std::string& field, const json& digest) {
+    if (!digest.is_string()) return Add(field, "expected a digest");
+    const std::string text = digest;
+    if (CheckDigest(field, text) && digests_.count(text) == 0) {
+      Add(field, absl::StrCat(text, " is none of the layers of the request"));
+    }
+  }
+
+  void CheckConfig() {
+    const json config = json::parse(spec_.config_json, nullptr, false);
+    if (!config.is_object()) return Add("config_json", "expected a JSON object");
+    CheckFormat(config);
+    for (const Field& required : kRequired) {
+      if (!config.contains(required.name) || config[required.name].type() != required.type) {
+        Add(absl::StrCat("config_json.", required.name),
+            absl::StrCat(
+                "expected ", json(required.type).type_name(), ", found ",
+                config.contains(required.name) ? config[required.name].type_name() : "nothing"));
+      }
+    }
+    for (const char* field : kBlobFields) {
+      if (config.contains(field) && config[field].is_string()) {
+        CheckNamed(absl::StrCat("config_json.", field), config[field]);
+      }
+    }
+    if (!config.contains("layers") || !config["layers"].is_array()) return;
+    for (size_t i = 0; i < config["layers"].size(); ++i) {
+      const json& layer = config["layers"][i];
+      const std::string field = absl::StrCat("config_json.layers[", i, "]");
+      if (!layer.is_object() || !layer.contains("name") || !layer["name"].is_string() ||
+          !layer.contains("digest")) {
+        Add(field, "expected an object with name and digest");
+      } else {
+        CheckNamed(field + ".digest", layer["digest"]);
+      }
+    }
+  }
+
+  void CheckFormat(const json& config) {
+    const json format = config.value("format", json());
+    const json major = format.is_object() ? format.value("major", json()) : json();
+    if (major.is_number_integer() && major == kPackageFormatMajor) return;
+    Add("config_json.format.major", absl::StrCat("expected ", kPackageFormatMajor, ", found ",
+                                                 major.is_null() ? "nothing" : major.dump()));
+  }
+
+  const PublishSpec& spec_;
+  std::vector<Fault> faults_;
+  std::set<std::string> digests_;
+};
+
+}  // namespace
+
+std::vector<Fault> CheckPublish(const PublishSpec& spec) { return Checker(spec).Check(); }
+
+}  // namespace shiftadd::packaging

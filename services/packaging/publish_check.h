@@ -1,0 +1,29 @@
+// What a package must be before it is published.
+#ifndef SHIFTADD_SERVICES_PACKAGING_PUBLISH_CHECK_H_
+#define SHIFTADD_SERVICES_PACKAGING_PUBLISH_CHECK_H_
+
+#include <string>
+#include <vector>
+
+#include "services/packaging/manifest.h"
+
+namespace shiftadd::packaging {
+
+struct PublishSpec {
+  std::string reference;    // name:tag
+  std::string config_json;  // package_format.h
+  std::vector<Descriptor> layers;
+  std::string provenance_json;  // an object; empty: none
+  std::string expected_digest;  // what the tag points at now; empty: anything
+};
+
+struct Fault {
+  std::string field, description;
+};
+
+// Every fault of the request itself (INVALID_ARGUMENT); whether blobs are there is not looked at.
+std::vector<Fault> CheckPublish(const PublishSpec& spec);
+
+}  // namespace shiftadd::packaging
+
+#endif  // SHIFTADD_SERVICES_PACKAGING_PUBLISH_CHECK_H_
