@@ -19,8 +19,59 @@ constexpr float kRounder = 12582912.0f;
 // Below this the reciprocal overflows; such a chunk counts as zero.
 constexpr float kTiny = 1e-30f;
 
+#if defined(__AVX512F__)
+constexpr int kLanes = 16;
+#elif defined(__AVX2__)
+constexpr int kLanes = 8;
+#else
+constexpr int kLanes = 4;
+#endif
+typedef float FloatLanes __attribute__((vector_size(4 * kLanes)));
+typedef int32_t IntLanes __attribute__((vector_size(4 * kLanes)));
+template <int... kIndex>
+struct Lanes {};
+
+inline FloatLanes LoadLanes(const float* p) {
+  FloatLanes v;
+  __builtin_memcpy(&v, p, sizeof(v));
+  return v;
+}
+inline void StoreLanes(float* p, FloatLanes v) { __builtin_memcpy(p, &v, sizeof(v)); }
+
+// The butterfly of lanes i and i ^ kDistance: the upper one of a pair is negated, then added to the
+// other.
+template <int kDistance, int... kIndex>
+inline FloatLanes Butterfly(FloatLanes v, Lanes<kIndex...>) {
+  constexpr int32_t kSign = INT32_MIN;
+  const IntLanes flip = {((kIndex & kDistance) != 0 ? kSign : 0)...};
+  const FloatLanes other = __builtin_shufflevector(v, v, (kIndex ^ kDistance)...);
+  return other + (FloatLanes)((IntLanes)v ^ flip);
+}
+
+#if defined(__AVX512F__)
+typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15> AllLanes;
+#elif defined(__AVX2__)
+typedef Lanes<0, 1, 2, 3, 4, 5, 6, 7> AllLanes;
+#else
+typedef Lanes<0, 1, 2, 3> AllLanes;
+#endif
+
+// n is a power of two. Distances ascend, as in rotation.cc: sums are rounded, so their order
+// counts.
 inline void HadamardBlock(float* x, int64_t n) {
-  for (int64_t h = 1; h < n; h *= 2) {
+  int64_t h = 1;
+  if (n >= kLanes) {
+    for (int64_t i = 0; i < n; i += kLanes) {
+      FloatLanes v = LoadLanes(x + i);
+      v = Butterfly<1>(v, AllLanes());
+      v = Butterfly<2>(v, AllLanes());
+      if constexpr (kLanes > 4) v = Butterfly<4>(v, AllLanes());
+      if constexpr (kLanes > 8) v = Butterfly<8>(v, AllLanes());
+      StoreLanes(x + i, v);
+    }
+    h = kLanes;
+  }
+  for (; h < n; h *= 2) {
     for (int64_t i = 0; i < n; i += 2 * h) {
       for (int64_t j = i; j < i + h; ++j) {
         const float a = x[j];
@@ -32,6 +83,26 @@ inline void HadamardBlock(float* x, int64_t n) {
   }
 }
 
+// out[i] = x[i] * norm, negated where the sign bit is 0. begin is a multiple of 32, or n is
+// below 32.
+template <int... kIndex>
+inline void ScaleAndSign(const float* x, int64_t begin, int64_t n, const uint32_t* signs,
+                         float norm, float* out, Lanes<kIndex...>) {
+  int64_t i = begin;
+  if (n >= 32) {
+    for (; i < begin + n; i += kLanes) {
+      const int32_t word = static_cast<int32_t>(signs[i / 32] >> (i % 32));
+      const IntLanes bits = {(word & (1 << kIndex))...};
+      const IntLanes flip = (bits == 0) & IntLanes{(INT32_MIN | (kIndex & 0))...};
+      StoreLanes(out + i, (FloatLanes)((IntLanes)(LoadLanes(x + i) * norm) ^ flip));
+    }
+  }
+  for (; i < begin + n; ++i) {
+    const bool plus = (signs[i / 32] >> (i % 32)) & 1u;
+    out[i] = x[i] * (plus ? norm : -norm);
+  }
+}
+
 // The bits of Rotate(float*) in rotation.h.
 inline void RotateInto(const float* x, int64_t k, const uint32_t* signs, float* out) {
   // n^-1/2 rounded to float, by log2 of n.
@@ -39,21 +110,23 @@ inline void RotateInto(const float* x, int64_t k, const uint32_t* signs, float* 
                                0.25f, 0.17677669529663689f, 0.125f, 0.08838834764831845f};
   ForEachRotationBlock(k, [&](int64_t begin, int64_t n) {
     const float norm = kNorms[__builtin_ctzll(static_cast<unsigned long long>(n))];
-    for (int64_t i = begin; i < begin + n; ++i) {
-      const bool plus = (signs[i / 32] >> (i % 32)) & 1u;
-      out[i] = x[i] * (plus ? norm : -norm);
-    }
+    ScaleAndSign(x, begin, n, signs, norm, out, AllLanes());
     HadamardBlock(out + begin, n);
   });
 }
 
+// By the bits, whose order is that of magnitudes: integer maxima vectorize, float ones must not.
 inline float MaxMagnitude(const float* x, int64_t n) {
-  float top = 0;
+  int32_t top = 0;
   for (int64_t i = 0; i < n; ++i) {
-    const float v = __builtin_fabsf(x[i]);
-    top = v > top ? v : top;
+    int32_t bits;
+    __builtin_memcpy(&bits, x + i, 4);
+    bits &= INT32_MAX;
+    top = bits > top ? bits : top;
   }
-  return top;
+  float magnitude;
+  __builtin_memcpy(&magnitude, &top, 4);
+  return magnitude;
 }
 
 inline float RoundWithin(float v, float limit) {
