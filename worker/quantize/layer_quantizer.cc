@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/packed_matrix.h"
 #include "services/base/status_macros.h"
+#include "worker/quantize/lat.h"
 #include "worker/quantize/layer_blob.h"
 #include "worker/quantize/layer_error.h"
 #include "worker/quantize/packed_layer.h"
@@ -77,7 +78,8 @@ absl::StatusOr<std::vector<Candidate>> QuantizeLayer(const std::string& name,
       SA_RETURN_IF_ERROR(QuantizeRtn(w, &layers, threads, control));
       break;
     case QuantMethod::kLat:
-      return absl::UnimplementedError(absl::StrCat("tensor ", name, ": lat is not available yet"));
+      SA_RETURN_IF_ERROR(QuantizeLat(h, w, recipe, threads, control, &layers));
+      break;
     case QuantMethod::kShiftAdd:
       SA_RETURN_IF_ERROR(QuantizeShiftAdd(h, w, recipe, threads, control, &layers));
       break;

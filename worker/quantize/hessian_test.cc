@@ -1,0 +1,105 @@
+#include <cmath>
+#include <limits>
+#include <random>
+#include <thread>
+#include <vector>
+
+#include "gtest/gtest.h"
+#include "worker/quantize/layer_quantizer.h"
+
+namespace shiftadd {
+namespace {
+
+constexpr int64_t kWidth = 70, kTokens = 50, kSequences = 6;
+
+std::vector<std::vector<float>> Sequences() {
+  std::mt19937 engine(3);
+  std::normal_distribution<float> normal;
+  std::vector<std::vector<float>> out(kSequences);
+  for (auto& x : out) {
+    x.resize(kTokens * kWidth);
+    for (float& value : x) value = normal(engine);
+    for (int64_t t = 0; t < kTokens; ++t) x[t * kWidth + 5] = 0.0f;    // a dead input
+    for (int64_t i = 0; i < kWidth; ++i) x[2 * kWidth + i] = 0.0f;     // a token of zeros
+    for (int64_t i = 0; i < kWidth; ++i) x[3 * kWidth + i] *= 100.0f;  // a loud one
+  }
+  return out;
+}
+
+std::vector<double> Naive(const std::vector<std::vector<float>>& sequences, QuantHessian kind) {
+  std::vector<double> h(kWidth * kWidth, 0.0);
+  for (const auto& x : sequences) {
+    for (int64_t t = 0; t < kTokens; ++t) {
+      const float* row = x.data() + t * kWidth;
+      double s = 1.0, square = 0.0;
+      for (int64_t i = 0; i < kWidth; ++i) square += static_cast<double>(row[i]) * row[i];
+      if (kind == QuantHessian::kRms) s = square > 0.0 ? kWidth / square : 0.0;
+      for (int64_t i = 0; i < kWidth; ++i) {
+        for (int64_t j = 0; j < kWidth; ++j) h[i * kWidth + j] += s * row[i] * row[j];
+      }
+    }
+  }
+  for (double& value : h) value /= kTokens * kSequences;
+  return h;
+}
+
+class HessianTest : public ::testing::TestWithParam<QuantHessian> {};
+
+TEST_P(HessianTest, MatchesTheDefinition) {
+  const auto sequences = Sequences();
+  const std::vector<double> expected = Naive(sequences, GetParam());
+  auto accumulator = HessianAccumulator::Create(kWidth, GetParam());
+  for (int64_t s = 0; s < kSequences; ++s) accumulator->Add(s, sequences[s].data(), kTokens);
+  const auto h = accumulator->Finish();
+  ASSERT_TRUE(h.ok()) << h.status();
+  EXPECT_EQ(h->tokens, kTokens * kSequences);
+  for (int64_t i = 0; i < kWidth * kWidth; ++i) {
+    const double scale =
+        std::sqrt(expected[i / kWidth * (kWidth + 1)] * expected[i % kWidth * (kWidth + 1)]);
+    ASSERT_NEAR(h->h[i], expected[i], 1e-5 * scale) << i;
+  }
+}
+
+TEST_P(HessianTest, OrderAndThreadsDoNotMatter) {
+  const auto sequences = Sequences();
+  auto in_order = HessianAccumulator::Create(kWidth, GetParam());
+  for (int64_t s = 0; s < kSequences; ++s) in_order->Add(s, sequences[s].data(), kTokens);
+  auto backwards = HessianAccumulator::Create(kWidth, GetParam());
+  for (int64_t s = kSequences - 1; s >= 0; --s) backwards->Add(s, sequences[s].data(), kTokens);
+  auto threaded = HessianAccumulator::Create(kWidth, GetParam());
+  std::vector<std::thread> threads;
+  for (int64_t s = 0; s < kSequences; ++s) {
+    threads.emplace_back([&, s] { threaded->Add(s, sequences[s].data(), kTokens); });
+  }
+  for (std::thread& t : threads) t.join();
+  const auto expected = in_order->Finish();
+  ASSERT_TRUE(expected.ok());
+  EXPECT_EQ(backwards->Finish()->h, expected->h);
+  EXPECT_EQ(threaded->Finish()->h, expected->h);
+}
+
+INSTANTIATE_TEST_SUITE_P(Kinds, HessianTest,
+                         ::testing::Values(QuantHessian::kPlain, QuantHessian::kRms));
+
+TEST(Hessian, BadInputIsAnError) {
+  auto sequences = Sequences();
+  auto missing = HessianAccumulator::Create(kWidth, QuantHessian::kPlain);
+  EXPECT_EQ(missing->Finish().status().code(), absl::StatusCode::kFailedPrecondition);
+  missing->Add(1, sequences[0].data(), kTokens);
+  EXPECT_EQ(missing->Finish().status().code(), absl::StatusCode::kFailedPrecondition);
+  for (const float bad :
+       {std::numeric_limits<float>::quiet_NaN(), std::numeric_limits<float>::infinity(), 1e30f}) {
+    auto poisoned = HessianAccumulator::Create(kWidth, QuantHessian::kPlain);
+    std::vector<float> x = sequences[0];
+    x[17] = bad;
+    poisoned->Add(0, x.data(), kTokens);
+    EXPECT_EQ(poisoned->Finish().status().code(), absl::StatusCode::kInvalidArgument) << bad;
+  }
+  auto twice = HessianAccumulator::Create(kWidth, QuantHessian::kPlain);
+  twice->Add(0, sequences[0].data(), kTokens);
+  twice->Add(0, sequences[0].data(), kTokens);
+  EXPECT_EQ(twice->Finish().status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace shiftadd
