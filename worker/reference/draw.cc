@@ -5,10 +5,11 @@
 #include <limits>
 #include <vector>
 
+#include "worker/reference/exp_terms.h"
+
 namespace shiftadd {
 
 int64_t DrawFromSoftmax(const float* logits, int64_t n, double u) {
-  constexpr int64_t kBlock = 256;
   float max = -std::numeric_limits<float>::infinity();
   for (int64_t i = 0; i < n; ++i) {
     if (std::isnan(logits[i])) return -1;
@@ -19,15 +20,11 @@ int64_t DrawFromSoftmax(const float* logits, int64_t n, double u) {
   // Sums of blocks first: the walk then looks at whole blocks, and adds in the very order of the
   // total.
   std::vector<double> weight(n), block_sum;
+  ExpTerms(logits, n, max, weight.data());
   double total = 0;
-  for (int64_t begin = 0; begin < n; begin += kBlock) {
-    double sum = 0;
-    for (int64_t i = begin; i < std::min(n, begin + kBlock); ++i) {
-      weight[i] = std::exp(static_cast<double>(logits[i]) - max);
-      sum += weight[i];
-    }
-    block_sum.push_back(sum);
-    total += sum;
+  for (int64_t begin = 0; begin < n; begin += kExpBlock) {
+    block_sum.push_back(ExpSum(weight.data() + begin, std::min(kExpBlock, n - begin)));
+    total += block_sum.back();
   }
 
   const double target = u * total;
@@ -37,13 +34,13 @@ int64_t DrawFromSoftmax(const float* logits, int64_t n, double u) {
   while (block < last_block && before + block_sum[block] <= target) before += block_sum[block++];
   int64_t last_possible = -1;
   double inside = 0;
-  for (int64_t i = block * kBlock; i < std::min(n, (block + 1) * kBlock); ++i) {
+  for (int64_t i = block * kExpBlock; i < std::min(n, (block + 1) * kExpBlock); ++i) {
     inside += weight[i];
     if (weight[i] > 0) last_possible = i;
     if (target < before + inside) return i;
   }
   if (last_possible >= 0) return last_possible;  // rounding at the block's end
-  for (int64_t i = std::min(n, (block + 1) * kBlock) - 1; i >= 0; --i) {
+  for (int64_t i = std::min(n, (block + 1) * kExpBlock) - 1; i >= 0; --i) {
     if (weight[i] > 0) return i;
   }
   return -1;  // not reached: the largest logit has weight 1

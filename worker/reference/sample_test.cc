@@ -6,6 +6,7 @@
 
 #include "worker/reference/counter_random.h"
 #include "worker/reference/draw.h"
+#include "worker/reference/exp_terms.h"
 #include "worker/reference/microbatch.h"
 #include "worker/reference/reference_model.h"
 #include "worker/reference/testing/naive_model.h"
@@ -44,6 +45,28 @@ TEST(UniformAt, EvenAndDifferentInEveryArgument) {
   EXPECT_NE(UniformAt(5, 3, 0), UniformAt(6, 3, 0));
   EXPECT_NE(UniformAt(5, 3, 0), UniformAt(5, 4, 0));
   EXPECT_NE(UniformAt(5, 3, 1), UniformAt(5, 3, uint64_t{1} << 32 | 1));
+}
+
+TEST(ExpTerms, CloseToTheExponential) {
+  std::vector<float> x;
+  for (int i = 0; i <= 7000; ++i) x.push_back(3.0f - 0.1f * i);
+  std::vector<double> terms(x.size());
+  ExpTerms(x.data(), x.size(), 3.0f, terms.data());
+  double sum = 0;
+  for (size_t i = 0; i < x.size(); ++i) {
+    const double expected = std::exp(static_cast<double>(x[i]) - 3.0);
+    sum += expected;
+    if (x[i] - 3.0 >= -700) {
+      EXPECT_NEAR(terms[i] / expected, 1, 1e-12) << x[i];
+    }
+  }
+  EXPECT_NEAR(ExpSum(terms.data(), x.size()), sum, 1e-11);
+  const float odd[] = {-INFINITY, std::numeric_limits<float>::quiet_NaN(), -800.0f, 0.0f};
+  ExpTerms(odd, 4, 0.0f, terms.data());
+  EXPECT_EQ(terms[0], 0);
+  EXPECT_TRUE(std::isnan(terms[1]));
+  EXPECT_EQ(terms[2], 0);
+  EXPECT_EQ(terms[3], 1);
 }
 
 TEST(DrawFromSoftmax, InvertsTheCumulativeDistribution) {
