@@ -20,8 +20,8 @@ namespace shiftadd::kernels {
 enum class Isa { kPortable, kAvx2, kAvx512 };  // kAvx512 needs BW, VL, VBMI and VNNI
 enum class Precision { kA8, kA16 };
 
-// The best this CPU has. The environment variable SHIFTADD_ISA=portable|avx2|avx512 lowers it
-// (never raises).
+// The best this CPU has. The environment variable SHIFTADD_ISA=portable|avx2|avx512, read once,
+// lowers it (never raises).
 Isa DetectIsa();
 // "portable", "avx2", "avx512".
 const char* IsaName(Isa isa);

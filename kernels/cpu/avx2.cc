@@ -81,24 +81,28 @@ struct Avx2 {
                                    Load16(w.values[sets[row + 4]]), 1);
   }
 
-  // Integers of one step of half a quad of rows; see avx512.cc.
+  static __m256i FromNibble(__m256i table, __m256i v) {
+    return _mm256_shuffle_epi8(table, _mm256_and_si256(v, _mm256_set1_epi8(15)));
+  }
+  static __m256i Bit(__m256i v, int bit) {
+    return _mm256_and_si256(v, _mm256_set1_epi8(static_cast<char>(1 << bit)));
+  }
+
+  // Integers of one step of half a quad of rows. Of an index only bit 7 and the q lowest count.
   template <int kQ>
-  static __m256i Values(const uint8_t* quad, int64_t quad_bytes, int step, __m256i table) {
-    const __m256i mask = _mm256_set1_epi8(15);
-    if constexpr (kQ == 4) {
-      const __m256i v = Load32(quad + step / 2 * 64);
-      return _mm256_shuffle_epi8(
-          table, _mm256_and_si256(step % 2 == 0 ? v : _mm256_srli_epi16(v, 4), mask));
-    } else {
-      const __m256i low = _mm256_srli_epi16(Load32(quad + step / 4 * 64), step % 4 * 2);
-      if constexpr (kQ == 2) return _mm256_shuffle_epi8(table, _mm256_and_si256(low, mask));
-      const __m256i bits = Load32(quad + quad_bytes - 64);
-      const __m256i high =
-          step < 2 ? _mm256_slli_epi16(bits, 2 - step) : _mm256_srli_epi16(bits, step - 2);
-      const __m256i index = _mm256_or_si256(_mm256_and_si256(low, _mm256_set1_epi8(3)),
-                                            _mm256_and_si256(high, _mm256_set1_epi8(4)));
-      return _mm256_shuffle_epi8(table, index);
+  static __m256i Values(const uint8_t* quad, int step, __m256i table) {
+    if constexpr (kQ == 2) {
+      return FromNibble(table, _mm256_srli_epi16(Load32(quad + step / 4 * 64), step % 4 * 2));
     }
+    if (kQ == 4 || step < 6) {
+      const __m256i v = Load32(quad + step / 2 * 64);
+      return FromNibble(table, step % 2 == 0 ? v : _mm256_srli_epi16(v, 4));
+    }
+    const int top = step == 6 ? 0 : 4;
+    const __m256i a = Bit(_mm256_srli_epi16(Load32(quad), top + 3), 0);
+    const __m256i b = Bit(_mm256_srli_epi16(Load32(quad + 64), top + 2), 1);
+    const __m256i c = Bit(_mm256_srli_epi16(Load32(quad + 128), top + 1), 2);
+    return _mm256_shuffle_epi8(table, _mm256_or_si256(_mm256_or_si256(a, b), c));
   }
 
   // Four vectors of one 16-input step to four quads of inputs, lanes = 8 rows.
@@ -122,7 +126,7 @@ struct Avx2 {
       for (int step = first; step < last; ++step) {
         __m256i v[4];
         for (int e = 0; e < 4; ++e) {
-          v[e] = Values<kQ>(codes + e * quad_bytes + 32 * half, quad_bytes, step, tables[e]);
+          v[e] = Values<kQ>(codes + e * quad_bytes + 32 * half, step, tables[e]);
         }
         StoreStep(v, tile + step * 256 + 32 * half);
       }
@@ -230,7 +234,7 @@ struct Avx2 {
       sum_high[e] = sum_low[e] = _mm256_setzero_si256();
       __m256i pairs, pairs_low;
       const auto add = [&](int step) __attribute__((always_inline)) {
-        const __m256i v = Values<kQ>(quad, quad_bytes, step, table);
+        const __m256i v = Values<kQ>(quad, step, table);
         const __m256i x = _mm256_broadcastsi128_si256(Load16(high + step * 16));
         pairs = _mm256_add_epi16(pairs, _mm256_maddubs_epi16(v, x));
         if constexpr (kTwoDigits) {

@@ -64,26 +64,28 @@ struct Avx512 {
     return _mm512_inserti64x4(_mm512_castsi256_si512(low), high, 1);
   }
 
-  // Integers of one step of a quad of rows. `quad`: its vectors; bit 7 of an index must be clear,
-  // bits of it at and above q do not matter.
+  static I FromNibble(I table, I v) {
+    return _mm512_shuffle_epi8(table, _mm512_and_si512(v, _mm512_set1_epi8(15)));
+  }
+
+  // Integers of one step of a quad of rows. Of an index only bit 7 and the q lowest count.
   template <int kQ>
-  static I Values(const uint8_t* quad, int64_t quad_bytes, int step, I table) {
-    const I mask = _mm512_set1_epi8(15);
-    if constexpr (kQ == 4) {
-      const I v = LoadBytes(quad + step / 2 * 64);
-      return _mm512_shuffle_epi8(
-          table, _mm512_and_si512(step % 2 == 0 ? v : _mm512_srli_epi16(v, 4), mask));
-    } else {
+  static I Values(const uint8_t* quad, int step, I table) {
+    if constexpr (kQ == 2) {
       const unsigned shift = static_cast<unsigned>(step % 4 * 2);
-      const I low = _mm512_srli_epi16(LoadBytes(quad + step / 4 * 64), shift);
-      if constexpr (kQ == 2) return _mm512_shuffle_epi8(table, _mm512_and_si512(low, mask));
-      const I bits = LoadBytes(quad + quad_bytes - 64);
-      const I high = step < 2 ? _mm512_slli_epi16(bits, static_cast<unsigned>(2 - step))
-                              : _mm512_srli_epi16(bits, static_cast<unsigned>(step - 2));
-      // Two bits of low, the others of high.
-      const I index = _mm512_ternarylogic_epi32(_mm512_set1_epi8(3), low, high, 0xca);
-      return _mm512_shuffle_epi8(table, _mm512_and_si512(index, mask));
+      return FromNibble(table, _mm512_srli_epi16(LoadBytes(quad + step / 4 * 64), shift));
     }
+    if (kQ == 4 || step < 6) {
+      const I v = LoadBytes(quad + step / 2 * 64);
+      return FromNibble(table, step % 2 == 0 ? v : _mm512_srli_epi16(v, 4));
+    }
+    const unsigned top = step == 6 ? 0u : 4u;  // to bits 0, 1, 2 of the index
+    const I a = _mm512_srli_epi16(LoadBytes(quad), top + 3);
+    const I b = _mm512_srli_epi16(LoadBytes(quad + 64), top + 2);
+    const I c = _mm512_srli_epi16(LoadBytes(quad + 128), top + 1);
+    // Where the mask has ones take the first, else the second.
+    const I ab = _mm512_ternarylogic_epi32(_mm512_set1_epi8(1), a, b, 0xca);
+    return FromNibble(table, _mm512_ternarylogic_epi32(_mm512_set1_epi8(3), ab, c, 0xca));
   }
 
   // Four vectors of one 16-input step, rows 4L+e, to four quads of inputs, lanes = rows.
@@ -106,7 +108,7 @@ struct Avx512 {
     for (int step = first; step < last; ++step) {
       I v[4];
       for (int e = 0; e < 4; ++e) {
-        v[e] = Values<kQ>(codes + e * quad_bytes, quad_bytes, step, tables[e]);
+        v[e] = Values<kQ>(codes + e * quad_bytes, step, tables[e]);
       }
       StoreStep(v, tile + step * 256);
     }
@@ -184,7 +186,7 @@ struct Avx512 {
       sum_high[e] = _mm512_setzero_si512();
       sum_low[e] = _mm512_setzero_si512();
       const auto add = [&](int step) __attribute__((always_inline)) {
-        const I v = Values<kQ>(quad, quad_bytes, step, table);
+        const I v = Values<kQ>(quad, step, table);
         sum_high[e] = _mm512_dpbusd_epi32(sum_high[e], v, Broadcast16(high + step * 16));
         if constexpr (kTwoDigits) {
           sum_low[e] = _mm512_dpbusd_epi32(sum_low[e], v, Broadcast16(low + step * 16));

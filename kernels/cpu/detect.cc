@@ -44,16 +44,20 @@ Isa DetectHardware() { return Isa::kPortable; }
 
 #endif
 
-}  // namespace
-
-Isa DetectIsa() {
-  static const Isa hardware = DetectHardware();
+Isa Lowered(Isa hardware) {
   const char* wanted = std::getenv("SHIFTADD_ISA");
   if (wanted == nullptr) return hardware;
   for (const Isa isa : {Isa::kPortable, Isa::kAvx2, Isa::kAvx512}) {
     if (std::strcmp(wanted, IsaName(isa)) == 0) return isa < hardware ? isa : hardware;
   }
   return hardware;
+}
+
+}  // namespace
+
+Isa DetectIsa() {
+  static const Isa chosen = Lowered(DetectHardware());
+  return chosen;
 }
 
 const char* IsaName(Isa isa) {

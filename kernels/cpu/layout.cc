@@ -196,13 +196,14 @@ void Layout::PackRowCodes(int64_t row, const uint8_t* codes) {
       const int step = in / kStepInputs;
       const int byte = lane / 4 * 16 + in % 16;
       at += lane % 4 * quad_bytes;
-      if (view_.q == 4) {
-        at[step / 2 * 64 + byte] |= static_cast<uint8_t>(code << (step % 2 * 4));
-      } else {
-        at[step / 4 * 64 + byte] |= static_cast<uint8_t>((code & 3) << (step % 4 * 2));
-        if (view_.q == 3) {
-          at[quad_bytes - 64 + byte] |= static_cast<uint8_t>((code >> 2) << step);
+      if (view_.q == 2) {
+        at[step / 4 * 64 + byte] |= static_cast<uint8_t>(code << (step % 4 * 2));
+      } else if (view_.q == 3 && step >= 6) {
+        for (int i = 0; i < 3; ++i) {
+          at[i * 64 + byte] |= static_cast<uint8_t>(((code >> i) & 1) << (step == 6 ? 3 : 7));
         }
+      } else {
+        at[step / 2 * 64 + byte] |= static_cast<uint8_t>(code << (step % 2 * 4));
       }
     } else {
       for (int i = 0; i < view_.q; ++i) {
@@ -264,9 +265,12 @@ int Layout::CodeAt(int64_t row, int64_t col) const {
   const int step = in / kStepInputs;
   const int byte = lane / 4 * 16 + in % 16;
   at += lane % 4 * quad_bytes;
-  if (view_.q == 4) return (at[step / 2 * 64 + byte] >> (step % 2 * 4)) & 15;
-  int code = (at[step / 4 * 64 + byte] >> (step % 4 * 2)) & 3;
-  if (view_.q == 3) code |= ((at[quad_bytes - 64 + byte] >> step) & 1) << 2;
+  if (view_.q == 2) return (at[step / 4 * 64 + byte] >> (step % 4 * 2)) & 3;
+  if (view_.q == 4 || step < 6) {
+    return (at[step / 2 * 64 + byte] >> (step % 2 * 4)) & ((1 << view_.q) - 1);
+  }
+  int code = 0;
+  for (int i = 0; i < 3; ++i) code |= ((at[i * 64 + byte] >> (step == 6 ? 3 : 7)) & 1) << i;
   return code;
 }
 

@@ -2,17 +2,17 @@
 //
 // Rows go in tiles of 16, inputs in blocks of 128 (the last one shorter, in steps of 16). One tile
 // of one block is one run of bytes, blocks of a tile follow each other, so a product of a tile is
-// one sequential read. Scales lie in a second stream, one record a tile and chunk.
+// one sequential read. Scales lie in a second stream, one record a tile and chunk. Forms of a tile:
 //
-//   kCode    (shift, q = 2..4) the q bits of a weight as one field; a 16-entry table a row turns it
-//   into a
-//            small integer. For e = 0..3 a vector of 64 bytes holds rows 4L+e, L = 0..3, 16 inputs
-//            each: byte 16L + k%16. Step k/16 of the block is a field of a vector: q = 4: two steps
-//            a vector, q = 2: four, q = 3: four 2-bit fields, and one more vector with bit 2 of
-//            eight steps.
-//   kPlanes  (free, other shift) plane by plane; for every 4 inputs one 64-bit word, bit 4*row +
-//   k%4. kBlock8  planes likewise; scales are shared by rows and lie in `block_alpha`. kInt8    for
-//   every 4 inputs 64 bytes, byte 4*row + k%4.
+// - kCode (shift, q = 2..4): the q bits of a weight as one field; a table of 16 entries a row turns
+//   it into a small integer. For e = 0..3 vectors of 64 bytes hold rows 4L+e, L = 0..3, 16 inputs
+//   each: byte 16L + k%16. Steps k/16 of the block are fields of vectors: q = 2: four a vector;
+//   q = 4: two; q = 3: two, in bits 0-2 and 4-6 of three vectors, and bit i of steps 6 and 7 in
+//   bits 3 and 7 of vector i, so that six steps of eight cost no more than nibbles.
+// - kPlanes (free, other shift): plane by plane; for every 4 inputs one 64-bit word, bit
+//   4*row + k%4.
+// - kBlock8: planes likewise; scales are shared by rows and lie in `block_alpha`.
+// - kInt8: for every 4 inputs 64 bytes, byte 4*row + k%4.
 #ifndef SHIFTADD_KERNELS_CPU_LAYOUT_H_
 #define SHIFTADD_KERNELS_CPU_LAYOUT_H_
 
@@ -91,7 +91,8 @@ static inline int StepsOf(const LayoutView& w, int64_t block) {
 static inline int64_t BlockBytes(Form form, int q, int steps) {
   if (form == Form::kInt8) return int64_t{64} * 4 * steps;
   if (form != Form::kCode) return int64_t{8} * 4 * steps * q;
-  const int vectors = q == 4 ? (steps + 1) / 2 : (steps + 3) / 4 + (q == 3 ? 1 : 0);
+  const int pairs = (steps + 1) / 2;
+  const int vectors = q == 2 ? (steps + 3) / 4 : q == 3 && pairs > 3 ? 3 : pairs;
   return int64_t{4} * 64 * vectors;
 }
 

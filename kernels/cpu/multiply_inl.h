@@ -104,15 +104,35 @@ inline void AddOffsets(const uint8_t* record, int64_t chunk, const LayoutView& w
   }
 }
 
-// alpha of 8 inputs and 16 rows of one plane; rows beyond the matrix take the last row's.
+// The blocks of rows that a tile's rows lie in; rows beyond the matrix take the last row's.
+struct TileRowBlocks {
+  int64_t of[kTileRows];
+  bool same;
+};
+
+inline TileRowBlocks RowBlocksOf(const LayoutView& w, int64_t tile) {
+  TileRowBlocks blocks;
+  int64_t row = tile * kTileRows;
+  int64_t block = row / w.block_rows;
+  for (int lane = 0; lane < kTileRows; ++lane, ++row) {
+    if (row < w.n && row >= (block + 1) * w.block_rows) ++block;
+    blocks.of[lane] = block;
+  }
+  blocks.same = blocks.of[0] == block;
+  return blocks;
+}
+
+// alpha of 8 inputs and a tile's rows, one plane.
 template <class V>
-inline typename V::F BlockAlpha(const LayoutView& w, int64_t tile, int64_t eight, int plane) {
-  const int64_t eights = (w.k + 7) / 8;
+inline typename V::F BlockAlpha(const LayoutView& w, const TileRowBlocks& rows, int64_t eight,
+                                int plane) {
+  const int64_t stride = (w.k + 7) / 8 * w.q;
+  const uint16_t* alpha = w.block_alpha + eight * w.q + plane;
   alignas(32) uint16_t halves[kTileRows];
-  for (int lane = 0; lane < kTileRows; ++lane) {
-    int64_t row = tile * kTileRows + lane;
-    if (row >= w.n) row = w.n - 1;
-    halves[lane] = w.block_alpha[(row / w.block_rows * eights + eight) * w.q + plane];
+  const uint16_t first = alpha[rows.of[0] * stride];
+  for (int lane = 0; lane < kTileRows; ++lane) halves[lane] = first;
+  for (int lane = 1; !rows.same && lane < kTileRows; ++lane) {
+    halves[lane] = alpha[rows.of[lane] * stride];
   }
   return V::LoadHalves(reinterpret_cast<const uint8_t*>(halves));
 }
@@ -122,8 +142,9 @@ inline void AddBlock8(const LayoutView& w, const ActivationsView& a, int64_t til
                       int64_t chunk, int plane, const uint8_t* bytes, int64_t token, int count,
                       float* acc) {
   const Chunk& c = w.chunks[chunk];
+  const TileRowBlocks rows = RowBlocksOf(w, tile);
   for (int in = c.begin; in < c.end; in += 8) {
-    const typename V::F alpha = BlockAlpha<V>(w, tile, (block * kBlockInputs + in) / 8, plane);
+    const typename V::F alpha = BlockAlpha<V>(w, rows, (block * kBlockInputs + in) / 8, plane);
     for (int i = 0; i < count; ++i) {
       const int64_t at = (token + i) * a.stride + block * kBlockInputs;
       const int8_t* x[1] = {a.high + at};

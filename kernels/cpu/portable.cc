@@ -87,11 +87,13 @@ struct Portable {
         uint8_t* out = tile + step * 256 + lane * 4;
         for (int j = 0; j < kStepInputs; ++j) {
           int code = 0;
-          if (w.q == 4) {
-            code = at[step / 2 * 64 + j] >> (step % 2 * 4);
-          } else {
+          if (w.q == 2) {
             code = (at[step / 4 * 64 + j] >> (step % 4 * 2)) & 3;
-            if (w.q == 3) code |= ((at[quad_bytes - 64 + j] >> step) & 1) << 2;
+          } else if (w.q == 3 && step >= 6) {
+            const int bit = step == 6 ? 3 : 7;
+            for (int i = 0; i < 3; ++i) code |= ((at[i * 64 + j] >> bit) & 1) << i;
+          } else {  // bit 3 of an index does not matter with 3 planes
+            code = at[step / 2 * 64 + j] >> (step % 2 * 4);
           }
           out[j / 4 * 64 + j % 4] = values[code & 15];
         }
