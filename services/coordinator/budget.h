@@ -1,0 +1,60 @@
+// Budgets: what layers cost, what fits, and which candidates are chosen.
+#ifndef SHIFTADD_SERVICES_COORDINATOR_BUDGET_H_
+#define SHIFTADD_SERVICES_COORDINATOR_BUDGET_H_
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "shiftadd/v1/job.pb.h"
+#include "shiftadd/v1/task.pb.h"
+
+namespace shiftadd::coordinator {
+
+// Stored bytes of one layer at q planes by its shape alone (q = 0: skipped, at most 4 bytes a
+// weight).
+uint64_t EstimateStoredBytes(const v1::Recipe& recipe, const v1::LayerPlan& layer, uint32_t q);
+
+// The widths that one layer may get, ascending; {0} if it is skipped.
+std::vector<uint32_t> AllowedWidths(const v1::Recipe& recipe, const std::string& layer);
+
+// Fills minimum_ and maximum_package_bytes, budget_feasible and budget_message from the shapes.
+void FillFeasibility(const v1::JobSpec& spec, v1::Plan* plan);
+
+// Profiled layers by name.
+using ReportMap = std::map<std::string, v1::LayerReport>;
+
+struct Allocation {
+  // "mixed", and "uniform" if one fits and differs.
+  std::vector<v1::Variant> variants;
+  uint32_t uniform_bits = 0;      // 0: no uniform width fits
+  bool mixed_is_uniform = false;  // then there is one variant
+  std::string summary;            // one line for the log
+};
+
+// Bytes of a candidate's blob; only asked for budgets in bytes.
+using BlobSizes = std::function<absl::StatusOr<uint64_t>(const std::string& digest)>;
+
+// `fixed_bytes`: of the package besides the layers. FAILED_PRECONDITION: infeasible, says what
+// would fit; INTERNAL: a candidate is missing.
+absl::StatusOr<Allocation> Allocate(const v1::JobSpec& spec, const v1::Plan& plan,
+                                    const ReportMap& reports, uint64_t fixed_bytes,
+                                    const BlobSizes& sizes);
+
+// Averages over the quantized weights of one variant.
+struct Averages {
+  double planes = 0;
+  double stored_bits = 0;
+};
+Averages AveragesOf(const v1::Variant& variant, const ReportMap& reports);
+
+// The candidate that a variant's layer names; null if there is none.
+const v1::CandidateReport* FindCandidate(const v1::LayerReport& report, uint32_t bits);
+
+}  // namespace shiftadd::coordinator
+
+#endif  // SHIFTADD_SERVICES_COORDINATOR_BUDGET_H_

@@ -1,0 +1,120 @@
+// The coordinator without its transport: what users and workers ask of it, and the steps it takes
+// by itself.
+#ifndef SHIFTADD_SERVICES_COORDINATOR_COORDINATOR_H_
+#define SHIFTADD_SERVICES_COORDINATOR_COORDINATOR_H_
+
+#include <functional>
+#include <map>
+#include <mutex>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "services/base/clock.h"
+#include "services/blob/blob_store.h"
+#include "services/coordinator/job_view.h"
+#include "services/coordinator/publisher.h"
+#include "services/coordinator/recipe.h"
+#include "services/store/job_store.h"
+
+namespace shiftadd::coordinator {
+
+// What happened, for metrics. Called on any thread, must be quick. All may be left empty.
+struct Observer {
+  std::function<void(v1::TaskKind, double seconds)> task_done;
+  std::function<void(const std::string& cause)> task_retried;
+  std::function<void()> lease_expired;
+};
+
+struct CoordinatorOptions {
+  absl::Duration lease = absl::Seconds(30);
+  Observer observer;
+};
+
+// Thread-safe; it keeps nothing that the store does not have but hints that save work. Owns none of
+// its parts, which must outlive it. `scratch` may be null: then nobody deletes scratch.
+class Coordinator {
+ public:
+  Coordinator(JobStore* store, Publisher* publisher, BlobStore* scratch, const Clock* clock,
+              CoordinatorOptions options = {});
+
+  // --- Users ---
+  // Faults of the request go to `faults`, and the status is INVALID_ARGUMENT.
+  absl::StatusOr<v1::Job> Submit(const v1::SubmitJobRequest& request, const std::string& owner,
+                                 std::vector<FieldFault>* faults);
+  absl::StatusOr<v1::Job> Get(const std::string& job_id);
+  absl::StatusOr<v1::ListJobsResponse> List(const v1::ListJobsRequest& request);
+  absl::StatusOr<v1::Job> Cancel(const std::string& job_id);
+  absl::StatusOr<v1::Job> Retry(const std::string& job_id);
+  absl::Status Delete(const std::string& job_id);
+  absl::StatusOr<v1::JobReport> Report(const std::string& job_id);
+  absl::StatusOr<std::vector<v1::WorkerInfo>> Workers();
+  // Hands events from `from_sequence` on to `send` as they come. Returns OK after the event that
+  // ends the job, when `send` says false, or when `stopped` says true.
+  absl::Status Watch(const std::string& job_id, uint64_t from_sequence,
+                     const std::function<bool(const v1::JobEvent&)>& send,
+                     const std::function<bool()>& stopped);
+
+  // --- Workers ---
+  // Waits up to the request's max_wait for a task, or until `stopped`.
+  absl::StatusOr<v1::LeaseTaskResponse> Lease(const v1::LeaseTaskRequest& request,
+                                              const std::function<bool()>& stopped);
+  absl::StatusOr<v1::RenewLeaseResponse> Renew(const v1::RenewLeaseRequest& request);
+  absl::Status Complete(const v1::CompleteTaskRequest& request);
+  absl::Status Fail(const v1::FailTaskRequest& request);
+
+  // --- By itself ---
+  // Reaps expired leases and takes every step that is due. Call it after changes and about once a
+  // second. Faults of one job are logged and do not keep the others waiting; the status is the
+  // store's.
+  absl::Status Tick();
+
+  JobStore* store() { return store_; }
+
+ private:
+  // Hints of one job; losing them costs work, never correctness.
+  struct Memory {
+    std::string signature;                         // of the rows at the last planning
+    std::set<std::string> pinned;                  // blobs
+    absl::Time wait_until = absl::InfinitePast();  // after a fault that may pass
+    absl::Time last_progress = absl::InfinitePast();
+    double last_ratio = -1;
+    std::string last_fault;
+  };
+
+  absl::StatusOr<v1::Job> WithProgress(JobRecord record);
+  v1::Progress Progress(const v1::Job& job, const std::vector<TaskRecord>& tasks);
+  double RunningError(const v1::Job& job);
+
+  absl::Status StepJob(const std::string& job_id);
+  // True if a step was taken and another may follow.
+  absl::StatusOr<bool> StepOnce(const std::string& job_id);
+  absl::StatusOr<bool> Package(const JobView& view);
+  absl::Status PinNew(const JobView& view);
+  absl::Status CleanUp(const JobRecord& record);
+  absl::Status EmitProgress(const v1::Job& job, const std::vector<TaskRecord>& tasks);
+  absl::StatusOr<int> WorkersFor(const v1::Job& job);
+  absl::StatusOr<bool> Apply(const JobUpdate& update);
+  void NoteFault(const std::string& job_id, const absl::Status& status);
+  Memory& MemoryOf(const std::string& job_id);
+
+  JobStore* const store_;
+  Publisher* const publisher_;
+  BlobStore* const scratch_;
+  const Clock* const clock_;
+  const CoordinatorOptions options_;
+
+  std::mutex tick_mutex_;                 // one driver at a time
+  std::map<std::string, Memory> memory_;  // under tick_mutex_
+
+  std::mutex error_mutex_;
+  // Sum and count of output errors at the width nearest the budget, by job; from task results.
+  std::map<std::string, std::pair<double, uint64_t>> running_error_;
+};
+
+}  // namespace shiftadd::coordinator
+
+#endif  // SHIFTADD_SERVICES_COORDINATOR_COORDINATOR_H_

@@ -1,0 +1,195 @@
+// The steps that the coordinator takes by itself.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/logging.h"
+#include "services/base/status_macros.h"
+#include "services/coordinator/coordinator.h"
+#include "services/coordinator/planner.h"
+#include "services/coordinator/progress.h"
+#include "services/coordinator/publish.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+constexpr absl::Duration kBackOff = absl::Seconds(2);
+constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
+constexpr double kProgressStep = 0.002;
+// More steps in a row than a job has states: something goes in circles.
+constexpr int kMaxSteps = 16;
+
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
+
+// Changes whenever planning could come to another answer.
+std::string Signature(const JobRecord& record, const std::vector<TaskRecord>& tasks) {
+  int counts[6] = {};
+  for (const TaskRecord& t : tasks) ++counts[static_cast<int>(t.state)];
+  return absl::StrCat(record.revision, "/", tasks.size(), "/",
+                      counts[static_cast<int>(TaskState::kDone)], "/",
+                      counts[static_cast<int>(TaskState::kFailed)]);
+}
+
+}  // namespace
+
+absl::Status Coordinator::Tick() {
+  std::lock_guard<std::mutex> hold(tick_mutex_);
+  SA_ASSIGN_OR_RETURN(const std::vector<Expired> expired, store_->ReapExpired());
+  for (const Expired& e : expired) {
+    spdlog::warn("{}: lease of worker {} expired{}", e.task_id, e.worker,
+                 e.failed ? "; that was the last attempt" : "");
+    if (options_.observer.lease_expired) options_.observer.lease_expired();
+    if (!e.failed && options_.observer.task_retried) options_.observer.task_retried("expired");
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<std::string> jobs, store_->JobsNeedingWork());
+  for (const std::string& job_id : jobs) {
+    const absl::Status status = StepJob(job_id);
+    if (absl::IsNotFound(status)) continue;  // deleted meanwhile
+    NoteFault(job_id, status);
+  }
+  for (auto it = memory_.begin(); it != memory_.end();) {
+    const bool gone = std::find(jobs.begin(), jobs.end(), it->first) == jobs.end();
+    it = gone ? memory_.erase(it) : std::next(it);
+  }
+  return absl::OkStatus();
+}
+
+Coordinator::Memory& Coordinator::MemoryOf(const std::string& job_id) { return memory_[job_id]; }
+
+void Coordinator::NoteFault(const std::string& job_id, const absl::Status& status) {
+  Memory& memory = MemoryOf(job_id);
+  if (status.ok()) {
+    memory.last_fault.clear();
+    return;
+  }
+  memory.signature.clear();
+  memory.wait_until = clock_->Now() + kBackOff;
+  const std::string text = status.ToString();
+  if (text == memory.last_fault) return;  // said once, not every two seconds
+  memory.last_fault = text;
+  spdlog::warn("{}: waits: {}", job_id, text);
+  v1::JobEvent event;
+  event.set_log(absl::StrCat("waiting, will try again: ", status.message()));
+  store_->AppendEvents(job_id, {event}).IgnoreError();
+}
+
+absl::Status Coordinator::StepJob(const std::string& job_id) {
+  if (clock_->Now() < MemoryOf(job_id).wait_until) return absl::OkStatus();
+  for (int i = 0; i < kMaxSteps; ++i) {
+    SA_ASSIGN_OR_RETURN(const bool again, StepOnce(job_id));
+    if (!again) return absl::OkStatus();
+  }
+  return absl::OkStatus();  // the rest at the next tick
+}
+
+absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
+  SA_ASSIGN_OR_RETURN(const JobRecord record, store_->GetJob(job_id));
+  if (IsTerminal(record.job.state())) {
+    SA_RETURN_IF_ERROR(CleanUp(record));
+    return false;
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<TaskRecord> tasks, store_->ListTasks(job_id, false));
+  const std::string signature = Signature(record, tasks);
+  if (signature == MemoryOf(job_id).signature) {
+    SA_RETURN_IF_ERROR(EmitProgress(record.job, tasks));
+    return false;
+  }
+  SA_ASSIGN_OR_RETURN(const JobView view, JobView::Read(store_, job_id));
+  const absl::Status pinned = PinNew(view);
+  const v1::JobState state = view.job().state();
+  // Workers need not wait for the packager; what is chosen from here on must be safe.
+  if (!pinned.ok() && (state == v1::JOB_STATE_ALLOCATING || state == v1::JOB_STATE_PACKAGING)) {
+    if (MayPass(pinned)) return pinned;
+    return Apply(FailJob(view, std::string(pinned.message())));
+  }
+  if (state == v1::JOB_STATE_PACKAGING && view.FirstFailed() == nullptr) return Package(view);
+  PlanContext context;
+  SA_ASSIGN_OR_RETURN(context.workers, WorkersFor(view.job()));
+  context.blob_sizes = [this](const std::string& digest) { return publisher_->BlobSize(digest); };
+  SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> update, PlanNext(view, context));
+  if (update.has_value()) return Apply(*update);
+  if (pinned.ok()) MemoryOf(job_id).signature = signature;
+  SA_RETURN_IF_ERROR(EmitProgress(record.job, tasks));
+  if (!pinned.ok() && !MayPass(pinned)) return Apply(FailJob(view, std::string(pinned.message())));
+  SA_RETURN_IF_ERROR(pinned);
+  return false;
+}
+
+absl::StatusOr<bool> Coordinator::Apply(const JobUpdate& update) {
+  const auto record = store_->UpdateJob(update);
+  // Somebody (a cancel) was faster: look again.
+  if (absl::IsAborted(record.status())) return true;
+  SA_RETURN_IF_ERROR(record.status());
+  if (record->job.state() == v1::JOB_STATE_FAILED) {
+    spdlog::warn("{}: failed: {}", record->job.job_id(), record->job.error());
+  } else {
+    spdlog::info("{}: {}", record->job.job_id(), v1::JobState_Name(record->job.state()));
+  }
+  return true;
+}
+
+absl::StatusOr<bool> Coordinator::Package(const JobView& view) {
+  JobUpdate update;
+  update.job = view.job();
+  update.expected_revision = view.record().revision;
+  const auto publish = [&]() -> absl::Status {
+    SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request, ComposePublish(view, publisher_));
+    SA_ASSIGN_OR_RETURN(*update.job.mutable_package_digest(), publisher_->Publish(request));
+    update.job.mutable_quality()->set_package_bytes(PackageBytes(request));
+    return absl::OkStatus();
+  };
+  if (const absl::Status status = publish(); !status.ok()) {
+    if (MayPass(status)) return Annotate(status, "packager");
+    return Apply(FailJob(view, absl::StrCat("packaging: ", status.message())));
+  }
+  v1::JobEvent event;
+  event.set_package_digest(update.job.package_digest());
+  update.events.push_back(event);
+  update.job.set_state(v1::JOB_STATE_SUCCEEDED);
+  return Apply(update);
+}
+
+absl::Status Coordinator::PinNew(const JobView& view) {
+  Memory& memory = MemoryOf(view.job().job_id());
+  std::vector<std::string> fresh;
+  for (const std::string& digest : view.KeptBlobs()) {
+    if (memory.pinned.count(digest) == 0) fresh.push_back(digest);
+  }
+  if (fresh.empty()) return absl::OkStatus();
+  SA_RETURN_IF_ERROR(Annotate(publisher_->Pin(view.job().job_id(), fresh), "packager"));
+  memory.pinned.insert(fresh.begin(), fresh.end());
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::CleanUp(const JobRecord& record) {
+  // A FAILED job keeps its scratch: a retry goes on from it.
+  if (record.cleaned || record.job.state() == v1::JOB_STATE_FAILED) return absl::OkStatus();
+  if (scratch_ != nullptr) SA_RETURN_IF_ERROR(scratch_->DeleteScratch(record.job.job_id()));
+  return store_->MarkCleaned(record.job.job_id());
+}
+
+absl::Status Coordinator::EmitProgress(const v1::Job& job, const std::vector<TaskRecord>& tasks) {
+  Memory& memory = MemoryOf(job.job_id());
+  if (clock_->Now() - memory.last_progress < kProgressPeriod) return absl::OkStatus();
+  v1::JobEvent event;
+  *event.mutable_progress() = Progress(job, tasks);
+  if (std::abs(event.progress().ratio() - memory.last_ratio) < kProgressStep) {
+    return absl::OkStatus();
+  }
+  memory.last_progress = clock_->Now();
+  memory.last_ratio = event.progress().ratio();
+  const absl::Status status = store_->AppendEvents(job.job_id(), {event});
+  return absl::IsFailedPrecondition(status) ? absl::OkStatus() : status;  // it has just ended
+}
+
+absl::StatusOr<int> Coordinator::WorkersFor(const v1::Job& job) {
+  SA_ASSIGN_OR_RETURN(const std::vector<WorkerRecord> workers, store_->ListWorkers());
+  const absl::Time since = clock_->Now() - 2 * options_.lease;
+  return static_cast<int>(std::count_if(workers.begin(), workers.end(), [&](const WorkerRecord& w) {
+    return w.last_seen >= since &&
+           (job.spec().any_device() || w.device_class == job.device_class());
+  }));
+}
+
+}  // namespace shiftadd::coordinator

@@ -1,0 +1,168 @@
+// What workers ask.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/logging.h"
+#include "services/base/status_macros.h"
+#include "services/base/version.h"
+#include "services/coordinator/coordinator.h"
+#include "services/coordinator/result_check.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+constexpr absl::Duration kMaxWait = absl::Seconds(30);
+// Between two looks at the caller's connection while it waits for a task.
+constexpr absl::Duration kLeaseWait = absl::Milliseconds(500);
+
+absl::Duration ToDuration(const google::protobuf::Duration& d) {
+  return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
+}
+
+google::protobuf::Duration ToProto(absl::Duration d) {
+  google::protobuf::Duration out;
+  out.set_seconds(absl::IDivDuration(d, absl::Seconds(1), &d));
+  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(d)));
+  return out;
+}
+
+absl::StatusOr<LeaseQuery> ToQuery(const v1::LeaseTaskRequest& request) {
+  if (request.worker_id().empty() || request.worker_id().size() > 200) {
+    return absl::InvalidArgumentError("worker_id: expected 1 to 200 characters");
+  }
+  if (request.device_class().empty() || request.device_class().size() > 200) {
+    return absl::InvalidArgumentError("device_class: expected 1 to 200 characters");
+  }
+  LeaseQuery query;
+  query.worker = request.worker_id();
+  query.device_class = request.device_class();
+  query.memory_bytes = request.memory_bytes();
+  query.version = request.quantizer_version();
+  query.held_job = request.held_job_id();
+  query.held_ordinal = request.held_block();
+  return query;
+}
+
+absl::StatusOr<v1::Task> ToTask(const TaskRecord& record, absl::Duration lease) {
+  v1::Task task;
+  if (!task.ParseFromString(record.payload)) {
+    return absl::DataLossError(absl::StrCat("task ", record.task_id, ": its row is damaged"));
+  }
+  task.set_task_id(record.task_id);
+  task.set_lease_epoch(record.lease_epoch);
+  *task.mutable_lease() = ToProto(lease);
+  task.set_attempt(static_cast<uint32_t>(record.lost_attempts()) + 1);
+  return task;
+}
+
+template <typename Request>
+LeaseKey KeyOf(const Request& request) {
+  return {request.task_id(), request.worker_id(), request.lease_epoch()};
+}
+
+FailureKind KindOfFailure(absl::StatusCode code) {
+  switch (code) {
+    case absl::StatusCode::kCancelled:
+      return FailureKind::kReleased;
+    case absl::StatusCode::kInvalidArgument:
+    case absl::StatusCode::kFailedPrecondition:
+    case absl::StatusCode::kUnimplemented:
+    case absl::StatusCode::kDataLoss:
+      return FailureKind::kFatal;
+    default:
+      return FailureKind::kRetry;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequest& request,
+                                                         const std::function<bool()>& stopped) {
+  SA_ASSIGN_OR_RETURN(const LeaseQuery query, ToQuery(request));
+  SA_RETURN_IF_ERROR(store_->TouchWorker(query));
+  v1::LeaseTaskResponse response;
+  if (!query.version.empty() && query.version != QuantizerVersion()) {
+    response.set_idle_reason(absl::StrCat("idle: quantizer version ", query.version,
+                                          ", this cluster runs ", QuantizerVersion()));
+  }
+  const absl::Time end =
+      absl::Now() + std::clamp(ToDuration(request.max_wait()), absl::ZeroDuration(), kMaxWait);
+  uint64_t seen = 0;
+  while (true) {
+    const uint64_t now = store_->AwaitChange(seen, absl::ZeroDuration());
+    if (now != seen && response.idle_reason().find("version") == std::string::npos) {
+      SA_ASSIGN_OR_RETURN(LeaseOutcome outcome, store_->LeaseTask(query));
+      if (outcome.task.has_value()) {
+        if (stopped()) {  // nobody is there to take it
+          const LeaseKey key{outcome.task->task_id, query.worker, outcome.task->lease_epoch};
+          return store_
+              ->FailTask(key, FailureKind::kReleased, "CANCELLED",
+                         static_cast<int>(absl::StatusCode::kCancelled), "the worker went away")
+              .status();
+        }
+        response.clear_idle_reason();
+        SA_ASSIGN_OR_RETURN(*response.mutable_task(), ToTask(*outcome.task, options_.lease));
+        return response;
+      }
+      response.set_idle_reason(outcome.idle_reason);
+    }
+    seen = now;
+    const absl::Duration left = end - absl::Now();
+    if (left <= absl::ZeroDuration() || stopped()) return response;
+    store_->AwaitChange(seen, std::min(left, kLeaseWait));
+  }
+}
+
+absl::StatusOr<v1::RenewLeaseResponse> Coordinator::Renew(const v1::RenewLeaseRequest& request) {
+  SA_ASSIGN_OR_RETURN(const Renewal renewal,
+                      store_->RenewLease(KeyOf(request), request.progress()));
+  v1::RenewLeaseResponse response;
+  *response.mutable_lease() = ToProto(options_.lease);
+  response.set_cancel(renewal.cancel);
+  return response;
+}
+
+absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
+  const auto record = store_->GetTask(request.task_id());
+  if (absl::IsNotFound(record.status())) return absl::AbortedError(record.status().message());
+  SA_RETURN_IF_ERROR(record.status());
+  SA_ASSIGN_OR_RETURN(const v1::Task task, ToTask(*record, options_.lease));
+  SA_RETURN_IF_ERROR(CheckResult(task, request.result()));
+  std::vector<v1::JobEvent> events;
+  for (const v1::LayerReport& layer : request.result().profile().layers()) {
+    v1::LayerReport* report = events.emplace_back().mutable_layer();
+    *report = layer;
+    if (report->worker().empty()) report->set_worker(request.worker_id());
+  }
+  SA_ASSIGN_OR_RETURN(
+      const bool accepted,
+      store_->CompleteTask(KeyOf(request), request.result().SerializeAsString(), events));
+  if (!accepted) return absl::OkStatus();
+  {
+    std::lock_guard<std::mutex> hold(error_mutex_);
+    if (task.kind() == v1::TASK_KIND_PROFILE) running_error_.erase(record->job_id);
+  }
+  const double seconds = absl::ToDoubleSeconds(clock_->Now() - record->lease_time);
+  if (options_.observer.task_done) options_.observer.task_done(task.kind(), seconds);
+  return absl::OkStatus();
+}
+
+absl::Status Coordinator::Fail(const v1::FailTaskRequest& request) {
+  if (request.code() < 1 || request.code() > 16) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("code: found ", request.code(), ", expected a canonical code of 1 to 16"));
+  }
+  const auto code = static_cast<absl::StatusCode>(request.code());
+  const FailureKind kind = KindOfFailure(code);
+  const std::string cause = absl::StatusCodeToString(code);
+  SA_ASSIGN_OR_RETURN(const bool failed, store_->FailTask(KeyOf(request), kind, cause,
+                                                          request.code(), request.message()));
+  if (kind == FailureKind::kReleased) return absl::OkStatus();
+  spdlog::warn("{}: {} by worker {}: {}: {}", request.task_id(),
+               failed ? "failed for good" : "failed, will be retried", request.worker_id(), cause,
+               request.message());
+  if (!failed && options_.observer.task_retried) options_.observer.task_retried(cause);
+  return absl::OkStatus();
+}
+
+}  // namespace shiftadd::coordinator

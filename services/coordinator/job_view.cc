@@ -1,0 +1,116 @@
+#include "services/coordinator/job_view.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+
+namespace shiftadd::coordinator {
+
+uint32_t CalibrationParts(const v1::JobSpec& spec) {
+  return (spec.calibration().sequences() + kMicrobatch - 1) / kMicrobatch;
+}
+uint32_t HeldOutParts(const v1::JobSpec& spec) {
+  return (spec.evaluation().sequences() + kMicrobatch - 1) / kMicrobatch;
+}
+
+absl::StatusOr<JobView> JobView::Read(JobStore* store, const std::string& job_id) {
+  JobView view;
+  SA_ASSIGN_OR_RETURN(view.record_, store->GetJob(job_id));
+  SA_ASSIGN_OR_RETURN(std::vector<TaskRecord> rows, store->ListTasks(job_id, true));
+  for (TaskRecord& row : rows) {
+    ViewedTask& t = view.tasks_.emplace_back();
+    if (!t.task.ParseFromString(row.payload) || !t.result.ParseFromString(row.result)) {
+      return absl::DataLossError(absl::StrCat("task ", row.task_id, ": its row is damaged"));
+    }
+    row.payload.clear();
+    row.result.clear();
+    t.record = std::move(row);
+  }
+  return view;
+}
+
+std::vector<const ViewedTask*> JobView::OfKind(v1::TaskKind kind) const {
+  std::vector<const ViewedTask*> found;
+  for (const ViewedTask& t : tasks_) {
+    if (t.record.kind == kind) found.push_back(&t);
+  }
+  return found;  // the store lists by kind and ordinal
+}
+
+bool JobView::Done(v1::TaskKind kind) const {
+  const auto found = OfKind(kind);
+  return !found.empty() && std::all_of(found.begin(), found.end(), [](const ViewedTask* t) {
+    return t->record.state == TaskState::kDone;
+  });
+}
+
+bool JobView::AllDone() const {
+  return std::all_of(tasks_.begin(), tasks_.end(),
+                     [](const ViewedTask& t) { return t.record.state == TaskState::kDone; });
+}
+
+const ViewedTask* JobView::FirstFailed() const {
+  for (const ViewedTask& t : tasks_) {
+    if (t.record.state == TaskState::kFailed) return &t;
+  }
+  return nullptr;
+}
+
+std::vector<std::string> JobView::TokenDigests(bool held_out) const {
+  std::vector<std::string> digests;
+  for (const ViewedTask* t : OfKind(v1::TASK_KIND_CALIBRATE)) {
+    if (t->task.calibrate().held_out() == held_out) {
+      digests.push_back(t->result.calibrate().digest());
+    }
+  }
+  return digests;
+}
+
+ReportMap JobView::Reports() const {
+  ReportMap reports;
+  for (const ViewedTask* t : OfKind(v1::TASK_KIND_PROFILE)) {
+    if (t->record.state != TaskState::kDone) continue;
+    for (const v1::LayerReport& layer : t->result.profile().layers()) {
+      v1::LayerReport& report = reports[layer.layer().name()] = layer;
+      if (report.worker().empty()) report.set_worker(t->record.worker);
+    }
+  }
+  return reports;
+}
+
+std::vector<std::string> JobView::KeptBlobs() const {
+  std::vector<std::string> digests;
+  auto add = [&](const std::string& digest) {
+    if (!digest.empty()) digests.push_back(digest);
+  };
+  add(job().plan().config_digest());
+  add(job().plan().tokenizer_digest());
+  add(job().plan().generation_config_digest());
+  for (const auto& [name, report] : Reports()) {
+    for (const v1::CandidateReport& c : report.candidates()) add(c.digest());
+  }
+  add(Ends().head_digest());
+  add(Ends().unquantized_digest());
+  return digests;
+}
+
+const v1::EndsResult& JobView::Ends() const {
+  const auto ends = OfKind(v1::TASK_KIND_ENDS);
+  return ends.empty() ? v1::EndsResult::default_instance() : ends.front()->result.ends();
+}
+
+std::vector<v1::Variant> JobView::Variants() const {
+  const auto tasks = OfKind(v1::TASK_KIND_EVALUATE);
+  if (tasks.empty()) return {};
+  const auto& variants = tasks.front()->task.evaluate().variants();
+  return {variants.begin(), variants.end()};
+}
+
+const v1::Variant* JobView::Chosen(const std::vector<v1::Variant>& variants) const {
+  if (!job().has_quality() || variants.empty()) return nullptr;
+  // One variant alone is both: the mixed allocation, and the uniform one if they are equal.
+  return &(job().quality().published_mixed() ? variants.front() : variants.back());
+}
+
+}  // namespace shiftadd::coordinator

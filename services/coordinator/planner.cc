@@ -1,0 +1,136 @@
+#include "services/coordinator/planner.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "services/coordinator/planner_internal.h"
+#include "services/coordinator/recipe.h"
+
+namespace shiftadd::coordinator {
+namespace internal {
+
+JobUpdate StartUpdate(const JobView& view) {
+  JobUpdate update;
+  update.job = view.job();
+  update.expected_revision = view.record().revision;
+  return update;
+}
+
+v1::Task StartTask(const v1::Job& job, v1::TaskKind kind) {
+  v1::Task task;
+  task.set_kind(kind);
+  v1::TaskContext* context = task.mutable_context();
+  context->set_job_id(job.job_id());
+  context->set_source(job.spec().source());
+  *context->mutable_recipe() = job.spec().recipe();
+  if (job.has_plan()) {
+    ExpandOverrides(context->mutable_recipe(), job.plan());
+    context->set_architecture_spec_json(job.plan().architecture_spec_json());
+    context->set_tokenizer_digest(job.plan().tokenizer_digest());
+  }
+  task.mutable_stall_limit()->set_seconds(absl::ToInt64Seconds(StallLimit(kind)));
+  return task;
+}
+
+void AddTask(JobUpdate* update, const v1::Task& task, uint32_t ordinal, int rank, uint32_t lane) {
+  update->tasks.push_back({task.kind(), ordinal, lane, rank, task.SerializeAsString()});
+}
+
+void AddLog(JobUpdate* update, const std::string& text) {
+  v1::JobEvent event;
+  event.set_log(text);
+  update->events.push_back(event);
+}
+
+namespace {
+
+MaybeUpdate PlanQueued(const JobView& view) {
+  JobUpdate update = StartUpdate(view);
+  update.job.set_state(v1::JOB_STATE_INGESTING);
+  v1::Task task = StartTask(view.job(), v1::TASK_KIND_INGEST);
+  *task.mutable_ingest()->mutable_calibration() = view.job().spec().calibration();
+  *task.mutable_ingest()->mutable_evaluation() = view.job().spec().evaluation();
+  AddTask(&update, task, 0);
+  return update;
+}
+
+std::string TaskFailure(const ViewedTask& t) {
+  std::string text = absl::StrCat(v1::TaskKind_Name(t.record.kind).substr(sizeof("TASK_KIND_") - 1),
+                                  " task ", t.record.ordinal, ": ", t.record.error);
+  if (t.record.lost_attempts() < 2) return text;
+  absl::StrAppend(&text, " (given up after ", t.record.lost_attempts(), " attempts:");
+  for (const auto& [cause, count] : t.record.attempts) {
+    absl::StrAppend(&text, " ", count, " ", cause);
+  }
+  return text + ")";
+}
+
+MaybeUpdate PlanState(const JobView& view, const PlanContext& context) {
+  switch (view.job().state()) {
+    case v1::JOB_STATE_QUEUED:
+      return PlanQueued(view);
+    case v1::JOB_STATE_INGESTING:
+      return PlanIngesting(view);
+    case v1::JOB_STATE_CALIBRATING:
+      return PlanCalibrating(view, context.workers);
+    case v1::JOB_STATE_PROFILING:
+      return PlanProfiling(view);
+    case v1::JOB_STATE_ALLOCATING:
+      return PlanAllocating(view, context);
+    case v1::JOB_STATE_EVALUATING:
+      return PlanEvaluating(view);
+    default:
+      return std::nullopt;  // PACKAGING is the coordinator's; the rest has ended
+  }
+}
+
+bool MayPass(const absl::Status& status) {
+  return absl::IsUnavailable(status) || absl::IsDeadlineExceeded(status);
+}
+
+}  // namespace
+}  // namespace internal
+
+absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const PlanContext& context) {
+  const v1::JobState state = view.job().state();
+  if (IsTerminal(state) || state == v1::JOB_STATE_CANCELLING) return std::nullopt;
+  if (const ViewedTask* failed = view.FirstFailed()) {
+    return FailJob(view, internal::TaskFailure(*failed));
+  }
+  auto update = internal::PlanState(view, context);
+  if (update.ok() || internal::MayPass(update.status())) return update;
+  return FailJob(view, std::string(update.status().message()));
+}
+
+JobUpdate FailJob(const JobView& view, const std::string& error) {
+  JobUpdate update = internal::StartUpdate(view);
+  update.job.set_resume_state(view.job().state());
+  update.job.set_state(v1::JOB_STATE_FAILED);
+  update.job.set_error(error);
+  update.drop_open_tasks = true;
+  internal::AddLog(&update, absl::StrCat("failed: ", error));
+  return update;
+}
+
+absl::Duration StallLimit(v1::TaskKind kind) {
+  switch (kind) {
+    case v1::TASK_KIND_INGEST:
+    case v1::TASK_KIND_HASH:
+      return absl::Minutes(2);
+    case v1::TASK_KIND_PROFILE:
+    case v1::TASK_KIND_EVALUATE:
+      return absl::Minutes(10);
+    default:
+      return absl::Minutes(5);
+  }
+}
+
+std::vector<uint32_t> SplitBlocks(uint32_t blocks, int workers) {
+  std::vector<uint32_t> splits;
+  const auto n = static_cast<uint64_t>(std::clamp<int64_t>(workers, 1, std::max(1u, blocks)));
+  for (uint64_t i = 1; i < n; ++i) splits.push_back(static_cast<uint32_t>(i * blocks / n));
+  return splits;
+}
+
+}  // namespace shiftadd::coordinator

@@ -1,0 +1,41 @@
+// The state machine of a job: what follows from a job and its tasks. Pure but for the packager's
+// blob sizes, which the caller hands in; everything is derived from the rows, so a step lost in a
+// crash is found again.
+//
+//   QUEUED → INGESTING → CALIBRATING → PROFILING → ALLOCATING → EVALUATING → PACKAGING
+#ifndef SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_
+#define SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_
+
+#include <optional>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/time/time.h"
+#include "services/coordinator/budget.h"
+#include "services/coordinator/job_view.h"
+#include "services/store/job_store.h"
+
+namespace shiftadd::coordinator {
+
+struct PlanContext {
+  int workers = 1;       // alive, of the job's device class
+  BlobSizes blob_sizes;  // asked in ALLOCATING only
+};
+
+// The next step, or nothing to do until a task ends. A job that must fail is a step too. An error
+// is one of `blob_sizes` that may pass: plan again later. PACKAGING is not planned here: see
+// Coordinator.
+absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const PlanContext& context);
+
+// The step that ends a job as FAILED with `error`.
+JobUpdate FailJob(const JobView& view, const std::string& error);
+
+// Without progress for so long, a worker stops renewing its lease.
+absl::Duration StallLimit(v1::TaskKind kind);
+
+// Blocks before which PROFILING is cut for `workers`: i*B/n.
+std::vector<uint32_t> SplitBlocks(uint32_t blocks, int workers);
+
+}  // namespace shiftadd::coordinator
+
+#endif  // SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_

@@ -1,0 +1,139 @@
+// INGESTING and CALIBRATING: the plan, the hashes, the token windows, and the cut of PROFILING.
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "services/coordinator/planner_internal.h"
+#include "services/coordinator/recipe.h"
+
+namespace shiftadd::coordinator::internal {
+namespace {
+
+uint32_t PartSize(uint32_t sequences, uint32_t part) {
+  return std::min(kMicrobatch, sequences - part * kMicrobatch);
+}
+
+// Where the held-out windows begin in their text, counted in windows of their own length.
+uint32_t HeldOutTextFirst(const v1::JobSpec& spec) {
+  const v1::Calibration& c = spec.calibration();
+  const v1::Evaluation& e = spec.evaluation();
+  if (!e.text_digest().empty() || c.text_digest().empty()) return 0;
+  const uint64_t tokens = uint64_t{c.sequences()} * c.length();
+  return static_cast<uint32_t>((tokens + e.length() - 1) / e.length());
+}
+
+void AddCalibrateTasks(const v1::Job& job, JobUpdate* update) {
+  const v1::Calibration& c = job.spec().calibration();
+  const v1::Evaluation& e = job.spec().evaluation();
+  uint32_t ordinal = 0;
+  for (uint32_t part = 0; part < CalibrationParts(job.spec()); ++part) {
+    v1::Task task = StartTask(job, v1::TASK_KIND_CALIBRATE);
+    v1::CalibrateTask* t = task.mutable_calibrate();
+    t->set_first(part * kMicrobatch);
+    t->set_count(PartSize(c.sequences(), part));
+    t->set_length(c.length());
+    t->set_text_digest(c.text_digest());
+    t->set_text_first(c.text_digest().empty() ? 0 : t->first());
+    AddTask(update, task, ordinal++);
+  }
+  const std::string& text = e.text_digest().empty() ? c.text_digest() : e.text_digest();
+  for (uint32_t part = 0; part < HeldOutParts(job.spec()); ++part) {
+    v1::Task task = StartTask(job, v1::TASK_KIND_CALIBRATE);
+    v1::CalibrateTask* t = task.mutable_calibrate();
+    t->set_first(c.sequences() + part * kMicrobatch);
+    t->set_count(PartSize(e.sequences(), part));
+    t->set_length(e.length());
+    t->set_held_out(true);
+    t->set_text_digest(text);
+    t->set_text_first(text.empty() ? 0 : HeldOutTextFirst(job.spec()) + part * kMicrobatch);
+    AddTask(update, task, ordinal++);
+  }
+}
+
+// Fewer windows than asked for, in numbers; empty if there are enough.
+std::string MissingWindows(const JobView& view) {
+  uint64_t made[2] = {0, 0};
+  uint32_t length[2] = {0, 0};
+  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_CALIBRATE)) {
+    const bool held_out = t->task.calibrate().held_out();
+    made[held_out] += t->result.calibrate().count();
+    length[held_out] = t->task.calibrate().length();
+  }
+  const v1::JobSpec& spec = view.job().spec();
+  const uint32_t wanted[2] = {spec.calibration().sequences(), spec.evaluation().sequences()};
+  const char* const field[2] = {"calibration.sequences", "evaluation.sequences"};
+  for (int held_out : {0, 1}) {
+    if (made[held_out] >= wanted[held_out]) continue;
+    return absl::StrCat(field[held_out], ": the text gives ", made[held_out], " windows of ",
+                        length[held_out], " tokens, asked for ", wanted[held_out],
+                        held_out ? " behind the calibration's" : "",
+                        ": give a longer text, or fewer or shorter windows");
+  }
+  return "";
+}
+
+absl::Status CheckPlan(const v1::Plan& plan) {
+  if (plan.layers().empty() || plan.blocks() == 0) {
+    return absl::InvalidArgumentError("source: the model has no linear layer to quantize");
+  }
+  for (const v1::LayerPlan& layer : plan.layers()) {
+    if (layer.block() < plan.blocks() && layer.rows() > 0 && layer.cols() > 0) continue;
+    return absl::InternalError(absl::StrCat("plan: layer ", layer.name(), ": block ", layer.block(),
+                                            " of ", plan.blocks(), ", ", layer.rows(), " x ",
+                                            layer.cols()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+MaybeUpdate PlanIngesting(const JobView& view) {
+  if (!view.AllDone()) return std::nullopt;
+  JobUpdate update = StartUpdate(view);
+  const auto hashes = view.OfKind(v1::TASK_KIND_HASH);
+  if (!hashes.empty()) {
+    *update.job.mutable_plan()->mutable_source_files() = hashes[0]->result.hash().files();
+    AddCalibrateTasks(update.job, &update);
+    update.job.set_state(v1::JOB_STATE_CALIBRATING);
+    return update;
+  }
+  v1::Plan* plan = update.job.mutable_plan();
+  *plan = view.OfKind(v1::TASK_KIND_INGEST).front()->result.ingest().plan();
+  if (absl::Status status = CheckPlan(*plan); !status.ok()) return status;
+  v1::Recipe expanded = update.job.spec().recipe();
+  if (const auto faults = ExpandOverrides(&expanded, *plan); !faults.empty()) {
+    return absl::InvalidArgumentError(FaultMessage(faults));
+  }
+  FillFeasibility(update.job.spec(), plan);
+  if (view.job().validate_only()) {
+    update.job.set_state(v1::JOB_STATE_SUCCEEDED);
+    return update;
+  }
+  if (!plan->budget_feasible()) return absl::FailedPreconditionError(plan->budget_message());
+  v1::Task hash = StartTask(update.job, v1::TASK_KIND_HASH);
+  *hash.mutable_hash()->mutable_files() = plan->source_files();
+  AddTask(&update, hash, 0);
+  return update;
+}
+
+MaybeUpdate PlanCalibrating(const JobView& view, int workers) {
+  if (!view.AllDone()) return std::nullopt;
+  if (const std::string missing = MissingWindows(view); !missing.empty()) {
+    return absl::InvalidArgumentError(missing);
+  }
+  JobUpdate update = StartUpdate(view);
+  update.job.set_state(v1::JOB_STATE_PROFILING);
+  AddTask(&update, StartTask(view.job(), v1::TASK_KIND_ENDS), 0, /*rank=*/2);
+  const std::vector<uint32_t> splits = SplitBlocks(view.job().plan().blocks(), workers);
+  if (splits.empty()) return update;  // one worker passes the activations on to itself
+  const std::vector<std::string> tokens = view.TokenDigests(false);
+  for (uint32_t part = 0; part < tokens.size(); ++part) {
+    v1::Task task = StartTask(view.job(), v1::TASK_KIND_FORWARD);
+    task.mutable_forward()->set_tokens_digest(tokens[part]);
+    task.mutable_forward()->set_part(part);
+    for (uint32_t split : splits) task.mutable_forward()->add_split_blocks(split);
+    AddTask(&update, task, part);
+  }
+  return update;
+}
+
+}  // namespace shiftadd::coordinator::internal

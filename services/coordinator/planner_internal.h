@@ -1,0 +1,29 @@
+// The steps of the planner, state by state. Internal to planner*.cc.
+#ifndef SHIFTADD_SERVICES_COORDINATOR_PLANNER_INTERNAL_H_
+#define SHIFTADD_SERVICES_COORDINATOR_PLANNER_INTERNAL_H_
+
+#include <optional>
+
+#include "services/coordinator/planner.h"
+
+namespace shiftadd::coordinator::internal {
+
+using MaybeUpdate = absl::StatusOr<std::optional<JobUpdate>>;
+
+// An update that changes nothing yet.
+JobUpdate StartUpdate(const JobView& view);
+// A task of `kind` with its context and stall limit filled in.
+v1::Task StartTask(const v1::Job& job, v1::TaskKind kind);
+void AddTask(JobUpdate* update, const v1::Task& task, uint32_t ordinal, int rank = 0,
+             uint32_t lane = 0);
+void AddLog(JobUpdate* update, const std::string& text);
+
+MaybeUpdate PlanIngesting(const JobView& view);
+MaybeUpdate PlanCalibrating(const JobView& view, int workers);
+MaybeUpdate PlanProfiling(const JobView& view);
+MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context);
+MaybeUpdate PlanEvaluating(const JobView& view);
+
+}  // namespace shiftadd::coordinator::internal
+
+#endif  // SHIFTADD_SERVICES_COORDINATOR_PLANNER_INTERNAL_H_

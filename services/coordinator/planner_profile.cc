@@ -1,0 +1,126 @@
+// PROFILING and ALLOCATING.
+#include <algorithm>
+#include <set>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "services/coordinator/package_config.h"
+#include "services/coordinator/planner_internal.h"
+
+namespace shiftadd::coordinator::internal {
+namespace {
+
+// What quality, input digests and other numbers may still add to a config composed without them.
+constexpr uint64_t kConfigReserve = 1024;
+
+// The segments of PROFILING, as the FORWARD tasks were told; empty without any.
+std::vector<uint32_t> PlannedSplits(const JobView& view) {
+  const auto forward = view.OfKind(v1::TASK_KIND_FORWARD);
+  if (forward.empty()) return {};
+  const auto& splits = forward.front()->task.forward().split_blocks();
+  return {splits.begin(), splits.end()};
+}
+
+void AddProfileTask(const JobView& view, uint32_t block, const std::vector<uint32_t>& splits,
+                    JobUpdate* update) {
+  v1::Task task = StartTask(view.job(), v1::TASK_KIND_PROFILE);
+  v1::ProfileTask* t = task.mutable_profile();
+  t->set_block(block);
+  for (const std::string& digest : view.TokenDigests(false)) t->add_tokens_digests(digest);
+  for (const v1::LayerPlan& layer : view.job().plan().layers()) {
+    if (layer.block() == block) *t->add_layers() = layer;
+  }
+  const auto lane =
+      static_cast<uint32_t>(std::upper_bound(splits.begin(), splits.end(), block) - splits.begin());
+  if (lane > 0) {
+    for (const ViewedTask* f : view.OfKind(v1::TASK_KIND_FORWARD)) {
+      for (const v1::Boundary& b : f->result.forward().boundaries()) {
+        if (b.block() == splits[lane - 1]) *t->add_boundaries() = b;
+      }
+    }
+  }
+  AddTask(update, task, block, /*rank=*/1, lane);
+}
+
+// Blocks before the first split need no boundary and may start at once; the others wait for all
+// FORWARD tasks.
+void AddProfileTasks(const JobView& view, JobUpdate* update) {
+  std::set<uint32_t> planned;
+  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_PROFILE)) planned.insert(t->record.ordinal);
+  const std::vector<uint32_t> splits = PlannedSplits(view);
+  const bool boundaries = splits.empty() || view.Done(v1::TASK_KIND_FORWARD);
+  const uint32_t end = boundaries ? view.job().plan().blocks() : splits.front();
+  for (uint32_t block = 0; block < end; ++block) {
+    if (planned.count(block) == 0) AddProfileTask(view, block, splits, update);
+  }
+}
+
+absl::StatusOr<uint64_t> FixedBytes(const JobView& view, const BlobSizes& sizes) {
+  const v1::Plan& plan = view.job().plan();
+  uint64_t bytes = 0;
+  for (const std::string& digest :
+       {view.Ends().head_digest(), view.Ends().unquantized_digest(), plan.tokenizer_digest(),
+        plan.config_digest(), plan.generation_config_digest()}) {
+    if (digest.empty()) continue;
+    SA_ASSIGN_OR_RETURN(const uint64_t size, sizes(digest));
+    bytes += size;
+  }
+  v1::Variant widest;  // its numbers have the most digits
+  for (const auto& [name, report] : view.Reports()) {
+    if (report.candidates().empty()) continue;
+    const v1::CandidateReport& c = *report.candidates().rbegin();
+    v1::VariantLayer* layer = widest.add_layers();
+    layer->set_layer(name);
+    layer->set_digest(c.digest());
+    layer->set_bits(c.bits());
+  }
+  SA_ASSIGN_OR_RETURN(const std::string config, ComposeConfig(view, widest, nullptr));
+  return bytes + config.size() + kConfigReserve;
+}
+
+}  // namespace
+
+MaybeUpdate PlanProfiling(const JobView& view) {
+  JobUpdate update = StartUpdate(view);
+  AddProfileTasks(view, &update);
+  if (!update.tasks.empty()) return update;
+  if (!view.AllDone()) return std::nullopt;
+  update.job.set_state(v1::JOB_STATE_ALLOCATING);
+  return update;
+}
+
+MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context) {
+  const v1::JobSpec& spec = view.job().spec();
+  uint64_t fixed = 0;
+  if (spec.budget().limit_case() == v1::Budget::kBytes) {
+    SA_ASSIGN_OR_RETURN(fixed, FixedBytes(view, context.blob_sizes));
+  }
+  SA_ASSIGN_OR_RETURN(const Allocation allocation,
+                      Allocate(spec, view.job().plan(), view.Reports(), fixed, context.blob_sizes));
+  JobUpdate update = StartUpdate(view);
+  AddLog(&update, allocation.summary);
+  update.job.set_state(v1::JOB_STATE_EVALUATING);
+  SA_ASSIGN_OR_RETURN(const std::string config,
+                      ComposeConfig(view, allocation.variants.front(), nullptr));
+  // Kept from here on, so that nobody has to solve again to know what "uniform" was.
+  v1::Quality* quality = update.job.mutable_quality();
+  quality->Clear();
+  quality->set_uniform_bits(allocation.uniform_bits);
+  quality->set_published_mixed(!allocation.mixed_is_uniform);
+  const std::vector<std::string> tokens = view.TokenDigests(true);
+  for (uint32_t part = 0; part < tokens.size(); ++part) {
+    v1::Task task = StartTask(view.job(), v1::TASK_KIND_EVALUATE);
+    v1::EvaluateTask* t = task.mutable_evaluate();
+    t->set_tokens_digest(tokens[part]);
+    t->set_part(part);
+    for (const v1::Variant& v : allocation.variants) *t->add_variants() = v;
+    t->set_head_digest(view.Ends().head_digest());
+    t->set_unquantized_digest(view.Ends().unquantized_digest());
+    t->set_check_server(part == 0);
+    t->set_package_config_json(config);
+    AddTask(&update, task, part);
+  }
+  return update;
+}
+
+}  // namespace shiftadd::coordinator::internal

@@ -1,0 +1,148 @@
+#include "services/coordinator/result_check.h"
+
+#include <cmath>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "services/base/status_macros.h"
+#include "services/coordinator/budget.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+absl::Status Fault(absl::string_view field, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat("result.", field, ": ", what));
+}
+
+absl::Status CheckDigest(absl::string_view field, const std::string& digest) {
+  return Annotate(ValidateDigest(digest), absl::StrCat("result.", field));
+}
+
+absl::Status CheckIngest(const v1::Plan& plan) {
+  SA_RETURN_IF_ERROR(CheckDigest("ingest.plan.config_digest", plan.config_digest()));
+  SA_RETURN_IF_ERROR(CheckDigest("ingest.plan.tokenizer_digest", plan.tokenizer_digest()));
+  if (plan.architecture_spec_json().empty()) {
+    return Fault("ingest.plan.architecture_spec_json", "is empty");
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckHash(const v1::HashTask& task, const v1::HashResult& result) {
+  if (task.files_size() != result.files_size()) {
+    return Fault("hash.files",
+                 absl::StrCat("found ", result.files_size(), ", expected ", task.files_size()));
+  }
+  for (int i = 0; i < result.files_size(); ++i) {
+    if (result.files(i).path() != task.files(i).path()) {
+      return Fault("hash.files", absl::StrCat("found ", result.files(i).path(), ", expected ",
+                                              task.files(i).path()));
+    }
+    SA_RETURN_IF_ERROR(
+        CheckDigest(absl::StrCat("hash.files ", task.files(i).path()), result.files(i).digest()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckCalibrate(const v1::CalibrateTask& task, const v1::CalibrateResult& result) {
+  if (result.count() > task.count()) {
+    return Fault("calibrate.count",
+                 absl::StrCat("found ", result.count(), ", expected at most ", task.count()));
+  }
+  if (result.count() == 0) return absl::OkStatus();  // the text has ended: no blob
+  return CheckDigest("calibrate.digest", result.digest());
+}
+
+absl::Status CheckForward(const v1::ForwardTask& task, const v1::ForwardResult& result) {
+  if (result.boundaries_size() != task.split_blocks_size()) {
+    return Fault("forward.boundaries", absl::StrCat("found ", result.boundaries_size(),
+                                                    ", expected ", task.split_blocks_size()));
+  }
+  for (int i = 0; i < result.boundaries_size(); ++i) {
+    const v1::Boundary& b = result.boundaries(i);
+    if (b.block() != task.split_blocks(i) || b.part() != task.part()) {
+      return Fault("forward.boundaries",
+                   absl::StrCat("found block ", b.block(), " part ", b.part(), ", expected ",
+                                task.split_blocks(i), ", ", task.part()));
+    }
+    SA_RETURN_IF_ERROR(CheckDigest("forward.boundaries", b.digest()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckLayer(const v1::Recipe& recipe, const v1::LayerPlan& plan,
+                        const v1::LayerReport& report) {
+  const std::string field = absl::StrCat("profile.layers ", plan.name());
+  if (report.layer().name() != plan.name() || report.layer().rows() != plan.rows() ||
+      report.layer().cols() != plan.cols()) {
+    return Fault(
+        field, absl::StrCat("found ", report.layer().name(), " ", report.layer().rows(), " x ",
+                            report.layer().cols(), ", expected ", plan.rows(), " x ", plan.cols()));
+  }
+  for (uint32_t q : AllowedWidths(recipe, plan.name())) {
+    const v1::CandidateReport* c = FindCandidate(report, q);
+    if (c == nullptr) return Fault(field, absl::StrCat("no candidate of ", q, " bits"));
+    SA_RETURN_IF_ERROR(CheckDigest(field, c->digest()));
+    if (!std::isfinite(c->importance()) || c->importance() < 0) {
+      return Fault(field, absl::StrCat("importance at ", q, " bits: found ", c->importance(),
+                                       ", expected a finite number >= 0"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckProfile(const v1::Recipe& recipe, const v1::ProfileTask& task,
+                          const v1::ProfileResult& result) {
+  if (task.layers_size() != result.layers_size()) {
+    return Fault("profile.layers",
+                 absl::StrCat("found ", result.layers_size(), ", expected ", task.layers_size()));
+  }
+  for (int i = 0; i < task.layers_size(); ++i) {
+    SA_RETURN_IF_ERROR(CheckLayer(recipe, task.layers(i), result.layers(i)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckEvaluate(const v1::EvaluateTask& task, const v1::EvaluateResult& result) {
+  if (result.windows().empty()) return Fault("evaluate.windows", "found none");
+  for (const v1::WindowScore& w : result.windows()) {
+    if (w.tokens() == 0 || w.kl_size() != task.variants_size() ||
+        w.nll_size() != task.variants_size()) {
+      return Fault("evaluate.windows",
+                   absl::StrCat("found ", w.tokens(), " tokens and ", w.kl_size(),
+                                " variants, expected tokens and ", task.variants_size()));
+    }
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status CheckResult(const v1::Task& task, const v1::TaskResult& result) {
+  // The numbers of the two oneofs are equal for equal kinds.
+  if (static_cast<int>(task.payload_case()) != static_cast<int>(result.result_case())) {
+    return Fault("result", absl::StrCat("found kind ", result.result_case(), ", expected ",
+                                        v1::TaskKind_Name(task.kind())));
+  }
+  switch (result.result_case()) {
+    case v1::TaskResult::kIngest:
+      return CheckIngest(result.ingest().plan());
+    case v1::TaskResult::kHash:
+      return CheckHash(task.hash(), result.hash());
+    case v1::TaskResult::kCalibrate:
+      return CheckCalibrate(task.calibrate(), result.calibrate());
+    case v1::TaskResult::kForward:
+      return CheckForward(task.forward(), result.forward());
+    case v1::TaskResult::kProfile:
+      return CheckProfile(task.context().recipe(), task.profile(), result.profile());
+    case v1::TaskResult::kEnds:
+      SA_RETURN_IF_ERROR(CheckDigest("ends.head_digest", result.ends().head_digest()));
+      return CheckDigest("ends.unquantized_digest", result.ends().unquantized_digest());
+    case v1::TaskResult::kEvaluate:
+      return CheckEvaluate(task.evaluate(), result.evaluate());
+    case v1::TaskResult::RESULT_NOT_SET:
+      return Fault("result", "is empty");
+  }
+  return Fault("result", "is of an unknown kind");
+}
+
+}  // namespace shiftadd::coordinator
