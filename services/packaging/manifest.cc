@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/package_format.h"
@@ -12,6 +11,8 @@ namespace {
 
 using nlohmann::json;
 
+constexpr int kMaxDepth = 64;
+
 bool IsString(const json& object, const char* key) {
   return object.contains(key) && object[key].is_string();
 }
@@ -19,7 +20,7 @@ bool IsString(const json& object, const char* key) {
 absl::StatusOr<Descriptor> FromJson(const json& object) {
   if (!object.is_object() || !IsString(object, "mediaType") || !IsString(object, "digest") ||
       !object.contains("size") || !object["size"].is_number_integer() || object["size"] < 0) {
-    return absl::DataLossError(absl::StrCat("not an OCI descriptor: ", object.dump()));
+    return absl::DataLossError("not an OCI descriptor: expected mediaType, digest and size");
   }
   Descriptor descriptor{object["mediaType"], object["digest"], object["size"], {}};
   SA_RETURN_IF_ERROR(ValidateDigest(descriptor.digest));
@@ -32,6 +33,24 @@ absl::StatusOr<Descriptor> FromJson(const json& object) {
 }
 
 }  // namespace
+
+json ParseJson(const std::string& text) {
+  int depth = 0;
+  bool quoted = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (quoted && c == '\\') {
+      ++i;
+    } else if (c == '"') {
+      quoted = !quoted;
+    } else if (!quoted && (c == '[' || c == '{')) {
+      if (++depth > kMaxDepth) return json(json::value_t::discarded);
+    } else if (!quoted && (c == ']' || c == '}')) {
+      --depth;
+    }
+  }
+  return json::parse(text, nullptr, false);
+}
 
 json ToJson(const Descriptor& descriptor) {
   json object = {{"mediaType", descriptor.media_type},
@@ -82,7 +101,7 @@ std::string ReferrersIndex(const std::vector<Descriptor>& provenance_manifests) 
 }
 
 absl::StatusOr<ParsedManifest> ParseManifest(const std::string& manifest_json) {
-  const json manifest = json::parse(manifest_json, nullptr, false);
+  const json manifest = ParseJson(manifest_json);
   if (!manifest.is_object() || !manifest.contains("config") || !manifest.contains("layers") ||
       !manifest["layers"].is_array()) {
     return absl::DataLossError("not an OCI image manifest: expected config and layers");
@@ -100,7 +119,7 @@ absl::StatusOr<ParsedManifest> ParseManifest(const std::string& manifest_json) {
 
 std::vector<Descriptor> DescriptorsIn(const std::string& document) {
   std::vector<Descriptor> found;
-  const json parsed = json::parse(document, nullptr, false);
+  const json parsed = ParseJson(document);
   if (!parsed.is_object()) return found;
   const auto add = [&found](const json& entry) {
     if (auto descriptor = FromJson(entry); descriptor.ok()) found.push_back(*std::move(descriptor));

@@ -23,6 +23,9 @@ struct Descriptor {
   std::map<std::string, std::string> annotations;
 };
 
+// Discarded if it is not JSON, or nested more deeply than anything we write: printing recurses.
+nlohmann::json ParseJson(const std::string& text);
+
 nlohmann::json ToJson(const Descriptor& descriptor);
 
 // The OCI image manifest (v1.1) of a package. No time, no host, no name.

@@ -36,8 +36,7 @@ class Checker {
     if (!spec_.expected_digest.empty()) CheckDigest("expected_digest", spec_.expected_digest);
     CheckLayers();
     CheckConfig();
-    if (!spec_.provenance_json.empty() &&
-        !json::parse(spec_.provenance_json, nullptr, false).is_object()) {
+    if (!spec_.provenance_json.empty() && !ParseJson(spec_.provenance_json).is_object()) {
       Add("provenance_json", "expected a JSON object");
     }
     return std::move(faults_);
@@ -89,7 +88,7 @@ class Checker {
   }
 
   void CheckConfig() {
-    const json config = json::parse(spec_.config_json, nullptr, false);
+    const json config = ParseJson(spec_.config_json);
     if (!config.is_object()) return Add("config_json", "expected a JSON object");
     CheckFormat(config);
     for (const Field& required : kRequired) {
