@@ -10,9 +10,12 @@ absl::StatusOr<JobClient> ConnectJobs(const Context& context) {
   return JobClient("coordinator", std::move(address));
 }
 
-absl::StatusOr<PackageClient> ConnectPackages(const Context& context) {
-  SA_ASSIGN_OR_RETURN(std::string address, PackagerAddress(context));
-  return PackageClient("packager", std::move(address));
+absl::StatusOr<std::unique_ptr<PackageClient>> ConnectPackages(const Context& context,
+                                                               absl::Duration timeout) {
+  SA_ASSIGN_OR_RETURN(const std::string address, PackagerAddress(context));
+  PackageClientOptions options;
+  options.timeout = timeout;
+  return PackageClient::Connect(address, options);
 }
 
 }  // namespace shiftadd::cli

@@ -12,10 +12,10 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "services/cli/context.h"
+#include "services/packaging/package_client.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
 #include "shiftadd/v1/job.grpc.pb.h"
-#include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::cli {
 
@@ -65,12 +65,13 @@ class Client {
 };
 
 using JobClient = Client<v1::JobService>;
-using PackageClient = Client<v1::PackageService>;
 using GenerateClient = Client<v1::GenerateService>;
 
 // UNAVAILABLE if no address is known.
 absl::StatusOr<JobClient> ConnectJobs(const Context& context);
-absl::StatusOr<PackageClient> ConnectPackages(const Context& context);
+// `timeout`: of one call.
+absl::StatusOr<std::unique_ptr<PackageClient>> ConnectPackages(
+    const Context& context, absl::Duration timeout = absl::Seconds(30));
 
 }  // namespace shiftadd::cli
 

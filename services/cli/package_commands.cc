@@ -14,35 +14,29 @@ namespace shiftadd::cli {
 namespace {
 
 using OrderedJson = nlohmann::ordered_json;
-using Stub = PackageClient::Stub;
 
 std::string Time(const google::protobuf::Timestamp& time) { return FormatUnixTime(time.seconds()); }
 
 // Runs `work` with a client and reports how it went.
 template <typename Work>
-int WithPackages(Context& context, Work work) {
-  const absl::StatusOr<PackageClient> client = ConnectPackages(context);
-  return Report(context, client.ok() ? work(*client) : client.status());
+int WithPackages(Context& context, Work work, absl::Duration timeout = absl::Seconds(30)) {
+  const auto client = ConnectPackages(context, timeout);
+  return Report(context, client.ok() ? work(**client) : client.status());
 }
 
-absl::Status ListPackages(Context& context, const PackageClient& client) {
+absl::Status ListPackages(Context& context, PackageClient& client) {
+  SA_ASSIGN_OR_RETURN(const std::vector<v1::Package> packages, client.List());
   Table table({"NAME", "TAG", ">SIZE", "PUBLISHED (UTC)", "DIGEST"});
   OrderedJson list = OrderedJson::array();
-  v1::ListPackagesRequest request;
-  do {
-    SA_ASSIGN_OR_RETURN(const v1::ListPackagesResponse response,
-                        client.Call(&Stub::ListPackages, request));
-    for (const v1::Package& package : response.packages()) {
-      list.push_back({{"name", package.name()},
-                      {"tag", package.tag()},
-                      {"digest", package.digest()},
-                      {"bytes", package.bytes()},
-                      {"publish_time", ToJson(package.publish_time())}});
-      table.Add({package.name(), package.tag(), FormatBytes(package.bytes()),
-                 Time(package.publish_time()), package.digest()});
-    }
-    request.set_page_token(response.next_page_token());
-  } while (!request.page_token().empty());
+  for (const v1::Package& package : packages) {
+    list.push_back({{"name", package.name()},
+                    {"tag", package.tag()},
+                    {"digest", package.digest()},
+                    {"bytes", package.bytes()},
+                    {"publish_time", ToJson(package.publish_time())}});
+    table.Add({package.name(), package.tag(), FormatBytes(package.bytes()),
+               Time(package.publish_time()), package.digest()});
+  }
   if (context.json) {
     context.out << OrderedJson{{"packages", list}}.dump(2) << "\n";
   } else {
@@ -87,38 +81,31 @@ std::string InspectText(const v1::Package& package) {
   return absl::StrCat(text, "\n", table.ToString());
 }
 
-absl::Status Inspect(Context& context, const PackageClient& client, const std::string& text) {
-  v1::GetPackageRequest request;
-  SA_ASSIGN_OR_RETURN(*request.mutable_reference(), NormalizeReference(text));
-  SA_ASSIGN_OR_RETURN(const v1::Package package, client.Call(&Stub::GetPackage, request));
+absl::Status Inspect(Context& context, PackageClient& client, const std::string& text) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(text));
+  SA_ASSIGN_OR_RETURN(const v1::Package package, client.Get(reference));
   context.out << (context.json ? InspectJson(package).dump(2) + "\n" : InspectText(package));
   return absl::OkStatus();
 }
 
-absl::Status Tag(Context& context, const PackageClient& client, const std::string& from,
+absl::Status Tag(Context& context, PackageClient& client, const std::string& from,
                  const std::string& to) {
-  v1::TagPackageRequest request;
-  SA_ASSIGN_OR_RETURN(*request.mutable_source(), NormalizeReference(from));
-  SA_ASSIGN_OR_RETURN(*request.mutable_target(), NormalizeReference(to));
-  SA_ASSIGN_OR_RETURN(const v1::Package package, client.Call(&Stub::TagPackage, request));
-  context.out << request.target() << " is " << package.digest() << "\n";
+  SA_ASSIGN_OR_RETURN(const std::string source, NormalizeReference(from));
+  SA_ASSIGN_OR_RETURN(const std::string target, NormalizeReference(to));
+  SA_ASSIGN_OR_RETURN(const v1::Package package, client.Tag(source, target));
+  context.out << target << " is " << package.digest() << "\n";
   return absl::OkStatus();
 }
 
-absl::Status Remove(Context& context, const PackageClient& client, const std::string& text) {
-  v1::DeletePackageRequest request;
-  SA_ASSIGN_OR_RETURN(*request.mutable_reference(), NormalizeReference(text));
-  SA_RETURN_IF_ERROR(client.Call(&Stub::DeletePackage, request).status());
-  context.out << "removed " << request.reference()
-              << "; `shiftadd gc` frees what nothing needs any more\n";
+absl::Status Remove(Context& context, PackageClient& client, const std::string& text) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(text));
+  SA_RETURN_IF_ERROR(client.Delete(reference));
+  context.out << "removed " << reference << "; `shiftadd gc` frees what nothing needs any more\n";
   return absl::OkStatus();
 }
 
-absl::Status CollectGarbage(Context& context, const PackageClient& client, bool dry_run) {
-  v1::CollectGarbageRequest request;
-  request.set_dry_run(dry_run);
-  SA_ASSIGN_OR_RETURN(const v1::CollectGarbageResponse response,
-                      client.Call(&Stub::CollectGarbage, request, absl::Minutes(10)));
+absl::Status CollectGarbage(Context& context, PackageClient& client, bool dry_run) {
+  SA_ASSIGN_OR_RETURN(const v1::CollectGarbageResponse response, client.CollectGarbage(dry_run));
   if (context.json) {
     context.out << ToJson(response).dump(2) << "\n";
   } else {
@@ -139,8 +126,7 @@ void AddPackageCommands(CLI::App& app, Context& context) {
   AddJsonFlag(packages, context);
   packages->callback([&context] {
     context.action = [&context] {
-      return WithPackages(context,
-                          [&](const PackageClient& c) { return ListPackages(context, c); });
+      return WithPackages(context, [&](PackageClient& c) { return ListPackages(context, c); });
     };
   });
 
@@ -149,8 +135,7 @@ void AddPackageCommands(CLI::App& app, Context& context) {
   AddJsonFlag(inspect, context);
   inspect->callback([&context, first] {
     context.action = [&context, first] {
-      return WithPackages(context,
-                          [&](const PackageClient& c) { return Inspect(context, c, *first); });
+      return WithPackages(context, [&](PackageClient& c) { return Inspect(context, c, *first); });
     };
   });
 
@@ -160,7 +145,7 @@ void AddPackageCommands(CLI::App& app, Context& context) {
   tag->callback([&context, first, second] {
     context.action = [&context, first, second] {
       return WithPackages(context,
-                          [&](const PackageClient& c) { return Tag(context, c, *first, *second); });
+                          [&](PackageClient& c) { return Tag(context, c, *first, *second); });
     };
   });
 
@@ -168,8 +153,7 @@ void AddPackageCommands(CLI::App& app, Context& context) {
   rm->add_option("package", *first, "NAME[:TAG]")->required();
   rm->callback([&context, first] {
     context.action = [&context, first] {
-      return WithPackages(context,
-                          [&](const PackageClient& c) { return Remove(context, c, *first); });
+      return WithPackages(context, [&](PackageClient& c) { return Remove(context, c, *first); });
     };
   });
 
@@ -179,7 +163,8 @@ void AddPackageCommands(CLI::App& app, Context& context) {
   gc->callback([&context, dry_run] {
     context.action = [&context, dry_run] {
       return WithPackages(
-          context, [&](const PackageClient& c) { return CollectGarbage(context, c, *dry_run); });
+          context, [&](PackageClient& c) { return CollectGarbage(context, c, *dry_run); },
+          absl::Minutes(10));
     };
   });
 

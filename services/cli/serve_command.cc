@@ -20,6 +20,7 @@
 #include "services/cli/http_probe.h"
 #include "services/cli/reference.h"
 #include "services/cli/servers.h"
+#include "services/packaging/package_client.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -48,6 +49,8 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
   start.data_dir = DataDir(context);
   SA_ASSIGN_OR_RETURN(start.server.reference, NormalizeReference(options.package));
   SA_ASSIGN_OR_RETURN(const std::string packager, PackagerAddress(context));
+  SA_ASSIGN_OR_RETURN(start.server.digest,
+                      PackageClient::Connect(packager)->Resolve(start.server.reference));
   std::string blobs = options.blobs;
   if (blobs.empty()) {
     const absl::StatusOr<ClusterInfo> cluster = ReadCluster(start.data_dir);
@@ -137,22 +140,35 @@ int StayWith(Context& context, const Start& start) {
                                                           DescribeExit(wait_status))));
 }
 
+// A server that `serve` has on the port already: serves what is wanted (true), or serves an older
+// package of that name and is stopped (false). FAILED_PRECONDITION if it serves something else.
+absl::StatusOr<bool> IsServed(Context& context, const Start& start, int port) {
+  const std::string wanted = absl::StrCat("127.0.0.1:", port);
+  for (const ServerInfo& running : RunningServers(start.data_dir)) {
+    if (port == 0 || running.http != wanted) continue;
+    if (running.reference != start.server.reference) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("port ", port, " is in use by the server of ", running.reference, " (pid ",
+                       running.pid, "): stop it, or name another --port"));
+    }
+    if (running.digest == start.server.digest && ProbeReady(running.http).ok()) {
+      context.out << "already serving " << running.reference << " at http://" << running.http
+                  << "\n";
+      return true;
+    }
+    context.out << running.reference << " has changed: its server (pid " << running.pid
+                << ") is replaced\n";
+    StopProcess(running.pid, kServerBinary, absl::Seconds(15));
+    RemoveServer(start.data_dir, running);
+  }
+  return false;
+}
+
 int Serve(Context& context, const ServeOptions& options) {
   absl::StatusOr<Start> start = Prepare(context, options);
   if (!start.ok()) return Report(context, start.status());
-  const std::string wanted = absl::StrCat("127.0.0.1:", options.port);
-  for (const ServerInfo& running : RunningServers(start->data_dir)) {
-    if (options.port == 0 || running.http != wanted) continue;
-    if (running.reference == start->server.reference && ProbeReady(running.http).ok()) {
-      context.out << "already serving " << running.reference << " at http://" << running.http
-                  << "\n";
-      return kExitOk;
-    }
-    return Report(context,
-                  absl::FailedPreconditionError(absl::StrCat(
-                      "port ", options.port, " is in use by the server of ", running.reference,
-                      " (pid ", running.pid, "): stop it, or name another --port")));
-  }
+  const absl::StatusOr<bool> served = IsServed(context, *start, options.port);
+  if (!served.ok() || *served) return Report(context, served.status());
   BlockShutdownSignals();
   absl::StatusOr<pid_t> pid = StartChild(start->child);
   if (!pid.ok()) return Report(context, pid.status());

@@ -30,6 +30,7 @@ absl::Status WriteServer(const std::string& data_dir, const ServerInfo& server) 
   if (error) return absl::InternalError(absl::StrCat(Folder(data_dir), ": ", error.message()));
   const Json json = {{"pid", server.pid},
                      {"reference", server.reference},
+                     {"digest", server.digest},
                      {"http", server.http},
                      {"grpc", server.grpc}};
   return WriteFileAtomically(FileOf(data_dir, server), json.dump(2) + "\n");
@@ -51,6 +52,7 @@ std::vector<ServerInfo> RunningServers(const std::string& data_dir) {
     if (json.is_object()) {
       server.pid = json.value("pid", 0);
       server.reference = json.value("reference", "");
+      server.digest = json.value("digest", "");
       server.http = json.value("http", "");
       server.grpc = json.value("grpc", "");
     }

@@ -14,6 +14,7 @@ inline constexpr char kServerBinary[] = "shiftadd-server";
 struct ServerInfo {
   int pid = 0;
   std::string reference;  // name:tag
+  std::string digest;     // of the package when it started
   std::string http;       // host:port
   std::string grpc;       // host:port
 };

@@ -5,24 +5,35 @@
 #include "services/base/status_macros.h"
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
+#include "services/cli/files.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/submit_spec.h"
-#include "services/cli/upload.h"
 #include "services/cli/watch.h"
 
 namespace shiftadd::cli {
 namespace {
 
+constexpr size_t kMaxText = 1u << 30;
+
+// The digest of a text that the packager has now; what it had already is not sent again.
+absl::StatusOr<std::string> UploadText(PackageClient& packages, const std::string& path) {
+  SA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxText));
+  if (text.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": is empty"));
+  absl::StatusOr<std::string> digest = packages.WriteBlob(text);
+  if (!digest.ok()) return Annotate(digest.status(), absl::StrCat("uploading ", path));
+  return digest;
+}
+
 absl::Status UploadTexts(const Context& context, const SubmitFlags& flags, v1::JobSpec* spec) {
   if (flags.calibration_file.empty() && flags.eval_file.empty()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(const PackageClient packages, ConnectPackages(context));
+  SA_ASSIGN_OR_RETURN(const std::unique_ptr<PackageClient> packages, ConnectPackages(context));
   if (!flags.calibration_file.empty()) {
     SA_ASSIGN_OR_RETURN(*spec->mutable_calibration()->mutable_text_digest(),
-                        UploadText(packages, flags.calibration_file));
+                        UploadText(*packages, flags.calibration_file));
   }
   if (!flags.eval_file.empty()) {
     SA_ASSIGN_OR_RETURN(*spec->mutable_evaluation()->mutable_text_digest(),
-                        UploadText(packages, flags.eval_file));
+                        UploadText(*packages, flags.eval_file));
   }
   return absl::OkStatus();
 }

@@ -44,6 +44,13 @@ int Threads(const UpOptions& options) {
   return std::max(1, cores / std::max(1, options.workers));
 }
 
+// A worker's share of the machine's memory.
+uint64_t MemoryMib(const UpOptions& options) {
+  const uint64_t bytes =
+      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  return std::max<uint64_t>(1, (bytes >> 20) / static_cast<uint64_t>(std::max(1, options.workers)));
+}
+
 // `address` if it is known, else any loopback port.
 std::string Or(const std::string& address) { return address.empty() ? Loopback(0) : address; }
 
@@ -111,9 +118,11 @@ void Supervisor::AddDaemons() {
   for (int i = 1; i <= options_.workers; ++i) {
     Daemon& worker = add(absl::StrCat("worker-", i), "shiftadd-worker", false);
     worker.arguments = [this, &worker, &coordinator] {
-      std::vector<std::string> arguments = {
-          "--coordinator", coordinator.info.grpc, "--blobs",   blobs_,
-          "--http",        Or(worker.info.http),  "--threads", absl::StrCat(Threads(options_))};
+      std::vector<std::string> arguments = {"--coordinator", coordinator.info.grpc,
+                                            "--blobs",       blobs_,
+                                            "--http",        Or(worker.info.http),
+                                            "--threads",     absl::StrCat(Threads(options_)),
+                                            "--memory-mib",  absl::StrCat(MemoryMib(options_))};
       for (const std::string& root : options_.source_roots) {
         arguments.insert(arguments.end(), {"--source-root", root});
       }
