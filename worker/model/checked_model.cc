@@ -87,7 +87,11 @@ absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) c
   const FamilyTensor& t = plan_[it->second];
   const TensorInfo& info = listed_[it->second].info;
   std::vector<float> values(static_cast<size_t>(info.elements()));
-  SA_RETURN_IF_ERROR(parts_.tensors->ReadRows(info.name, 0, info.shape[0], values.data()));
+  const absl::Status read = parts_.tensors->ReadRows(info.name, 0, info.shape[0], values.data());
+  if (parts_.format == SourceFormat::kHuggingFace) {
+    SA_RETURN_IF_ERROR(Annotate(read, parts_.path));  // the file's name is relative
+  }
+  SA_RETURN_IF_ERROR(read);
   if (parts_.format == SourceFormat::kGguf && t.interleaved_heads > 0) {
     return Deinterleave(values, t.shape[0], t.interleaved_heads);
   }

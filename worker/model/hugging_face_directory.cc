@@ -53,8 +53,8 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(Directory* dire
   SA_ASSIGN_OR_RETURN(const json document, directory->ReadJson(index));
   const auto it = document.find("weight_map");
   if (it == document.end() || !it->is_object() || it->empty()) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        directory->At(index), ": field 'weight_map' is missing, empty or not an object"));
+    return absl::InvalidArgumentError(
+        absl::StrCat(index, ": field 'weight_map' is missing, empty or not an object"));
   }
   std::map<std::string, std::string> map;
   for (const auto& [tensor, shard] : it->items()) {
@@ -62,7 +62,7 @@ absl::StatusOr<std::map<std::string, std::string>> ReadWeightMap(Directory* dire
     // A shard is a file of this directory: nothing may point elsewhere.
     if (!absl::EndsWith(name, ".safetensors") || name.find('/') != std::string::npos) {
       return absl::InvalidArgumentError(
-          absl::StrCat(directory->At(index), ": tensor '", tensor, "' is said to be in ",
+          absl::StrCat(index, ": tensor '", tensor, "' is said to be in ",
                        shard.dump().substr(0, 80), ", expected the name of a .safetensors file"));
     }
     map[tensor] = name;
@@ -102,7 +102,7 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenIndexed(Directory* directory,
     paths.push_back(directory->At(shard));
   }
   SA_ASSIGN_OR_RETURN(auto tensors, OpenSafetensors(paths, directory->path()));
-  SA_RETURN_IF_ERROR(CheckWeightMap(directory->At(index), map, *tensors));
+  SA_RETURN_IF_ERROR(CheckWeightMap(index, map, *tensors));
   return tensors;
 }
 
@@ -118,8 +118,8 @@ absl::StatusOr<std::unique_ptr<TensorSource>> OpenWeights(Directory* directory) 
     if (entry.path().extension() == ".safetensors") paths.push_back(entry.path().string());
   }
   if (error || paths.empty()) {
-    return absl::NotFoundError(absl::StrCat(directory->path(), ": has no .safetensors file",
-                                            error ? ": " + error.message() : ""));
+    return absl::NotFoundError(
+        absl::StrCat("has no .safetensors file", error ? ": " + error.message() : ""));
   }
   return OpenSafetensors(paths, directory->path());
 }
@@ -229,7 +229,9 @@ absl::StatusOr<std::unique_ptr<ModelSource>> OpenHuggingFaceDirectory(const std:
   SA_ASSIGN_OR_RETURN(parts.spec, parts.family->from_config(config, directory.At("config.json")));
   SA_RETURN_IF_ERROR(ReadGenerationConfig(&directory, &parts.spec));
   SA_ASSIGN_OR_RETURN(parts.tokenizer_json, ReadTokenizer(&directory, &parts.spec));
-  SA_ASSIGN_OR_RETURN(parts.tensors, OpenWeights(&directory));
+  auto tensors = OpenWeights(&directory);
+  if (!tensors.ok()) return Annotate(tensors.status(), path);
+  parts.tensors = *std::move(tensors);
   parts.metadata_files = directory.read();
   return MakeCheckedModel(std::move(parts));
 }

@@ -1,6 +1,5 @@
 // GGUF versions 2 and 3: magic, counts, key-value pairs, tensor descriptions, aligned data.
 #include <algorithm>
-#include <filesystem>
 #include <optional>
 
 #include "absl/strings/escaping.h"
@@ -79,7 +78,7 @@ absl::StatusOr<Placed> ReadTensor(GgufCursor* cursor, uint64_t index) {
     return cursor->Fault(absl::StrCat("the name of tensor ", index, " is not UTF-8"));
   }
   const std::string what = absl::StrCat("tensor '", info.name, "'");
-  info.file = std::filesystem::path(cursor->file()).filename().string();
+  info.file = cursor->file();
   SA_ASSIGN_OR_RETURN(const uint32_t rank, cursor->Number<uint32_t>(what));
   if (rank < 1 || rank > kMaxDimensions) {
     return Fault(*cursor, info.name,

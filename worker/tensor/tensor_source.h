@@ -43,7 +43,7 @@ struct TensorInfo {
   std::vector<int64_t> shape;  // row-major, outermost first (GGUF's order is reversed on reading)
   DType dtype = DType::kF32;
   uint64_t bytes = 0;
-  std::string file;  // relative to the source, for messages
+  std::string file;  // for messages: relative to the root (safetensors), or the path (GGUF)
   int64_t elements() const {
     int64_t n = 1;
     for (int64_t d : shape) n *= d;
