@@ -7,6 +7,7 @@
 #include <atomic>
 #include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/post.hpp>
+#include <boost/asio/steady_timer.hpp>
 #include <boost/beast/core/flat_buffer.hpp>
 #include <boost/beast/core/tcp_stream.hpp>
 #include <boost/beast/http.hpp>
@@ -32,6 +33,7 @@ constexpr uint32_t kMaxHeaderBytes = 32u << 10;
 constexpr seconds kIdleTimeout(75);   // between two requests of a kept connection
 constexpr seconds kBodyTimeout(60);   // for a whole request body
 constexpr seconds kWriteTimeout(30);  // a client that reads nothing for so long is gone
+constexpr std::chrono::milliseconds kCancelRetry(20);
 constexpr seconds kLingerTimeout(2);  // for what a refused client still sends
 constexpr uint64_t kLingerBytes = 64u << 20;
 
@@ -61,7 +63,11 @@ Request ToRequest(const bhttp::request<bhttp::string_body>& from) {
 class ConnectionImpl : public Connection, public StreamWriter {
  public:
   ConnectionImpl(int fd, const HttpServerOptions& options, const Router& router, bool overloaded)
-      : options_(options), router_(router), overloaded_(overloaded), stream_(ioc_) {
+      : options_(options),
+        router_(router),
+        overloaded_(overloaded),
+        stream_(ioc_),
+        deadline_(ioc_) {
     Error ignored;
     sockaddr_storage address{};
     socklen_t size = sizeof(address);
@@ -91,7 +97,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
   void Stop() override {
     stopping_ = true;
     asio::post(ioc_, [this] {
-      if (reading_) stream_.cancel();
+      // Nobody waits for an answer, or the client takes what it is sent too slowly.
+      if (reading_ || started_) stream_.cancel();
     });
   }
 
@@ -129,7 +136,9 @@ class ConnectionImpl : public Connection, public StreamWriter {
   }
 
   bool Connected() override {
-    if (!alive_ || stopping_) return false;
+    if (stopping_)
+      alive_ = false;  // the handler stops half way: the client must not take it for the end
+    if (!alive_) return false;
     pollfd p{stream_.socket().native_handle(), POLLRDHUP, 0};
     if (poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) alive_ = false;
     return alive_;
@@ -137,15 +146,33 @@ class ConnectionImpl : public Connection, public StreamWriter {
 
  private:
   // Starts one asynchronous operation and waits for it here, so that it has a deadline and that
-  // Stop can cancel it; the code around stays straight-line.
+  // Stop can cancel it; the code around stays straight-line. (The stream's own timeout would close
+  // the socket, and a slow client would get no answer.)
   template <typename Start>
-  Error Run(seconds timeout, Start start) {
+  Error Run(std::chrono::milliseconds timeout, Start start) {
     Error result = asio::error::operation_aborted;
+    bool timed_out = false, over = false;
     ioc_.restart();
-    stream_.expires_after(timeout);
-    start([&result](Error e) { result = e; });
+    deadline_.expires_after(timeout);
+    ArmDeadline(&timed_out, &over);
+    start([&](Error e) {
+      result = e;
+      over = true;
+      deadline_.cancel();
+    });
     ioc_.run();
-    return result;
+    return timed_out && result ? Error(beast::error::timeout) : result;
+  }
+
+  void ArmDeadline(bool* timed_out, bool* over) {
+    deadline_.async_wait([this, timed_out, over](Error e) {
+      if (e || *over) return;
+      *timed_out = true;
+      stream_.cancel();
+      // A step that had just ended was not cancelled, and the operation goes on: try again.
+      deadline_.expires_after(kCancelRetry);
+      ArmDeadline(timed_out, over);
+    });
   }
 
   template <typename Buffers>
@@ -156,7 +183,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
   }
 
   template <typename Start>
-  Error RunReading(seconds timeout, Start start) {
+  Error RunReading(std::chrono::milliseconds timeout, Start start) {
     reading_ = true;
     const Error e = stopping_ ? Error(asio::error::operation_aborted) : Run(timeout, start);
     reading_ = false;
@@ -241,11 +268,10 @@ class ConnectionImpl : public Connection, public StreamWriter {
     const Request request = ToRequest(parser_->get());
     Response response;
     const Handler* handler = router_.Find(request.method, request.path, &response);
-    started_ = chunked_ = false;
     alive_ = true;
     bool threw = false;
     if (handler != nullptr) response = Router::Call(*handler, request, this, &threw);
-    if (!started_) {
+    if (!std::exchange(started_, false)) {
       const bool keep_alive = KeepAlive();
       return !Send(response, keep_alive) && keep_alive;
     }
@@ -291,6 +317,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
   const bool overloaded_;
   asio::io_context ioc_{1};
   beast::tcp_stream stream_;
+  asio::steady_timer deadline_;
   beast::flat_buffer buffer_;
   std::optional<bhttp::request_parser<bhttp::string_body>> parser_;
   bool first_ = true;     // no request was served yet
