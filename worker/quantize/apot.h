@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <cstring>
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // `static`, not `inline`: units compiled for several instruction sets include this, and the linker
 // must not pick one unit's copy for all of them.
@@ -36,6 +36,6 @@ static inline float AdditivePowersOfTwo(float x, int terms) {
   return sum;
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_APOT_H_

@@ -12,7 +12,7 @@
 #include "worker/quantize/small_solve.h"
 #include "worker/quantize/tile_kernels.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 constexpr int kTiles = 8;  // 128 groups
@@ -214,4 +214,4 @@ TEST(TileKernels, EveryInstructionSetComputesTheSameBytes) {
 }
 
 }  // namespace
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -11,7 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 std::vector<double> ToVector(const at::Tensor& t) {
@@ -50,4 +50,4 @@ absl::StatusOr<Factor> FactorHessian(const std::vector<double>& h, int64_t k) {
   return factor;
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

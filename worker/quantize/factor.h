@@ -7,7 +7,7 @@
 
 #include "absl/status/statusor.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // H = R R^T with R upper triangular, and U = R^-1, so that U^T U = H^-1. Both [k, k] row-major,
 // zero below the diagonal.
@@ -20,6 +20,6 @@ struct Factor {
 // Factors the symmetric `h` [k, k] in float64. FAILED_PRECONDITION if it is not positive definite.
 absl::StatusOr<Factor> FactorHessian(const std::vector<double>& h, int64_t k);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_FACTOR_H_

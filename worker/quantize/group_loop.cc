@@ -6,7 +6,7 @@
 
 #include "worker/quantize/small_solve.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 constexpr double kRefitRidge = 1e-4;
@@ -216,4 +216,4 @@ std::vector<GroupLoopTile> RunGroupLoop(const TileKernels& kernels, const LoopFa
   return out;
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -14,7 +14,7 @@
 #include "worker/quantize/prepared_hessian.h"
 #include "worker/quantize/tile_kernels.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 struct GroupLoopOptions {
   int q = 0;
@@ -52,6 +52,6 @@ std::vector<GroupLoopTile> RunGroupLoop(const TileKernels& kernels, const LoopFa
                                         const GroupLoopOptions& options, int tiles, float* w,
                                         const GroupLoopObserver* observer = nullptr);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_GROUP_LOOP_H_

@@ -7,7 +7,7 @@
 #include "gtest/gtest.h"
 #include "worker/quantize/layer_quantizer.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 constexpr int64_t kWidth = 70, kTokens = 50, kSequences = 6;
@@ -102,4 +102,4 @@ TEST(Hessian, BadInputIsAnError) {
 }
 
 }  // namespace
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -5,11 +5,15 @@
 #include "absl/strings/str_cat.h"
 #include "kernels/packed_matrix.h"
 #include "services/base/status_macros.h"
+#include "worker/quantize/layer_packing.h"
 #include "worker/quantize/layer_quantizer.h"
-#include "worker/quantize/packed_layer.h"
 #include "worker/quantize/weight_checks.h"
 
 namespace shiftadd {
+
+using quantize::CheckWeights;
+using quantize::MaxAbs;
+using quantize::StoreScale;
 
 absl::StatusOr<Int8Matrix> QuantizeInt8(const std::string& name, const std::vector<float>& w,
                                         int64_t n, int64_t k) {

@@ -10,7 +10,7 @@
 #include "worker/quantize/tile_kernels.h"
 #include "worker/quantize/weight_checks.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 constexpr int64_t kBlock = 8;  // inputs that share a scale
@@ -20,7 +20,7 @@ constexpr int64_t kBlock = 8;  // inputs that share a scale
 class LatTile {
  public:
   LatTile(const PreparedHessianImpl& h, const QuantRecipe& recipe, int64_t first_group,
-          int64_t groups, int64_t rows, PackedLayer* out)
+          int64_t groups, int64_t rows, LayerPacking* out)
       : kernels_(BestTileKernels()),
         h_(h),
         first_group_(first_group),
@@ -113,7 +113,7 @@ class LatTile {
   const TileKernels& kernels_;
   const PreparedHessianImpl& h_;
   const int64_t first_group_, groups_, rows_, width_;
-  PackedLayer* const out_;
+  LayerPacking* const out_;
   StartOptions start_;
   GroupLoopOptions options_;
   Levels levels_;
@@ -129,10 +129,10 @@ int64_t LatBlockRows(int64_t group, int64_t n) {
 
 absl::Status QuantizeLat(const PreparedHessianImpl& h, const std::vector<float>& w,
                          const QuantRecipe& recipe, int threads, TaskControl* control,
-                         std::vector<PackedLayer>* layers) {
+                         std::vector<LayerPacking>* layers) {
   const int64_t n = layers->front().n;
   const int64_t rows = std::min(LatBlockRows(recipe.group, n), n);
-  for (PackedLayer& layer : *layers) {
+  for (LayerPacking& layer : *layers) {
     layer.encoding = kernels::Encoding::kBcqBlock8;
     layer.block_rows = rows;
     layer.Allocate(/*with_zeta=*/false);
@@ -152,4 +152,4 @@ absl::Status QuantizeLat(const PreparedHessianImpl& h, const std::vector<float>&
                      });
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

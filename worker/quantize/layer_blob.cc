@@ -14,6 +14,8 @@
 namespace shiftadd {
 namespace {
 
+using quantize::CheckWeights;
+
 // Tensors with their bytes, kept until the file is written.
 class BlobBuilder {
  public:

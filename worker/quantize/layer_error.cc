@@ -6,7 +6,7 @@
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/tile_kernels.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 // x H x^T of sixteen rows x [k][16].
@@ -50,4 +50,4 @@ absl::StatusOr<RowErrors> MeasureRows(const PreparedHessianImpl& h, const std::v
   return sum;
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

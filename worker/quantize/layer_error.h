@@ -9,7 +9,7 @@
 #include "kernels/packed_matrix.h"
 #include "worker/quantize/prepared_hessian.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // With D = W - What (unrotated): ||D||_F^2 and tr(D H D^T), H undamped and divided by the mean of
 // its live diagonal.
@@ -23,6 +23,6 @@ absl::StatusOr<RowErrors> MeasureRows(const PreparedHessianImpl& h, const std::v
                                       const kernels::PackedMatrix* packed, int64_t n, int threads,
                                       TaskControl* control);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_LAYER_ERROR_H_

@@ -8,14 +8,14 @@
 #include "worker/quantize/lat.h"
 #include "worker/quantize/layer_blob.h"
 #include "worker/quantize/layer_error.h"
-#include "worker/quantize/packed_layer.h"
+#include "worker/quantize/layer_packing.h"
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/prepared_hessian.h"
 #include "worker/quantize/rtn.h"
 #include "worker/quantize/shiftadd_method.h"
 #include "worker/quantize/weight_checks.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 absl::Status CheckRequest(const std::string& name, int64_t k, const PreparedHessianImpl& h,
@@ -41,11 +41,11 @@ absl::Status CheckRequest(const std::string& name, int64_t k, const PreparedHess
   return absl::OkStatus();
 }
 
-absl::Status QuantizeRtn(const std::vector<float>& w, std::vector<PackedLayer>* layers, int threads,
-                         TaskControl* control) {
+absl::Status QuantizeRtn(const std::vector<float>& w, std::vector<LayerPacking>* layers,
+                         int threads, TaskControl* control) {
   constexpr int64_t kRows = 64;
   const int64_t n = layers->front().n, shards = (n + kRows - 1) / kRows;
-  for (PackedLayer& layer : *layers) layer.Allocate(/*with_zeta=*/true);
+  for (LayerPacking& layer : *layers) layer.Allocate(/*with_zeta=*/true);
   return ParallelFor(
       shards * static_cast<int64_t>(layers->size()), threads, control, [&](int64_t item) {
         const int64_t begin = item % shards * kRows;
@@ -54,6 +54,15 @@ absl::Status QuantizeRtn(const std::vector<float>& w, std::vector<PackedLayer>* 
 }
 
 }  // namespace
+}  // namespace shiftadd::quantize
+
+namespace shiftadd {
+
+using quantize::CheckRequest;
+using quantize::CheckWeights;
+using quantize::LayerPacking;
+using quantize::MeasureRows;
+using quantize::RowErrors;
 
 absl::StatusOr<std::vector<Candidate>> QuantizeLayer(const std::string& name,
                                                      const std::vector<float>& w, int64_t n,
@@ -61,11 +70,11 @@ absl::StatusOr<std::vector<Candidate>> QuantizeLayer(const std::string& name,
                                                      const QuantRecipe& recipe,
                                                      const std::vector<int>& bits, int threads,
                                                      TaskControl* control) {
-  const PreparedHessianImpl& h = Impl(prepared);
+  const quantize::PreparedHessianImpl& h = quantize::Impl(prepared);
   SA_RETURN_IF_ERROR(CheckWeights(name, w, n, k));
   SA_RETURN_IF_ERROR(CheckRequest(name, k, h, recipe, bits));
   if (bits.empty()) return std::vector<Candidate>();
-  std::vector<PackedLayer> layers(bits.size());
+  std::vector<LayerPacking> layers(bits.size());
   for (size_t i = 0; i < bits.size(); ++i) {
     layers[i].name = name;
     layers[i].n = n;
@@ -75,18 +84,18 @@ absl::StatusOr<std::vector<Candidate>> QuantizeLayer(const std::string& name,
   }
   switch (recipe.method) {
     case QuantMethod::kRtn:
-      SA_RETURN_IF_ERROR(QuantizeRtn(w, &layers, threads, control));
+      SA_RETURN_IF_ERROR(quantize::QuantizeRtn(w, &layers, threads, control));
       break;
     case QuantMethod::kLat:
-      SA_RETURN_IF_ERROR(QuantizeLat(h, w, recipe, threads, control, &layers));
+      SA_RETURN_IF_ERROR(quantize::QuantizeLat(h, w, recipe, threads, control, &layers));
       break;
     case QuantMethod::kShiftAdd:
-      SA_RETURN_IF_ERROR(QuantizeShiftAdd(h, w, recipe, threads, control, &layers));
+      SA_RETURN_IF_ERROR(quantize::QuantizeShiftAdd(h, w, recipe, threads, control, &layers));
       break;
   }
   SA_ASSIGN_OR_RETURN(const RowErrors base, MeasureRows(h, w, nullptr, n, threads, control));
   std::vector<Candidate> out;
-  for (PackedLayer& layer : layers) {
+  for (LayerPacking& layer : layers) {
     layer.Pack();
     const kernels::PackedMatrix m = layer.View();
     SA_ASSIGN_OR_RETURN(const RowErrors error, MeasureRows(h, w, &m, n, threads, control));

@@ -10,7 +10,7 @@
 #include "services/base/digest.h"
 #include "worker/quantize/testing/layers.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 using testing::CorrelatedHessian;
@@ -277,4 +277,4 @@ TEST(QuantizeInt8, HalfAStep) {
 }
 
 }  // namespace
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

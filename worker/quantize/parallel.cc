@@ -6,7 +6,7 @@
 #include <thread>
 #include <vector>
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 class Loop {
@@ -58,4 +58,4 @@ absl::Status ParallelFor(int64_t count, int threads, TaskControl* control,
   return loop.status();
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -8,7 +8,7 @@
 #include "absl/status/status.h"
 #include "worker/reference/reference_model.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // Calls work(i) once for each 0 <= i < count, on at most `threads` threads, the lowest i first.
 // Returns the error of the lowest i that has one (later items may be skipped then), or the
@@ -16,6 +16,6 @@ namespace shiftadd {
 absl::Status ParallelFor(int64_t count, int threads, TaskControl* control,
                          const std::function<absl::Status(int64_t)>& work);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_PARALLEL_H_

@@ -8,7 +8,7 @@
 #include "kernels/rotation.h"
 #include "services/base/status_macros.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 constexpr int64_t kLatColumns = 128;  // columns between two trailing updates
@@ -146,8 +146,8 @@ LoopFactor MakeLoopFactor(const Factor& factor, int64_t group) {
   return out;
 }
 
-absl::StatusOr<std::shared_ptr<const PreparedHessian>> PreparedHessian::Create(
-    const HessianMatrix& h, const QuantRecipe& recipe) {
+absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatrix& h,
+                                                               const QuantRecipe& recipe) {
   SA_RETURN_IF_ERROR(CheckHessian(h));
   const int64_t k = h.k;
   auto out = std::make_shared<PreparedHessianImpl>();
@@ -193,6 +193,15 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> PreparedHessian::Create(
   out->factor = MakeLoopFactor(factor, out->group);
   if (recipe.sweeps > 0) out->damped.assign(m.begin(), m.end());
   return std::shared_ptr<const PreparedHessian>(std::move(out));
+}
+
+}  // namespace shiftadd::quantize
+
+namespace shiftadd {
+
+absl::StatusOr<std::shared_ptr<const PreparedHessian>> PreparedHessian::Create(
+    const HessianMatrix& h, const QuantRecipe& recipe) {
+  return quantize::Prepare(h, recipe);
 }
 
 }  // namespace shiftadd

@@ -11,7 +11,7 @@
 #include "worker/quantize/factor.h"
 #include "worker/quantize/layer_quantizer.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // A factor in processing order, cut into groups of consecutive positions, in fp32.
 struct LoopFactor {
@@ -46,6 +46,10 @@ class PreparedHessianImpl : public PreparedHessian {
   std::vector<float> damped;  // [k, k], processing order; only if sweeps are on
 };
 
+// PreparedHessian::Create.
+absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatrix& h,
+                                                               const QuantRecipe& recipe);
+
 // The implementation behind `h`; every PreparedHessian is one.
 inline const PreparedHessianImpl& Impl(const PreparedHessian& h) {
   return static_cast<const PreparedHessianImpl&>(h);
@@ -62,6 +66,6 @@ std::vector<int64_t> GarOrder(const std::vector<double>& diagonal, int64_t group
 // Whole blocks of 8 inputs by descending sum, a short block last.
 std::vector<int64_t> Block8Order(const std::vector<double>& diagonal);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_PREPARED_HESSIAN_H_

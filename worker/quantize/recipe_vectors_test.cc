@@ -10,7 +10,7 @@
 #include "worker/quantize/prepared_hessian.h"
 #include "worker/quantize/testing/npz.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 using testing::NpyArray;
@@ -176,4 +176,4 @@ INSTANTIATE_TEST_SUITE_P(Files, RecipeVectors,
                          });
 
 }  // namespace
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

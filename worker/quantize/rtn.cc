@@ -5,7 +5,7 @@
 
 #include "services/base/status_macros.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 // The index of {0, -1, ..., -(q-1)} in the table; the caller of kernels relies on its being there.
@@ -20,7 +20,7 @@ uint8_t UniformSet(const kernels::ExponentTable& table) {
 
 }  // namespace
 
-absl::Status RtnRows(const float* w, int64_t begin, int64_t end, PackedLayer* out) {
+absl::Status RtnRows(const float* w, int64_t begin, int64_t end, LayerPacking* out) {
   const int64_t k = out->k, groups = out->groups();
   const int q = out->q;
   const int top = (1 << q) - 1;
@@ -56,4 +56,4 @@ absl::Status RtnRows(const float* w, int64_t begin, int64_t end, PackedLayer* ou
   return absl::OkStatus();
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -5,16 +5,16 @@
 #include <cstdint>
 
 #include "absl/status/status.h"
-#include "worker/quantize/packed_layer.h"
+#include "worker/quantize/layer_packing.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // Rows [begin, end) of w [n, k] on a grid of 2^q equal steps from the smallest to the largest
 // weight of each group, stored as bcq/shift with zeta: exponents {0, -1, ..., -(q-1)}, s = step
 // 2^(q-2), zeta = the smallest. Codes are chosen against the stored (fp16) grid. `out` must be
 // allocated with zeta.
-absl::Status RtnRows(const float* w, int64_t begin, int64_t end, PackedLayer* out);
+absl::Status RtnRows(const float* w, int64_t begin, int64_t end, LayerPacking* out);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_RTN_H_

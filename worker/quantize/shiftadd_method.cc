@@ -10,7 +10,7 @@
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/weight_checks.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 // Weights as the loop wants them: dead inputs 0, rotated, in processing order, tiles [k][16];
@@ -31,7 +31,7 @@ std::vector<float> MakeTiles(const PreparedHessianImpl& h, const std::vector<flo
 // Writes one row of one group. Planes of negative scale are flipped, free scales sorted descending.
 class GroupPacker {
  public:
-  GroupPacker(const PreparedHessianImpl& h, const GroupLoopOptions& options, PackedLayer* out)
+  GroupPacker(const PreparedHessianImpl& h, const GroupLoopOptions& options, LayerPacking* out)
       : h_(h), options_(options), table_(kernels::DefaultExponentTable(options.q)), out_(out) {}
 
   absl::Status Pack(int64_t row, float magnitude, const LoopFactor::Group& group,
@@ -90,7 +90,7 @@ class GroupPacker {
   const PreparedHessianImpl& h_;
   const GroupLoopOptions options_;
   const kernels::ExponentTable table_;
-  PackedLayer* const out_;
+  LayerPacking* const out_;
   uint8_t flip_ = 0;            // bits of the loop's code to turn over
   int plane_[kMaxPlanes] = {};  // stored plane i is the loop's plane plane_[i]
 };
@@ -104,7 +104,7 @@ void TileMagnitudes(const float* w, int64_t k, float* out) {
 
 absl::Status QuantizeTiles(const PreparedHessianImpl& h, const GroupLoopOptions& options,
                            const float* weights, int64_t first_tile, int tiles,
-                           PackedLayer* layer) {
+                           LayerPacking* layer) {
   const int64_t tile_size = h.k * kLanes;
   std::vector<float> w(weights + first_tile * tile_size,
                        weights + (first_tile + tiles) * tile_size);
@@ -130,8 +130,8 @@ absl::Status QuantizeTiles(const PreparedHessianImpl& h, const GroupLoopOptions&
 
 absl::Status QuantizeShiftAdd(const PreparedHessianImpl& h, const std::vector<float>& w,
                               const QuantRecipe& recipe, int threads, TaskControl* control,
-                              std::vector<PackedLayer>* layers) {
-  for (PackedLayer& layer : *layers) {
+                              std::vector<LayerPacking>* layers) {
+  for (LayerPacking& layer : *layers) {
     layer.encoding = recipe.scales == QuantScales::kShift ? kernels::Encoding::kBcqShift
                                                           : kernels::Encoding::kBcqFree;
     layer.rotation = h.rotated ? kernels::Rotation::kWht128 : kernels::Rotation::kNone;
@@ -145,7 +145,7 @@ absl::Status QuantizeShiftAdd(const PreparedHessianImpl& h, const std::vector<fl
   const int64_t per_item = std::clamp<int64_t>(tiles * widths / (4 * std::max(threads, 1)), 1, 4);
   const int64_t items = (tiles + per_item - 1) / per_item;
   return ParallelFor(items * widths, threads, control, [&](int64_t item) {
-    PackedLayer* layer = &(*layers)[item / items];
+    LayerPacking* layer = &(*layers)[item / items];
     GroupLoopOptions options;
     options.q = layer->q;
     options.scales = recipe.scales;
@@ -158,4 +158,4 @@ absl::Status QuantizeShiftAdd(const PreparedHessianImpl& h, const std::vector<fl
   });
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -10,7 +10,7 @@
 
 #define SA_INLINE static inline __attribute__((always_inline))
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 constexpr int kLanes16 = 16;
@@ -122,6 +122,6 @@ SA_INLINE I16 LoadInt(const int32_t* p) {
 }
 
 }  // namespace
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_SIMD16_H_

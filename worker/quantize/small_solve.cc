@@ -2,7 +2,7 @@
 
 #include <cmath>
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 bool Factor(int r, double* a) {
@@ -44,4 +44,4 @@ bool SolveSpd(int r, double* a, double* b) {
   return good;
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -2,7 +2,7 @@
 #ifndef SHIFTADD_WORKER_QUANTIZE_SMALL_SOLVE_H_
 #define SHIFTADD_WORKER_QUANTIZE_SMALL_SOLVE_H_
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 inline constexpr int kMaxUnknowns = 9;  // eight planes and an offset
 
@@ -11,6 +11,6 @@ inline constexpr int kMaxUnknowns = 9;  // eight planes and an offset
 // kMaxUnknowns is not required.
 bool SolveSpd(int r, double* a, double* b);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_SMALL_SOLVE_H_

@@ -13,7 +13,7 @@
 #include "worker/quantize/small_solve.h"
 #include "worker/quantize/tile_kernels.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 // n rows of sixteen int32.
@@ -429,6 +429,6 @@ constexpr TileKernels kTileKernels = {StartFree, StartShift, RoundGroup, RoundCo
                                       TriMul,    Dot,        Axpy,       Trail};
 
 }  // namespace
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_TILE_IMPL_H_

@@ -1,6 +1,6 @@
 #include "worker/quantize/tile_kernels.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 namespace {
 
 bool Has(kernels::Isa isa) {
@@ -26,4 +26,4 @@ const TileKernels& TileKernelsFor(kernels::Isa isa) {
 
 const TileKernels& BestTileKernels() { return TileKernelsFor(kernels::Isa::kAvx512); }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -10,7 +10,7 @@
 #include "kernels/cpu_linear.h"
 #include "kernels/packed_matrix.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 inline constexpr int kLanes = 16;
 inline constexpr int kMaxPlanes = kernels::kMaxPlanes;
@@ -84,6 +84,6 @@ const TileKernels& PortableTileKernels();
 const TileKernels& Avx2TileKernels();
 const TileKernels& Avx512TileKernels();
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_TILE_KERNELS_H_

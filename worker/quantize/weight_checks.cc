@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 absl::Status CheckWeights(const std::string& name, const std::vector<float>& w, int64_t n,
                           int64_t k) {
@@ -27,4 +27,4 @@ float MaxAbs(const float* x, int64_t count) {
   return max;
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize

@@ -8,7 +8,7 @@
 
 #include "absl/status/status.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // INVALID_ARGUMENT, naming the tensor, unless w is [n, k], not empty and finite (naming the
 // element).
@@ -18,6 +18,6 @@ absl::Status CheckWeights(const std::string& name, const std::vector<float>& w, 
 // The largest |x[i]|; 0 for none.
 float MaxAbs(const float* x, int64_t count);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_WEIGHT_CHECKS_H_

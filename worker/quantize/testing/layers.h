@@ -14,7 +14,7 @@
 #include "worker/quantize/layer_quantizer.h"
 #include "worker/tensor/tensor_source.h"
 
-namespace shiftadd::testing {
+namespace shiftadd::quantize::testing {
 
 inline std::vector<float> GaussianWeights(int64_t n, int64_t k, uint32_t seed) {
   std::mt19937 engine(seed);
@@ -152,6 +152,6 @@ inline double QuadraticError(const std::vector<float>& a, const std::vector<floa
   return sum;
 }
 
-}  // namespace shiftadd::testing
+}  // namespace shiftadd::quantize::testing
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_TESTING_LAYERS_H_

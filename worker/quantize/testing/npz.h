@@ -14,7 +14,7 @@
 #include <string>
 #include <vector>
 
-namespace shiftadd::testing {
+namespace shiftadd::quantize::testing {
 
 struct NpyArray {
   std::vector<int64_t> shape;
@@ -103,6 +103,6 @@ inline std::map<std::string, NpyArray> ReadNpz(const std::string& path,
   return out;
 }
 
-}  // namespace shiftadd::testing
+}  // namespace shiftadd::quantize::testing
 
 #endif  // SHIFTADD_WORKER_QUANTIZE_TESTING_NPZ_H_

@@ -1,6 +1,6 @@
 // A packed matrix that owns its arrays, being filled by a method.
-#ifndef SHIFTADD_WORKER_QUANTIZE_PACKED_LAYER_H_
-#define SHIFTADD_WORKER_QUANTIZE_PACKED_LAYER_H_
+#ifndef SHIFTADD_WORKER_QUANTIZE_LAYER_PACKING_H_
+#define SHIFTADD_WORKER_QUANTIZE_LAYER_PACKING_H_
 
 #include <cstdint>
 #include <string>
@@ -9,12 +9,12 @@
 #include "absl/status/status.h"
 #include "kernels/packed_matrix.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
 // Methods fill codes, scale/alpha, sets and zeta, rows by rows from several threads; Pack then
 // makes planes and exponents. Shapes as in kernels/packed_matrix.h. Codes: bit i is plane i, 1
 // means +1.
-struct PackedLayer {
+struct LayerPacking {
   std::string name;
   kernels::Encoding encoding = kernels::Encoding::kBcqShift;
   kernels::Rotation rotation = kernels::Rotation::kNone;
@@ -45,6 +45,6 @@ absl::Status StoreScale(const std::string& name, int64_t row, const char* field,
 // The same for an offset, of either sign; small ones round to 0.
 absl::Status StoreOffset(const std::string& name, int64_t row, float value, uint16_t* out);
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
 
-#endif  // SHIFTADD_WORKER_QUANTIZE_PACKED_LAYER_H_
+#endif  // SHIFTADD_WORKER_QUANTIZE_LAYER_PACKING_H_

@@ -1,13 +1,13 @@
-#include "worker/quantize/packed_layer.h"
+#include "worker/quantize/layer_packing.h"
 
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/packing.h"
 
-namespace shiftadd {
+namespace shiftadd::quantize {
 
-void PackedLayer::Allocate(bool with_zeta) {
+void LayerPacking::Allocate(bool with_zeta) {
   codes.assign(n * k, 0);
   switch (encoding) {
     case kernels::Encoding::kBcqShift:
@@ -26,7 +26,7 @@ void PackedLayer::Allocate(bool with_zeta) {
   if (with_zeta) zeta.assign(n * groups(), 0);
 }
 
-void PackedLayer::Pack() {
+void LayerPacking::Pack() {
   planes.assign(q * n * ((k + 31) / 32), 0);
   kernels::PackPlanes(codes.data(), n, k, q, planes.data());
   if (encoding == kernels::Encoding::kBcqShift) {
@@ -37,7 +37,7 @@ void PackedLayer::Pack() {
   sets = {};
 }
 
-kernels::PackedMatrix PackedLayer::View() const {
+kernels::PackedMatrix LayerPacking::View() const {
   kernels::PackedMatrix m;
   m.encoding = encoding;
   m.rotation = rotation;
@@ -74,4 +74,4 @@ absl::Status StoreOffset(const std::string& name, int64_t row, float value, uint
                                                  " is outside the range of fp16 (65504)"));
 }
 
-}  // namespace shiftadd
+}  // namespace shiftadd::quantize
