@@ -81,7 +81,9 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
   SA_ASSIGN_OR_RETURN(const LeaseQuery query, ToQuery(request));
   SA_RETURN_IF_ERROR(store_->TouchWorker(query));
   v1::LeaseTaskResponse response;
-  if (!query.version.empty() && query.version != QuantizerVersion()) {
+  // Another version's candidates would not be the same bytes.
+  const bool other_version = !query.version.empty() && query.version != QuantizerVersion();
+  if (other_version) {
     response.set_idle_reason(absl::StrCat("idle: quantizer version ", query.version,
                                           ", this cluster runs ", QuantizerVersion()));
   }
@@ -90,7 +92,7 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
   uint64_t seen = 0;
   while (true) {
     const uint64_t now = store_->AwaitChange(seen, absl::ZeroDuration());
-    if (now != seen && response.idle_reason().find("version") == std::string::npos) {
+    if (now != seen && !other_version) {
       SA_ASSIGN_OR_RETURN(LeaseOutcome outcome, store_->LeaseTask(query));
       if (outcome.task.has_value()) {
         if (stopped()) {  // nobody is there to take it

@@ -1,0 +1,175 @@
+// shiftadd-coordinator: JobService for users, TaskService for workers.
+#include <CLI/CLI.hpp>
+#include <filesystem>
+#include <fstream>
+#include <iostream>
+#include <thread>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/logging.h"
+#include "services/base/shutdown.h"
+#include "services/base/status_macros.h"
+#include "services/base/version.h"
+#include "services/blob/blob_store.h"
+#include "services/coordinator/coordinator.h"
+#include "services/coordinator/coordinator_metrics.h"
+#include "services/coordinator/grpc_publisher.h"
+#include "services/coordinator/services.h"
+#include "services/http/http_server.h"
+#include "services/metrics/metrics.h"
+#include "services/rpc/rpc.h"
+#include "services/store/job_store.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+struct Flags {
+  std::string listen = "127.0.0.1:7070";
+  std::string http = "127.0.0.1:9470";
+  std::string data_dir;
+  std::string packager = "127.0.0.1:7071";
+  std::string blobs;
+  std::string port_file;
+  std::string log_level = "info";
+  double lease_seconds = 30;
+  bool insecure = false;
+};
+
+void DefineFlags(CLI::App* app, Flags* f) {
+  app->set_version_flag("--version", VersionLine());
+  app->set_config("--config", "", "Read flags from this file (TOML)");
+  app->add_option("--listen", f->listen, "gRPC address; port 0 picks a free one")
+      ->envname("SHIFTADD_COORDINATOR_LISTEN")
+      ->capture_default_str();
+  app->add_option("--http", f->http, "Address of /metrics, /health, /ready; port 0 picks one")
+      ->envname("SHIFTADD_COORDINATOR_HTTP")
+      ->capture_default_str();
+  app->add_option("--data-dir", f->data_dir, "Folder of the database; made if absent")
+      ->envname("SHIFTADD_COORDINATOR_DATA_DIR")
+      ->required();
+  app->add_option("--packager", f->packager, "The packager's gRPC address")
+      ->envname("SHIFTADD_PACKAGER")
+      ->capture_default_str();
+  app->add_option("--blobs", f->blobs,
+                  "OCI image layout that workers write to; scratch of ended jobs is deleted there")
+      ->envname("SHIFTADD_BLOBS");
+  app->add_option("--lease-seconds", f->lease_seconds, "A worker's lease on a task")
+      ->envname("SHIFTADD_LEASE_SECONDS")
+      ->check(CLI::Range(1.0, 3600.0))
+      ->capture_default_str();
+  app->add_option("--port-file", f->port_file,
+                  "Write the gRPC port and the HTTP port to this file, one a line, once serving");
+  app->add_option("--log-level", f->log_level, "trace, debug, info, warn or error")
+      ->envname("SHIFTADD_LOG_LEVEL")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app->add_flag("--insecure-i-know", f->insecure,
+                "Listen beyond loopback without TLS: whoever reaches the port may do anything");
+}
+
+// Whole or not at all: whoever waits for the file must not read half of it.
+absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port) {
+  const std::string temporary = path + ".tmp";
+  std::ofstream(temporary) << grpc_port << "\n" << http_port << "\n";
+  std::error_code error;
+  std::filesystem::rename(temporary, path, error);
+  if (!error) return absl::OkStatus();
+  return absl::FailedPreconditionError(absl::StrCat("--port-file ", path, ": ", error.message()));
+}
+
+// Ticks after every change, and at least once a second for leases and progress.
+void Drive(Coordinator* core, const StopFlag* stop) {
+  uint64_t seen = 0;
+  while (!stop->load()) {
+    seen = core->store()->AwaitChange(seen, absl::ZeroDuration());
+    if (const absl::Status status = core->Tick(); !status.ok()) {
+      spdlog::error("store: {}", status.ToString());
+      absl::SleepFor(absl::Seconds(1));
+    }
+    core->store()->AwaitChange(seen, absl::Seconds(1));
+  }
+}
+
+std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
+
+absl::Status Serve(const Flags& flags) {
+  std::error_code error;
+  std::filesystem::create_directories(flags.data_dir, error);
+  if (error) {
+    return absl::FailedPreconditionError(
+        absl::StrCat("--data-dir ", flags.data_dir, ": ", error.message()));
+  }
+  const auto clock = std::make_shared<SystemClock>();
+  StorePolicy policy;
+  policy.lease = absl::Seconds(flags.lease_seconds);
+  SA_ASSIGN_OR_RETURN(const auto store,
+                      OpenSqliteJobStore(flags.data_dir + "/coordinator.db", clock, policy));
+  std::unique_ptr<BlobStore> scratch;
+  if (!flags.blobs.empty()) {
+    SA_ASSIGN_OR_RETURN(scratch, OpenOciLayout(flags.blobs));
+  }
+  const auto publisher = MakeGrpcPublisher(rpc::MakeChannel(flags.packager));
+
+  const auto registry = std::make_shared<prometheus::Registry>();
+  metrics::AddBuildInfo(registry.get(), "coordinator");
+  CoordinatorMetrics metrics(registry);
+  CoordinatorOptions options;
+  options.lease = policy.lease;
+  options.observer = metrics.MakeObserver();
+  Coordinator core(store.get(), publisher.get(), scratch.get(), clock.get(), options);
+
+  StopFlag stop = false;
+  JobServiceHandler jobs(&core, &metrics, &stop);
+  TaskServiceHandler tasks(&core, &metrics, &stop);
+  SA_ASSIGN_OR_RETURN(auto server,
+                      rpc::Server::Start({flags.listen, flags.insecure}, {&jobs, &tasks}));
+  http::HttpServerOptions http_options;
+  http_options.address = flags.http;
+  http_options.insecure_beyond_loopback = flags.insecure;
+  const auto ready = [&]() -> std::string {
+    const auto counts = store->CountJobs();
+    return counts.ok() ? "" : counts.status().ToString();
+  };
+  SA_ASSIGN_OR_RETURN(
+      auto http, http::HttpServer::Start(http_options, metrics::DaemonRoutes(registry, ready, [&] {
+                                           metrics.Refresh(&core);
+                                         })));
+  std::thread driver(Drive, &core, &stop);
+  absl::Status status;
+  if (!flags.port_file.empty()) {
+    status = WritePortFile(flags.port_file, server->port(), http->port());
+  }
+  if (status.ok()) {
+    spdlog::info("listening on {}:{}", HostOf(flags.listen), server->port());
+    spdlog::info("metrics on http://{}:{}/metrics", HostOf(flags.http), http->port());
+    WaitForShutdown();
+    spdlog::info("shutting down");
+  }
+  stop = true;
+  store->StopWaiting();
+  server->Shutdown(absl::Seconds(5));
+  http->Shutdown();
+  driver.join();
+  return status;
+}
+
+}  // namespace
+}  // namespace shiftadd::coordinator
+
+int main(int argc, char** argv) {
+  shiftadd::BlockShutdownSignals();
+  CLI::App app(
+      "shiftadd-coordinator: queues jobs, leases their tasks to workers, publishes results");
+  shiftadd::coordinator::Flags flags;
+  shiftadd::coordinator::DefineFlags(&app, &flags);
+  try {
+    app.parse(argc, argv);
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e) == 0 ? 0 : 2;
+  }
+  shiftadd::InitLogging("coordinator", flags.log_level);
+  const absl::Status status = shiftadd::coordinator::Serve(flags);
+  if (status.ok()) return 0;
+  std::cerr << "shiftadd-coordinator: " << status.message() << "\n";
+  return 1;
+}

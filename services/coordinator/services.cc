@@ -1,0 +1,136 @@
+#include "services/coordinator/services.h"
+
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "services/rpc/rpc.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+// Runs `work`, maps its status and counts it.
+template <typename Work>
+grpc::Status Call(const char* method, CoordinatorMetrics* metrics, Work work) {
+  const absl::Time start = absl::Now();
+  const absl::Status status = work();
+  metrics->RpcDone(method, static_cast<int>(status.code()),
+                   absl::ToDoubleSeconds(absl::Now() - start));
+  return rpc::ToGrpc(status);
+}
+
+// Moves a value into `out`, or returns its status.
+template <typename T>
+absl::Status Into(absl::StatusOr<T> from, T* out) {
+  if (!from.ok()) return from.status();
+  *out = *std::move(from);
+  return absl::OkStatus();
+}
+
+std::string OwnerOf(const grpc::ServerContext& context) {
+  const auto& metadata = context.client_metadata();
+  const auto found = metadata.find("x-shiftadd-owner");
+  if (found == metadata.end() || found->second.empty() || found->second.size() > 200) {
+    return "local";
+  }
+  return {found->second.data(), found->second.size()};
+}
+
+}  // namespace
+
+grpc::Status JobServiceHandler::SubmitJob(grpc::ServerContext* context,
+                                          const v1::SubmitJobRequest* request, v1::Job* response) {
+  return Call("SubmitJob", metrics_, [&]() -> absl::Status {
+    std::vector<FieldFault> faults;
+    auto job = core_->Submit(*request, OwnerOf(*context), &faults);
+    if (faults.empty()) return Into(std::move(job), response);
+    std::vector<rpc::FieldViolation> violations;
+    for (const FieldFault& f : faults) violations.push_back({f.field, f.description});
+    return rpc::InvalidFields(violations);
+  });
+}
+
+grpc::Status JobServiceHandler::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
+                                       v1::Job* response) {
+  return Call("GetJob", metrics_, [&] { return Into(core_->Get(request->job_id()), response); });
+}
+
+grpc::Status JobServiceHandler::ListJobs(grpc::ServerContext*, const v1::ListJobsRequest* request,
+                                         v1::ListJobsResponse* response) {
+  return Call("ListJobs", metrics_, [&] { return Into(core_->List(*request), response); });
+}
+
+grpc::Status JobServiceHandler::WatchJob(grpc::ServerContext* context,
+                                         const v1::WatchJobRequest* request,
+                                         grpc::ServerWriter<v1::JobEvent>* writer) {
+  // Not counted: a stream's time is its job's.
+  const absl::Status status = core_->Watch(
+      request->job_id(), request->from_sequence(),
+      [&](const v1::JobEvent& event) { return writer->Write(event); },
+      [&] { return stop_->load() || context->IsCancelled(); });
+  if (status.ok() && stop_->load()) {
+    return rpc::ToGrpc(absl::UnavailableError("the coordinator is shutting down: watch again"));
+  }
+  return rpc::ToGrpc(status);
+}
+
+grpc::Status JobServiceHandler::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
+                                          v1::Job* response) {
+  return Call("CancelJob", metrics_,
+              [&] { return Into(core_->Cancel(request->job_id()), response); });
+}
+
+grpc::Status JobServiceHandler::RetryJob(grpc::ServerContext*, const v1::RetryJobRequest* request,
+                                         v1::Job* response) {
+  return Call("RetryJob", metrics_,
+              [&] { return Into(core_->Retry(request->job_id()), response); });
+}
+
+grpc::Status JobServiceHandler::DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequest* request,
+                                          google::protobuf::Empty*) {
+  return Call("DeleteJob", metrics_, [&] { return core_->Delete(request->job_id()); });
+}
+
+grpc::Status JobServiceHandler::GetJobReport(grpc::ServerContext*,
+                                             const v1::GetJobReportRequest* request,
+                                             v1::JobReport* response) {
+  return Call("GetJobReport", metrics_,
+              [&] { return Into(core_->Report(request->job_id()), response); });
+}
+
+grpc::Status JobServiceHandler::ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
+                                            v1::ListWorkersResponse* response) {
+  return Call("ListWorkers", metrics_, [&]() -> absl::Status {
+    auto workers = core_->Workers();
+    if (!workers.ok()) return workers.status();
+    for (v1::WorkerInfo& w : *workers) *response->add_workers() = std::move(w);
+    return absl::OkStatus();
+  });
+}
+
+grpc::Status TaskServiceHandler::LeaseTask(grpc::ServerContext* context,
+                                           const v1::LeaseTaskRequest* request,
+                                           v1::LeaseTaskResponse* response) {
+  return Call("LeaseTask", metrics_, [&] {
+    const auto stopped = [&] { return stop_->load() || context->IsCancelled(); };
+    return Into(core_->Lease(*request, stopped), response);
+  });
+}
+
+grpc::Status TaskServiceHandler::RenewLease(grpc::ServerContext*,
+                                            const v1::RenewLeaseRequest* request,
+                                            v1::RenewLeaseResponse* response) {
+  return Call("RenewLease", metrics_, [&] { return Into(core_->Renew(*request), response); });
+}
+
+grpc::Status TaskServiceHandler::CompleteTask(grpc::ServerContext*,
+                                              const v1::CompleteTaskRequest* request,
+                                              v1::CompleteTaskResponse*) {
+  return Call("CompleteTask", metrics_, [&] { return core_->Complete(*request); });
+}
+
+grpc::Status TaskServiceHandler::FailTask(grpc::ServerContext*, const v1::FailTaskRequest* request,
+                                          v1::FailTaskResponse*) {
+  return Call("FailTask", metrics_, [&] { return core_->Fail(*request); });
+}
+
+}  // namespace shiftadd::coordinator

@@ -1,0 +1,67 @@
+// gRPC handlers of the coordinator: translate, call, translate back.
+#ifndef SHIFTADD_SERVICES_COORDINATOR_SERVICES_H_
+#define SHIFTADD_SERVICES_COORDINATOR_SERVICES_H_
+
+#include <atomic>
+#include <memory>
+#include <string>
+
+#include "services/coordinator/coordinator.h"
+#include "services/coordinator/coordinator_metrics.h"
+#include "shiftadd/v1/job.grpc.pb.h"
+#include "shiftadd/v1/task.grpc.pb.h"
+
+namespace shiftadd::coordinator {
+
+// Set when the daemon ends: streams and long polls answer at once.
+using StopFlag = std::atomic<bool>;
+
+class JobServiceHandler final : public v1::JobService::Service {
+ public:
+  JobServiceHandler(Coordinator* core, CoordinatorMetrics* metrics, const StopFlag* stop)
+      : core_(core), metrics_(metrics), stop_(stop) {}
+
+  grpc::Status SubmitJob(grpc::ServerContext*, const v1::SubmitJobRequest*, v1::Job*) override;
+  grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest*, v1::Job*) override;
+  grpc::Status ListJobs(grpc::ServerContext*, const v1::ListJobsRequest*,
+                        v1::ListJobsResponse*) override;
+  grpc::Status WatchJob(grpc::ServerContext*, const v1::WatchJobRequest*,
+                        grpc::ServerWriter<v1::JobEvent>*) override;
+  grpc::Status CancelJob(grpc::ServerContext*, const v1::CancelJobRequest*, v1::Job*) override;
+  grpc::Status RetryJob(grpc::ServerContext*, const v1::RetryJobRequest*, v1::Job*) override;
+  grpc::Status DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequest*,
+                         google::protobuf::Empty*) override;
+  grpc::Status GetJobReport(grpc::ServerContext*, const v1::GetJobReportRequest*,
+                            v1::JobReport*) override;
+  grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
+                           v1::ListWorkersResponse*) override;
+
+ private:
+  Coordinator* const core_;
+  CoordinatorMetrics* const metrics_;
+  const StopFlag* const stop_;
+};
+
+class TaskServiceHandler final : public v1::TaskService::Service {
+ public:
+  TaskServiceHandler(Coordinator* core, CoordinatorMetrics* metrics, const StopFlag* stop)
+      : core_(core), metrics_(metrics), stop_(stop) {}
+
+  grpc::Status LeaseTask(grpc::ServerContext*, const v1::LeaseTaskRequest*,
+                         v1::LeaseTaskResponse*) override;
+  grpc::Status RenewLease(grpc::ServerContext*, const v1::RenewLeaseRequest*,
+                          v1::RenewLeaseResponse*) override;
+  grpc::Status CompleteTask(grpc::ServerContext*, const v1::CompleteTaskRequest*,
+                            v1::CompleteTaskResponse*) override;
+  grpc::Status FailTask(grpc::ServerContext*, const v1::FailTaskRequest*,
+                        v1::FailTaskResponse*) override;
+
+ private:
+  Coordinator* const core_;
+  CoordinatorMetrics* const metrics_;
+  const StopFlag* const stop_;
+};
+
+}  // namespace shiftadd::coordinator
+
+#endif  // SHIFTADD_SERVICES_COORDINATOR_SERVICES_H_
