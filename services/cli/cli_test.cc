@@ -1,0 +1,261 @@
+// The commands against services in this process: what they send, what they print, how they end.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "services/cli/commands.h"
+#include "services/cli/watch.h"
+#include "services/rpc/rpc.h"
+#include "shiftadd/v1/job.grpc.pb.h"
+#include "shiftadd/v1/package.grpc.pb.h"
+
+namespace shiftadd::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Answers from what the test has put in.
+class FakeJobs : public v1::JobService::Service {
+ public:
+  grpc::Status SubmitJob(grpc::ServerContext*, const v1::SubmitJobRequest* request,
+                         v1::Job* job) override {
+    submitted = *request;
+    *job = this->job;
+    return grpc::Status::OK;
+  }
+  grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
+                      v1::Job* job) override {
+    if (request->job_id() != this->job.job_id())
+      return {grpc::StatusCode::NOT_FOUND, "no job " + request->job_id()};
+    *job = this->job;
+    return grpc::Status::OK;
+  }
+  grpc::Status ListJobs(grpc::ServerContext*, const v1::ListJobsRequest*,
+                        v1::ListJobsResponse* response) override {
+    if (!job.job_id().empty()) *response->add_jobs() = job;
+    return grpc::Status::OK;
+  }
+  // The first stream breaks off after two events.
+  grpc::Status WatchJob(grpc::ServerContext*, const v1::WatchJobRequest* request,
+                        grpc::ServerWriter<v1::JobEvent>* writer) override {
+    if (request->job_id() != job.job_id())
+      return {grpc::StatusCode::NOT_FOUND, "no job " + request->job_id()};
+    from.push_back(request->from_sequence());
+    for (const v1::JobEvent& event : events) {
+      if (event.sequence() < request->from_sequence()) continue;
+      if (from.size() == 1 && event.sequence() == 3)
+        return {grpc::StatusCode::UNAVAILABLE, "going down"};
+      writer->Write(event);
+    }
+    return grpc::Status::OK;
+  }
+
+  v1::Job job;
+  std::vector<v1::JobEvent> events;
+  v1::SubmitJobRequest submitted;
+  std::vector<uint64_t> from;
+};
+
+class FakePackages : public v1::PackageService::Service {
+ public:
+  grpc::Status StatBlob(grpc::ServerContext*, const v1::StatBlobRequest*,
+                        v1::StatBlobResponse*) override {
+    return {grpc::StatusCode::NOT_FOUND, "no such blob"};
+  }
+  grpc::Status WriteBlob(grpc::ServerContext*, grpc::ServerReader<v1::WriteBlobRequest>* reader,
+                         v1::WriteBlobResponse* response) override {
+    std::string data;
+    for (v1::WriteBlobRequest piece; reader->Read(&piece);) data += piece.data();
+    response->set_digest(Sha256Digest(data));
+    response->set_size(data.size());
+    return grpc::Status::OK;
+  }
+  grpc::Status ListPackages(grpc::ServerContext*, const v1::ListPackagesRequest*,
+                            v1::ListPackagesResponse* response) override {
+    v1::Package* package = response->add_packages();
+    package->set_name("m");
+    package->set_tag("latest");
+    package->set_digest("sha256:ab");
+    package->set_bytes(2048);
+    return grpc::Status::OK;
+  }
+};
+
+class CliTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = (std::filesystem::path(::testing::TempDir()) /
+            absl::StrCat("cli_test.", getpid(), ".",
+                         ::testing::UnitTest::GetInstance()->current_test_info()->name()))
+               .string();
+    std::filesystem::create_directories(dir_);
+    for (const char* name : {"SHIFTADD_COORDINATOR", "SHIFTADD_PACKAGER", "SHIFTADD_DATA_DIR"})
+      unsetenv(name);
+    rpc::ServerOptions options;
+    options.address = "127.0.0.1:0";
+    auto server = rpc::Server::Start(options, {&jobs_, &packages_});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    address_ = absl::StrCat("127.0.0.1:", server_->port());
+  }
+  void TearDown() override { std::filesystem::remove_all(dir_); }
+
+  // Runs with the daemons' addresses in the environment and keeps what was written.
+  int Shiftadd(std::vector<std::string> arguments) {
+    setenv("SHIFTADD_COORDINATOR", address_.c_str(), 1);
+    setenv("SHIFTADD_PACKAGER", address_.c_str(), 1);
+    setenv("SHIFTADD_DATA_DIR", dir_.c_str(), 1);
+    std::ostringstream out, err;
+    Context context{out, err};
+    const int code = Run(std::move(arguments), context);
+    out_ = out.str();
+    err_ = err.str();
+    return code;
+  }
+  std::string File(const std::string& name, const std::string& content) {
+    const std::string path = dir_ + "/" + name;
+    std::ofstream(path) << content;
+    return path;
+  }
+  void AddEvent(const std::function<void(v1::JobEvent*)>& fill) {
+    v1::JobEvent event;
+    event.set_sequence(jobs_.events.size() + 1);
+    event.mutable_time()->set_seconds(1);
+    fill(&event);
+    jobs_.events.push_back(event);
+  }
+  void MakeJob(v1::JobState end) {
+    jobs_.job.set_job_id("job-1");
+    jobs_.job.set_state(end);
+    jobs_.job.mutable_spec()->set_output("m:latest");
+    jobs_.job.mutable_spec()->set_source("file:///m.gguf");
+    for (const v1::JobState state :
+         {v1::JOB_STATE_QUEUED, v1::JOB_STATE_INGESTING, v1::JOB_STATE_PROFILING, end}) {
+      AddEvent([state](v1::JobEvent* event) { event->set_state(state); });
+    }
+  }
+
+  FakeJobs jobs_;
+  FakePackages packages_;
+  std::unique_ptr<rpc::Server> server_;
+  std::string address_, dir_, out_, err_;
+};
+
+TEST_F(CliTest, SubmitSendsTheSpec) {
+  MakeJob(v1::JOB_STATE_SUCCEEDED);
+  const std::string model = File("m.gguf", "x"), text = File("t.txt", "some text");
+  const std::string recipe = File("r.yaml", "method: rtn\ncandidate_bits: [2, 3]\n");
+  ASSERT_EQ(Shiftadd({"submit", model, "--bytes", "4GiB", "--name", "m", "--recipe", recipe,
+                      "--calibration", text, "--calibration-sequences", "4", "--label", "a=b",
+                      "--any-device"}),
+            kExitOk)
+      << err_;
+  const v1::JobSpec& spec = jobs_.submitted.spec();
+  EXPECT_EQ(spec.source(), "file://" + std::filesystem::canonical(model).string());
+  EXPECT_EQ(spec.budget().bytes(), 4ull << 30);
+  EXPECT_EQ(spec.output(), "m:latest");
+  EXPECT_EQ(spec.recipe().method(), v1::METHOD_RTN);
+  EXPECT_EQ(spec.calibration().text_digest(), Sha256Digest("some text"));
+  EXPECT_EQ(spec.calibration().sequences(), 4u);
+  EXPECT_EQ(spec.labels().at("a"), "b");
+  EXPECT_TRUE(spec.any_device());
+  EXPECT_FALSE(jobs_.submitted.request_id().empty());
+  EXPECT_EQ(out_, "job-1\n");
+}
+
+TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
+  const std::string model = File("m.gguf", "x");
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("exactly one of --bits"));
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--bytes", "1GiB"}),
+            kExitUsage);
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "9"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "nan"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "M:x", "--bits", "3"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--method", "best"}),
+            kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("shiftadd, lat, rtn"));
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--frob"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"submit", dir_ + "/none.gguf", "--name", "m", "--bits", "3"}), kExitFailed);
+  EXPECT_THAT(err_, HasSubstr("none.gguf: No such file"));
+  EXPECT_TRUE(jobs_.submitted.spec().output().empty());
+}
+
+TEST_F(CliTest, DryRunFailsIfTheBudgetCannotBeMet) {
+  MakeJob(v1::JOB_STATE_SUCCEEDED);
+  jobs_.job.mutable_plan()->set_budget_message("60 MiB at least");
+  const std::string model = File("m.gguf", "x");
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "1", "--dry-run"}), kExitFailed);
+  EXPECT_THAT(out_, HasSubstr("CANNOT be met: 60 MiB at least"));
+  EXPECT_TRUE(jobs_.submitted.validate_only());
+  jobs_.job.mutable_plan()->set_budget_feasible(true);
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "1", "--dry-run"}), kExitOk);
+}
+
+TEST_F(CliTest, WatchGoesOnAfterABreak) {
+  MakeJob(v1::JOB_STATE_SUCCEEDED);
+  jobs_.job.set_package_digest("sha256:ab");
+  EXPECT_EQ(Shiftadd({"watch", "job-1"}), kExitOk) << err_;
+  EXPECT_EQ(out_,
+            "00:00:01  QUEUED\n00:00:01  INGESTING\n00:00:01  PROFILING\n00:00:01  SUCCEEDED\n"
+            "job-1 SUCCEEDED: m:latest is sha256:ab\n");
+  EXPECT_THAT(jobs_.from, ::testing::ElementsAre(1u, 3u));
+}
+
+TEST_F(CliTest, WatchTellsAFailure) {
+  MakeJob(v1::JOB_STATE_FAILED);
+  jobs_.job.set_error("m.gguf: wrong magic");
+  jobs_.job.set_resume_state(v1::JOB_STATE_INGESTING);
+  EXPECT_EQ(Shiftadd({"watch", "job-1"}), kExitFailed);
+  EXPECT_THAT(out_, HasSubstr("FAILED in INGESTING: m.gguf: wrong magic"));
+}
+
+TEST_F(CliTest, WatchGivesUpInTheEnd) {
+  const std::string gone = address_;
+  server_.reset();
+  std::ostringstream out, err;
+  Context context{out, err};
+  WatchOptions options;
+  options.patience = absl::Milliseconds(300);
+  options.first_pause = absl::Milliseconds(20);
+  EXPECT_EQ(WatchJob(context, JobClient("coordinator", gone), "job-1", options), kExitUnreachable);
+  EXPECT_THAT(err.str(), HasSubstr("coordinator at " + gone + " cannot be reached"));
+}
+
+TEST_F(CliTest, Lists) {
+  EXPECT_EQ(Shiftadd({"jobs"}), kExitOk);
+  EXPECT_EQ(out_, "no jobs\n");
+  MakeJob(v1::JOB_STATE_PROFILING);
+  EXPECT_EQ(Shiftadd({"jobs"}), kExitOk);
+  EXPECT_EQ(out_,
+            "JOB    STATE      DONE  CREATED (UTC)        OUTPUT    SOURCE\n"
+            "job-1  PROFILING   0 %  1970-01-01 00:00:00  m:latest  file:///m.gguf\n");
+  EXPECT_EQ(Shiftadd({"jobs", "--json"}), kExitOk);
+  EXPECT_EQ(nlohmann::json::parse(out_)["jobs"][0]["state"], "profiling");
+  EXPECT_EQ(Shiftadd({"packages", "--json"}), kExitOk) << err_;
+  const auto packages = nlohmann::json::parse(out_);
+  EXPECT_EQ(packages["packages"][0]["name"], "m");
+  EXPECT_EQ(packages["packages"][0]["bytes"], 2048);
+}
+
+TEST_F(CliTest, ExitCodes) {
+  MakeJob(v1::JOB_STATE_PROFILING);
+  EXPECT_EQ(Shiftadd({"watch", "job-2"}), kExitFailed);
+  EXPECT_THAT(err_, HasSubstr("no job job-2"));
+  server_.reset();
+  EXPECT_EQ(Shiftadd({"jobs"}), kExitUnreachable);
+  EXPECT_EQ(Shiftadd({"packages"}), kExitUnreachable);
+  EXPECT_EQ(Shiftadd({"status"}), kExitUnreachable);
+  EXPECT_EQ(Shiftadd({"--help"}), kExitOk);
+  EXPECT_EQ(Shiftadd({"--version"}), kExitOk);
+}
+
+}  // namespace
+}  // namespace shiftadd::cli

@@ -1,0 +1,89 @@
+#include "services/cli/recipe.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+namespace shiftadd::cli {
+namespace {
+
+using ::testing::HasSubstr;
+
+TEST(Recipe, YamlAndJsonAgree) {
+  const auto yaml = ParseRecipe(R"(
+method: shiftadd
+rotation: wht128
+group_size: 64
+candidate_bits: [2, 4]
+damping: 0.02
+overrides:
+  - {glob: "blocks.0.*", bits: 4}
+  - {glob: "blocks.1.*", skip: true}
+)",
+                                "r.yaml");
+  ASSERT_TRUE(yaml.ok()) << yaml.status();
+  EXPECT_EQ(yaml->method(), v1::METHOD_SHIFTADD);
+  EXPECT_EQ(yaml->rotation(), v1::ROTATION_WHT128);
+  EXPECT_EQ(yaml->candidate_bits(1), 4u);
+  EXPECT_DOUBLE_EQ(yaml->damping(), 0.02);
+  EXPECT_FALSE(yaml->has_rounds());
+  EXPECT_TRUE(yaml->overrides(1).skip());
+  const auto json = ParseRecipe(
+      R"({"method": "shiftadd", "rotation": "wht128", "group_size": 64, "candidate_bits": [2, 4], "damping": 0.02,
+          "overrides": [{"glob": "blocks.0.*", "bits": 4}, {"glob": "blocks.1.*", "skip": true}]})",
+      "r.json");
+  ASSERT_TRUE(json.ok()) << json.status();
+  EXPECT_EQ(json->SerializeAsString(), yaml->SerializeAsString());
+  EXPECT_TRUE(ParseRecipe("", "r.yaml").ok()) << "all defaults";
+}
+
+TEST(Recipe, NamesEveryFaultAtOnce) {
+  const auto status = ParseRecipe(R"(
+metod: rtn
+method: best
+group_size: -1
+candidate_bits: 3
+damping: much
+overrides:
+  - {glob: x, bits: 2, skip: true}
+  - {glub: x}
+)",
+                                  "r.yaml")
+                          .status();
+  EXPECT_TRUE(absl::IsInvalidArgument(status));
+  const std::string message(status.message());
+  for (const char* part : {"r.yaml: ", "recipe.metod: unknown field; there are: method",
+                           "recipe.method: expected one of: shiftadd, lat, rtn, found \"best\"",
+                           "recipe.group_size: expected a whole number from 0",
+                           "recipe.candidate_bits: expected a list, found 3",
+                           "recipe.damping: expected a number, found \"much\"",
+                           "recipe.overrides[0].skip: only one of its kind",
+                           "recipe.overrides[1].glub: unknown field"}) {
+    EXPECT_THAT(message, HasSubstr(part));
+  }
+}
+
+TEST(Recipe, RefusesWhatIsNoRecipe) {
+  const auto message = [](const std::string& text, const char* name) {
+    const auto status = ParseRecipe(text, name).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << text;
+    return std::string(status.message());
+  };
+  EXPECT_THAT(message("{\"method\": ", "r.json"), HasSubstr("not JSON"));
+  EXPECT_THAT(message("a: [1", "r.yaml"), HasSubstr("not YAML"));
+  EXPECT_THAT(message("- 1", "r.yaml"), HasSubstr("expected fields and values"));
+  EXPECT_THAT(message("seed: 1\nseed: 2", "r.yaml"), HasSubstr("given twice"));
+  EXPECT_THAT(message("{\"seed\": 1, \"seed\": 2}", "r.json"), HasSubstr("given twice"));
+  EXPECT_THAT(message("seed: 1\n---\nseed: 2", "r.yaml"), HasSubstr("2 documents"));
+  EXPECT_THAT(message("seed: \"1\"", "r.yaml"), HasSubstr("found \"1\""));
+  EXPECT_THAT(message("seed: &a [*a]", "r.yaml"), HasSubstr("recipe"));
+  EXPECT_THAT(message("seed: 18446744073709551616", "r.yaml"),
+              HasSubstr("expected a whole number"));
+}
+
+TEST(Recipe, FilesThatAreNotThere) {
+  EXPECT_TRUE(absl::IsNotFound(LoadRecipe("/nowhere/r.yaml").status()));
+  EXPECT_TRUE(absl::IsInvalidArgument(LoadRecipe("/").status()));
+}
+
+}  // namespace
+}  // namespace shiftadd::cli

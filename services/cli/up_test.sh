@@ -1,0 +1,56 @@
+#!/bin/bash
+# `shiftadd up`, `status` and `down` with the real daemons: idempotence, restarts, leftovers of a killed supervisor.
+#   up_test.sh BIN_DIR
+set -euo pipefail
+shiftadd=$1/shiftadd
+data=$(mktemp -d)
+export SHIFTADD_DATA_DIR=$data
+unset SHIFTADD_COORDINATOR SHIFTADD_PACKAGER
+trap '"$shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"' EXIT
+
+fail() {
+  echo "FAILED: $1" >&2
+  tail -n 20 "$data"/logs/*.log >&2 || true
+  exit 1
+}
+pid_of() { "$shiftadd" status --json | jq ".daemons[] | select(.name == \"$1\").pid"; }
+up() { "$shiftadd" up --workers 1 --coordinator-port 0 --packager-port 0; }
+
+[ -x "$1/shiftadd-worker" ] || fail "$1 has no shiftadd-worker: build all"
+code=0
+"$shiftadd" status >/dev/null 2>&1 || code=$?
+[ $code = 3 ] || fail "status without a cluster: exit code $code, expected 3"
+"$shiftadd" down | grep -q 'no cluster runs' || fail "down without a cluster"
+
+up || fail "up"
+"$shiftadd" status || fail "status: not all ready"
+up | grep -q 'already up' || fail "a second up"
+"$shiftadd" jobs | grep -q 'no jobs' || fail "jobs: the endpoint file is not used"
+"$shiftadd" packages | grep -q 'no packages' || fail "packages"
+
+# A daemon that dies comes back at the same address.
+old=$(pid_of coordinator)
+kill -9 "$old"
+for _ in $(seq 100); do
+  new=$(pid_of coordinator || true)
+  [ "$new" != "$old" ] && [ "$new" != 0 ] && "$shiftadd" jobs >/dev/null 2>&1 && break
+  sleep 0.2
+done
+"$shiftadd" jobs | grep -q 'no jobs' || fail "the coordinator did not come back"
+[ "$("$shiftadd" status --json | jq '.daemons[] | select(.name == "coordinator").restarts')" = 1 ] || fail "restarts are not counted"
+
+# A supervisor that is killed leaves nothing that stands in the way.
+kill -9 "$("$shiftadd" status --json | jq .pid)"
+up || fail "up after the supervisor was killed"
+worker=$(pid_of worker-1)
+"$shiftadd" down | grep -q stopped || fail "down"
+[ ! -e "$data/cluster.json" ] || fail "down leaves the endpoint file"
+[ ! -e "/proc/$worker" ] || fail "down leaves a worker"
+
+# A port that is taken is said, with the daemon not started.
+up >/dev/null
+port=$("$shiftadd" status --json | jq -r '.coordinator | split(":")[1]')
+code=0
+text=$("$shiftadd" up --data-dir "$data/other" --coordinator-port "$port" 2>&1) || code=$?
+if [ $code != 1 ] || ! grep -q "port $port is in use" <<<"$text"; then fail "a taken port: $code, $text"; fi
+echo "all good"
