@@ -1,6 +1,7 @@
 #include "kernels/cpu_linear.h"
 
 #include <algorithm>
+#include <limits>
 
 #include "kernels/cpu/kernels.h"
 #include "kernels/cpu/layout.h"
@@ -46,8 +47,15 @@ class PackedCpuLinear : public CpuLinear {
 
   void Multiply(const Activations& a, int64_t row_begin, int64_t row_end, float* y,
                 int64_t ldy) const override {
-    kernels_.multiply(layout_.view(), ViewOf(a), std::max<int64_t>(row_begin, 0),
-                      std::min(row_end, n()), y, ldy);
+    const int64_t begin = std::max<int64_t>(row_begin, 0);
+    const int64_t end = std::min(row_end, n());
+    if (a.k != k() || a.groups != layout_.view().chunk_count) {
+      for (int64_t i = 0; i < a.m && begin < end; ++i) {
+        std::fill(y + i * ldy + begin, y + i * ldy + end, std::numeric_limits<float>::quiet_NaN());
+      }
+      return;
+    }
+    kernels_.multiply(layout_.view(), ViewOf(a), begin, end, y, ldy);
   }
 
   void GatherRow(int64_t row, float* out) const override {

@@ -55,8 +55,10 @@ class CpuLinear {
   // Repacks `m` (copies; the view may go away). On a bad view returns null and sets *error.
   static std::unique_ptr<CpuLinear> Create(const PackedMatrix& m, Isa isa, std::string* error);
 
-  // y[i * ldy + n] = sum_k x_ik w_nk for all i < a.m and row_begin <= n < row_end. Writes no other
-  // y. `a` must have been prepared with this matrix's k and group and its rotation's signs.
+  // y[i * ldy + n] = sum_k x_ik w_nk for all i < a.m and row_begin <= n < row_end; writes no other
+  // y. Work is done in tiles of 16 rows: split rows among threads at multiples of 16.
+  // `a` must have been prepared with this matrix's k and group and its rotation's signs; another k
+  // or number of activation groups gives NaN.
   virtual void Multiply(const Activations& a, int64_t row_begin, int64_t row_end, float* y,
                         int64_t ldy) const = 0;
   // The weights of one row in unrotated space, [k]: embedding gather.

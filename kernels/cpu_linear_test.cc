@@ -277,6 +277,19 @@ TEST(CpuLinear, BadViewIsAnError) {
   EXPECT_EQ(error, "group is 33, expected a positive multiple of 32, or at least k");
 }
 
+TEST(CpuLinear, ActivationsOfAnotherWidthGiveNaN) {
+  TestMatrixOptions o;
+  o.n = 20, o.k = 512;
+  const TestMatrix m(o, 19);
+  const std::vector<float> x = TestActivations(o.k, 20);
+  Activations narrow, fine;
+  PrepareActivations(x.data(), 128, 1, 128, 128, nullptr, Precision::kA8, DetectIsa(), &narrow);
+  PrepareActivations(x.data(), o.k, 1, o.k, 64, nullptr, Precision::kA8, DetectIsa(), &fine);
+  for (const Activations* a : {&narrow, &fine}) {
+    for (const float y : Product(*Make(m, DetectIsa()), *a)) EXPECT_TRUE(std::isnan(y));
+  }
+}
+
 TEST(CpuLinear, WideExponentsStillAgree) {
   TestMatrixOptions o;
   o.n = 18, o.k = 160;
