@@ -29,25 +29,43 @@ struct PackedModelOptions {
 class KvCache {
  public:
   virtual ~KvCache() = default;
-  virtual int64_t length() const = 0;    // tokens held
+  virtual int64_t length() const = 0;  // tokens held
   virtual int64_t capacity() const = 0;
   virtual void Truncate(int64_t length) = 0;
+};
+
+// One token of a batch, appended to its sequence's cache.
+struct BatchRow {
+  int32_t token = 0;
+  KvCache* cache = nullptr;
+  bool logits = false;  // wanted
 };
 
 class PackedModel {
  public:
   virtual ~PackedModel() = default;
-  // `config_json`: services/packaging/package_format.h. Checks every blob's tensors against the architecture; refuses
-  // unknown major versions (FAILED_PRECONDITION).
-  static absl::StatusOr<std::unique_ptr<PackedModel>> Load(const std::string& config_json, const BlobReader& read,
+  // `config_json`: services/packaging/package_format.h. Checks every blob's tensors against the
+  // architecture; refuses unknown major versions (FAILED_PRECONDITION).
+  static absl::StatusOr<std::unique_ptr<PackedModel>> Load(const std::string& config_json,
+                                                           const BlobReader& read,
                                                            const PackedModelOptions& options);
   virtual const ArchitectureSpec& spec() const = 0;
-  virtual uint64_t weight_bytes() const = 0;
+  virtual uint64_t weight_bytes() const = 0;  // resident
+  virtual kernels::Isa isa() const = 0;
+  virtual int threads() const = 0;
   virtual std::unique_ptr<KvCache> NewCache(int64_t capacity) const = 0;
-  // Appends `tokens` to the cache and gives logits: of every token ([n, vocab]) or of the last one ([vocab]).
-  // OUT_OF_RANGE if the cache is full; INVALID_ARGUMENT for a token id outside the vocabulary. One caller a model at a time.
+  // Appends `tokens` to the cache and gives logits: of every token ([n, vocab]) or of the last one
+  // ([vocab]). OUT_OF_RANGE if the cache is full; INVALID_ARGUMENT for a token id outside the
+  // vocabulary. One caller a model at a time.
   virtual absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
                                std::vector<float>* logits) = 0;
+  // The same for tokens of several sequences at once; rows of one cache stand together, in order.
+  // `logits` gets [rows with `logits` set, vocab]. A row's numbers do not depend on what else is in
+  // the batch. On an error no cache has changed.
+  virtual absl::Status ForwardBatch(const std::vector<BatchRow>& rows,
+                                    std::vector<float>* logits) = 0;
+  // Pages of 32 tokens that all caches of this model hold now. Thread-safe.
+  virtual int64_t cache_pages() const = 0;
 };
 
 }  // namespace shiftadd

@@ -1,0 +1,109 @@
+#include "worker/serve/json_fields.h"
+
+#include <algorithm>
+
+#include "absl/strings/str_cat.h"
+#include "worker/serve/text_stream.h"
+
+namespace shiftadd {
+namespace {
+
+constexpr int kMaxDepth = 64;
+
+// How deep the brackets outside of strings nest.
+int Depth(absl::string_view text) {
+  int depth = 0, deepest = 0;
+  bool in_string = false;
+  for (size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
+    if (in_string) {
+      if (c == '\\') ++i;
+      if (c == '"') in_string = false;
+    } else if (c == '"') {
+      in_string = true;
+    } else if (c == '[' || c == '{') {
+      deepest = std::max(deepest, ++depth);
+    } else if (c == ']' || c == '}') {
+      --depth;
+    }
+  }
+  return deepest;
+}
+
+}  // namespace
+
+absl::Status FieldError(absl::string_view field, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(field, ": ", what));
+}
+
+std::string Shown(const nlohmann::json& value) {
+  std::string text = value.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+  if (text.size() > 80) text = ToValidUtf8(absl::string_view(text).substr(0, 77)) + "...";
+  return text;
+}
+
+const nlohmann::json* JsonFields::Find(const char* name) const {
+  const auto it = object_.find(name);
+  return it == object_.end() || it->is_null() ? nullptr : &*it;
+}
+
+absl::Status JsonFields::Read(const char* name, bool* out) const {
+  const nlohmann::json* value = Find(name);
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_boolean()) {
+    return FieldError(name, absl::StrCat("must be true or false, not ", Shown(*value)));
+  }
+  *out = value->get<bool>();
+  return absl::OkStatus();
+}
+
+absl::Status JsonFields::Read(const char* name, std::string* out) const {
+  const nlohmann::json* value = Find(name);
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_string()) {
+    return FieldError(name, absl::StrCat("must be a string, not ", Shown(*value)));
+  }
+  *out = value->get<std::string>();
+  return absl::OkStatus();
+}
+
+absl::Status JsonFields::Read(const char* name, int64_t low, int64_t high, int64_t* out) const {
+  const nlohmann::json* value = Find(name);
+  if (value == nullptr) return absl::OkStatus();
+  const bool fits = value->is_number_integer() &&
+                    !(value->is_number_unsigned() && value->get<uint64_t>() > INT64_MAX);
+  if (!fits || value->get<int64_t>() < low || value->get<int64_t>() > high) {
+    return FieldError(
+        name, absl::StrCat("must be an integer from ", low, " to ", high, ", not ", Shown(*value)));
+  }
+  *out = value->get<int64_t>();
+  return absl::OkStatus();
+}
+
+absl::Status JsonFields::Read(const char* name, double low, double high, double* out) const {
+  const nlohmann::json* value = Find(name);
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_number() || !(value->get<double>() >= low && value->get<double>() <= high)) {
+    return FieldError(
+        name, absl::StrCat("must be a number from ", low, " to ", high, ", not ", Shown(*value)));
+  }
+  *out = value->get<double>();
+  return absl::OkStatus();
+}
+
+absl::Status ParseJson(absl::string_view text, nlohmann::json* out) {
+  if (text.empty()) return absl::InvalidArgumentError("the body is empty; it must be JSON");
+  if (Depth(text) > kMaxDepth) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("the body nests deeper than ", kMaxDepth, " levels"));
+  }
+  *out = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
+  if (out->is_discarded()) {
+    const bool utf8 = ToValidUtf8(text).size() == text.size();
+    return absl::InvalidArgumentError(utf8 ? "the body is not valid JSON"
+                                           : "the body is not valid UTF-8");
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace shiftadd

@@ -1,0 +1,58 @@
+// The key/value cache of one sequence, in pages of kPageTokens tokens.
+#ifndef SHIFTADD_WORKER_SERVE_KV_CACHE_H_
+#define SHIFTADD_WORKER_SERVE_KV_CACHE_H_
+
+#include <atomic>
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "worker/model/architecture_spec.h"
+#include "worker/serve/packed_model.h"
+#include "worker/serve/vector_ops.h"
+
+namespace shiftadd {
+
+// Pages in use by all caches of a model. Thread-safe.
+using PageCounter = std::shared_ptr<std::atomic<int64_t>>;
+
+// A page holds all blocks' keys ([kv_heads][head_dim][kPageTokens], so that scores of neighbouring
+// tokens are one vector) and values ([kv_heads][kPageTokens][value_stride]) of 32 tokens, in fp32.
+// Pages are made when first written and zeroed, and freed by Truncate. Not thread-safe; different
+// rows may be stored by different threads after Reserve.
+class PagedKvCache : public KvCache {
+ public:
+  PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, PageCounter counter);
+  ~PagedKvCache() override;
+
+  int64_t length() const override { return length_; }
+  int64_t capacity() const override { return capacity_; }
+  void Truncate(int64_t length) override;
+
+  // Makes room for tokens up to `length`, which does not become the length yet.
+  void Reserve(int64_t length);
+  void SetLength(int64_t length) { length_ = length; }
+  // Stores k and v ([kv_heads * head_dim] each) of one block at a position that was reserved.
+  void Store(int64_t block, int64_t position, const float* k, const float* v);
+  // Page pointers of a head, as AttentionTile wants them; valid until the next Reserve or Truncate.
+  const float* const* Keys(int64_t block, int64_t kv_head) const;
+  const float* const* Values(int64_t block, int64_t kv_head) const;
+  int64_t value_stride() const { return value_stride_; }
+  // True if the cache was made for a model of this shape.
+  bool Fits(const ArchitectureSpec& spec) const;
+
+ private:
+  int64_t PageFloats() const { return blocks_ * kv_heads_ * (key_floats_ + value_floats_); }
+  void IndexPages();
+
+  const int64_t blocks_, kv_heads_, head_dim_, capacity_, value_stride_, key_floats_, value_floats_;
+  int64_t length_ = 0;
+  std::vector<std::unique_ptr<float[]>> pages_;
+  std::vector<std::vector<const float*>> keys_;  // [blocks * kv_heads][pages]
+  std::vector<std::vector<const float*>> values_;
+  PageCounter counter_;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_KV_CACHE_H_

@@ -1,0 +1,68 @@
+// The HTTP front end: OpenAI's API, the tokenizer's, over an Engine.
+#ifndef SHIFTADD_WORKER_SERVE_OPENAI_API_H_
+#define SHIFTADD_WORKER_SERVE_OPENAI_API_H_
+
+#include <functional>
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "services/http/http_server.h"
+#include "worker/serve/engine.h"
+#include "worker/serve/openai_request.h"
+#include "worker/serve/openai_response.h"
+#include "worker/serve/served_model.h"
+#include "worker/serve/server_metrics.h"
+
+namespace shiftadd::openai {
+
+// Thread-safe. Everything that is pointed to must outlive the API; `metrics` may be null.
+class Api {
+ public:
+  Api(const ServedModel* served, Engine* engine, ServerMetrics* metrics)
+      : served_(served), engine_(engine), metrics_(metrics) {}
+
+  // All but /health, /ready and /metrics.
+  http::HttpServer::Routes Routes();
+
+ private:
+  // What a request became: its sequences prompt by prompt, each prompt's choices together.
+  struct Job {
+    CommonFields fields;
+    bool chat = false;
+    bool echo = false;
+    std::vector<std::string> prompt_texts;  // for echo
+    int64_t prompt_tokens = 0;
+    std::vector<GenerateParams> sequences;
+    Envelope envelope;
+  };
+
+  http::Response Models();
+  http::Response Model(const std::string& name);
+  http::Response Completions(const http::Request& request, http::StreamWriter* writer);
+  http::Response ChatCompletions(const http::Request& request, http::StreamWriter* writer);
+  http::Response Tokenize(const http::Request& request);
+  http::Response Detokenize(const http::Request& request);
+  http::Response TokenizerInfoAnswer();
+
+  absl::Status CheckModel(const std::string& name) const;
+  absl::StatusOr<Job> CompletionJob(const std::string& body) const;
+  absl::StatusOr<Job> ChatJob(const std::string& body) const;
+  absl::StatusOr<std::vector<int32_t>> RequestTokens(const nlohmann::json& body) const;
+  void AddSequences(const std::vector<int32_t>& prompt, Job* job) const;
+
+  http::Response Run(absl::StatusOr<Job> job, http::StreamWriter* writer);
+  http::Response Answer(const Job& job, Generation* generation, http::StreamWriter* writer);
+  http::Response Stream(const Job& job, Generation* generation, http::StreamWriter* writer);
+  http::Response Error(const absl::Status& status) const;
+  // Wraps a handler so that its answers are counted.
+  http::Handler Counted(const std::string& api, http::Handler handler);
+
+  const ServedModel* const served_;
+  Engine* const engine_;
+  ServerMetrics* const metrics_;
+};
+
+}  // namespace shiftadd::openai
+
+#endif  // SHIFTADD_WORKER_SERVE_OPENAI_API_H_

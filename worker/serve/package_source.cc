@@ -1,0 +1,147 @@
+#include "worker/serve/package_source.h"
+
+#include <filesystem>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "nlohmann/json.hpp"
+#include "services/base/digest.h"
+#include "services/base/status_macros.h"
+#include "services/blob/blob_store.h"
+#include "services/packaging/package_client.h"
+
+namespace shiftadd {
+namespace {
+
+using nlohmann::json;
+
+absl::StatusOr<std::shared_ptr<BlobStore>> OpenExisting(const std::string& dir) {
+  // Opening would make an empty layout, which a mistyped path does not deserve.
+  std::error_code ignored;
+  if (!std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {
+    return absl::NotFoundError(absl::StrCat(dir, ": no OCI image layout is there (index.json)"));
+  }
+  SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> store, OpenOciLayout(dir));
+  return std::shared_ptr<BlobStore>(std::move(store));
+}
+
+absl::Status NotFound(const std::string& reference, const std::string& where,
+                      const std::vector<std::string>& there) {
+  return absl::NotFoundError(absl::StrCat(
+      "package ", reference, " is not in ", where, "; ",
+      there.empty() ? "no package is there" : "there are: " + absl::StrJoin(there, ", ")));
+}
+
+// The digest of the config blob that a manifest names.
+absl::StatusOr<std::string> ConfigDigest(const std::string& manifest_text) {
+  const json manifest = json::parse(manifest_text, nullptr, false);
+  if (!manifest.is_object() || !manifest.contains("config") || !manifest["config"].is_object()) {
+    return absl::InvalidArgumentError("manifest: config: is missing");
+  }
+  const json digest = manifest["config"].value("digest", json());
+  if (!digest.is_string()) return absl::InvalidArgumentError("manifest: config.digest: is missing");
+  SA_RETURN_IF_ERROR(
+      Annotate(ValidateDigest(digest.get<std::string>()), "manifest: config.digest"));
+  return digest.get<std::string>();
+}
+
+absl::StatusOr<ResolvedPackage> FromLayout(const std::string& reference, const std::string& dir) {
+  SA_ASSIGN_OR_RETURN(const std::shared_ptr<BlobStore> store, OpenExisting(dir));
+  SA_ASSIGN_OR_RETURN(const auto tags, store->ListTags());
+  ResolvedPackage package;
+  package.name = reference;
+  const size_t at = reference.find('@');
+  std::vector<std::string> names;
+  for (const auto& [tag, descriptor] : tags) {
+    // Tags of provenance manifests (sha256-…) are no packages.
+    if (absl::StrContains(tag, ":sha256-") || absl::StartsWith(tag, "sha256-")) continue;
+    names.push_back(tag);
+    if (tag == reference) package.digest = descriptor.value("digest", "");
+  }
+  if (at != std::string::npos) package.digest = reference.substr(at + 1);
+  if (package.digest.empty()) return NotFound(reference, dir, names);
+  const absl::StatusOr<std::string> manifest = store->Get(package.digest);
+  if (absl::IsNotFound(manifest.status())) return NotFound(reference, dir, names);
+  if (!manifest.ok()) return manifest.status();
+  SA_ASSIGN_OR_RETURN(const std::string config, ConfigDigest(*manifest));
+  package.read = [store](const std::string& digest) { return store->Get(digest); };
+  SA_ASSIGN_OR_RETURN(package.config_json, package.read(config));
+  return package;
+}
+
+absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
+                                             const PackageLocation& location) {
+  const std::shared_ptr<PackageClient> client = PackageClient::Connect(location.packager);
+  const absl::StatusOr<v1::Package> found = client->Get(reference);
+  if (absl::IsNotFound(found.status())) {
+    SA_ASSIGN_OR_RETURN(const std::vector<v1::Package> packages, client->List());
+    std::vector<std::string> names;
+    for (const v1::Package& p : packages) names.push_back(absl::StrCat(p.name(), ":", p.tag()));
+    return NotFound(reference, "the packager at " + location.packager, names);
+  }
+  if (!found.ok()) return found.status();
+  std::shared_ptr<BlobStore> local;
+  if (!location.blobs.empty()) {
+    SA_ASSIGN_OR_RETURN(local, OpenExisting(location.blobs));
+  }
+  ResolvedPackage package;
+  package.name = reference;
+  package.digest = found->digest();
+  package.created = found->publish_time().seconds();
+  package.read = [client, local](const std::string& digest) -> absl::StatusOr<std::string> {
+    if (local != nullptr) {
+      absl::StatusOr<std::string> blob = local->Get(digest);
+      if (blob.ok()) return blob;
+    }
+    return client->ReadBlob(digest);
+  };
+  package.config_json = found->config_json();
+  if (package.config_json.empty()) {
+    SA_ASSIGN_OR_RETURN(package.config_json, package.read(found->config().digest()));
+  }
+  return package;
+}
+
+bool AllOf(absl::string_view text, absl::string_view more) {
+  for (const char c : text) {
+    const bool letter =
+        (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9') || c == '.' || c == '_' || c == '-';
+    if (!letter && !absl::StrContains(more, absl::string_view(&c, 1))) return false;
+  }
+  return !text.empty();
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> NormalReference(absl::string_view reference) {
+  const auto malformed = [&](absl::string_view what) {
+    return absl::InvalidArgumentError(absl::StrCat("package reference \"", reference, "\": ", what,
+                                                   "; expected name:tag or name@sha256:…"));
+  };
+  const size_t at = reference.find('@');
+  const size_t colon = at == absl::string_view::npos ? reference.rfind(':') : at;
+  const absl::string_view name = reference.substr(0, colon);
+  if (!AllOf(name, "/")) return malformed("the name holds what is not allowed");
+  if (at != absl::string_view::npos) {
+    if (!ValidateDigest(reference.substr(at + 1)).ok()) return malformed("the digest is malformed");
+    return std::string(reference);
+  }
+  if (colon == absl::string_view::npos) return absl::StrCat(name, ":latest");
+  const absl::string_view tag = reference.substr(colon + 1);
+  if (tag.size() > 128 || !AllOf(tag, "ABCDEFGHIJKLMNOPQRSTUVWXYZ")) {
+    return malformed("the tag holds what is not allowed");
+  }
+  return std::string(reference);
+}
+
+absl::StatusOr<ResolvedPackage> ResolvePackage(const PackageLocation& location) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalReference(location.reference));
+  return location.package_dir.empty() ? FromPackager(reference, location)
+                                      : FromLayout(reference, location.package_dir);
+}
+
+}  // namespace shiftadd

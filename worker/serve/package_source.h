@@ -1,0 +1,40 @@
+// Where a package comes from: the packager, or an OCI layout directory.
+#ifndef SHIFTADD_WORKER_SERVE_PACKAGE_SOURCE_H_
+#define SHIFTADD_WORKER_SERVE_PACKAGE_SOURCE_H_
+
+#include <cstdint>
+#include <string>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "worker/serve/packed_model.h"
+
+namespace shiftadd {
+
+struct PackageLocation {
+  std::string reference;    // name, name:tag or name@sha256:…; a bare name means name:latest
+  std::string packager;     // host:port, or
+  std::string package_dir;  // an OCI image layout
+  std::string
+      blobs;  // optional OCI layout that is looked into before the packager is asked for a blob
+};
+
+struct ResolvedPackage {
+  std::string name;    // name:tag, or name@digest as it was asked for
+  std::string digest;  // of the manifest
+  std::string config_json;
+  int64_t created = 0;  // Unix seconds; 0: unknown
+  BlobReader read;      // verified; may be called from several threads; keeps its connection open
+};
+
+// NOT_FOUND lists the packages that are there; DATA_LOSS: a blob's bytes do not match its digest;
+// UNAVAILABLE: no packager answers; INVALID_ARGUMENT: a malformed reference or manifest.
+absl::StatusOr<ResolvedPackage> ResolvePackage(const PackageLocation& location);
+
+// Splits and checks a reference; a bare name gets the tag latest. Lower-case letters, digits and .
+// _ - / in names.
+absl::StatusOr<std::string> NormalReference(absl::string_view reference);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_PACKAGE_SOURCE_H_

@@ -1,0 +1,94 @@
+// Runs an ArchitectureSpec on packed weights: the implementation of PackedModel.
+#ifndef SHIFTADD_WORKER_SERVE_PACKED_EXECUTOR_H_
+#define SHIFTADD_WORKER_SERVE_PACKED_EXECUTOR_H_
+
+#include <cstdint>
+#include <memory>
+#include <vector>
+
+#include "worker/serve/kv_cache.h"
+#include "worker/serve/linear_group.h"
+#include "worker/serve/packed_model.h"
+
+namespace shiftadd {
+
+// The weights of a block, in the kernels' form.
+struct ExecutorBlock {
+  std::vector<float> attn_norm, mlp_norm;
+  LinearGroup qkv, o, gate_up, down;
+};
+
+struct ExecutorWeights {
+  std::vector<ExecutorBlock> blocks;
+  std::vector<float> final_norm;
+  // The head; when the embedding is tied, it is the embedding too.
+  LinearGroup head;
+  std::unique_ptr<Linear> embed;  // null if tied
+};
+
+class PackedExecutor : public PackedModel {
+ public:
+  PackedExecutor(const ArchitectureSpec& spec, ExecutorWeights weights,
+                 const PackedModelOptions& options);
+
+  const ArchitectureSpec& spec() const override { return spec_; }
+  uint64_t weight_bytes() const override { return weight_bytes_; }
+  kernels::Isa isa() const override { return isa_; }
+  int threads() const override { return pool_.threads(); }
+  int64_t cache_pages() const override { return *pages_; }
+  std::unique_ptr<KvCache> NewCache(int64_t capacity) const override;
+  absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
+                       std::vector<float>* logits) override;
+  absl::Status ForwardBatch(const std::vector<BatchRow>& rows, std::vector<float>* logits) override;
+
+ private:
+  // Rows [begin, end) of the step belong to one sequence, at consecutive positions.
+  struct Run {
+    PagedKvCache* cache;
+    int64_t begin, end;
+  };
+  // Query rows [first, first + count) of a run and a key/value head; numbered token by token, head
+  // by head.
+  struct Tile {
+    int run;
+    int64_t kv_head, first;
+    int count;
+  };
+
+  absl::Status Check(const std::vector<BatchRow>& rows) const;
+  // At most kStepRows rows, checked. Appends to `logits`.
+  void Step(const BatchRow* rows, int64_t count, std::vector<float>* logits);
+  void PlanStep(const BatchRow* rows, int64_t count);
+  void Block(int64_t b);
+  void Attention(int64_t b);
+  void AttendTile(int64_t b, const Tile& tile, float* scratch);
+  void Head(const BatchRow* rows, int64_t count, std::vector<float>* logits);
+  void RotateAndStore(int64_t b, int64_t row);
+  void GrowRope(int64_t positions);
+
+  const ArchitectureSpec spec_;
+  const ExecutorWeights weights_;
+  const kernels::Isa isa_;
+  const VectorOps& ops_;
+  ThreadPool pool_;
+  const PageCounter pages_ = std::make_shared<std::atomic<int64_t>>(0);
+  uint64_t weight_bytes_ = 0;
+
+  std::vector<double> inverse_frequencies_;
+  std::vector<float> cos_, sin_;  // [positions, head_dim / 2]
+
+  // The step that runs. Buffers only grow; [rows, width] each.
+  std::vector<Run> runs_;
+  std::vector<Tile> tiles_;
+  std::vector<int32_t> run_of_row_;
+  std::vector<int64_t> position_;
+  int64_t rows_ = 0;
+  int64_t longest_ = 0;  // keys of the longest run
+  std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_, delta_;
+  std::vector<std::vector<float>> scores_;  // a thread each
+  LinearScratch scratch_;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_PACKED_EXECUTOR_H_

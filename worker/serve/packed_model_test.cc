@@ -1,0 +1,240 @@
+#include "worker/serve/packed_model.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+#include "services/packaging/package_format.h"
+#include "worker/serve/testing/tiny_package.h"
+
+namespace shiftadd {
+namespace {
+
+using ::testing::HasSubstr;
+using testing::MakeTinyPackage;
+using testing::ReferenceLogits;
+using testing::TinyPackage;
+using testing::TinyPackageOptions;
+using Precision = PackedModelOptions::Precision;
+
+std::vector<int32_t> Tokens(int count, int64_t vocab) {
+  std::vector<int32_t> tokens;
+  for (int i = 0; i < count; ++i)
+    tokens.push_back(static_cast<int32_t>((i * 37 + i * i * 5 + 3) % vocab));
+  return tokens;
+}
+
+std::unique_ptr<PackedModel> LoadOrDie(const TinyPackage& package, Precision precision,
+                                       int threads = 2) {
+  PackedModelOptions options;
+  options.threads = threads;
+  options.precision = precision;
+  auto model = PackedModel::Load(package.config_json(), package.Reader(), options);
+  EXPECT_TRUE(model.ok()) << model.status();
+  return model.ok() ? *std::move(model) : nullptr;
+}
+
+std::vector<float> AllLogits(PackedModel* model, const std::vector<int32_t>& tokens) {
+  const auto cache = model->NewCache(static_cast<int64_t>(tokens.size()));
+  std::vector<float> logits;
+  const absl::Status status = model->Forward(tokens, cache.get(), true, &logits);
+  EXPECT_TRUE(status.ok()) << status;
+  return logits;
+}
+
+// Root of the mean squared difference, as a fraction of the reference's root mean square.
+double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
+  EXPECT_EQ(got.size(), want.size());
+  if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
+  double error = 0, size = 0;
+  for (size_t i = 0; i < got.size(); ++i) {
+    error += (got[i] - want[i]) * (got[i] - want[i]);
+    size += want[i] * want[i];
+  }
+  return std::sqrt(error / size);
+}
+
+struct Case {
+  const char* name;
+  TinyPackageOptions options;
+};
+
+std::vector<Case> Cases() {
+  std::vector<Case> cases(7);
+  cases[0].name = "Rotated";
+  cases[1].name = "FreeScalesUnrotatedWithOffsets";
+  cases[1].options.free_scales = true;
+  cases[1].options.zeta = true;
+  cases[1].options.rotated = false;
+  cases[2].name = "ShiftWithOffsets";
+  cases[2].options.zeta = true;
+  cases[3].name = "BiasesUntiedRawHead";
+  cases[3].options.model.attention_bias = true;
+  cases[3].options.model.mlp_bias = true;
+  cases[3].options.model.tied = false;
+  cases[3].options.raw_head = true;
+  cases[4].name = "SkippedLayersUntied";
+  cases[4].options.bits = {0, 4, 3, 0, 2};
+  cases[4].options.model.tied = false;
+  cases[5].name = "TailGroupsOddHeads";
+  cases[5].options.model.hidden = 192;
+  cases[5].options.model.heads = 6;
+  cases[5].options.model.kv_heads = 2;
+  cases[5].options.model.intermediate = 224;
+  cases[5].options.model.rope_scaling = RopeScaling::kLlama3;
+  cases[6].name = "SmallGroupsNarrowHeads";
+  cases[6].options.group = 32;
+  cases[6].options.bits = {1, 5, 8};
+  cases[6].options.model.heads = 8;
+  cases[6].options.model.kv_heads = 1;
+  cases[6].options.model.head_dim = 24;
+  return cases;
+}
+
+class PackedModelCases : public ::testing::TestWithParam<int> {};
+
+TEST_P(PackedModelCases, AgreesWithDouble) {
+  const TinyPackage package = MakeTinyPackage(Cases()[GetParam()].options);
+  const auto tokens = Tokens(45, package.spec.vocab);
+  const auto want = ReferenceLogits(package, tokens);
+  const auto a16 = LoadOrDie(package, Precision::kA16);
+  const auto a8 = LoadOrDie(package, Precision::kA8);
+  ASSERT_TRUE(a16 && a8);
+  const double error16 = RelativeError(AllLogits(a16.get(), tokens), want);
+  const double error8 = RelativeError(AllLogits(a8.get(), tokens), want);
+  EXPECT_LT(error16, 3e-4);
+  EXPECT_LT(error8, 5e-2);
+  // 16-bit digits must be much finer, or the option does nothing.
+  EXPECT_LT(error16 * 10, error8);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, PackedModelCases, ::testing::Range(0, 7),
+                         [](const auto& info) { return Cases()[info.param].name; });
+
+TEST(PackedModel, LogitsDoNotDependOnChunksBatchesThreadsOrIsa) {
+  const TinyPackage package = MakeTinyPackage({});
+  const auto model = LoadOrDie(package, Precision::kAuto);
+  ASSERT_TRUE(model);
+  const auto tokens = Tokens(300, package.spec.vocab);
+  const auto whole = AllLogits(model.get(), tokens);
+  const int64_t vocab = package.spec.vocab;
+
+  // One at a time, then in odd chunks, with another sequence in the same batches.
+  for (const size_t chunk : {size_t{1}, size_t{7}, size_t{64}}) {
+    const auto cache = model->NewCache(300);
+    const auto other = model->NewCache(300);
+    std::vector<float> got, logits;
+    for (size_t begin = 0; begin < tokens.size(); begin += chunk) {
+      std::vector<BatchRow> rows = {{tokens[begin], other.get(), true}};
+      const size_t end = std::min(begin + chunk, tokens.size());
+      for (size_t i = begin; i < end; ++i) rows.push_back({tokens[i], cache.get(), true});
+      ASSERT_TRUE(model->ForwardBatch(rows, &logits).ok());
+      got.insert(got.end(), logits.begin() + vocab, logits.end());
+    }
+    ASSERT_EQ(got.size(), whole.size());
+    EXPECT_EQ(std::memcmp(got.data(), whole.data(), got.size() * sizeof(float)), 0) << chunk;
+  }
+  PackedModelOptions portable;
+  portable.threads = 1;
+  portable.isa = kernels::Isa::kPortable;
+  auto plain = PackedModel::Load(package.config_json(), package.Reader(), portable);
+  ASSERT_TRUE(plain.ok()) << plain.status();
+  const auto got = AllLogits(plain->get(), tokens);
+  EXPECT_EQ(std::memcmp(got.data(), whole.data(), got.size() * sizeof(float)), 0);
+}
+
+TEST(PackedModel, LastLogitsOnly) {
+  const TinyPackage package = MakeTinyPackage({});
+  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto tokens = Tokens(20, package.spec.vocab);
+  const auto all = AllLogits(model.get(), tokens);
+  const auto cache = model->NewCache(20);
+  std::vector<float> last;
+  ASSERT_TRUE(model->Forward(tokens, cache.get(), false, &last).ok());
+  ASSERT_EQ(static_cast<int64_t>(last.size()), package.spec.vocab);
+  EXPECT_TRUE(std::equal(last.begin(), last.end(), all.end() - package.spec.vocab));
+}
+
+TEST(PackedModel, TruncatedCacheGoesOnFromThere) {
+  const TinyPackage package = MakeTinyPackage({});
+  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto tokens = Tokens(100, package.spec.vocab);
+  const auto cache = model->NewCache(100);
+  std::vector<float> first, second;
+  ASSERT_TRUE(model->Forward(tokens, cache.get(), false, &first).ok());
+  EXPECT_EQ(cache->length(), 100);
+  EXPECT_EQ(model->cache_pages(), 4);
+  cache->Truncate(40);
+  EXPECT_EQ(cache->length(), 40);
+  EXPECT_EQ(model->cache_pages(), 2);
+  std::vector<float> ignored;
+  const std::vector<int32_t> wrong(30, 5);
+  ASSERT_TRUE(model->Forward(wrong, cache.get(), false, &ignored).ok());
+  cache->Truncate(40);
+  const std::vector<int32_t> rest(tokens.begin() + 40, tokens.end());
+  ASSERT_TRUE(model->Forward(rest, cache.get(), false, &second).ok());
+  EXPECT_EQ(first, second);
+}
+
+TEST(PackedModel, RefusesBadTokensAndFullCaches) {
+  const TinyPackage package = MakeTinyPackage({});
+  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto cache = model->NewCache(3);
+  std::vector<float> logits;
+  const int32_t vocab = static_cast<int32_t>(package.spec.vocab);
+  EXPECT_EQ(model->Forward({1, vocab}, cache.get(), false, &logits).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(model->Forward({-1}, cache.get(), false, &logits).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(model->Forward({1, 2, 3, 4}, cache.get(), false, &logits).code(),
+            absl::StatusCode::kOutOfRange);
+  EXPECT_EQ(cache->length(), 0);
+  EXPECT_TRUE(model->Forward({1, 2, 3}, cache.get(), false, &logits).ok());
+  EXPECT_EQ(model->ForwardBatch({{1, nullptr, true}}, &logits).code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+absl::Status LoadStatus(const TinyPackage& package, const nlohmann::json& config) {
+  return PackedModel::Load(config.dump(), package.Reader(), {}).status();
+}
+
+TEST(PackedModel, RefusesBadConfigs) {
+  const TinyPackage package = MakeTinyPackage({});
+  nlohmann::json config = package.config;
+  config["format"]["major"] = kPackageFormatMajor + 1;
+  EXPECT_EQ(LoadStatus(package, config).code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(LoadStatus(package, config).message()), HasSubstr("newer"));
+
+  config = package.config;
+  config["layers"].erase(3);
+  EXPECT_THAT(std::string(LoadStatus(package, config).message()),
+              HasSubstr("blocks.0.attn.o is missing"));
+  config = package.config;
+  config["layers"][0]["rows"] = 64;
+  EXPECT_THAT(std::string(LoadStatus(package, config).message()), HasSubstr("blocks.0.attn.q"));
+  config = package.config;
+  config["layers"][0]["digest"] = "sha256:12";
+  EXPECT_EQ(LoadStatus(package, config).code(), absl::StatusCode::kInvalidArgument);
+  config = package.config;
+  config["layers"][0]["digest"] = config["layers"][1]["digest"];
+  EXPECT_FALSE(LoadStatus(package, config).ok());
+  config = package.config;
+  config["layers"][0]["digest"] = "sha256:" + std::string(64, '0');
+  EXPECT_EQ(LoadStatus(package, config).code(), absl::StatusCode::kNotFound);
+  config = package.config;
+  config["exponent_sets"]["2"][0] = {1};
+  EXPECT_THAT(std::string(LoadStatus(package, config).message()), HasSubstr("exponent_sets.2"));
+  config = package.config;
+  config.erase("head");
+  EXPECT_THAT(std::string(LoadStatus(package, config).message()), HasSubstr("head: is missing"));
+  EXPECT_EQ(PackedModel::Load("[]", package.Reader(), {}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+}
+
+}  // namespace
+}  // namespace shiftadd

@@ -1,0 +1,66 @@
+// The next token from its logits.
+#ifndef SHIFTADD_WORKER_SERVE_SAMPLER_H_
+#define SHIFTADD_WORKER_SERVE_SAMPLER_H_
+
+#include <cstdint>
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "absl/status/statusor.h"
+
+namespace shiftadd {
+
+// Filters apply in this order: penalties and bias, temperature, top_k, top_p (of what top_k left),
+// min_p (against the likeliest token).
+struct SamplingParams {
+  double temperature = 0;  // 0: greedy
+  double top_p = 1;        // (0, 1]
+  int64_t top_k = 0;       // 0: all
+  double min_p = 0;        // [0, 1]
+  uint64_t seed = 0;
+  double frequency_penalty = 0;  // times how often a token was generated
+  double presence_penalty = 0;   // once it was generated
+  std::map<int32_t, double> logit_bias;
+};
+
+// A number in [0, 1) that is a function of its arguments only, so that a request draws the same
+// ones whatever runs beside it.
+double CounterUniform(uint64_t seed, uint64_t stream, uint64_t counter);
+
+// The sampler of one sequence. `stream` tells apart the choices of one request. Not thread-safe.
+class Sampler {
+ public:
+  Sampler(SamplingParams params, uint64_t stream) : params_(std::move(params)), stream_(stream) {}
+
+  // Draws a token and counts it. NaN logits are never drawn; ties go to the lower id. INTERNAL if
+  // there is no number among the logits.
+  absl::StatusOr<int32_t> Next(const float* logits, int64_t vocab);
+
+ private:
+  struct Candidate {
+    float logit;
+    int32_t token;
+  };
+  // Bias and penalties; null stays null: nothing to apply.
+  const float* Adjust(const float* logits, int64_t vocab);
+  absl::StatusOr<int32_t> Draw(const float* logits, int64_t vocab);
+  void Filter(std::vector<Candidate>* candidates) const;
+
+  SamplingParams params_;
+  uint64_t stream_;
+  uint64_t drawn_ = 0;
+  std::map<int32_t, int64_t> counts_;
+  std::vector<float> adjusted_;
+};
+
+// The first of the largest logits; -1 if all are NaN.
+int32_t ArgMax(const float* logits, int64_t vocab);
+
+// The `count` likeliest tokens with their logits, falling; ties go to the lower id; NaNs are left
+// out.
+std::vector<std::pair<int32_t, float>> TopTokens(const float* logits, int64_t vocab, int64_t count);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_SAMPLER_H_

@@ -1,0 +1,146 @@
+#include "worker/serve/sequence.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/time/clock.h"
+#include "worker/serve/sampler.h"
+
+namespace shiftadd {
+
+Sequence::Sequence(const Shared& shared, std::shared_ptr<Generation> generation, size_t index)
+    : shared_(shared),
+      generation_(std::move(generation)),
+      index_(index),
+      arrival_(absl::Now()),
+      sampler_(params().sampling, params().stream),
+      text_(params().stop),
+      max_tokens_(
+          std::min(params().max_tokens, shared.context - static_cast<int64_t>(prompt().size()))) {}
+
+void Sequence::Start(const PackedModel& model) {
+  // The last generated token never goes through the model.
+  cache_ =
+      model.NewCache(static_cast<int64_t>(prompt().size()) + std::max<int64_t>(max_tokens_, 0));
+  if (max_tokens_ > 0 || params().prompt_logprobs) return;
+  GenerateEvent event;  // nothing to compute
+  Finish("length", &event);
+  Push(std::move(event));
+}
+
+void Sequence::AddRows(int64_t limit, std::vector<BatchRow>* rows) {
+  if (!in_prompt()) {
+    rows->push_back({next_, cache_.get(), true});
+    step_rows_ = 1;
+    return;
+  }
+  const int64_t size = static_cast<int64_t>(prompt().size());
+  step_rows_ = std::min(limit, size - position_);
+  for (int64_t i = position_; i < position_ + step_rows_; ++i) {
+    const bool last = i + 1 == size;
+    const bool wanted = last ? max_tokens_ > 0 : params().prompt_logprobs;
+    rows->push_back({prompt()[i], cache_.get(), wanted});
+  }
+}
+
+TokenLogprob Sequence::Logprob(const float* logits, int32_t token) const {
+  TokenLogprob out;
+  out.token = token;
+  const double sum = shared_.ops->log_sum_exp(logits, shared_.vocab);
+  out.logprob = static_cast<double>(logits[token]) - sum;
+  for (const auto& [id, logit] : TopTokens(logits, shared_.vocab, params().top_logprobs)) {
+    out.top.emplace_back(id, static_cast<double>(logit) - sum);
+  }
+  return out;
+}
+
+int64_t Sequence::Accept(const float* logits) {
+  GenerateEvent event;
+  const int64_t size = static_cast<int64_t>(prompt().size());
+  int64_t used = 0;
+  if (in_prompt()) {
+    const bool score = params().prompt_logprobs;
+    if (score && position_ == 0) {
+      TokenLogprob first;
+      first.token = prompt()[0];
+      first.known = false;
+      event.logprobs.push_back(std::move(first));
+    }
+    const int64_t end = position_ + step_rows_;
+    for (int64_t i = position_; score && i < end && i + 1 < size; ++i) {
+      event.logprobs.push_back(Logprob(logits + used++ * shared_.vocab, prompt()[i + 1]));
+    }
+    if (shared_.metrics) shared_.metrics->prompt_tokens->Increment(static_cast<double>(step_rows_));
+  }
+  position_ += step_rows_;
+  if (!in_prompt()) {
+    if (max_tokens_ > 0) {
+      TakeToken(logits + used++ * shared_.vocab, &event);
+    } else {
+      Finish("length", &event);
+    }
+  }
+  if (finished_ || !event.tokens.empty() || !event.logprobs.empty()) {
+    Push(std::move(event));
+  }
+  return used;
+}
+
+void Sequence::TakeToken(const float* logits, GenerateEvent* event) {
+  absl::StatusOr<int32_t> token = sampler_.Next(logits, shared_.vocab);
+  if (!token.ok()) {
+    event->status = token.status();
+    finished_ = true;
+    Observe("error");
+    return;
+  }
+  const absl::Time now = absl::Now();
+  if (shared_.metrics) {
+    const double waited = absl::ToDoubleSeconds(now - (generated_ == 0 ? arrival_ : last_token_));
+    (generated_ == 0 ? shared_.metrics->time_to_first_token_seconds
+                     : shared_.metrics->time_per_output_token_seconds)
+        ->Observe(waited);
+    shared_.metrics->generated_tokens->Increment();
+  }
+  last_token_ = now;
+  next_ = *token;
+  ++generated_;
+  event->tokens.push_back(next_);
+  if (params().top_logprobs >= 0) event->logprobs.push_back(Logprob(logits, next_));
+  if (!params().ignore_eos && shared_.eos->count(next_) > 0) {
+    return Finish("stop", event);
+  }
+  event->text += text_.Push(shared_.tokenizer->Decode({next_}, /*skip_special=*/true));
+  if (text_.stopped()) return Finish("stop", event);
+  if (generated_ >= max_tokens_) Finish("length", event);
+}
+
+void Sequence::Finish(const std::string& reason, GenerateEvent* event) {
+  event->text += text_.Finish();
+  event->finish_reason = reason;
+  finished_ = true;
+  cache_.reset();
+  Observe(reason);
+}
+
+void Sequence::Fail(const absl::Status& status) {
+  if (finished_) return;
+  finished_ = true;
+  cache_.reset();
+  Observe(status.code() == absl::StatusCode::kCancelled ? "cancelled" : "error");
+  GenerateEvent event;
+  event.status = status;
+  Push(std::move(event));
+}
+
+void Sequence::Push(GenerateEvent event) {
+  event.index = index_;
+  generation_->Push(std::move(event));
+}
+
+void Sequence::Observe(const std::string& outcome) {
+  if (shared_.metrics == nullptr) return;
+  shared_.metrics->RequestSeconds(outcome).Observe(absl::ToDoubleSeconds(absl::Now() - arrival_));
+}
+
+}  // namespace shiftadd

@@ -1,0 +1,95 @@
+#include "worker/serve/server_flags.h"
+
+#include <CLI/CLI.hpp>
+#include <iostream>
+#include <map>
+
+#include "services/base/version.h"
+
+namespace shiftadd {
+namespace {
+
+void AddPackageFlags(CLI::App* app, PackageLocation* package) {
+  app->add_option("--package", package->reference, "Package to serve: name:tag or name@sha256:…")
+      ->envname("SHIFTADD_SERVER_PACKAGE")
+      ->required();
+  auto* packager =
+      app->add_option("--packager", package->packager, "Packager to get it from, host:port")
+          ->envname("SHIFTADD_SERVER_PACKAGER");
+  app->add_option("--package-dir", package->package_dir, "OCI image layout to read it from instead")
+      ->envname("SHIFTADD_SERVER_PACKAGE_DIR")
+      ->excludes(packager);
+  app->add_option("--blobs", package->blobs,
+                  "OCI image layout to look for blobs in before the packager is asked")
+      ->envname("SHIFTADD_SERVER_BLOBS");
+}
+
+void AddModelFlags(CLI::App* app, ServerFlags* flags) {
+  using Precision = PackedModelOptions::Precision;
+  app->add_option("--threads", flags->model.threads,
+                  "Threads of the model; 0: one for each usable core")
+      ->envname("SHIFTADD_SERVER_THREADS")
+      ->check(CLI::Range(0, 1024));
+  app->add_option("--precision", flags->model.precision,
+                  "Bits of activations: a8, a16, or auto (a8 for rotated matrices, a16 for others)")
+      ->envname("SHIFTADD_SERVER_PRECISION")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Precision>{
+          {"auto", Precision::kAuto}, {"a8", Precision::kA8}, {"a16", Precision::kA16}}))
+      ->option_text("auto|a8|a16");
+  app->add_option("--context", flags->context,
+                  "Tokens of prompt and answer together; 0: as trained, at most 8192")
+      ->envname("SHIFTADD_SERVER_CONTEXT")
+      ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
+  app->add_option("--sequences", flags->sequences, "Sequences that run together")
+      ->envname("SHIFTADD_SERVER_SEQUENCES")
+      ->check(CLI::Range(1, 64))
+      ->capture_default_str();
+  app->add_option("--queue", flags->queue, "Requests that may wait; beyond: 429")
+      ->envname("SHIFTADD_SERVER_QUEUE")
+      ->check(CLI::Range(0, 100000))
+      ->capture_default_str();
+}
+
+void AddListenFlags(CLI::App* app, ServerFlags* flags) {
+  app->add_option("--listen", flags->listen, "gRPC address, host:port; port 0 picks one")
+      ->envname("SHIFTADD_SERVER_LISTEN")
+      ->capture_default_str();
+  app->add_option("--http", flags->http, "HTTP address, host:port; port 0 picks one")
+      ->envname("SHIFTADD_SERVER_HTTP")
+      ->capture_default_str();
+  app->add_option("--port-file", flags->port_file,
+                  "File to write the gRPC port and the HTTP port to, one a line, once both serve")
+      ->envname("SHIFTADD_SERVER_PORT_FILE");
+  app->add_option("--drain-seconds", flags->drain_seconds,
+                  "After SIGTERM: how long running requests may go on")
+      ->envname("SHIFTADD_SERVER_DRAIN_SECONDS")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
+  app->add_flag("--insecure-i-know", flags->insecure,
+                "Listen beyond loopback although nothing is encrypted or authenticated")
+      ->envname("SHIFTADD_SERVER_INSECURE_I_KNOW");
+}
+
+}  // namespace
+
+int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
+  CLI::App app(
+      "shiftadd-server: serves a packed model over an OpenAI-compatible HTTP API and gRPC.\n"
+      "Exit codes: 0 ended by a signal, 1 failed, 2 wrong usage.",
+      "shiftadd-server");
+  app.set_version_flag("--version", VersionLine());
+  AddPackageFlags(&app, &flags->package);
+  AddModelFlags(&app, flags);
+  AddListenFlags(&app, flags);
+  try {
+    app.parse(argc, argv);
+    if (flags->package.packager.empty() && flags->package.package_dir.empty()) {
+      flags->package.packager = "127.0.0.1:7071";
+    }
+  } catch (const CLI::ParseError& e) {
+    return app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
+  }
+  return -1;
+}
+
+}  // namespace shiftadd

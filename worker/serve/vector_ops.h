@@ -1,0 +1,57 @@
+// The float loops between the packed products: norm, SwiGLU, RoPE, attention, log-probabilities.
+//
+// One source (vector_ops_body.inc) is compiled for each instruction set. All of them do the same
+// IEEE operations in the same order (16 partial sums, no FMA, an own exp), so results do not depend
+// on the machine.
+#ifndef SHIFTADD_WORKER_SERVE_VECTOR_OPS_H_
+#define SHIFTADD_WORKER_SERVE_VECTOR_OPS_H_
+
+#include <cstdint>
+
+#include "kernels/cpu_linear.h"
+
+namespace shiftadd {
+
+// Keys and values of this many tokens lie together (see AttentionTile).
+inline constexpr int64_t kPageTokens = 32;
+// Query rows that share one pass over keys and values.
+inline constexpr int kTileRows = 4;
+
+// Some query rows of one sequence and one key/value head.
+struct AttentionTile {
+  int rows = 0;                   // 1..kTileRows
+  const float* query[kTileRows];  // [head_dim], RoPE applied
+  int64_t length[kTileRows];      // keys that the row sees, >= 1
+  float* out[kTileRows];          // [head_dim]
+  const float* const* keys;       // a page each: [head_dim][kPageTokens]
+  const float* const* values;     // a page each: [kPageTokens][value_stride]
+  int64_t head_dim = 0;
+  int64_t value_stride = 0;  // head_dim rounded up to 16; the padding is zero
+  float* scratch = nullptr;  // kTileRows * score_stride floats
+  int64_t score_stride = 0;  // the longest length, rounded up to kPageTokens
+};
+
+// Buffers may have any alignment. Nothing here allocates; all functions are thread-safe.
+struct VectorOps {
+  // out = x / sqrt(mean(x^2) + eps) * weight. `out` may be x.
+  void (*rms_norm)(const float* x, const float* weight, double eps, int64_t n, float* out);
+  // out = silu(gate) * up. `out` may be gate.
+  void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // x += y
+  void (*add)(float* x, const float* y, int64_t n);
+  // sum of x * y
+  float (*dot)(const float* x, const float* y, int64_t n);
+  // Rotates the halves of x [2 * half]: (a, b) -> (a cos - b sin, b cos + a sin).
+  void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
+  // softmax(query keys / sqrt(head_dim)) values.
+  void (*attend)(const AttentionTile& tile);
+  // log(sum(exp(x))); NaNs count as -infinity. -infinity if nothing is finite.
+  double (*log_sum_exp)(const float* x, int64_t n);
+};
+
+// The fastest form for `isa` that this build has.
+const VectorOps& VectorOpsFor(kernels::Isa isa);
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_VECTOR_OPS_H_
