@@ -36,8 +36,27 @@ class Progress {
   std::atomic<int64_t> done_{0};
 };
 
+// Looks at the TaskControl before every tensor: dequantizing a large block takes seconds.
+class WatchedWeights : public WeightProvider {
+ public:
+  WatchedWeights(const WeightProvider& weights, Progress* progress)
+      : weights_(weights), progress_(*progress) {}
+  const ArchitectureSpec& spec() const override { return weights_.spec(); }
+  bool Has(const std::string& name) const override { return weights_.Has(name); }
+  absl::StatusOr<std::vector<float>> Read(const std::string& name) const override {
+    SA_RETURN_IF_ERROR(progress_.Check());
+    progress_.Moved();
+    return weights_.Read(name);
+  }
+
+ private:
+  const WeightProvider& weights_;
+  Progress& progress_;
+};
+
 // A model and what comes out of its last block for every window.
 struct Scored {
+  std::unique_ptr<WatchedWeights> weights;
   std::unique_ptr<ReferenceModel> model;
   HiddenStates hidden;
 };
@@ -50,7 +69,9 @@ class Evaluation {
 
   absl::StatusOr<Scored> RunBlocks(const WeightProvider& weights) const {
     Scored out;
-    SA_ASSIGN_OR_RETURN(out.model, ReferenceModel::Create(&weights, threads_, kResidentBlocks));
+    out.weights = std::make_unique<WatchedWeights>(weights, &progress_);
+    SA_ASSIGN_OR_RETURN(out.model,
+                        ReferenceModel::Create(out.weights.get(), threads_, kResidentBlocks));
     SA_ASSIGN_OR_RETURN(out.hidden, out.model->Embed(tokens_, count_, length_));
     for (int64_t block = 0; block < weights.spec().blocks; ++block) {
       SA_RETURN_IF_ERROR(progress_.Check());

@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "services/base/status_macros.h"
 #include "worker/reference/microbatch.h"
 
 namespace shiftadd::reference {
@@ -49,7 +50,8 @@ at::Tensor Decoder::Attention(int64_t block, const at::Tensor& x) {
   return b.o(mixed.view({kMicrobatch, s.q_rows()}));
 }
 
-at::Tensor Decoder::Step(const std::vector<int32_t>& tokens) {
+absl::StatusOr<at::Tensor> Decoder::Step(const std::vector<int32_t>& tokens,
+                                         const TaskControl* control) {
   const ArchitectureSpec& s = w_.spec;
   const auto norm = [&](const at::Tensor& x, const at::Tensor& weight) {
     return RmsNorm(x.const_data_ptr<float>(), kMicrobatch, s.hidden, weight, s.norm_eps);
@@ -60,6 +62,7 @@ at::Tensor Decoder::Step(const std::vector<int32_t>& tokens) {
                 h.mutable_data_ptr<float>() + i * s.hidden);
   }
   for (int64_t block = 0; block < s.blocks; ++block) {
+    if (control != nullptr) SA_RETURN_IF_ERROR(control->Check());
     const BlockWeights& b = *w_.blocks[block];
     h.add_(Attention(block, norm(h, b.attn_norm)));
     const at::Tensor x = norm(h, b.mlp_norm);

@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/reference/block_weights.h"
+#include "worker/reference/reference_model.h"
 #include "worker/reference/transformer_ops.h"
 
 namespace shiftadd::reference {
@@ -29,8 +30,8 @@ class Decoder {
  public:
   Decoder(const DecoderWeights* weights, const RopeTable* rope, int64_t length);
   // Appends one token to every sequence (tokens [kMicrobatch]) and gives the logits of the next,
-  // [kMicrobatch, vocab].
-  at::Tensor Step(const std::vector<int32_t>& tokens);
+  // [kMicrobatch, vocab]. `control` may be null; it is looked at before every block.
+  absl::StatusOr<at::Tensor> Step(const std::vector<int32_t>& tokens, const TaskControl* control);
 
  private:
   at::Tensor Attention(int64_t block, const at::Tensor& x);

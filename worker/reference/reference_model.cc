@@ -321,8 +321,7 @@ absl::Status TorchModel::SampleMicrobatch(uint64_t seed, int64_t begin, int64_t 
     (*out)[i * length] = tokens[i];
   }
   for (int64_t t = 1; t < length; ++t) {
-    SA_RETURN_IF_ERROR(Check(control));
-    const at::Tensor logits = decoder.Step(tokens);
+    SA_ASSIGN_OR_RETURN(const at::Tensor logits, decoder.Step(tokens, control));
     for (int64_t i = 0; i < kMicrobatch; ++i) {
       const int64_t token = DrawFromSoftmax(logits.const_data_ptr<float>() + i * s_.vocab, s_.vocab,
                                             UniformAt(seed, begin + i, t));

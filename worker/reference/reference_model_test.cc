@@ -184,7 +184,8 @@ TEST(ReferenceModel, NamesMissingAndMisshapenTensors) {
               HasSubstr("2 tensors: head, blocks.0.mlp.up"));
   ArchitectureSpec odd = TinySpec();
   odd.kv_heads = 4;
-  EXPECT_THAT(ReferenceModel::Create(new RandomModel(odd, 1), 1, 0).status().ToString(),
+  const RandomModel uneven(odd, 1);
+  EXPECT_THAT(ReferenceModel::Create(&uneven, 1, 0).status().ToString(),
               HasSubstr("not a multiple"));
 }
 
