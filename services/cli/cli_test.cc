@@ -5,6 +5,7 @@
 #include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -113,7 +114,7 @@ class CliTest : public ::testing::Test {
     setenv("SHIFTADD_DATA_DIR", dir_.c_str(), 1);
     std::ostringstream out, err;
     Context context{out, err};
-    const int code = Run(std::move(arguments), context);
+    const int code = cli::Run(std::move(arguments), context);
     out_ = out.str();
     err_ = err.str();
     return code;

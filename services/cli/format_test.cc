@@ -208,7 +208,7 @@ TEST(JobViewText, PlainLinesOnceEach) {
   EXPECT_EQ(view.Apply(event), "01:00:04  task t (PROFILE) expired on w");
   EXPECT_EQ(view.last_sequence(), 4u);
   const auto lines = view.Render(60, false);
-  EXPECT_EQ(lines[0], "PROFILING    [#############............]  52.0 %  1 min 15 s left");
+  EXPECT_EQ(lines[0], "PROFILING    [##########..........]  52.0 %  1 min 15 s left");
   for (const std::string& line : view.Render(30, false)) EXPECT_LE(Utf8Length(line), 30u) << line;
 }
 
