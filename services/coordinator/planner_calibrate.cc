@@ -122,7 +122,9 @@ MaybeUpdate PlanCalibrating(const JobView& view, int workers) {
   }
   JobUpdate update = StartUpdate(view);
   update.job.set_state(v1::JOB_STATE_PROFILING);
-  AddTask(&update, StartTask(view.job(), v1::TASK_KIND_ENDS), 0, /*rank=*/2);
+  v1::Task ends = StartTask(view.job(), v1::TASK_KIND_ENDS);
+  ends.mutable_ends();  // empty, but it says the kind
+  AddTask(&update, ends, 0, /*rank=*/2);
   const std::vector<uint32_t> splits = SplitBlocks(view.job().plan().blocks(), workers);
   if (splits.empty()) return update;  // one worker passes the activations on to itself
   const std::vector<std::string> tokens = view.TokenDigests(false);

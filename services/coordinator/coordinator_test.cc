@@ -1,0 +1,485 @@
+// The life of jobs through the real store, with simulated workers.
+#include "services/coordinator/coordinator.h"
+
+#include <gtest/gtest.h>
+
+#include <set>
+
+#include "nlohmann/json.hpp"
+#include "services/base/digest.h"
+#include "services/coordinator/planner.h"
+#include "services/coordinator/simulated_cluster.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+using absl::StatusCode;
+
+// Runs a job to its end and returns the config it published.
+std::string PublishedConfig(int workers, SimulatedModel model = {}) {
+  SimulatedCluster cluster(model);
+  for (int i = 0; i < workers; ++i) cluster.Lease("w" + std::to_string(i));  // makes them known
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.Run(workers);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED)
+      << cluster.Get(job.job_id()).error();
+  EXPECT_EQ(cluster.publisher.published.size(), 1u);
+  return cluster.publisher.published.empty() ? "" : cluster.publisher.published[0].config_json();
+}
+
+TEST(Job, GoesThroughEveryState) {
+  SimulatedCluster cluster;
+  const v1::Job submitted = cluster.Submit(SimulatedCluster::Request());
+  ASSERT_TRUE(cluster.scratch->PutScratch(submitted.job_id(), "activations").ok());
+  cluster.Run(1);
+  const v1::Job job = cluster.Get(submitted.job_id());
+  ASSERT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.error();
+  EXPECT_EQ(job.device_class(), "cpu-avx2");
+  EXPECT_EQ(job.progress().ratio(), 1);
+  EXPECT_EQ(job.plan().source_files(0).digest(), Sha256Digest("model.gguf"));
+  EXPECT_TRUE(job.quality().published_mixed());
+  EXPECT_EQ(job.quality().uniform_bits(), 3u);
+  EXPECT_NEAR(job.quality().kl(), 0.25 + 0.01 * (28 + 1) / 10, 1e-12);
+  EXPECT_GT(job.quality().kl_standard_error(), 0);
+  EXPECT_NEAR(job.quality().perplexity_full(), std::exp(2.0), 1e-12);
+  EXPECT_LE(job.quality().planes(), 3.0);
+  EXPECT_EQ(job.quality().windows(), 10u);
+  EXPECT_EQ(job.quality().server_max_logit_error(), 0.001);
+
+  std::vector<v1::JobState> states;
+  int layers = 0;
+  for (const v1::JobEvent& e : cluster.Events(job.job_id())) {
+    if (e.event_case() == v1::JobEvent::kState) states.push_back(e.state());
+    layers += e.event_case() == v1::JobEvent::kLayer;
+  }
+  EXPECT_EQ(states, (std::vector<v1::JobState>{v1::JOB_STATE_QUEUED, v1::JOB_STATE_INGESTING,
+                                               v1::JOB_STATE_CALIBRATING, v1::JOB_STATE_PROFILING,
+                                               v1::JOB_STATE_ALLOCATING, v1::JOB_STATE_EVALUATING,
+                                               v1::JOB_STATE_PACKAGING, v1::JOB_STATE_SUCCEEDED}));
+  EXPECT_EQ(layers, 12);
+
+  ASSERT_EQ(cluster.publisher.published.size(), 1u);
+  const v1::PublishPackageRequest& request = cluster.publisher.published[0];
+  EXPECT_EQ(request.reference(), "tiny:latest");
+  EXPECT_EQ(request.layers_size(), 12 + 4);  // head, unquantized, tokenizer, config
+  EXPECT_EQ(job.package_digest(), Sha256Digest(request.config_json()));
+  EXPECT_EQ(job.quality().package_bytes(), request.config_json().size() + 16 * 1000);
+  // Every candidate is pinned, not only the chosen ones.
+  EXPECT_EQ(std::set<std::string>(cluster.publisher.pins[job.job_id()].begin(),
+                                  cluster.publisher.pins[job.job_id()].end())
+                .size(),
+            36u + 4);
+  // Scratch is gone.
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_FALSE(cluster.scratch->GetScratch(job.job_id(), Sha256Digest("activations")).ok());
+  EXPECT_TRUE(cluster.store->JobsNeedingWork()->empty());
+
+  const auto report = cluster.core->Report(job.job_id());
+  ASSERT_TRUE(report.ok());
+  ASSERT_EQ(report->layers_size(), 12);
+  uint32_t total = 0;
+  for (const auto& layer : report->layers()) total += layer.chosen_bits();
+  EXPECT_EQ(total, 36u);
+  EXPECT_GT(report->state_seconds().at("PROFILING"), 0);
+  EXPECT_GT(report->worker_seconds().at("w0"), 0);
+
+  ASSERT_TRUE(cluster.core->Delete(job.job_id()).ok());
+  EXPECT_TRUE(cluster.publisher.pins.empty());
+  EXPECT_EQ(cluster.core->Get(job.job_id()).status().code(), StatusCode::kNotFound);
+}
+
+TEST(Job, ConfigSaysWhatTheFormatAsksFor) {
+  const auto config = nlohmann::json::parse(PublishedConfig(1));
+  EXPECT_EQ(config["format"]["major"], 1);
+  EXPECT_EQ(config["architecture"]["family"], "llama");
+  EXPECT_EQ(config["recipe"]["rotation"], "wht128");
+  EXPECT_EQ(config["recipe"]["candidate_bits"], nlohmann::json({2, 3, 4}));
+  EXPECT_EQ(config["budget"]["planes"], 3.0);
+  EXPECT_EQ(config["layers"].size(), 12u);
+  EXPECT_EQ(config["layers"][0]["name"], "blocks.0.attn.q");
+  EXPECT_EQ(config["head"], Sha256Digest("head"));
+  EXPECT_EQ(config["exponent_sets"]["2"][0], nlohmann::json({0, -1}));
+  EXPECT_EQ(config["inputs"]["calibration"].size(), 3u);
+  EXPECT_EQ(config["inputs"]["evaluation"].size(), 2u);
+  EXPECT_EQ(config["device_class"], "cpu-avx2");
+  EXPECT_EQ(config["quality"]["windows"], 10);
+  EXPECT_EQ(config.dump(), PublishedConfig(1));  // canonical
+}
+
+TEST(Job, TheSameConfigForAnyNumberOfWorkers) {
+  const std::string one = PublishedConfig(1);
+  EXPECT_FALSE(one.empty());
+  EXPECT_EQ(PublishedConfig(2), one);
+  EXPECT_EQ(PublishedConfig(3), one);
+  EXPECT_EQ(PublishedConfig(9), one);  // more than blocks
+}
+
+TEST(Job, SeveralWorkersSplitTheForwardPass) {
+  SimulatedCluster cluster;
+  for (const char* w : {"w0", "w1", "w2"}) cluster.Lease(w);
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING, 3);
+  std::map<v1::TaskKind, int> open;
+  const auto planned = cluster.store->ListTasks(job.job_id(), false);
+  for (const TaskRecord& t : *planned) open[t.kind] += t.state == TaskState::kReady;
+  EXPECT_EQ(open[v1::TASK_KIND_FORWARD], 3);
+  EXPECT_EQ(open[v1::TASK_KIND_PROFILE], 2);  // blocks 0 and 1, before the first split
+  cluster.Run(3);
+  const auto view = JobView::Read(cluster.store.get(), job.job_id());
+  ASSERT_TRUE(view.ok());
+  for (const ViewedTask* t : view->OfKind(v1::TASK_KIND_PROFILE)) {
+    const uint32_t block = t->record.ordinal;
+    EXPECT_EQ(t->record.lane, block / 2);
+    EXPECT_EQ(t->task.profile().tokens_digests_size(), 3);
+    ASSERT_EQ(t->task.profile().boundaries_size(), block < 2 ? 0 : 3) << block;
+    for (int part = 0; part < t->task.profile().boundaries_size(); ++part) {
+      EXPECT_EQ(t->task.profile().boundaries(part).block(), block / 2 * 2);
+      EXPECT_EQ(t->task.profile().boundaries(part).part(), static_cast<uint32_t>(part));
+    }
+  }
+  EXPECT_EQ(SplitBlocks(30, 4), (std::vector<uint32_t>{7, 15, 22}));
+  EXPECT_TRUE(SplitBlocks(30, 0).empty());
+  EXPECT_EQ(SplitBlocks(2, 5), (std::vector<uint32_t>{1}));
+}
+
+TEST(Job, PublishesTheUniformVariantWhereItIsBetter) {
+  SimulatedCluster cluster(SimulatedModel{.uniform_kl = 0.125});
+  const v1::Job submitted = cluster.Submit(SimulatedCluster::Request());
+  cluster.Run(1);
+  const v1::Job job = cluster.Get(submitted.job_id());
+  ASSERT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.error();
+  EXPECT_FALSE(job.quality().published_mixed());
+  EXPECT_EQ(job.quality().kl(), job.quality().kl_uniform());
+  EXPECT_EQ(job.quality().planes(), 3.0);
+  const auto config = nlohmann::json::parse(cluster.publisher.published[0].config_json());
+  for (const auto& layer : config["layers"]) EXPECT_EQ(layer["bits"], 3);
+}
+
+TEST(Job, SurvivesACrashInEveryState) {
+  const std::string expected = PublishedConfig(2);
+  for (int state = v1::JOB_STATE_INGESTING; state <= v1::JOB_STATE_PACKAGING; ++state) {
+    if (state == v1::JOB_STATE_REFINING) continue;
+    SimulatedCluster cluster;
+    cluster.Lease("w0");
+    cluster.Lease("w1");
+    // These two pass in one tick: hold them up.
+    const bool packager = state == v1::JOB_STATE_ALLOCATING || state == v1::JOB_STATE_PACKAGING;
+    const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+    if (packager) {
+      const auto before = static_cast<v1::JobState>(state - 1);
+      cluster.RunTo(job.job_id(), before, 2);
+      cluster.publisher.fault = absl::UnavailableError("packager is away");
+    }
+    cluster.RunTo(job.job_id(), static_cast<v1::JobState>(state), 2);
+    ASSERT_EQ(cluster.Get(job.job_id()).state(), state);
+    cluster.Restart();
+    ASSERT_EQ(cluster.Get(job.job_id()).state(), state);
+    cluster.publisher.fault = absl::OkStatus();
+    const auto task = cluster.Lease("w0");  // killed with it
+    cluster.clock->Advance(absl::Seconds(31));
+    cluster.Restart();
+    if (task.has_value()) {
+      EXPECT_TRUE(cluster.Renew("w0", *task).ok()) << "grace";
+    }
+    cluster.clock->Advance(absl::Seconds(31));
+    cluster.Run(2);
+    ASSERT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED)
+        << v1::JobState_Name(static_cast<v1::JobState>(state)) << cluster.Get(job.job_id()).error();
+    EXPECT_EQ(cluster.publisher.published.back().config_json(), expected);
+    cluster.Events(job.job_id());  // without gaps
+  }
+}
+
+TEST(Job, ARestartAfterEveryCompletionLosesNothing) {
+  const std::string expected = PublishedConfig(1);
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  for (int i = 0; i < 100; ++i) {
+    const auto task = cluster.Lease("w0");
+    if (!task.has_value()) break;
+    cluster.Restart();  // between lease and completion
+    ASSERT_TRUE(cluster.Complete("w0", *task).ok());
+    cluster.Restart();                                // between completion and planning
+    ASSERT_TRUE(cluster.Complete("w0", *task).ok());  // the answer was lost: repeated
+  }
+  ASSERT_EQ(cluster.publisher.published.size(), 1u);
+  EXPECT_EQ(cluster.publisher.published[0].config_json(), expected);
+}
+
+TEST(Job, AStalledWorkersTaskGoesToAnother) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  const auto task = cluster.Lease("stalled");
+  ASSERT_TRUE(task.has_value());
+  EXPECT_GT(task->stall_limit().seconds(), 0);
+  EXPECT_EQ(task->lease().seconds(), 30);
+  EXPECT_EQ(task->attempt(), 1u);
+  cluster.clock->Advance(absl::Seconds(31));
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_EQ(cluster.Renew("stalled", *task).status().code(), StatusCode::kAborted);
+  EXPECT_EQ(cluster.Complete("stalled", *task).code(), StatusCode::kAborted);
+  const auto again = cluster.Lease("w1");
+  ASSERT_TRUE(again.has_value());
+  EXPECT_EQ(again->task_id(), task->task_id());
+  EXPECT_EQ(again->attempt(), 2u);
+  EXPECT_GT(again->lease_epoch(), task->lease_epoch());
+  ASSERT_TRUE(cluster.Complete("w1", *again).ok());
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST(Job, AFatalFaultFailsItAndRetryGoesOn) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  ASSERT_TRUE(cluster.Complete("w0", *cluster.Lease("w0")).ok());
+  const auto task = cluster.Lease("w0");
+  ASSERT_TRUE(cluster.Fail("w0", *task, StatusCode::kInvalidArgument, "blocks.1.q: NaN").ok());
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  const v1::Job failed = cluster.Get(job.job_id());
+  EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(failed.resume_state(), v1::JOB_STATE_PROFILING);
+  EXPECT_NE(failed.error().find("blocks.1.q: NaN"), std::string::npos) << failed.error();
+  EXPECT_TRUE(failed.has_end_time());
+  EXPECT_FALSE(cluster.Lease("w0").has_value());
+  const auto done_before = cluster.store->ListTasks(job.job_id(), false);
+
+  ASSERT_TRUE(cluster.core->Retry(job.job_id()).ok());
+  EXPECT_EQ(cluster.core->Retry(job.job_id()).status().code(), StatusCode::kFailedPrecondition);
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+  for (const TaskRecord& before : *done_before) {
+    if (before.state != TaskState::kDone) continue;
+    EXPECT_EQ(cluster.store->GetTask(before.task_id)->lease_epoch, before.lease_epoch)
+        << "done again";
+  }
+  // A watcher from the beginning sees both lives.
+  size_t seen = 0;
+  ASSERT_TRUE(cluster.core
+                  ->Watch(
+                      job.job_id(), 1,
+                      [&](const v1::JobEvent&) {
+                        ++seen;
+                        return true;
+                      },
+                      [] { return false; })
+                  .ok());
+  EXPECT_EQ(seen, cluster.Events(job.job_id()).size());
+  EXPECT_EQ(cluster.Events(job.job_id()).back().state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST(Job, FourAttemptsThenItFails) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  for (int i = 0; i < 5; ++i) {  // drained: counts as none
+    ASSERT_TRUE(cluster.Fail("d", *cluster.Lease("d"), StatusCode::kCancelled, "drain").ok());
+  }
+  for (int i = 0; i < 4; ++i) {
+    cluster.clock->Advance(absl::Minutes(2));  // so that the same worker gets it again
+    const auto task = cluster.Lease("w0");
+    ASSERT_TRUE(task.has_value()) << i;
+    ASSERT_TRUE(cluster.Fail("w0", *task, StatusCode::kResourceExhausted, "no memory").ok());
+  }
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
+  EXPECT_NE(cluster.Get(job.job_id()).error().find("after 4 attempts"), std::string::npos);
+}
+
+TEST(Job, CancelTellsWorkersAtRenewal) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  const auto task = cluster.Lease("w0");
+  EXPECT_FALSE(*cluster.Renew("w0", *task));
+  EXPECT_EQ(cluster.core->Cancel(job.job_id())->state(), v1::JOB_STATE_CANCELLING);
+  cluster.Restart();
+  EXPECT_TRUE(*cluster.Renew("w0", *task));
+  EXPECT_FALSE(cluster.Lease("w1").has_value());
+  ASSERT_TRUE(cluster.Fail("w0", *task, StatusCode::kCancelled, "").ok());
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_CANCELLED);
+  EXPECT_EQ(cluster.Events(job.job_id()).back().state(), v1::JOB_STATE_CANCELLED);
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_TRUE(cluster.store->JobsNeedingWork()->empty());
+}
+
+TEST(Job, ATooShortTextIsSaidInNumbers) {
+  SimulatedCluster cluster(SimulatedModel{.text_windows = 25});
+  auto request = SimulatedCluster::Request();
+  request.mutable_spec()->mutable_calibration()->set_text_digest(Sha256Digest("text"));
+  const v1::Job job = cluster.Submit(request);  // 20 windows and 10 behind them
+  cluster.Run(1);
+  const v1::Job failed = cluster.Get(job.job_id());
+  EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+  EXPECT_NE(failed.error().find("gives 5 windows of 64 tokens, asked for 10"), std::string::npos)
+      << failed.error();
+}
+
+TEST(Job, HeldOutWindowsFollowTheCalibrations) {
+  SimulatedCluster cluster;
+  auto request = SimulatedCluster::Request();
+  request.mutable_spec()->mutable_calibration()->set_text_digest(Sha256Digest("text"));
+  request.mutable_spec()->mutable_evaluation()->set_length(100);
+  const v1::Job job = cluster.Submit(request);
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_CALIBRATING);
+  const auto view = JobView::Read(cluster.store.get(), job.job_id());
+  const auto tasks = view->OfKind(v1::TASK_KIND_CALIBRATE);
+  ASSERT_EQ(tasks.size(), 5u);
+  EXPECT_EQ(tasks[2]->task.calibrate().first(), 16u);
+  EXPECT_EQ(tasks[2]->task.calibrate().count(), 4u);
+  EXPECT_EQ(tasks[2]->task.calibrate().text_first(), 16u);
+  EXPECT_EQ(tasks[3]->task.calibrate().first(), 20u);
+  EXPECT_TRUE(tasks[3]->task.calibrate().held_out());
+  EXPECT_EQ(tasks[3]->task.calibrate().text_first(), 13u);  // 20 * 64 tokens in windows of 100
+  EXPECT_EQ(tasks[4]->task.calibrate().text_first(), 21u);
+  EXPECT_EQ(tasks[4]->task.calibrate().count(), 2u);
+}
+
+TEST(Job, DryRunEndsAfterIngesting) {
+  SimulatedCluster cluster;
+  auto request = SimulatedCluster::Request();
+  request.set_validate_only(true);
+  request.mutable_spec()->mutable_budget()->set_bytes(10);
+  const v1::Job submitted = cluster.Submit(request);
+  cluster.Run(1);
+  const v1::Job job = cluster.Get(submitted.job_id());
+  EXPECT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.error();
+  EXPECT_EQ(job.plan().layers_size(), 12);
+  EXPECT_GT(job.plan().minimum_package_bytes(), 5000u);
+  EXPECT_GT(job.plan().maximum_package_bytes(), job.plan().minimum_package_bytes());
+  EXPECT_FALSE(job.plan().budget_feasible());
+  EXPECT_NE(job.plan().budget_message().find("the least is about"), std::string::npos);
+  EXPECT_TRUE(cluster.publisher.published.empty());
+}
+
+TEST(Job, InfeasibleBudgetsSayWhatWouldFit) {
+  SimulatedCluster cluster;
+  auto request = SimulatedCluster::Request();
+  request.mutable_spec()->mutable_budget()->set_stored_bits(2.0);
+  const v1::Job job = cluster.Submit(request);
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
+  // 256 inputs: q + 20/128.
+  EXPECT_NE(cluster.Get(job.job_id()).error().find("the least is 2.1562 stored bits"),
+            std::string::npos)
+      << cluster.Get(job.job_id()).error();
+}
+
+TEST(Job, BudgetsInBytesAndOverrides) {
+  SimulatedCluster cluster;
+  auto request = SimulatedCluster::Request();
+  // Blobs of 1000 bytes: everything fits, so the widest of all is taken.
+  request.mutable_spec()->mutable_budget()->set_bytes(40000);
+  v1::Recipe* recipe = request.mutable_spec()->mutable_recipe();
+  v1::RecipeOverride* o = recipe->add_overrides();
+  o->set_glob("*.attn.q");
+  o->set_bits(6);
+  o = recipe->add_overrides();
+  o->set_glob("blocks.0.*");
+  o->set_skip(true);
+  const v1::Job submitted = cluster.Submit(request);
+  cluster.Run(2);
+  const v1::Job job = cluster.Get(submitted.job_id());
+  ASSERT_EQ(job.state(), v1::JOB_STATE_SUCCEEDED) << job.error();
+  const auto config = nlohmann::json::parse(cluster.publisher.published[0].config_json());
+  for (const auto& layer : config["layers"]) {
+    const std::string name = layer["name"];
+    const int bits = name.find("blocks.0.") == 0              ? 0
+                     : name.find("attn") != std::string::npos ? 6
+                                                              : 4;
+    EXPECT_EQ(layer["bits"], bits) << name;
+  }
+  EXPECT_EQ(job.quality().planes(), 5.0);  // skipped layers do not count
+}
+
+TEST(Job, APatternThatMatchesNothingIsAnError) {
+  SimulatedCluster cluster;
+  auto request = SimulatedCluster::Request();
+  v1::RecipeOverride* o = request.mutable_spec()->mutable_recipe()->add_overrides();
+  o->set_glob("layers.*");
+  o->set_skip(true);
+  const v1::Job job = cluster.Submit(request);
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
+  EXPECT_NE(cluster.Get(job.job_id()).error().find("recipe.overrides[0].glob"), std::string::npos);
+}
+
+TEST(Job, WaitsForAPackagerThatIsAwayAndFailsOnARefusal) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_EVALUATING);
+  cluster.publisher.fault = absl::UnavailableError("connection refused");
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_PACKAGING);
+  cluster.publisher.fault = absl::FailedPreconditionError("blob sha256:1 is not in the store");
+  cluster.clock->Advance(absl::Seconds(10));
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
+  EXPECT_NE(cluster.Get(job.job_id()).error().find("not in the store"), std::string::npos);
+  cluster.publisher.fault = absl::OkStatus();
+  ASSERT_TRUE(cluster.core->Retry(job.job_id()).ok());
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST(Workers, AnotherDeviceClassIdlesUnlessAllowed) {
+  SimulatedCluster cluster;
+  cluster.Submit(SimulatedCluster::Request());
+  ASSERT_TRUE(cluster.Complete("w0", *cluster.Lease("w0", "cpu-avx2")).ok());
+  EXPECT_FALSE(cluster.Lease("w1", "cpu-generic").has_value());
+  EXPECT_EQ(cluster.idle_reason(), "idle: another device class");
+  const auto workers = cluster.core->Workers();
+  for (const v1::WorkerInfo& w : *workers) {
+    EXPECT_EQ(w.state(), w.worker_id() == "w0" ? "idle" : "idle: another device class");
+  }
+  auto any = SimulatedCluster::Request();
+  any.mutable_spec()->set_any_device(true);
+  const v1::Job job = cluster.Submit(any);
+  EXPECT_EQ(cluster.Lease("w1", "cpu-generic")->context().job_id(), job.job_id());
+}
+
+TEST(Workers, AnotherQuantizerVersionIdles) {
+  SimulatedCluster cluster;
+  cluster.Submit(SimulatedCluster::Request());
+  v1::LeaseTaskRequest request;
+  request.set_worker_id("w0");
+  request.set_device_class("cpu-avx2");
+  request.set_quantizer_version("0-of-long-ago");
+  const auto response = cluster.core->Lease(request, [] { return false; });
+  ASSERT_TRUE(response.ok());
+  EXPECT_FALSE(response->has_task());
+  EXPECT_NE(response->idle_reason().find("quantizer version"), std::string::npos);
+}
+
+TEST(Workers, ResultsThatDoNotAnswerTheTaskAreRefused) {
+  SimulatedCluster cluster;
+  cluster.Submit(SimulatedCluster::Request());
+  const auto task = cluster.Lease("w0");
+  v1::CompleteTaskRequest request;
+  request.set_worker_id("w0");
+  request.set_task_id(task->task_id());
+  request.set_lease_epoch(task->lease_epoch());
+  EXPECT_EQ(cluster.core->Complete(request).code(), StatusCode::kInvalidArgument);
+  request.mutable_result()->mutable_hash();
+  EXPECT_EQ(cluster.core->Complete(request).code(), StatusCode::kInvalidArgument);
+  request.mutable_result()->mutable_ingest();
+  EXPECT_EQ(cluster.core->Complete(request).code(), StatusCode::kInvalidArgument);
+  EXPECT_TRUE(cluster.Complete("w0", *task).ok());
+}
+
+TEST(Submit, IsIdempotentByRequestId) {
+  SimulatedCluster cluster;
+  auto request = SimulatedCluster::Request();
+  request.set_request_id("once");
+  (*request.mutable_spec()->mutable_labels())["a"] = "1";
+  (*request.mutable_spec()->mutable_labels())["b"] = "2";
+  const v1::Job job = cluster.Submit(request);
+  EXPECT_EQ(cluster.Submit(request).job_id(), job.job_id());
+  request.mutable_spec()->set_priority(3);
+  std::vector<FieldFault> faults;
+  EXPECT_EQ(cluster.core->Submit(request, "local", &faults).status().code(),
+            StatusCode::kAlreadyExists);
+}
+
+}  // namespace
+}  // namespace shiftadd::coordinator

@@ -1,0 +1,271 @@
+#include "services/coordinator/simulated_cluster.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "services/base/ids.h"
+
+namespace shiftadd::coordinator {
+namespace {
+
+constexpr uint64_t kBlobBytes = 1000;
+constexpr uint64_t kWidth = 256;
+
+void AnswerProfile(const v1::Task& task, v1::ProfileResult* out) {
+  for (const v1::LayerPlan& layer : task.profile().layers()) {
+    v1::LayerReport* report = out->add_layers();
+    *report->mutable_layer() = layer;
+    for (uint32_t q : AllowedWidths(task.context().recipe(), layer.name())) {
+      v1::CandidateReport* c = report->add_candidates();
+      c->set_bits(q);
+      c->set_stored_bytes(EstimateStoredBytes(task.context().recipe(), layer, q));
+      // Later blocks are more sensitive, so that a mix pays.
+      c->set_output_error(q == 0 ? 0 : (1.0 + layer.block()) * std::pow(0.2, q));
+      c->set_importance(c->output_error() * static_cast<double>(layer.rows() * layer.cols()));
+      c->set_digest(Sha256Digest(absl::StrCat(layer.name(), "@", q)));
+    }
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> RecordingPublisher::Publish(const v1::PublishPackageRequest& request) {
+  if (!fault.ok()) return fault;
+  published.push_back(request);
+  return Sha256Digest(request.config_json());
+}
+
+absl::Status RecordingPublisher::Pin(const std::string& owner,
+                                     const std::vector<std::string>& digests) {
+  if (!fault.ok()) return fault;
+  pins[owner].insert(pins[owner].end(), digests.begin(), digests.end());
+  return absl::OkStatus();
+}
+
+absl::Status RecordingPublisher::Unpin(const std::string& owner) {
+  if (!fault.ok()) return fault;
+  pins.erase(owner);
+  return absl::OkStatus();
+}
+
+absl::StatusOr<uint64_t> RecordingPublisher::BlobSize(const std::string&) {
+  if (!fault.ok()) return fault;
+  return kBlobBytes;
+}
+
+SimulatedCluster::SimulatedCluster(SimulatedModel model)
+    : dir(testing::TempDir() + NewId("cluster")), model_(model) {
+  std::filesystem::create_directories(dir);
+  auto blobs = OpenOciLayout(dir + "/blobs");
+  EXPECT_TRUE(blobs.ok()) << blobs.status();
+  scratch = *std::move(blobs);
+  Restart();
+}
+
+SimulatedCluster::~SimulatedCluster() {
+  core.reset();
+  store.reset();
+  std::filesystem::remove_all(dir);
+}
+
+void SimulatedCluster::Restart() {
+  core.reset();
+  store.reset();
+  auto opened = OpenSqliteJobStore(dir + "/coordinator.db", clock);
+  ASSERT_TRUE(opened.ok()) << opened.status();
+  store = *std::move(opened);
+  core = std::make_unique<Coordinator>(store.get(), &publisher, scratch.get(), clock.get());
+}
+
+v1::SubmitJobRequest SimulatedCluster::Request() {
+  v1::SubmitJobRequest request;
+  v1::JobSpec* spec = request.mutable_spec();
+  spec->set_source("file:///models/tiny");
+  spec->set_output("tiny:latest");
+  spec->mutable_budget()->set_planes(3);
+  spec->mutable_calibration()->set_sequences(20);  // parts of 8, 8, 4
+  spec->mutable_calibration()->set_length(64);
+  spec->mutable_evaluation()->set_sequences(10);  // parts of 8, 2
+  return request;
+}
+
+v1::Job SimulatedCluster::Submit(const v1::SubmitJobRequest& request) {
+  std::vector<FieldFault> faults;
+  const auto job = core->Submit(request, "local", &faults);
+  EXPECT_TRUE(job.ok()) << job.status();
+  EXPECT_TRUE(core->Tick().ok());
+  return job.ok() ? *job : v1::Job();
+}
+
+v1::Job SimulatedCluster::Get(const std::string& job_id) {
+  const auto job = core->Get(job_id);
+  EXPECT_TRUE(job.ok()) << job.status();
+  return job.ok() ? *job : v1::Job();
+}
+
+std::optional<v1::Task> SimulatedCluster::Lease(const std::string& worker,
+                                                const std::string& device) {
+  EXPECT_TRUE(core->Tick().ok());
+  v1::LeaseTaskRequest request;
+  request.set_worker_id(worker);
+  request.set_device_class(device);
+  const auto response = core->Lease(request, [] { return false; });
+  EXPECT_TRUE(response.ok()) << response.status();
+  idle_reason_ = response->idle_reason();
+  if (!response->has_task()) return std::nullopt;
+  return response->task();
+}
+
+v1::Plan SimulatedCluster::MakePlan() const {
+  v1::Plan plan;
+  plan.set_architecture("llama");
+  plan.set_blocks(model_.blocks);
+  for (uint32_t block = 0; block < model_.blocks; ++block) {
+    for (const char* kind : {"attn.q", "mlp.down"}) {
+      v1::LayerPlan* layer = plan.add_layers();
+      layer->set_name(absl::StrCat("blocks.", block, ".", kind));
+      layer->set_block(block);
+      layer->set_kind(kind);
+      layer->set_rows(kWidth);
+      layer->set_cols(kWidth);
+    }
+  }
+  plan.set_fixed_bytes(5 * kBlobBytes);
+  plan.set_architecture_spec_json(R"({"blocks":6,"family":"llama"})");
+  plan.set_config_digest(Sha256Digest("config"));
+  plan.set_tokenizer_digest(Sha256Digest("tokenizer"));
+  v1::SourceFile* file = plan.add_source_files();
+  file->set_path("model.gguf");
+  file->set_bytes(12345);
+  return plan;
+}
+
+v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
+  v1::TaskResult result;
+  switch (task.kind()) {
+    case v1::TASK_KIND_INGEST:
+      *result.mutable_ingest()->mutable_plan() = MakePlan();
+      break;
+    case v1::TASK_KIND_HASH:
+      for (v1::SourceFile file : task.hash().files()) {
+        file.set_digest(Sha256Digest(file.path()));
+        *result.mutable_hash()->add_files() = file;
+      }
+      break;
+    case v1::TASK_KIND_CALIBRATE: {
+      const v1::CalibrateTask& t = task.calibrate();
+      uint32_t count = t.count();
+      if (!t.text_digest().empty()) {
+        const uint32_t left = model_.text_windows - std::min(t.text_first(), model_.text_windows);
+        count = std::min(count, left);
+      }
+      result.mutable_calibrate()->set_count(count);
+      result.mutable_calibrate()->set_digest(Sha256Digest(absl::StrCat("tokens", t.first())));
+      break;
+    }
+    case v1::TASK_KIND_FORWARD:
+      for (uint32_t block : task.forward().split_blocks()) {
+        v1::Boundary* b = result.mutable_forward()->add_boundaries();
+        b->set_block(block);
+        b->set_part(task.forward().part());
+        b->set_digest(Sha256Digest(absl::StrCat("hidden", block, "/", b->part())));
+      }
+      break;
+    case v1::TASK_KIND_PROFILE:
+      AnswerProfile(task, result.mutable_profile());
+      break;
+    case v1::TASK_KIND_ENDS:
+      result.mutable_ends()->set_head_digest(Sha256Digest("head"));
+      result.mutable_ends()->set_head_bytes(kBlobBytes);
+      result.mutable_ends()->set_unquantized_digest(Sha256Digest("unquantized"));
+      result.mutable_ends()->set_unquantized_bytes(kBlobBytes);
+      break;
+    case v1::TASK_KIND_EVALUATE:
+      for (int i = 0; i < (task.evaluate().part() == 0 ? 8 : 2); ++i) {
+        v1::WindowScore* w = result.mutable_evaluate()->add_windows();
+        w->set_tokens(63);
+        w->set_nll_full(63 * 2.0);
+        for (const v1::Variant& v : task.evaluate().variants()) {
+          const double kl = v.name() == "mixed" ? 0.25 : model_.uniform_kl;
+          w->add_kl(63 * (kl + 0.01 * i));
+          w->add_nll(63 * (2.0 + kl));
+        }
+      }
+      if (task.evaluate().check_server()) {
+        result.mutable_evaluate()->set_server_max_logit_error(0.001);
+      }
+      break;
+    default:
+      ADD_FAILURE() << "task of kind " << task.kind();
+  }
+  result.set_seconds(1);
+  return result;
+}
+
+absl::Status SimulatedCluster::Complete(const std::string& worker, const v1::Task& task) {
+  v1::CompleteTaskRequest request;
+  request.set_worker_id(worker);
+  request.set_task_id(task.task_id());
+  request.set_lease_epoch(task.lease_epoch());
+  *request.mutable_result() = Answer(task);
+  return core->Complete(request);
+}
+
+absl::Status SimulatedCluster::Fail(const std::string& worker, const v1::Task& task,
+                                    absl::StatusCode code, const std::string& message) {
+  v1::FailTaskRequest request;
+  request.set_worker_id(worker);
+  request.set_task_id(task.task_id());
+  request.set_lease_epoch(task.lease_epoch());
+  request.set_code(static_cast<int>(code));
+  request.set_message(message);
+  return core->Fail(request);
+}
+
+absl::StatusOr<bool> SimulatedCluster::Renew(const std::string& worker, const v1::Task& task) {
+  v1::RenewLeaseRequest request;
+  request.set_worker_id(worker);
+  request.set_task_id(task.task_id());
+  request.set_lease_epoch(task.lease_epoch());
+  const auto response = core->Renew(request);
+  if (!response.ok()) return response.status();
+  return response->cancel();
+}
+
+void SimulatedCluster::Run(int workers, const std::function<bool()>& before) {
+  for (int round = 0; round < 1000; ++round) {
+    std::vector<std::pair<std::string, v1::Task>> leased;
+    for (int i = 0; i < workers; ++i) {
+      if (before && before()) return;
+      const std::string worker = absl::StrCat("w", i);
+      if (auto task = Lease(worker)) leased.emplace_back(worker, *task);
+    }
+    if (leased.empty()) return;
+    clock->Advance(absl::Seconds(1));
+    // The last to lease is the first to finish: order must not matter.
+    for (auto it = leased.rbegin(); it != leased.rend(); ++it) {
+      ASSERT_TRUE(Complete(it->first, it->second).ok());
+    }
+  }
+  ADD_FAILURE() << "the cluster never comes to rest";
+}
+
+void SimulatedCluster::RunTo(const std::string& job_id, v1::JobState state, int workers) {
+  Run(workers, [&] {
+    EXPECT_TRUE(core->Tick().ok());
+    return Get(job_id).state() == state || IsTerminal(Get(job_id).state());
+  });
+}
+
+std::vector<v1::JobEvent> SimulatedCluster::Events(const std::string& job_id) {
+  const auto events = store->Events(job_id, 1, 100000);
+  EXPECT_TRUE(events.ok()) << events.status();
+  for (size_t i = 0; i < events->size(); ++i) EXPECT_EQ((*events)[i].sequence(), i + 1);
+  return *events;
+}
+
+}  // namespace shiftadd::coordinator
