@@ -37,7 +37,6 @@ struct QuantRecipe {
   int rounds = 15;       // T
   int inner_rounds = 4;  // T_in
   int apot_terms = 3;    // A, lat only
-  int sweeps = 0;        // rounds of coordinate descent after the loop, shiftadd only
   uint64_t seed = 0;
 };
 

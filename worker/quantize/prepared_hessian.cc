@@ -191,7 +191,6 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
   m = Permute(m, out->order);
   SA_ASSIGN_OR_RETURN(const Factor factor, FactorDamped(&m, k, recipe.damping));
   out->factor = MakeLoopFactor(factor, out->group);
-  if (recipe.sweeps > 0) out->damped.assign(m.begin(), m.end());
   return std::shared_ptr<const PreparedHessian>(std::move(out));
 }
 

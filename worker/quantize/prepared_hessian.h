@@ -43,7 +43,6 @@ class PreparedHessianImpl : public PreparedHessian {
   // rotated).
   std::vector<int64_t> order;
   LoopFactor factor;
-  std::vector<float> damped;  // [k, k], processing order; only if sweeps are on
 };
 
 // PreparedHessian::Create.
