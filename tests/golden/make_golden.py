@@ -7,7 +7,6 @@ import json
 import pathlib
 
 import gguf
-import jinja2
 import numpy as np
 import tokenizers
 import torch
@@ -213,6 +212,23 @@ def make_logits(model, tokenizer, digest):
            "dtype": "float32", "prompts": prompts})
 
 
+def make_rope():
+    """Inverse frequencies as transformers computes them (float32)."""
+    llama3 = {"rope_type": "llama3", "factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+              "original_max_position_embeddings": 8192}
+    out = []
+    for head_dim, theta, scaling in ((64, 100000.0, {"rope_type": "default"}), (128, 500000.0, llama3),
+                                     (64, 500000.0, {**llama3, "factor": 32.0}),
+                                     (80, 10000.0, {"rope_type": "linear", "factor": 4.0})):
+        config = transformers.LlamaConfig(hidden_size=4 * head_dim, num_attention_heads=4, head_dim=head_dim,
+                                          max_position_embeddings=131072,
+                                          rope_parameters={"rope_theta": theta, **scaling})
+        rotary = transformers.models.llama.modeling_llama.LlamaRotaryEmbedding(config)
+        out.append({"head_dim": head_dim, "rope_theta": theta, "rope_scaling": scaling,
+                    "inverse_frequencies": [float(f) for f in rotary.inv_freq]})
+    write("rope.json", {"cases": out})
+
+
 BLOCKS = {"Q4_0": (18, [0]), "Q4_1": (20, [0, 2]), "Q5_0": (22, [0]), "Q5_1": (24, [0, 2]), "Q8_0": (34, [0]),
           "Q4_K": (144, [0, 2]), "Q5_K": (176, [0, 2]), "Q6_K": (210, [208])}
 
@@ -253,6 +269,7 @@ def main():
     make_token_ids(tokenizer)
     make_words()
     make_chats(model, tokenizer)
+    make_rope()
     make_dequantized()
     make_logits(model, tokenizer, digest)
 
