@@ -40,6 +40,11 @@ absl::Status UploadTexts(const Context& context, const SubmitFlags& flags, v1::J
 
 int DryRun(Context& context, const JobClient& jobs, const v1::Job& submitted) {
   const absl::StatusOr<v1::Job> job = AwaitJob(jobs, submitted.job_id());
+  if (absl::IsCancelled(job.status())) {
+    context.err << "shiftadd: interrupted; the dry run goes on as " << submitted.job_id()
+                << ", end it with: shiftadd cancel " << submitted.job_id() << "\n";
+    return kExitFailed;
+  }
   if (!job.ok()) return Report(context, job.status());
   if (job->state() == v1::JOB_STATE_FAILED) {
     return Report(context, absl::FailedPreconditionError(job->error()));
