@@ -50,7 +50,7 @@ class Presence {
 
  private:
   StreamWriter* const writer_;
-  absl::Time asked_ = absl::Now();
+  absl::Time asked_ = absl::InfinitePast();
 };
 
 Response ClientClosed() {

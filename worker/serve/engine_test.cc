@@ -1,0 +1,150 @@
+#include "worker/serve/engine.h"
+
+#include <gtest/gtest.h>
+
+#include <thread>
+
+#include "worker/serve/testing/tiny_server.h"
+
+namespace shiftadd {
+namespace {
+
+using testing::TinyServer;
+using testing::TinyServerOptions;
+
+GenerateParams Params(int prompt, int max_tokens) {
+  GenerateParams params;
+  for (int i = 0; i < prompt; ++i) params.prompt.push_back(3 + (i * 7) % 250);
+  params.max_tokens = max_tokens;
+  params.ignore_eos = true;
+  return params;
+}
+
+// Everything that came out, by sequence.
+struct Collected {
+  std::vector<std::vector<int32_t>> tokens;
+  std::vector<std::string> text, finish;
+  std::vector<absl::Status> status;
+};
+
+Collected Collect(Generation* generation) {
+  const size_t count = generation->sequences().size();
+  Collected out{std::vector<std::vector<int32_t>>(count), std::vector<std::string>(count),
+                std::vector<std::string>(count), std::vector<absl::Status>(count)};
+  for (size_t left = count; left > 0;) {
+    const auto event = generation->Next(absl::Seconds(60));
+    if (!event.has_value()) {
+      ADD_FAILURE() << "no event for a minute";
+      break;
+    }
+    auto& tokens = out.tokens[event->index];
+    tokens.insert(tokens.end(), event->tokens.begin(), event->tokens.end());
+    out.text[event->index] += event->text;
+    out.finish[event->index] = event->finish_reason;
+    out.status[event->index] = event->status;
+    if (event->last()) --left;
+  }
+  return out;
+}
+
+TEST(Engine, ABatchGivesWhatEachSequenceGivesAlone) {
+  TinyServerOptions options;
+  options.engine = {256, 8, 3};
+  TinyServer server(options);
+  std::vector<GenerateParams> request = {Params(5, 20), Params(150, 10), Params(1, 30),
+                                         Params(33, 3)};
+  request[2].sampling.temperature = 1;
+  request[2].sampling.seed = 11;
+  const auto together = Collect(server.engine->Submit(request)->get());
+  for (size_t i = 0; i < request.size(); ++i) {
+    const auto alone = Collect(server.engine->Submit({request[i]})->get());
+    EXPECT_EQ(alone.tokens[0], together.tokens[i]) << i;
+    EXPECT_EQ(alone.text[0], together.text[i]) << i;
+    EXPECT_EQ(static_cast<int64_t>(alone.tokens[0].size()), request[i].max_tokens);
+    EXPECT_EQ(alone.finish[0], "length");
+  }
+}
+
+TEST(Engine, FillsTheContextAndNoMore) {
+  TinyServer server;  // context 256
+  const auto out = Collect(server.engine->Submit({Params(250, 1000)})->get());
+  EXPECT_EQ(out.tokens[0].size(), 6u);
+  EXPECT_EQ(out.finish[0], "length");
+  EXPECT_EQ(server.engine->Submit({Params(256, 1)}).status().code(), absl::StatusCode::kOutOfRange);
+  EXPECT_TRUE(server.engine->Submit({Params(256, 0)}).ok());
+  EXPECT_EQ(server.engine->Submit({Params(0, 1)}).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  GenerateParams bad = Params(3, 1);
+  bad.prompt[1] = 320;
+  EXPECT_EQ(server.engine->Submit({bad}).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST(Engine, EndsAtAnEndOfSequenceToken) {
+  TinyServer server;
+  GenerateParams params = Params(4, 50);
+  params.ignore_eos = false;
+  params.sampling.logit_bias[testing::kTinyImEnd] = 1e6;
+  const auto out = Collect(server.engine->Submit({params})->get());
+  EXPECT_EQ(out.finish[0], "stop");
+  EXPECT_EQ(out.tokens[0], std::vector<int32_t>{testing::kTinyImEnd});
+  EXPECT_EQ(out.text[0], "");
+}
+
+TEST(Engine, AFullQueueRefuses) {
+  TinyServerOptions options;
+  options.engine = {512, 2, 1};
+  TinyServer server(options);
+  std::vector<std::shared_ptr<Generation>> accepted;
+  int refused = 0;
+  for (int i = 0; i < 12; ++i) {
+    const auto generation = server.engine->Submit({Params(2, 400)});
+    if (generation.ok()) {
+      accepted.push_back(*generation);
+    } else {
+      EXPECT_EQ(generation.status().code(), absl::StatusCode::kResourceExhausted);
+      ++refused;
+    }
+  }
+  // One runs, two wait; at most a few could have ended meanwhile.
+  EXPECT_GE(refused, 1);
+  EXPECT_GE(accepted.size(), 3u);
+  for (const auto& generation : accepted) generation->Cancel();
+  for (const auto& generation : accepted) {
+    EXPECT_EQ(Collect(generation.get()).status[0].code(), absl::StatusCode::kCancelled);
+  }
+  EXPECT_TRUE(Collect(server.engine->Submit({Params(2, 2)})->get()).status[0].ok());
+}
+
+TEST(Engine, ManyPromptsOfOneRequestLeaveRoomForOthers) {
+  TinyServerOptions options;
+  options.engine = {512, 8, 1};
+  TinyServer server(options);
+  const auto many = *server.engine->Submit(std::vector<GenerateParams>(40, Params(3, 40)));
+  const auto one = *server.engine->Submit({Params(3, 2)});
+  EXPECT_TRUE(Collect(one.get()).status[0].ok());
+  // The single prompt went through long before the forty were done.
+  int ended = 0;
+  while (const auto event = many->Next(absl::ZeroDuration())) ended += event->last() ? 1 : 0;
+  EXPECT_LT(ended, 20);
+  many->Cancel();
+}
+
+TEST(Engine, DrainRefusesAndThenCancels) {
+  TinyServer server;
+  const auto quick = *server.engine->Submit({Params(3, 5)});
+  server.engine->Drain(absl::Seconds(60));
+  EXPECT_EQ(Collect(quick.get()).finish[0], "length");
+  EXPECT_TRUE(server.engine->draining());
+  EXPECT_EQ(server.engine->Submit({Params(3, 5)}).status().code(), absl::StatusCode::kUnavailable);
+
+  TinyServerOptions options;
+  options.engine = {512, 8, 1};
+  TinyServer slow(options);
+  const auto long_one = *slow.engine->Submit({Params(3, 500), Params(3, 500), Params(3, 500)});
+  slow.engine->Drain(absl::Milliseconds(1));
+  const auto out = Collect(long_one.get());
+  EXPECT_EQ(out.status[2].code(), absl::StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace shiftadd

@@ -1,0 +1,398 @@
+#include "worker/serve/openai_api.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+#include <numeric>
+
+#include "worker/serve/testing/tiny_server.h"
+
+namespace shiftadd {
+namespace {
+
+using nlohmann::json;
+using testing::FakeWriter;
+using ::testing::HasSubstr;
+using testing::ReferenceLogits;
+using testing::TinyServer;
+
+constexpr char kCompletions[] = "/v1/completions";
+constexpr char kChat[] = "/v1/chat/completions";
+
+class OpenAiApi : public ::testing::Test {
+ protected:
+  // One server for all tests: they leave it idle.
+  static void SetUpTestSuite() { server_ = new TinyServer(); }
+  static void TearDownTestSuite() { delete server_; }
+  static TinyServer* server_;
+};
+TinyServer* OpenAiApi::server_ = nullptr;
+
+json Greedy(const json& prompt, int max_tokens) {
+  return {{"model", "tiny:latest"},
+          {"prompt", prompt},
+          {"max_tokens", max_tokens},
+          {"temperature", 0},
+          {"ignore_eos", true}};
+}
+
+json ChatBody(const std::string& text) {
+  return {{"model", "tiny"},
+          {"messages", {{{"role", "user"}, {"content", text}}}},
+          {"max_tokens", 6},
+          {"temperature", 0},
+          {"ignore_eos", true}};
+}
+
+// serving.md, bad input, last column.
+TEST_F(OpenAiApi, BadInputTable) {
+  const json user = {{{"role", "user"}, {"content", "x"}}};
+  const auto with = [](json body, const char* field, const json& value) {
+    body[field] = value;
+    return body.dump();
+  };
+  const json completion = Greedy("ab", 2);
+  const json chat = ChatBody("ab");
+  const struct {
+    const char* path;
+    std::string body;
+    int status;
+    const char* says;  // part of the message
+  } rows[] = {
+      {kCompletions, "{", 400, "not valid JSON"},
+      {kCompletions, "", 400, "empty"},
+      {kCompletions, "{\"prompt\":\"\xff\"}", 400, "UTF-8"},
+      {kCompletions, std::string(100000, '['), 400, "deeper"},
+      {kChat, std::string(100000, '['), 400, "deeper"},
+      {kCompletions, "[1]", 400, "object"},
+      {kChat, "{\"model\":\"tiny\"}", 400, "messages: is missing"},
+      {kChat, with(chat, "messages", "hello"), 400, "messages: must be a list"},
+      {kChat, with(chat, "messages", json::array()), 400, "messages: is empty"},
+      {kChat, with(chat, "messages", {{{"role", "user"}, {"content", 5}}}), 400,
+       "messages[0].content"},
+      {kChat, with(chat, "messages", {{{"role", "wizard"}, {"content", "x"}}}), 400, "wizard"},
+      {kChat, with(chat, "messages", {{{"content", "x"}}}), 400, "messages[0].role"},
+      {kChat, with(chat, "messages", {5}), 400, "messages[0]"},
+      {kChat, with(chat, "max_tokens", "many"), 400, "max_tokens: must be an integer"},
+      {kChat, with(chat, "temperature", "hot"), 400, "temperature: must be a number"},
+      {kCompletions, with(completion, "unknown_field", 1), 200, ""},
+      {kCompletions, with(completion, "model", "gpt-4"), 404, "gpt-4"},
+      {kChat, with(chat, "model", "tiny:other"), 404, "tiny:other"},
+      {kCompletions, with(completion, "model", 7), 400, "model: must be a string"},
+      {kCompletions, with(completion, "max_tokens", -5), 400, "-5"},
+      {kCompletions, with(completion, "max_tokens", 1000000000000), 400, "1000000000000"},
+      {kCompletions, with(completion, "max_tokens", 1.5), 400, "1.5"},
+      {kCompletions, with(completion, "max_tokens", 0), 200, ""},
+      {kCompletions, with(completion, "temperature", -1), 400, "temperature"},
+      {kCompletions, with(completion, "top_p", 7), 400, "top_p"},
+      {kCompletions, with(completion, "min_p", 1.5), 400, "min_p"},
+      {kCompletions, with(completion, "top_k", -2), 400, "top_k"},
+      {kCompletions, with(completion, "logprobs", -1), 400, "logprobs"},
+      {kCompletions, with(completion, "n", 0), 400, "n: must be"},
+      {kCompletions, with(completion, "n", 1000), 400, "n: must be"},
+      {kCompletions, with(completion, "seed", "x"), 400, "seed"},
+      {kCompletions, with(completion, "seed", -3), 200, ""},
+      {kCompletions, with(completion, "stop", 5), 400, "stop"},
+      {kCompletions, with(completion, "stop", {1, 2}), 400, "stop"},
+      {kCompletions, with(completion, "stop", nullptr), 200, ""},
+      {kCompletions, with(completion, "stream_options", json::object()), 400, "stream_options"},
+      {kCompletions, with(completion, "logit_bias", {{"99999", 1}}), 400, "logit_bias"},
+      {kCompletions, with(completion, "suffix", "x"), 400, "suffix"},
+      {kCompletions, with(completion, "best_of", 3), 400, "best_of"},
+      {kCompletions, "{\"prompt\":\"x\",\"temperature\":1e999}", 400, ""},
+      {kChat, with(chat, "tools", {{{"type", "function"}}}), 400, "tools"},
+      {kChat, with(chat, "response_format", {{"type", "json_object"}}), 400, "response_format"},
+      {kChat, with(chat, "response_format", {{"type", "text"}}), 200, ""},
+      {kChat, with(chat, "top_logprobs", 3), 400, "top_logprobs"},
+      {kCompletions, with(completion, "prompt", {1, 320}), 400, "320"},
+      {kCompletions, with(completion, "prompt", {1, -1}), 400, "-1"},
+      {kCompletions, with(completion, "prompt", {1, 1.5}), 400, "1.5"},
+      {kCompletions, with(completion, "prompt", {{1, 2}, {320}}), 400, "prompt[1]"},
+      {kCompletions, with(completion, "prompt", json::array()), 400, "prompt: is empty"},
+      {kCompletions, with(completion, "prompt", 5), 400, "prompt"},
+      {kCompletions, with(completion, "prompt", {{"a", 1}}), 400, "prompt"},
+      {kCompletions, "{\"model\":\"tiny\"}", 400, "prompt: is missing"},
+      {"/tokenize", "{}", 400, "prompt: is missing"},
+      {"/tokenize", "{\"prompt\":5}", 400, "prompt"},
+      {"/detokenize", "{}", 400, "tokens: is missing"},
+      {"/detokenize", "{\"tokens\":[9999]}", 400, "9999"},
+  };
+  for (const auto& row : rows) {
+    const http::Response response = server_->Call("POST", row.path, row.body);
+    const std::string shown = row.body.substr(0, 200);
+    EXPECT_EQ(response.status, row.status) << row.path << " " << shown << "\n" << response.body;
+    if (row.status == 200) continue;
+    const json error = json::parse(response.body)["error"];
+    EXPECT_THAT(error["message"].get<std::string>(), HasSubstr(row.says)) << shown;
+    EXPECT_TRUE(error["type"].is_string());
+    if (row.status == 404) {
+      EXPECT_EQ(error["code"], "model_not_found");
+    } else {
+      EXPECT_EQ(error["code"], row.status);
+    }
+  }
+}
+
+TEST_F(OpenAiApi, TooLongPromptsSayHowLong) {
+  const std::string text(2000, 'x');
+  std::vector<int> ids(300, 5);
+  for (json body : {Greedy(text, 2), Greedy(ids, 2), ChatBody(text)}) {
+    for (const bool stream : {false, true}) {
+      body["stream"] = stream;
+      FakeWriter writer;
+      const char* path = body.contains("messages") ? kChat : kCompletions;
+      const http::Response response = server_->Call("POST", path, body.dump(), &writer);
+      EXPECT_EQ(response.status, 400);
+      EXPECT_FALSE(writer.started);
+      const json error = json::parse(response.body)["error"];
+      EXPECT_EQ(error["type"], "exceed_context_size_error");
+      EXPECT_EQ(error["n_ctx"], 256);
+      EXPECT_GT(error["n_prompt_tokens"].get<int>(), 256);
+    }
+  }
+  // So long that it is not even encoded.
+  const http::Response response =
+      server_->Call("POST", kCompletions, Greedy(std::string(7 << 20, 'y'), 2).dump());
+  EXPECT_EQ(response.status, 400);
+}
+
+TEST_F(OpenAiApi, GreedyCompletionIsTheReferencesArgMax) {
+  const std::vector<int32_t> prompt = {5, 80, 33, 120};
+  json body = Greedy(prompt, 1);
+  body["logprobs"] = 2;
+  const json choice = server_->Post(kCompletions, body)["choices"][0];
+  const auto logits = ReferenceLogits(server_->package, prompt);
+  const auto last = logits.end() - server_->package.spec.vocab;
+  // The second-best logit must be far enough for A8's error.
+  std::vector<double> sorted(last, logits.end());
+  std::sort(sorted.rbegin(), sorted.rend());
+  const int32_t best = static_cast<int32_t>(std::max_element(last, logits.end()) - last);
+  if (sorted[0] - sorted[1] > 0.2 * std::abs(sorted[0])) {
+    EXPECT_EQ(choice["logprobs"]["tokens"][0], openai::TokenName(*server_->tokenizer, best));
+  }
+  double sum = 0;
+  for (auto it = last; it != logits.end(); ++it) sum += std::exp(*it - sorted[0]);
+  EXPECT_NEAR(choice["logprobs"]["token_logprobs"][0].get<double>(), -std::log(sum), 0.2);
+  EXPECT_EQ(choice["finish_reason"], "length");
+}
+
+// What lm-eval sends and reads (serving.md).
+TEST_F(OpenAiApi, EchoWithLogprobs) {
+  const std::vector<std::vector<int>> prompts = {{5, 80, 33, 120}, {7, 9}};
+  json body = Greedy(prompts, 1);
+  body["logprobs"] = 1;
+  body["echo"] = true;
+  const json answer = server_->Post(kCompletions, body);
+  ASSERT_EQ(answer["choices"].size(), 2u);
+  for (size_t i = 0; i < 2; ++i) {
+    const json& choice = answer["choices"][i];
+    EXPECT_EQ(choice["index"], i);
+    const json& lp = choice["logprobs"];
+    const size_t size = prompts[i].size() + 1;
+    for (const char* field : {"tokens", "token_logprobs", "top_logprobs", "text_offset"}) {
+      ASSERT_EQ(lp[field].size(), size) << field;
+    }
+    EXPECT_TRUE(lp["token_logprobs"][0].is_null());
+    EXPECT_TRUE(lp["top_logprobs"][0].is_null());
+    for (size_t t = 1; t < size; ++t) {
+      double top = -1e9;
+      for (const auto& [name, value] : lp["top_logprobs"][t].items())
+        top = std::max(top, value.get<double>());
+      EXPECT_LE(lp["token_logprobs"][t].get<double>(), top);
+      EXPECT_TRUE(lp["top_logprobs"][t].contains(lp["tokens"][t].get<std::string>()));
+    }
+    // The generated token is greedy: the likeliest.
+    const auto& last = lp["top_logprobs"][size - 1];
+    EXPECT_EQ(last.size(), 1u);
+    EXPECT_EQ(last.begin().value(), lp["token_logprobs"][size - 1]);
+  }
+  EXPECT_EQ(answer["usage"]["prompt_tokens"], 6);
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 2);
+
+  body["max_tokens"] = 0;
+  const json scored = server_->Post(kCompletions, body);
+  EXPECT_EQ(scored["usage"]["completion_tokens"], 0);
+  for (size_t i = 0; i < 2; ++i) {
+    const json& values = scored["choices"][i]["logprobs"]["token_logprobs"];
+    ASSERT_EQ(values.size(), prompts[i].size());
+    for (size_t t = 1; t < values.size(); ++t) {
+      EXPECT_EQ(values[t], answer["choices"][i]["logprobs"]["token_logprobs"][t]);
+    }
+  }
+}
+
+TEST_F(OpenAiApi, PromptsOfEveryForm) {
+  EXPECT_EQ(server_->Post(kCompletions, Greedy("hello", 3))["choices"].size(), 1u);
+  const json two = server_->Post(kCompletions, Greedy({"hello", "world"}, 3));
+  ASSERT_EQ(two["choices"].size(), 2u);
+  const json hello = server_->Post(kCompletions, Greedy("hello", 3));
+  EXPECT_EQ(two["choices"][0]["text"], hello["choices"][0]["text"]);
+  const json ids = server_->Post("/tokenize", {{"prompt", "hello"}})["tokens"];
+  const json by_ids = server_->Post(kCompletions, Greedy(ids, 3));
+  EXPECT_EQ(by_ids["choices"][0]["text"], hello["choices"][0]["text"]);
+  json echo = Greedy("hello", 0);
+  echo["echo"] = true;
+  EXPECT_EQ(server_->Post(kCompletions, echo)["choices"][0]["text"], "hello");
+  EXPECT_THAT(hello["id"].get<std::string>(), HasSubstr("cmpl-"));
+  EXPECT_EQ(hello["object"], "text_completion");
+  EXPECT_EQ(hello["model"], "tiny:latest");
+}
+
+TEST_F(OpenAiApi, SeedsRepeatAndChoicesDiffer) {
+  json body = Greedy("hello", 12);
+  body["temperature"] = 2.0;
+  body["seed"] = 5;
+  body["n"] = 3;
+  const json first = server_->Post(kCompletions, body);
+  const json second = server_->Post(kCompletions, body);
+  ASSERT_EQ(first["choices"].size(), 3u);
+  EXPECT_EQ(first["choices"], second["choices"]);
+  EXPECT_NE(first["choices"][0]["text"], first["choices"][1]["text"]);
+  // A prompt counts once, whatever n is.
+  EXPECT_EQ(first["usage"]["prompt_tokens"],
+            server_->Post("/tokenize", {{"prompt", "hello"}})["count"]);
+  body["seed"] = 6;
+  EXPECT_NE(server_->Post(kCompletions, body)["choices"], first["choices"]);
+}
+
+TEST_F(OpenAiApi, StopStringsEndTheText) {
+  // Only a and b, taking turns as the penalty says.
+  json body = Greedy("hello", 24);
+  const json ids = server_->Post("/tokenize", {{"prompt", "a b"}, {"add_special_tokens", false}});
+  body["logit_bias"][ids["tokens"].front().dump()] = 100;
+  body["logit_bias"][ids["tokens"].back().dump()] = 100;
+  body["frequency_penalty"] = 2;
+  const std::string text = server_->Post(kCompletions, body)["choices"][0]["text"];
+  ASSERT_GE(text.size(), 24u);
+  const std::string stop = text.substr(text.size() / 2, 5);
+  body["stop"] = {stop, "never there"};
+  const json choice = server_->Post(kCompletions, body)["choices"][0];
+  EXPECT_EQ(choice["text"], text.substr(0, text.find(stop)));
+  EXPECT_EQ(choice["finish_reason"], "stop");
+}
+
+TEST_F(OpenAiApi, ChatAnswers) {
+  json body = ChatBody("hi");
+  body["logprobs"] = true;
+  body["top_logprobs"] = 2;
+  const json answer = server_->Post(kChat, body);
+  EXPECT_EQ(answer["object"], "chat.completion");
+  const json& choice = answer["choices"][0];
+  EXPECT_EQ(choice["message"]["role"], "assistant");
+  EXPECT_TRUE(choice["message"]["content"].is_string());
+  EXPECT_EQ(choice["finish_reason"], "length");
+  ASSERT_EQ(choice["logprobs"]["content"].size(), 6u);
+  const json& token = choice["logprobs"]["content"][0];
+  EXPECT_EQ(token["top_logprobs"].size(), 2u);
+  EXPECT_EQ(token["top_logprobs"][0]["logprob"], token["logprob"]);
+  EXPECT_TRUE(token["bytes"].is_array());
+  EXPECT_EQ(answer["usage"]["completion_tokens"], 6);
+  const json parts = {{"type", "text"}, {"text", "hi"}};
+  json by_parts = ChatBody("");
+  by_parts["messages"][0]["content"] = json::array({parts});
+  EXPECT_EQ(server_->Post(kChat, by_parts)["choices"][0]["message"], choice["message"]);
+}
+
+TEST_F(OpenAiApi, ChatStreamHasTheWholeText) {
+  json body = ChatBody("hi");
+  body["max_tokens"] = 20;
+  const json whole = server_->Post(kChat, body);
+  body["stream"] = true;
+  body["stream_options"] = {{"include_usage", true}};
+  FakeWriter writer;
+  server_->Call("POST", kChat, body.dump(), &writer);
+  EXPECT_EQ(writer.head.content_type, "text/event-stream");
+  const std::vector<json> events = writer.Events();
+  ASSERT_GE(events.size(), 4u);
+  EXPECT_EQ(events.back(), "[DONE]");
+  EXPECT_EQ(events.front()["choices"][0]["delta"]["role"], "assistant");
+  const json& usage = events[events.size() - 2];
+  EXPECT_TRUE(usage["choices"].empty());
+  EXPECT_EQ(usage["usage"], whole["usage"]);
+  const json& last = events[events.size() - 3]["choices"][0];
+  EXPECT_TRUE(last["delta"].empty());
+  EXPECT_EQ(last["finish_reason"], "length");
+  std::string text;
+  for (size_t i = 0; i + 2 < events.size(); ++i) {
+    EXPECT_EQ(events[i]["object"], "chat.completion.chunk");
+    EXPECT_EQ(events[i]["id"], events[0]["id"]);
+    EXPECT_TRUE(events[i]["usage"].is_null());
+    text += events[i]["choices"][0]["delta"].value("content", "");
+  }
+  EXPECT_EQ(text, whole["choices"][0]["message"]["content"]);
+}
+
+TEST_F(OpenAiApi, CompletionStreamHasTheWholeText) {
+  json body = Greedy({"hello", "world"}, 10);
+  body["echo"] = true;
+  const json whole = server_->Post(kCompletions, body);
+  body["stream"] = true;
+  FakeWriter writer;
+  server_->Call("POST", kCompletions, body.dump(), &writer);
+  std::string text[2], finish[2];
+  const std::vector<json> events = writer.Events();
+  EXPECT_EQ(events.back(), "[DONE]");
+  for (size_t i = 0; i + 1 < events.size(); ++i) {
+    const json& choice = events[i]["choices"][0];
+    const size_t index = choice["index"];
+    text[index] += choice["text"].get<std::string>();
+    if (choice["finish_reason"].is_string()) finish[index] = choice["finish_reason"];
+  }
+  for (size_t i = 0; i < 2; ++i) {
+    EXPECT_EQ(text[i], whole["choices"][i]["text"]);
+    EXPECT_EQ(finish[i], "length");
+  }
+}
+
+TEST_F(OpenAiApi, AClientThatLeavesFreesItsSequence) {
+  json body = Greedy("hello", 200);
+  body["stream"] = true;
+  FakeWriter writer;
+  writer.leave_after = 3;
+  EXPECT_EQ(server_->Call("POST", kCompletions, body.dump(), &writer).status, 499);
+  body["stream"] = false;
+  FakeWriter gone;
+  gone.connected = false;
+  body["n"] = 8;
+  EXPECT_EQ(server_->Call("POST", kCompletions, body.dump(), &gone).status, 499);
+  // Freed: the cache empties without anybody asking for the rest.
+  for (int i = 0; i < 500 && server_->model->cache_pages() > 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(server_->model->cache_pages(), 0);
+}
+
+TEST_F(OpenAiApi, TokenizerAndModels) {
+  const json tokens =
+      server_->Post("/tokenize", {{"prompt", "héllo\n"}, {"add_special_tokens", false}});
+  EXPECT_EQ(tokens["count"], tokens["tokens"].size());
+  EXPECT_EQ(server_->Post("/detokenize", {{"tokens", tokens["tokens"]}})["prompt"], "héllo\n");
+  const json special = server_->Post("/tokenize", {{"prompt", "héllo\n"}});
+  EXPECT_EQ(special["tokens"].size(), tokens["tokens"].size() + 1);  // BOS
+  const json info = json::parse(server_->Call("GET", "/tokenizer_info", "").body);
+  EXPECT_TRUE(info["eos_token"].is_string());
+  EXPECT_TRUE(info["chat_template"].is_string());
+  const json models = json::parse(server_->Call("GET", "/v1/models", "").body);
+  EXPECT_EQ(models["object"], "list");
+  EXPECT_EQ(models["data"][0]["id"], "tiny:latest");
+  EXPECT_EQ(json::parse(server_->Call("GET", "/v1/models/tiny:latest", "").body),
+            models["data"][0]);
+}
+
+TEST_F(OpenAiApi, PenaltiesAndBiasChangeTheText) {
+  json body = Greedy("hello", 10);
+  const json plain = server_->Post(kCompletions, body)["choices"][0]["text"];
+  // One token is made certain.
+  body["logit_bias"] = {{"100", 100}};
+  body["logprobs"] = 0;
+  const json biased = server_->Post(kCompletions, body)["choices"][0]["logprobs"]["tokens"];
+  for (const json& token : biased) EXPECT_EQ(token, openai::TokenName(*server_->tokenizer, 100));
+  body["frequency_penalty"] = 2;
+  body["logit_bias"] = {{"100", 3}};
+  EXPECT_NE(plain, server_->Post(kCompletions, body)["choices"][0]["text"]);
+}
+
+}  // namespace
+}  // namespace shiftadd

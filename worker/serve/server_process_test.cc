@@ -1,0 +1,222 @@
+// The binary itself: flags, ports, an answer over gRPC and one over HTTP, the end.
+#include <arpa/inet.h>
+#include <gmock/gmock.h>
+#include <grpcpp/grpcpp.h>
+#include <gtest/gtest.h>
+#include <signal.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <sstream>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/rpc/rpc.h"
+#include "shiftadd/v1/generate.grpc.pb.h"
+#include "worker/serve/testing/tiny_package.h"
+
+namespace shiftadd {
+namespace {
+
+using ::testing::HasSubstr;
+namespace fs = std::filesystem;
+
+// A server process; what it writes to stderr is kept in a file.
+class Process {
+ public:
+  Process(const fs::path& dir, std::vector<std::string> args) : log_(dir / "stderr") {
+    args.insert(args.begin(), SHIFTADD_BIN_DIR "/shiftadd-server");
+    pid_ = fork();
+    if (pid_ != 0) return;
+    if (freopen(log_.c_str(), "w", stderr) == nullptr) _exit(99);
+    std::vector<char*> argv;
+    for (std::string& arg : args) argv.push_back(arg.data());
+    argv.push_back(nullptr);
+    execv(argv[0], argv.data());
+    _exit(98);
+  }
+  ~Process() {
+    if (pid_ > 0) {
+      kill(pid_, SIGKILL);
+      waitpid(pid_, nullptr, 0);
+    }
+  }
+  void Signal(int number) { kill(pid_, number); }
+  int Wait() {
+    int status = 0;
+    waitpid(pid_, &status, 0);
+    pid_ = -1;
+    return WIFEXITED(status) ? WEXITSTATUS(status) : -WTERMSIG(status);
+  }
+  std::string Stderr() const {
+    std::ifstream file(log_);
+    std::stringstream text;
+    text << file.rdbuf();
+    return text.str();
+  }
+
+ private:
+  const fs::path log_;
+  pid_t pid_ = -1;
+};
+
+class ServerProcess : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    dir_ = fs::temp_directory_path() / absl::StrCat("server_process_", getpid());
+    fs::create_directories(dir_);
+    package_ = testing::MakeTinyPackage({});
+    const auto digest = package_.WriteLayout((dir_ / "oci").string(), "tiny:one");
+    ASSERT_TRUE(digest.ok()) << digest.status();
+    digest_ = *digest;
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  std::vector<std::string> Args(const std::string& package) const {
+    return {"--package",     package,
+            "--package-dir", (dir_ / "oci").string(),
+            "--listen",      "127.0.0.1:0",
+            "--http",        "127.0.0.1:0",
+            "--port-file",   (dir_ / "ports").string(),
+            "--threads",     "1"};
+  }
+  // Waits for the port file.
+  bool Ports(int* grpc, int* http) const {
+    for (int i = 0; i < 3000; ++i) {
+      std::ifstream file(dir_ / "ports");
+      if (file >> *grpc >> *http) return true;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return false;
+  }
+  int Fails(std::vector<std::string> args, std::string* says) {
+    Process process(dir_, std::move(args));
+    const int code = process.Wait();
+    *says = process.Stderr();
+    return code;
+  }
+
+  fs::path dir_;
+  testing::TinyPackage package_;
+  std::string digest_;
+};
+
+// One HTTP exchange; the whole answer with its head.
+std::string Http(int port, const std::string& request) {
+  const int fd = socket(AF_INET, SOCK_STREAM, 0);
+  sockaddr_in address = {};
+  address.sin_family = AF_INET;
+  address.sin_port = htons(static_cast<uint16_t>(port));
+  address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+  std::string answer;
+  if (connect(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 &&
+      write(fd, request.data(), request.size()) == static_cast<ssize_t>(request.size())) {
+    char buffer[4096];
+    for (ssize_t n; (n = read(fd, buffer, sizeof(buffer))) > 0;) answer.append(buffer, n);
+  }
+  close(fd);
+  return answer;
+}
+
+std::string Post(int port, const std::string& path, const std::string& body) {
+  return Http(port, absl::StrCat("POST ", path, " HTTP/1.1\r\nHost: x\r\nConnection: close\r\n",
+                                 "Content-Length: ", body.size(), "\r\n\r\n", body));
+}
+
+TEST_F(ServerProcess, AnswersOverBothAndEndsOnSigterm) {
+  Process process(dir_, Args("tiny:one"));
+  int grpc_port = 0, http_port = 0;
+  ASSERT_TRUE(Ports(&grpc_port, &http_port)) << process.Stderr();
+  const auto stub =
+      v1::GenerateService::NewStub(rpc::MakeChannel(absl::StrCat("127.0.0.1:", grpc_port)));
+  v1::GenerateRequest request;
+  for (const uint32_t id : {5u, 80u, 33u}) request.mutable_tokens()->add_ids(id);
+  request.set_max_tokens(8);
+  request.set_ignore_eos(true);
+  std::vector<uint32_t> tokens;
+  std::string text;
+  v1::GenerateResponse response;
+  {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(60));
+    const auto reader = stub->Generate(&context, request);
+    while (reader->Read(&response)) {
+      tokens.insert(tokens.end(), response.tokens().begin(), response.tokens().end());
+      text += response.text();
+    }
+    const grpc::Status status = reader->Finish();
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  EXPECT_EQ(tokens.size(), 8u);
+  EXPECT_EQ(response.finish_reason(), "length");
+  EXPECT_EQ(response.prompt_tokens(), 3u);
+  EXPECT_EQ(response.generated_tokens(), 8u);
+
+  // The same greedy answer over HTTP.
+  const std::string answer =
+      Post(http_port, "/v1/completions",
+           R"({"prompt":[5,80,33],"max_tokens":8,"temperature":0,"ignore_eos":true})");
+  const auto body = nlohmann::json::parse(answer.substr(answer.find("\r\n\r\n") + 4));
+  EXPECT_EQ(body["choices"][0]["text"], text);
+  EXPECT_THAT(Post(http_port, "/v1/models", "{}"), HasSubstr("405"));
+  EXPECT_THAT(Http(http_port, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
+              HasSubstr("200"));
+  const std::string metrics =
+      Http(http_port, "GET /metrics HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(metrics, HasSubstr("shiftadd_generated_tokens_total 16"));
+  EXPECT_THAT(metrics, HasSubstr("shiftadd_package_info"));
+
+  v1::ModelInfo info;
+  {
+    grpc::ClientContext context;
+    ASSERT_TRUE(stub->GetModelInfo(&context, v1::GetModelInfoRequest(), &info).ok());
+  }
+  EXPECT_EQ(info.name(), "tiny:one");
+  EXPECT_EQ(info.digest(), digest_);
+  request.mutable_tokens()->add_ids(9999);
+  {
+    grpc::ClientContext context;
+    const auto reader = stub->Generate(&context, request);
+    while (reader->Read(&response)) {
+    }
+    EXPECT_EQ(reader->Finish().error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  }
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 0);
+}
+
+TEST_F(ServerProcess, SaysWhatIsWrong) {
+  std::string says;
+  EXPECT_EQ(Fails({}, &says), 2);
+  EXPECT_THAT(says, HasSubstr("--package"));
+  EXPECT_EQ(Fails({"--package", "x", "--nonsense"}, &says), 2);
+  EXPECT_EQ(Fails({"--package", "x", "--precision", "a7", "--package-dir", "."}, &says), 2);
+  EXPECT_EQ(Fails(Args("tiny:two"), &says), 1);
+  EXPECT_THAT(says, HasSubstr("there are: tiny:one"));
+  EXPECT_EQ(Fails(Args("Not A Name"), &says), 1);
+  EXPECT_THAT(says, HasSubstr("name:tag"));
+  EXPECT_EQ(Fails({"--package", "x", "--package-dir", (dir_ / "none").string()}, &says), 1);
+  EXPECT_FALSE(fs::exists(dir_ / "none"));
+  EXPECT_EQ(Fails({"--package", "x", "--packager", "127.0.0.1:1"}, &says), 1);
+  EXPECT_THAT(says, HasSubstr("127.0.0.1:1"));
+  auto beyond = Args("tiny:one");
+  beyond[5] = "0.0.0.0:0";
+  EXPECT_EQ(Fails(beyond, &says), 1);
+  EXPECT_THAT(says, HasSubstr("loopback"));
+  // A flipped bit in a weight blob.
+  const std::string layer = package_.config["layers"][2]["digest"];
+  const fs::path blob = dir_ / "oci" / "blobs" / "sha256" / layer.substr(7);
+  fs::permissions(blob, fs::perms::owner_write, fs::perm_options::add);
+  std::fstream file(blob, std::ios::in | std::ios::out | std::ios::binary);
+  file.seekp(-3, std::ios::end);
+  file.put('\x55');
+  file.close();
+  EXPECT_EQ(Fails(Args("tiny:one"), &says), 1);
+  EXPECT_THAT(says, HasSubstr(layer));
+}
+
+}  // namespace
+}  // namespace shiftadd

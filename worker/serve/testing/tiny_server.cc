@@ -1,0 +1,72 @@
+#include "worker/serve/testing/tiny_server.h"
+
+#include <gtest/gtest.h>
+
+namespace shiftadd::testing {
+
+bool FakeWriter::Start(const http::Response& h) {
+  started = true;
+  head = h;
+  return connected;
+}
+
+bool FakeWriter::Write(const std::string& data) {
+  if (leave_after >= 0 && static_cast<int>(writes.size()) >= leave_after) connected = false;
+  if (connected) writes.push_back(data);
+  return connected;
+}
+
+std::vector<nlohmann::json> FakeWriter::Events() const {
+  std::vector<nlohmann::json> events;
+  for (const std::string& write : writes) {
+    // One event a write: "data: …" and an empty line.
+    EXPECT_EQ(write.substr(0, 6), "data: ");
+    EXPECT_EQ(write.substr(write.size() - 2), "\n\n");
+    const std::string data = write.substr(6, write.size() - 8);
+    EXPECT_EQ(data.find('\n'), std::string::npos);
+    if (data == "[DONE]") {
+      events.emplace_back(data);
+    } else {
+      events.push_back(nlohmann::json::parse(data));
+    }
+  }
+  return events;
+}
+
+TinyServer::TinyServer(const TinyServerOptions& options)
+    : package(MakeTinyPackage(options.package)) {
+  PackedModelOptions model_options;
+  model_options.threads = 1;
+  model = *PackedModel::Load(package.config_json(), package.Reader(), model_options);
+  tokenizer = *Tokenizer::FromJson(package.tokenizer_json);
+  served.name = "tiny:latest";
+  served.digest = "sha256:" + std::string(64, 'a');
+  served.created = 1;
+  served.context = options.engine.context;
+  served.model = model.get();
+  served.tokenizer = tokenizer.get();
+  served.info = ReadTokenizerInfo(package.tokenizer_json, *tokenizer, package.spec);
+  served.longest_token = LongestToken(*tokenizer);
+  engine = std::make_unique<Engine>(model.get(), tokenizer.get(), options.engine, nullptr);
+  api = std::make_unique<openai::Api>(&served, engine.get(), nullptr);
+  routes = api->Routes();
+}
+
+http::Response TinyServer::Call(const std::string& method, const std::string& path,
+                                const std::string& body, http::StreamWriter* writer) {
+  FakeWriter own;
+  http::Request request;
+  request.method = method;
+  request.path = path;
+  request.body = body;
+  return routes.at(path).at(method)(request, writer == nullptr ? &own : writer);
+}
+
+nlohmann::json TinyServer::Post(const std::string& path, const nlohmann::json& body,
+                                int expected_status) {
+  const http::Response response = Call("POST", path, body.dump());
+  EXPECT_EQ(response.status, expected_status) << response.body;
+  return nlohmann::json::parse(response.body, nullptr, false);
+}
+
+}  // namespace shiftadd::testing
