@@ -1,4 +1,5 @@
 // shiftadd-worker: leases tasks from the coordinator and runs them.
+#include <cpuid.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -36,6 +37,17 @@ struct Flags {
 uint64_t MachineMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+}
+
+// Instruction set and CPU model: LibTorch's products may be cut differently on another model, which
+// changes their bytes.
+std::string DeviceClass() {
+  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
+  __get_cpuid(1, &eax, &ebx, &ecx, &edx);
+  const unsigned family = ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff);
+  const unsigned model = ((eax >> 4) & 0xf) | ((eax >> 12) & 0xf0);
+  return absl::StrCat("cpu-", kernels::IsaName(kernels::DetectIsa()), "-", absl::Hex(family), "-",
+                      absl::Hex(model));
 }
 
 std::string HostName() {
@@ -99,7 +111,7 @@ int Run(const Flags& flags) {
   WorkerIdentity identity;
   identity.worker_id =
       flags.worker_id.empty() ? NewId(absl::StrCat(HostName(), "-", getpid())) : flags.worker_id;
-  identity.device_class = absl::StrCat("cpu-", kernels::IsaName(kernels::DetectIsa()));
+  identity.device_class = DeviceClass();
   identity.memory_bytes = options.memory_bytes;
   const auto stub = v1::TaskService::NewStub(rpc::MakeChannel(flags.coordinator));
   LeaseLoop loop(identity, stub.get(), &runner, &worker_metrics);

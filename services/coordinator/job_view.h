@@ -9,11 +9,12 @@
 #include "absl/status/statusor.h"
 #include "services/coordinator/budget.h"
 #include "services/store/job_store.h"
+#include "worker/reference/microbatch.h"
 
 namespace shiftadd::coordinator {
 
 // Windows of a CALIBRATE task. Fixed: it is the cut that fixes the order of every sum over windows.
-inline constexpr uint32_t kMicrobatch = 8;
+inline constexpr uint32_t kMicrobatch = ::shiftadd::kMicrobatch;
 
 // Number of CALIBRATE parts of a spec.
 uint32_t CalibrationParts(const v1::JobSpec& spec);
