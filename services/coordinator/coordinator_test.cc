@@ -39,11 +39,11 @@ TEST(Job, GoesThroughEveryState) {
   EXPECT_EQ(job.plan().source_files(0).digest(), Sha256Digest("model.gguf"));
   EXPECT_TRUE(job.quality().published_mixed());
   EXPECT_EQ(job.quality().uniform_bits(), 3u);
-  EXPECT_NEAR(job.quality().kl(), 0.25 + 0.01 * (28 + 1) / 10, 1e-12);
+  EXPECT_NEAR(job.quality().kl(), 0.25 + 0.01 * (120 + 1) / 18, 1e-12);
   EXPECT_GT(job.quality().kl_standard_error(), 0);
   EXPECT_NEAR(job.quality().perplexity_full(), std::exp(2.0), 1e-12);
   EXPECT_LE(job.quality().planes(), 3.0);
-  EXPECT_EQ(job.quality().windows(), 10u);
+  EXPECT_EQ(job.quality().windows(), 18u);
   EXPECT_EQ(job.quality().server_max_logit_error(), 0.001);
 
   std::vector<v1::JobState> states;
@@ -102,7 +102,7 @@ TEST(Job, ConfigSaysWhatTheFormatAsksFor) {
   EXPECT_EQ(config["inputs"]["calibration"].size(), 3u);
   EXPECT_EQ(config["inputs"]["evaluation"].size(), 2u);
   EXPECT_EQ(config["device_class"], "cpu-avx2");
-  EXPECT_EQ(config["quality"]["windows"], 10);
+  EXPECT_EQ(config["quality"]["windows"], 18);
   EXPECT_EQ(config.dump(), PublishedConfig(1));  // canonical
 }
 
@@ -306,14 +306,14 @@ TEST(Job, CancelTellsWorkersAtRenewal) {
 }
 
 TEST(Job, ATooShortTextIsSaidInNumbers) {
-  SimulatedCluster cluster(SimulatedModel{.text_windows = 25});
+  SimulatedCluster cluster(SimulatedModel{.text_windows = 41});
   auto request = SimulatedCluster::Request();
   request.mutable_spec()->mutable_calibration()->set_text_digest(Sha256Digest("text"));
-  const v1::Job job = cluster.Submit(request);  // 20 windows and 10 behind them
+  const v1::Job job = cluster.Submit(request);  // 36 windows and 18 behind them
   cluster.Run(1);
   const v1::Job failed = cluster.Get(job.job_id());
   EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
-  EXPECT_NE(failed.error().find("gives 5 windows of 64 tokens, asked for 10"), std::string::npos)
+  EXPECT_NE(failed.error().find("gives 5 windows of 64 tokens, asked for 18"), std::string::npos)
       << failed.error();
 }
 
@@ -327,13 +327,13 @@ TEST(Job, HeldOutWindowsFollowTheCalibrations) {
   const auto view = JobView::Read(cluster.store.get(), job.job_id());
   const auto tasks = view->OfKind(v1::TASK_KIND_CALIBRATE);
   ASSERT_EQ(tasks.size(), 5u);
-  EXPECT_EQ(tasks[2]->task.calibrate().first(), 16u);
+  EXPECT_EQ(tasks[2]->task.calibrate().first(), 32u);
   EXPECT_EQ(tasks[2]->task.calibrate().count(), 4u);
-  EXPECT_EQ(tasks[2]->task.calibrate().text_first(), 16u);
-  EXPECT_EQ(tasks[3]->task.calibrate().first(), 20u);
+  EXPECT_EQ(tasks[2]->task.calibrate().text_first(), 32u);
+  EXPECT_EQ(tasks[3]->task.calibrate().first(), 36u);
   EXPECT_TRUE(tasks[3]->task.calibrate().held_out());
-  EXPECT_EQ(tasks[3]->task.calibrate().text_first(), 13u);  // 20 * 64 tokens in windows of 100
-  EXPECT_EQ(tasks[4]->task.calibrate().text_first(), 21u);
+  EXPECT_EQ(tasks[3]->task.calibrate().text_first(), 24u);  // 36 * 64 tokens in windows of 100
+  EXPECT_EQ(tasks[4]->task.calibrate().text_first(), 40u);
   EXPECT_EQ(tasks[4]->task.calibrate().count(), 2u);
 }
 

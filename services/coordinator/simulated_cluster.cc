@@ -87,9 +87,9 @@ v1::SubmitJobRequest SimulatedCluster::Request() {
   spec->set_source("file:///models/tiny");
   spec->set_output("tiny:latest");
   spec->mutable_budget()->set_planes(3);
-  spec->mutable_calibration()->set_sequences(20);  // parts of 8, 8, 4
+  spec->mutable_calibration()->set_sequences(2 * kMicrobatch + 4);  // three parts
   spec->mutable_calibration()->set_length(64);
-  spec->mutable_evaluation()->set_sequences(10);  // parts of 8, 2
+  spec->mutable_evaluation()->set_sequences(kMicrobatch + 2);  // two parts
   return request;
 }
 
@@ -185,7 +185,7 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
       result.mutable_ends()->set_unquantized_bytes(kBlobBytes);
       break;
     case v1::TASK_KIND_EVALUATE:
-      for (int i = 0; i < (task.evaluate().part() == 0 ? 8 : 2); ++i) {
+      for (uint32_t i = 0; i < (task.evaluate().part() == 0 ? kMicrobatch : 2); ++i) {
         v1::WindowScore* w = result.mutable_evaluate()->add_windows();
         w->set_tokens(63);
         w->set_nll_full(63 * 2.0);
