@@ -29,23 +29,28 @@ absl::Status RtnRows(const float* w, int64_t begin, int64_t end, LayerPacking* o
     for (int64_t g = 0; g < groups; ++g) {
       const float* from = w + row * k + g * out->group;
       const int64_t size = std::min(out->group, k - g * out->group);
-      const auto [low, high] = std::minmax_element(from, from + size);
-      const float magnitude = std::max(std::fabs(*low), std::fabs(*high));
+      // Zero is a level, so that the many small weights of a group do not all move: the range takes
+      // it in, and the lowest level lies a whole number of steps below it.
+      const auto [least, most] = std::minmax_element(from, from + size);
+      const float low = std::min(*least, 0.0f), high = std::max(*most, 0.0f);
+      const float magnitude = std::max(-low, high);
       // In double: the range of two large floats may overflow.
-      const double step = (static_cast<double>(*high) - *low) / top;
+      const double step = (static_cast<double>(high) - low) / top;
+      const double below = step > 0.0 ? std::floor(-low / step + 0.5) : 0.0;
       const int64_t at = row * groups + g;
       SA_RETURN_IF_ERROR(StoreScale(out->name, row, "scale",
                                     static_cast<float>(std::ldexp(step, q - 2)), magnitude,
                                     &out->scale[at]));
-      SA_RETURN_IF_ERROR(StoreOffset(out->name, row, *low, &out->zeta[at]));
+      const double kept_step = std::ldexp(kernels::HalfToFloat(out->scale[at]), 2 - q);
+      SA_RETURN_IF_ERROR(
+          StoreOffset(out->name, row, static_cast<float>(-below * kept_step), &out->zeta[at]));
       out->sets[at] = set;
-      const double stored_step = std::ldexp(kernels::HalfToFloat(out->scale[at]), 2 - q);
       const double zeta = kernels::HalfToFloat(out->zeta[at]);
       for (int64_t i = 0; i < size; ++i) {
         int m = 0;
-        if (stored_step > 0.0) {
+        if (kept_step > 0.0) {
           m = static_cast<int>(
-              std::clamp(std::floor((from[i] - zeta) / stored_step + 0.5), 0.0, double{1} * top));
+              std::clamp(std::floor((from[i] - zeta) / kept_step + 0.5), 0.0, double{1} * top));
         }
         int code = 0;  // plane 0 has the largest exponent: the top bit of m
         for (int b = 0; b < q; ++b) code |= ((m >> (q - 1 - b)) & 1) << b;
