@@ -11,7 +11,8 @@ namespace shiftadd {
 namespace {
 
 TEST(Digest, MatchesTheStandardsVector) {
-  const std::string expected = "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
+  const std::string expected =
+      "sha256:ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
   EXPECT_EQ(Sha256Digest("abc"), expected);
   Sha256 hash;
   hash.Update("a", 1);
@@ -21,9 +22,10 @@ TEST(Digest, MatchesTheStandardsVector) {
 }
 
 TEST(Digest, RejectsWhatIsNotOne) {
-  for (const std::string& bad : {std::string(), std::string("abc"), std::string("sha256:"),
-                                "sha256:" + std::string(64, 'A'), "sha256:" + std::string(63, 'a'),
-                                "sha512:" + std::string(64, 'a'), "sha256:../" + std::string(61, 'a')}) {
+  for (const std::string& bad :
+       {std::string(), std::string("abc"), std::string("sha256:"), "sha256:" + std::string(64, 'A'),
+        "sha256:" + std::string(63, 'a'), "sha512:" + std::string(64, 'a'),
+        "sha256:../" + std::string(61, 'a')}) {
     EXPECT_EQ(ValidateDigest(bad).code(), absl::StatusCode::kInvalidArgument) << bad;
   }
 }

@@ -23,9 +23,7 @@ Sha256::Sha256() : context_(std::make_unique<Context>()) {
 }
 Sha256::~Sha256() = default;
 
-void Sha256::Update(const void* data, size_t size) {
-  EVP_DigestUpdate(context_->ctx, data, size);
-}
+void Sha256::Update(const void* data, size_t size) { EVP_DigestUpdate(context_->ctx, data, size); }
 
 std::string Sha256::Finish() {
   std::string raw(kRawBytes, '\0');
@@ -45,7 +43,8 @@ std::string Sha256Digest(absl::string_view data) {
 }
 
 absl::Status ValidateDigest(absl::string_view digest) {
-  bool ok = digest.size() == kPrefix.size() + kHexDigits && digest.substr(0, kPrefix.size()) == kPrefix;
+  bool ok =
+      digest.size() == kPrefix.size() + kHexDigits && digest.substr(0, kPrefix.size()) == kPrefix;
   for (size_t i = kPrefix.size(); ok && i < digest.size(); ++i) {
     const char c = digest[i];
     ok = (c >= '0' && c <= '9') || (c >= 'a' && c <= 'f');

@@ -8,8 +8,8 @@
 namespace shiftadd {
 
 void InitLogging(absl::string_view process, absl::string_view level) {
-  auto logger = std::make_shared<spdlog::logger>(
-      std::string(process), std::make_shared<spdlog::sinks::stderr_sink_mt>());
+  auto logger = std::make_shared<spdlog::logger>(std::string(process),
+                                                 std::make_shared<spdlog::sinks::stderr_sink_mt>());
   logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
   const char* env = std::getenv("SHIFTADD_LOG_LEVEL");
   const std::string name = env != nullptr ? env : std::string(level);

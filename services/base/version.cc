@@ -12,7 +12,8 @@ std::string Commit() {
 std::string QuantizerVersion() { return "1"; }
 
 std::string VersionLine() {
-  return "shiftadd " + Version() + " (commit " + Commit() + ", quantizer " + QuantizerVersion() + ")";
+  return "shiftadd " + Version() + " (commit " + Commit() + ", quantizer " + QuantizerVersion() +
+         ")";
 }
 
 }  // namespace shiftadd
