@@ -453,6 +453,20 @@ TEST(Workers, AnotherQuantizerVersionIdles) {
   EXPECT_NE(response->idle_reason().find("quantizer version"), std::string::npos);
 }
 
+TEST(Workers, ATaskForAWorkerThatWentAwayGoesToTheNext) {
+  SimulatedCluster cluster;
+  cluster.Submit(SimulatedCluster::Request());
+  v1::LeaseTaskRequest request;
+  request.set_worker_id("gone");
+  request.set_device_class("cpu-avx2");
+  const auto response = cluster.core->Lease(request, [] { return true; });
+  ASSERT_TRUE(response.ok()) << response.status();
+  EXPECT_FALSE(response->has_task());
+  const auto task = cluster.Lease("w1", "cpu-avx2");
+  ASSERT_TRUE(task.has_value());
+  EXPECT_EQ(task->attempt(), 1u);  // nobody is to blame
+}
+
 TEST(Workers, ResultsThatDoNotAnswerTheTaskAreRefused) {
   SimulatedCluster cluster;
   cluster.Submit(SimulatedCluster::Request());

@@ -97,10 +97,12 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
       if (outcome.task.has_value()) {
         if (stopped()) {  // nobody is there to take it
           const LeaseKey key{outcome.task->task_id, query.worker, outcome.task->lease_epoch};
-          return store_
-              ->FailTask(key, FailureKind::kReleased, "CANCELLED",
-                         static_cast<int>(absl::StatusCode::kCancelled), "the worker went away")
-              .status();
+          SA_RETURN_IF_ERROR(store_
+                                 ->FailTask(key, FailureKind::kReleased, "CANCELLED",
+                                            static_cast<int>(absl::StatusCode::kCancelled),
+                                            "the worker went away")
+                                 .status());
+          return response;
         }
         response.clear_idle_reason();
         SA_ASSIGN_OR_RETURN(*response.mutable_task(), ToTask(*outcome.task, options_.lease));
