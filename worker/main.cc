@@ -66,6 +66,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--source-root", flags->source_roots,
                   "Folder that model sources must lie under; repeatable")
       ->envname("SHIFTADD_WORKER_SOURCE_ROOT")
+      ->check(CLI::ExistingDirectory)
       ->required();
   app->add_option("--http", flags->http,
                   "host:port of /metrics, /health and /ready; port 0 picks one")
@@ -81,6 +82,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Name shown to users; default: host, process and a random part");
   app->add_option("--port-file", flags->port_file, "Write the HTTP port here once it is known");
   app->add_option("--log-level", flags->log_level, "trace, debug, info, warn or error")
+      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
   app->add_flag("--insecure-i-know", flags->insecure, "Serve plain HTTP beyond loopback");
   app->set_version_flag("--version", VersionLine());

@@ -6,6 +6,7 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "worker/model/testing/tiny_tokenizer.h"
+#include "worker/model/utf8.h"
 
 namespace shiftadd {
 namespace {
@@ -119,6 +120,13 @@ TEST(TokenizerTest, UnsupportedConstructsAreNamed) {
   EXPECT_EQ(Tokenizer::FromJson("[]").status().code(), StatusCode::kInvalidArgument);
   EXPECT_EQ(Tokenizer::FromJson(std::string(100000, '[')).status().code(),
             StatusCode::kInvalidArgument);
+}
+
+TEST(Utf8, InvalidBytesAreReplacedOneByOne) {
+  EXPECT_EQ(ReplaceInvalidUtf8(""), "");
+  EXPECT_EQ(ReplaceInvalidUtf8("a\u00e9\u4e2d\U0001F600"), "a\u00e9\u4e2d\U0001F600");
+  EXPECT_EQ(ReplaceInvalidUtf8("a\xff\xfe.b"), "a\uFFFD\uFFFD.b");
+  EXPECT_EQ(ReplaceInvalidUtf8("cut \xe4\xb8"), "cut \uFFFD\uFFFD");
 }
 
 }  // namespace

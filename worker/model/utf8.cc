@@ -45,6 +45,18 @@ void ForEachUtf8Run(absl::string_view text,
   if (i > start) on_run(text.substr(start), true);
 }
 
+std::string ReplaceInvalidUtf8(absl::string_view text) {
+  std::string out;
+  ForEachUtf8Run(text, [&out](absl::string_view run, bool valid) {
+    if (valid) {
+      out.append(run.data(), run.size());
+    } else {
+      out += "\uFFFD";
+    }
+  });
+  return out;
+}
+
 size_t CompleteUtf8Prefix(absl::string_view bytes) {
   const size_t first = bytes.size() - std::min<size_t>(3, bytes.size());
   for (size_t i = first; i < bytes.size(); ++i) {

@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_MODEL_UTF8_H_
 
 #include <functional>
+#include <string>
 
 #include "absl/strings/string_view.h"
 
@@ -16,6 +17,10 @@ size_t Utf8CharacterAt(absl::string_view text, size_t at, bool* incomplete);
 // none (not valid), in order.
 void ForEachUtf8Run(absl::string_view text,
                     const std::function<void(absl::string_view run, bool valid)>& on_run);
+
+// `text` with U+FFFD for every byte that belongs to no character. What goes into a message of
+// protobuf or JSON must be UTF-8; what a damaged file holds need not be.
+std::string ReplaceInvalidUtf8(absl::string_view text);
 
 }  // namespace shiftadd
 

@@ -56,12 +56,22 @@ uint64_t FixedBytes(const ModelSource& source, const v1::Recipe& recipe, uint64_
   return tables * head + norms + document_bytes;
 }
 
+// Windows longer than the model was made for would cost hours and measure nothing.
+absl::Status CheckWindow(const char* field, uint32_t length, const ArchitectureSpec& spec) {
+  if (static_cast<int64_t>(length) <= spec.context) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(field, ": found ", length,
+                                                 ", expected at most the model's context of ",
+                                                 spec.context, " tokens"));
+}
+
 }  // namespace
 
 absl::StatusOr<v1::IngestResult> RunIngest(const v1::TaskContext& context,
                                            const v1::IngestTask& task, JobSession* session) {
   const ModelSource& source = session->source();
   const ArchitectureSpec& spec = source.spec();
+  SA_RETURN_IF_ERROR(CheckWindow("calibration.length", task.calibration().length(), spec));
+  SA_RETURN_IF_ERROR(CheckWindow("evaluation.length", task.evaluation().length(), spec));
   v1::IngestResult result;
   v1::Plan* plan = result.mutable_plan();
   plan->set_architecture(spec.family);

@@ -7,6 +7,7 @@
 #include "services/base/logging.h"
 #include "services/base/version.h"
 #include "services/rpc/rpc.h"
+#include "worker/model/utf8.h"
 
 namespace shiftadd {
 namespace {
@@ -196,7 +197,8 @@ absl::Status LeaseLoop::SendReport(const v1::Task& task,
   request.set_task_id(task.task_id());
   request.set_lease_epoch(task.lease_epoch());
   request.set_code(static_cast<int32_t>(result.status().code()));
-  request.set_message(std::string(result.status().message()));
+  // A message may quote a damaged source, and protobuf refuses strings that are not UTF-8.
+  request.set_message(ReplaceInvalidUtf8(result.status().message()));
   v1::FailTaskResponse response;
   return rpc::FromGrpc(stub_->FailTask(&context, request, &response));
 }

@@ -131,6 +131,23 @@ TEST_F(TasksTest, IngestPlansEveryLayerAndHashSaysWhichBytes) {
   EXPECT_EQ(Run(runner.get(), hash).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
+TEST_F(TasksTest, WindowsBeyondTheContextAreRefusedBeforeAnyWork) {
+  auto runner = NewRunner();
+  v1::Task task = NewTask(v1::TASK_KIND_INGEST);
+  task.mutable_ingest()->mutable_calibration()->set_length(512);  // the tiny model's context
+  task.mutable_ingest()->mutable_evaluation()->set_length(512);
+  EXPECT_TRUE(Run(runner.get(), task).ok());
+  task.mutable_ingest()->mutable_evaluation()->set_length(513);
+  absl::Status status = Run(runner.get(), task).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message(),
+            "evaluation.length: found 513, expected at most the model's context of 512 tokens");
+  task.mutable_ingest()->mutable_calibration()->set_length(32768);
+  status = Run(runner.get(), task).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(status.message().find("calibration.length: found 32768"), 0u) << status;
+}
+
 TEST_F(TasksTest, SourcesOutsideTheRootsAreRefused) {
   std::filesystem::create_directories(dir_ + "/other");
   auto runner = NewRunner(dir_ + "/other");
