@@ -184,6 +184,9 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
   EXPECT_THAT(err_, HasSubstr("shiftadd, lat, rtn"));
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--frob"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--label", "a=\xff"}),
+            kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("argument 8: expected UTF-8"));
   EXPECT_EQ(Shiftadd({"submit", dir_ + "/none.gguf", "--name", "m", "--bits", "3"}), kExitFailed);
   EXPECT_THAT(err_, HasSubstr("none.gguf: No such file"));
   EXPECT_TRUE(jobs_.submitted.spec().output().empty());

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <nlohmann/json.hpp>
 
 #include "services/base/version.h"
 #include "services/cli/commands.h"
@@ -28,7 +29,26 @@ void AddJsonFlag(CLI::App* command, Context& context) {
   command->add_flag("--json", context.json, "Print JSON");
 }
 
+namespace {
+
+// What is typed ends up in messages of protobuf and JSON, and both are UTF-8.
+bool IsUtf8(const std::string& text) {
+  try {
+    nlohmann::json(text).dump();
+    return true;
+  } catch (const nlohmann::json::type_error&) {
+    return false;
+  }
+}
+
+}  // namespace
+
 int Run(std::vector<std::string> arguments, Context& context) {
+  for (size_t i = 0; i < arguments.size(); ++i) {
+    if (IsUtf8(arguments[i])) continue;
+    context.err << "shiftadd: argument " << i + 1 << ": expected UTF-8\n";
+    return kExitUsage;
+  }
   CLI::App app{"Quantizes language models to binary planes, publishes and serves them.",
                "shiftadd"};
   app.set_version_flag("--version", VersionLine());
