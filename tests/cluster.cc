@@ -40,14 +40,12 @@ bool Ended(const v1::Job& job) {
          job.state() == v1::JOB_STATE_CANCELLED;
 }
 
-Cluster::Cluster(const std::string& source_root, int lease_seconds)
-    : dir_(NewTempDir("cluster")), source_root_(source_root), lease_seconds_(lease_seconds) {
-  const std::string port_file = dir_ + "/packager.port", log = dir_ + "/packager.log";
-  packager_ =
-      Process({Binary("shiftadd-packager"), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
-               "--data-dir", dir_ + "/packager", "--blobs", store_dir(), "--port-file", port_file},
-              log);
-  packager_port_ = WaitForPorts(port_file, &packager_, log)[0];
+Cluster::Cluster(const std::string& source_root, int lease_seconds, const std::string& store_dir)
+    : dir_(NewTempDir("cluster")),
+      source_root_(source_root),
+      store_dir_(store_dir.empty() ? dir_ + "/store" : store_dir),
+      lease_seconds_(lease_seconds) {
+  StartPackager();
   packages_ = v1::PackageService::NewStub(rpc::MakeChannel(packager_address()));
   StartCoordinator();
 }
@@ -58,6 +56,17 @@ Cluster::~Cluster() {
   packager_.Kill();
   std::error_code ignored;
   if (std::getenv("SHIFTADD_TEST_KEEP") == nullptr) std::filesystem::remove_all(dir_, ignored);
+}
+
+void Cluster::StartPackager() {
+  const std::string port_file = dir_ + "/packager.port", log = dir_ + "/packager.log";
+  std::filesystem::remove(port_file);
+  packager_ =
+      Process({Binary("shiftadd-packager"), "--listen", absl::StrCat("127.0.0.1:", packager_port_),
+               "--http", "127.0.0.1:0", "--data-dir", dir_ + "/packager", "--blobs", store_dir(),
+               "--port-file", port_file},
+              log);
+  packager_port_ = WaitForPorts(port_file, &packager_, log)[0];
 }
 
 void Cluster::StartCoordinator() {

@@ -19,7 +19,9 @@ class Cluster {
  public:
   // Starts the packager and the coordinator in a fresh folder. Sources must lie under
   // `source_root`.
-  explicit Cluster(const std::string& source_root, int lease_seconds = 3);
+  // `store_dir` empty: a folder of its own.
+  explicit Cluster(const std::string& source_root, int lease_seconds = 3,
+                   const std::string& store_dir = "");
   ~Cluster();
 
   // Starts a worker; returns its index.
@@ -27,6 +29,8 @@ class Cluster {
   void KillWorker(size_t index) { workers_[index].Kill(); }
   void SignalWorker(size_t index, int signal) { workers_[index].Signal(signal); }
   Process& worker(size_t index) { return workers_[index]; }
+  void StartPackager();
+  void KillPackager() { packager_.Kill(); }
   void StartCoordinator();
   void KillCoordinator() { coordinator_.Kill(); }
   Process& coordinator() { return coordinator_; }
@@ -36,7 +40,7 @@ class Cluster {
   std::string coordinator_address() const;
   std::string packager_address() const;
   const std::string& dir() const { return dir_; }
-  std::string store_dir() const { return dir_ + "/store"; }
+  const std::string& store_dir() const { return store_dir_; }
 
   absl::StatusOr<v1::Job> Submit(const v1::JobSpec& spec, bool validate_only = false);
   absl::StatusOr<v1::Job> Get(const std::string& job_id);
@@ -54,7 +58,7 @@ class Cluster {
   std::string Logs() const;
 
  private:
-  std::string dir_, source_root_;
+  std::string dir_, source_root_, store_dir_;
   int lease_seconds_;
   int packager_port_ = 0, coordinator_port_ = 0;
   Process packager_, coordinator_;
