@@ -82,7 +82,7 @@ std::string ValidateTable(const PackedMatrix& m) {
   for (int s = 0; s < t.count; ++s) {
     const std::string field = "table.exponents[" + std::to_string(s) + "]";
     for (int i = 0; i < t.q; ++i) {
-      const int e = t.exponents[s][i];
+      const int8_t e = t.exponents[s][i];
       if (e < -kMaxExponent || e > kMaxExponent) {
         return Found((field + "[" + std::to_string(i) + "]").c_str(), e, "-32..32");
       }

@@ -201,6 +201,7 @@ TEST_P(BlobStoreConformance, MalformedTagsAreRefused) {
 TEST_P(BlobStoreConformance, ManyWritersOfOneStore) {
   const auto second = Open();
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int t = 0; t < 4; ++t) {
     threads.emplace_back([&, t] {
       BlobStore* store = t % 2 == 0 ? store_.get() : second.get();

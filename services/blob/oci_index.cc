@@ -84,7 +84,7 @@ absl::Status InitLayout(const std::string& dir, const std::string& temp_dir) {
   return absl::IsNotFound(there) ? ReplaceFile(index, temp_dir, EmptyIndex().dump()) : there;
 }
 
-OciIndex::OciIndex(std::string dir, std::string temp_dir)
+OciIndex::OciIndex(const std::string& dir, std::string temp_dir)
     : path_(dir + "/index.json"),
       lock_path_(dir + "/.index.lock"),
       temp_dir_(std::move(temp_dir)) {}

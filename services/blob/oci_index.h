@@ -20,7 +20,7 @@ absl::Status InitLayout(const std::string& dir, const std::string& temp_dir);
 // DATA_LOSS: index.json is not an OCI index.
 class OciIndex {
  public:
-  OciIndex(std::string dir, std::string temp_dir);
+  OciIndex(const std::string& dir, std::string temp_dir);
   absl::Status Put(const std::string& reference, const nlohmann::json& descriptor);
   // OK if it is not there.
   absl::Status Delete(const std::string& reference);

@@ -155,6 +155,7 @@ class LayoutStore : public BlobStore {
   absl::StatusOr<std::vector<std::string>> List() override {
     SA_ASSIGN_OR_RETURN(const std::vector<BlobInfo> infos, ListInfo());
     std::vector<std::string> digests;
+    digests.reserve(infos.size());
     for (const BlobInfo& info : infos) digests.push_back(info.digest);
     return digests;
   }

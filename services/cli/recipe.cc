@@ -25,7 +25,7 @@ constexpr int kMaxDepth = 16;
 
 // Plain YAML scalars are typed as YAML 1.2 core does; quoted ones are strings.
 Json Scalar(const YAML::Node& node) {
-  const std::string text = node.Scalar();
+  const std::string& text = node.Scalar();
   if (node.Tag() == "!") return text;
   if (text.empty() || text == "~" || text == "null") return nullptr;
   if (text == "true" || text == "false") return text == "true";

@@ -44,6 +44,7 @@ grpc::Status JobServiceHandler::SubmitJob(grpc::ServerContext* context,
     auto job = core_->Submit(*request, OwnerOf(*context), &faults);
     if (faults.empty()) return Into(std::move(job), response);
     std::vector<rpc::FieldViolation> violations;
+    violations.reserve(faults.size());
     for (const FieldFault& f : faults) violations.push_back({f.field, f.description});
     return rpc::InvalidFields(violations);
   });
