@@ -1,0 +1,42 @@
+#!/usr/bin/env bash
+# The same bytes at scale: one job with 1 worker, with 3, and with 3 of which one is killed with -9 in mid-PROFILING.
+#   tests/parity.sh --bin DIR --model PATH [--bits N] [--sequences N] [--length N]       exit code 0 if the three package digests are equal
+set -euo pipefail
+
+bin='' model='' bits=3 sequences=32 length=512
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || { echo "$1: expected a value" >&2; exit 2; }
+  case $1 in --bin) bin=$2 ;; --model) model=$2 ;; --bits) bits=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;; *) echo "unknown option $1" >&2; exit 2 ;; esac
+  shift 2
+done
+[ -n "$bin" ] && [ -n "$model" ] || { sed -n 2,3p "$0" >&2; exit 2; }
+
+data=''
+stop() { [ -z "$data" ] || { SHIFTADD_DATA_DIR=$data "$bin/shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"; }; }
+trap stop EXIT
+
+# run WORKERS KILL: sets `digest` and `seconds`.
+run() {
+  data=$(mktemp -d)
+  export SHIFTADD_DATA_DIR=$data
+  "$bin/shiftadd" up --workers "$1" --coordinator-port 0 --packager-port 0 >/dev/null
+  local started job victim
+  started=$(date +%s)
+  job=$("$bin/shiftadd" submit "$model" --bits "$bits" --name parity --calibration-sequences "$sequences" --calibration-length "$length" --json | jq -r .job_id)
+  if [ "$2" = kill ]; then
+    until "$bin/shiftadd" jobs --json | jq -e '.jobs[0] | .state == "profiling" and .progress.tasks_done >= 3' >/dev/null; do sleep 0.2; done
+    victim=$(jq -r '[.daemons[] | select(.name == "worker-2")][0].pid' "$data/cluster.json")
+    kill -9 "$victim"
+    echo "  killed worker-2 (pid $victim) with -9" >&2
+  fi
+  "$bin/shiftadd" watch "$job" >"$data/watch.log" || { tail -5 "$data/watch.log" >&2; exit 1; }
+  seconds=$(($(date +%s) - started))
+  digest=$("$bin/shiftadd" jobs --json | jq -r '.jobs[0].package_digest')
+  stop
+  data=''
+}
+
+run 1 no; first=$digest;  echo "1 worker                          $digest  $seconds s"
+run 3 no; second=$digest; echo "3 workers                         $digest  $seconds s"
+run 3 kill; third=$digest; echo "3 workers, one killed with -9     $digest  $seconds s"
+[ "$first" = "$second" ] && [ "$first" = "$third" ] && echo "equal"
