@@ -337,6 +337,16 @@ TEST(Job, HeldOutWindowsFollowTheCalibrations) {
   EXPECT_EQ(tasks[4]->task.calibrate().count(), 2u);
 }
 
+TEST(Job, TheTimeLeftIsThePlansUntilWorkHasShownAPace) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  EXPECT_FALSE(cluster.Get(job.job_id()).progress().has_eta());  // nothing is known yet
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_CALIBRATING);
+  const v1::Job planned = cluster.Get(job.job_id());
+  EXPECT_NEAR(static_cast<double>(planned.progress().eta().seconds()),
+              planned.plan().estimated_seconds() * (1 - planned.progress().ratio()), 1.0);
+}
+
 TEST(Job, DryRunEndsAfterIngesting) {
   SimulatedCluster cluster;
   auto request = SimulatedCluster::Request();

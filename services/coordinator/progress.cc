@@ -80,16 +80,23 @@ std::map<v1::TaskKind, Kind> Count(const v1::Job& job, const std::vector<TaskRec
   return kinds;
 }
 
+// Reading headers and hashing say nothing about how fast a model runs.
+bool TellsPace(v1::TaskKind kind) {
+  return kind != v1::TASK_KIND_INGEST && kind != v1::TASK_KIND_HASH && kind != v1::TASK_KIND_ENDS;
+}
+
 // Seconds of work left: by each kind's own pace, by the pace of the others where none has finished
-// yet.
-double WorkLeft(const std::map<v1::TaskKind, Kind>& kinds) {
+// yet, by the plan's estimate while nothing has. Negative while there is no plan either.
+double WorkLeft(const v1::Job& job, const std::map<v1::TaskKind, Kind>& kinds, double ratio) {
   double seconds = 0, weight = 0;
   for (const auto& [kind, k] : kinds) {
-    if (k.finished == 0 || k.total == 0) continue;
+    if (k.finished == 0 || k.total == 0 || !TellsPace(kind)) continue;
     seconds += k.seconds;
     weight += Weights().at(kind) * k.finished / k.total;
   }
-  if (weight <= 0) return 0;
+  if (weight <= 0) {
+    return job.has_plan() ? job.plan().estimated_seconds() * (1 - ratio) : -1;
+  }
   double left = 0;
   for (const auto& [kind, k] : kinds) {
     const double open = std::max(0.0, k.total - k.done);
@@ -131,8 +138,9 @@ v1::Progress ComputeProgress(const v1::Job& job, const std::vector<TaskRecord>& 
   p.set_workers(static_cast<uint32_t>(workers.size()));
   if (!IsTerminal(job.state())) {
     kinds.erase(v1::TASK_KIND_UNSPECIFIED);
-    const double eta = WorkLeft(kinds) / std::max<double>(1, static_cast<double>(workers.size()));
-    p.mutable_eta()->set_seconds(static_cast<int64_t>(eta));
+    const double left = WorkLeft(job, kinds, p.ratio());
+    const double share = left / std::max<double>(1, static_cast<double>(workers.size()));
+    if (left >= 0) p.mutable_eta()->set_seconds(static_cast<int64_t>(share));
   }
   return p;
 }

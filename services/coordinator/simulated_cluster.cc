@@ -124,6 +124,7 @@ v1::Plan SimulatedCluster::MakePlan() const {
   v1::Plan plan;
   plan.set_architecture("llama");
   plan.set_blocks(model_.blocks);
+  plan.set_estimated_seconds(600);
   for (uint32_t block = 0; block < model_.blocks; ++block) {
     for (const char* kind : {"attn.q", "mlp.down"}) {
       v1::LayerPlan* layer = plan.add_layers();
