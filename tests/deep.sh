@@ -1,0 +1,109 @@
+#!/usr/bin/env bash
+# What takes longer than tests/run.sh may. Needs what tests/run.sh installs.
+#   tests/deep.sh asan    every unit test under the address, leak and undefined-behaviour sanitizers (~1 h on 2 cores)
+#   tests/deep.sh tsan    what has threads under the thread sanitizer (~40 min)
+#   tests/deep.sh fuzz    damaged models, SHIFTADD_FUZZ_FACTOR (default 50) times as many as in tests/run.sh, on the
+#                         asan build
+#   tests/deep.sh chaos   kill -9 of random daemons for SHIFTADD_CHAOS_SECONDS (default 600); SHIFTADD_CHAOS_SEED
+#   tests/deep.sh all     these, in this order, whatever fails
+# SHIFTADD_JOBS: parallel compilers (default: the cores). SHIFTADD_BUILD_DIR: the plain build for chaos (default
+# build/tests). Ends with one line of counts a part; exits 1 if any part failed. The full output of each part is
+# build/deep_PART.log; tests/results/ keeps the counts of past runs.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+
+jobs=${SHIFTADD_JOBS:-$(nproc)}
+plain=${SHIFTADD_BUILD_DIR:-build/tests}
+sanitizers=$PWD/tests/sanitizers
+closing=()
+failed=0
+
+usage() { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
+
+# build PRESET TARGET…: configures and builds build/PRESET.
+build() {
+  local preset=$1; shift
+  cmake --preset "$preset" >"build/$preset.cmake.log" 2>&1 || { cat "build/$preset.cmake.log"; return 1; }
+  ninja -C "build/$preset" -j "$jobs" "$@"
+}
+
+# Sanitizer reports in a log: a test may pass although a daemon that it started did not.
+reports() { grep -cE '(ERROR|WARNING): (Address|Leak|Thread)Sanitizer|: runtime error: ' "$1" || true; }
+
+# run_ctest DIRECTORY ctest-arguments…: fails on any sanitizer report too. Reports go to files (log_path), so that those
+# of daemons are seen as well, wherever their stderr goes.
+run_ctest() {
+  local directory=$1 status=0; shift
+  rm -f "$directory"/report.*
+  ctest --test-dir "$directory" --output-on-failure --no-tests=error "$@" || status=$?
+  local files=("$directory"/report.*)
+  if [[ -e ${files[0]} ]]; then cat "${files[@]}"; status=1; fi
+  return "$status"
+}
+
+# asan_environment [FLAG]: FLAG is added for both sanitizers. GCC's UBSan reads its own variable in an ASan program.
+asan_environment() {
+  export ASAN_OPTIONS="detect_leaks=1:detect_stack_use_after_return=1:strict_string_checks=1${1:+:$1}"
+  export UBSAN_OPTIONS="print_stacktrace=1:halt_on_error=1${1:+:$1}"
+  export LSAN_OPTIONS="suppressions=$sanitizers/leaks.supp:print_suppressions=0"
+}
+
+part_asan() {
+  build asan || return 1
+  asan_environment "log_path=$PWD/build/asan/report"
+  # Left out: what checks files instead of running code, and the loops over whole clusters, which run on the plain build.
+  run_ctest build/asan -E '^(walls_test|format_test|chaos_test|cluster_test|bad_input_test)$'
+}
+
+# The tests of what has threads of its own. Not those that call LibTorch: its thread pools are not instrumented.
+tsan_tests=(http_test blob_test metrics_test job_store_test serve_parts_test packed_model_test engine_test rpc_test
+            packaging_test coordinator_test)
+
+part_tsan() {
+  build tsan "${tsan_tests[@]}" || return 1
+  export TSAN_OPTIONS="suppressions=$sanitizers/threads.supp:halt_on_error=0:second_deadlock_stack=1:log_path=$PWD/build/tsan/report"
+  run_ctest build/tsan -R "^($(IFS='|'; echo "${tsan_tests[*]}"))\$"
+}
+
+part_fuzz() {
+  build asan bad_source_test gguf_test safetensors_test packed_blob_test || return 1
+  asan_environment
+  SHIFTADD_FUZZ_FACTOR=${SHIFTADD_FUZZ_FACTOR:-50} build/asan/tests/bad_source_test --gtest_filter='*Damaged*' &&
+    build/asan/tests/gguf_test && build/asan/tests/safetensors_test && build/asan/tests/packed_blob_test
+}
+
+part_chaos() {
+  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" chaos_loop || return 1
+  SHIFTADD_CHAOS_SECONDS=${SHIFTADD_CHAOS_SECONDS:-600} "$plain/tests/chaos_loop"
+}
+
+# counts PART: what its log says was run.
+counts() {
+  local log=build/deep_$1.log
+  case $1 in
+    asan | tsan) grep -E '^[0-9]+% tests passed' "$log" | tail -1 ;;
+    fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
+    chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
+  esac
+}
+
+run_part() {
+  local part=$1 started status=0 verdict=passed
+  started=$(date +%s)
+  printf '\n== %s, %s\n' "$part" "$(date -u '+%Y-%m-%d %H:%M UTC')"
+  # A shell of its own: the sanitizers' settings of one part must not reach the next.
+  ( "part_$part" ) 2>&1 | tee "build/deep_$part.log" || status=$?
+  if [[ $status -ne 0 ]]; then verdict=FAILED; failed=1; fi
+  closing+=("$part $verdict in $(($(date +%s) - started)) s: $(counts "$part"), $(reports "build/deep_$part.log") sanitizer reports")
+}
+
+[[ $# -eq 1 ]] || usage
+mkdir -p build
+case $1 in
+  asan | tsan | fuzz | chaos) run_part "$1" ;;
+  all) for part in asan tsan fuzz chaos; do run_part "$part"; done ;;
+  *) usage ;;
+esac
+printf '\n'
+printf '%s\n' "${closing[@]}"
+exit $failed
