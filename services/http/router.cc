@@ -23,7 +23,7 @@ Response JsonError(int status, const std::string& message, const std::string& ty
   nlohmann::json error = {{"message", message},
                           {"type", type.empty() ? TypeOf(status) : type},
                           {"param", nullptr},
-                          {"code", nullptr}};
+                          {"code", status}};
   if (!code.empty()) error["code"] = code;
   Response response;
   response.status = status;

@@ -78,7 +78,7 @@ absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(std::vector<GenerateP
   // A free slot is no place in the queue.
   const size_t free = static_cast<size_t>(options_.sequences) - running_.size();
   if (queue_.size() >= static_cast<size_t>(options_.queue) + free) {
-    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", queue_.size(),
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", queue_.size() - free,
                                                      " requests wait (limit ", options_.queue,
                                                      "); try again later"));
   }

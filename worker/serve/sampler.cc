@@ -78,41 +78,39 @@ absl::StatusOr<int32_t> Sampler::Next(const float* logits, int64_t vocab) {
   return token;
 }
 
-void Sampler::Filter(std::vector<Candidate>* candidates) const {
-  const auto before = [](const Candidate& a, const Candidate& b) {
+void Sampler::Collect(const float* logits, int64_t vocab, float maximum) {
+  candidates_.clear();
+  const auto add = [&](int32_t token, float logit) {
+    const double below = static_cast<double>(logit) - static_cast<double>(maximum);
+    candidates_.push_back({std::exp(below / params_.temperature), logit, token});
+  };
+  if (params_.top_k > 0 && params_.top_k < vocab) {
+    for (const auto& [token, logit] : TopTokens(logits, vocab, params_.top_k)) add(token, logit);
+    return;
+  }
+  candidates_.reserve(static_cast<size_t>(vocab));
+  for (int64_t i = 0; i < vocab; ++i) {
+    if (!std::isnan(logits[i])) add(static_cast<int32_t>(i), logits[i]);
+  }
+}
+
+void Sampler::KeepNucleus(float maximum) {
+  double total = 0;
+  for (const Candidate& c : candidates_) total += c.weight;
+  // Tokens below this weight cannot be in the nucleus: all of them together weigh less than what
+  // it leaves out.
+  const double floor = (1 - params_.top_p) * total / static_cast<double>(candidates_.size());
+  std::erase_if(candidates_,
+                [&](const Candidate& c) { return c.weight < floor && c.logit < maximum; });
+  std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
-  };
-  if (params_.top_k > 0 && params_.top_k < static_cast<int64_t>(candidates->size())) {
-    std::nth_element(candidates->begin(), candidates->begin() + (params_.top_k - 1),
-                     candidates->end(), before);
-    candidates->resize(params_.top_k);
+  });
+  double sum = 0;
+  size_t keep = 0;
+  while (keep < candidates_.size() && (keep == 0 || sum < params_.top_p * total)) {
+    sum += candidates_[keep++].weight;
   }
-  const float maximum = std::min_element(candidates->begin(), candidates->end(), before)->logit;
-  const auto weight = [&](const Candidate& c) {
-    return std::exp(static_cast<double>(c.logit - maximum) / params_.temperature);
-  };
-  if (params_.top_p < 1) {
-    double total = 0;
-    for (const Candidate& c : *candidates) total += weight(c);
-    // Tokens below this weight cannot be in the nucleus: all of them together weigh less than what
-    // it leaves out.
-    const double floor = (1 - params_.top_p) * total / static_cast<double>(candidates->size());
-    std::erase_if(*candidates,
-                  [&](const Candidate& c) { return weight(c) < floor && c.logit < maximum; });
-    std::sort(candidates->begin(), candidates->end(), before);
-    double sum = 0;
-    size_t keep = 0;
-    while (keep < candidates->size() && (keep == 0 || sum < params_.top_p * total)) {
-      sum += weight((*candidates)[keep++]);
-    }
-    candidates->resize(keep);
-  }
-  if (params_.min_p > 0) {
-    std::erase_if(*candidates, [&](const Candidate& c) { return weight(c) < params_.min_p; });
-  }
-  // One order for the draw, whatever the filters did.
-  std::sort(candidates->begin(), candidates->end(),
-            [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
+  candidates_.resize(keep);
 }
 
 absl::StatusOr<int32_t> Sampler::Draw(const float* logits, int64_t vocab) {
@@ -124,23 +122,26 @@ absl::StatusOr<int32_t> Sampler::Draw(const float* logits, int64_t vocab) {
   if (params_.temperature < 1e-6 || logits[best] == std::numeric_limits<float>::infinity()) {
     return best;
   }
-  std::vector<Candidate> candidates;
-  candidates.reserve(vocab);
-  for (int64_t i = 0; i < vocab; ++i) {
-    if (!std::isnan(logits[i])) candidates.push_back({logits[i], static_cast<int32_t>(i)});
+  Collect(logits, vocab, logits[best]);
+  if (params_.top_p < 1) KeepNucleus(logits[best]);
+  if (params_.min_p > 0) {
+    std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < params_.min_p; });
   }
-  Filter(&candidates);
-  const double maximum = static_cast<double>(logits[best]);
-  std::vector<double> sums;
-  sums.reserve(candidates.size());
+  // One order for the draw, whatever the filters did. All tokens come in this order: sorting them
+  // again would take as long as the model.
+  const auto by_token = [](const Candidate& a, const Candidate& b) { return a.token < b.token; };
+  if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_token)) {
+    std::sort(candidates_.begin(), candidates_.end(), by_token);
+  }
   double total = 0;
-  for (const Candidate& c : candidates) {
-    total += std::exp((static_cast<double>(c.logit) - maximum) / params_.temperature);
-    sums.push_back(total);
-  }
+  for (const Candidate& c : candidates_) total += c.weight;
   const double draw = CounterUniform(params_.seed, stream_, drawn_) * total;
-  const size_t i = std::upper_bound(sums.begin(), sums.end(), draw) - sums.begin();
-  return candidates[std::min(i, candidates.size() - 1)].token;
+  double sum = 0;
+  for (const Candidate& c : candidates_) {
+    sum += c.weight;
+    if (sum > draw) return c.token;
+  }
+  return candidates_.back().token;
 }
 
 }  // namespace shiftadd

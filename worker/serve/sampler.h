@@ -39,19 +39,24 @@ class Sampler {
 
  private:
   struct Candidate {
+    double weight;  // exp((logit - the largest logit) / temperature)
     float logit;
     int32_t token;
   };
   // Bias and penalties; null stays null: nothing to apply.
   const float* Adjust(const float* logits, int64_t vocab);
   absl::StatusOr<int32_t> Draw(const float* logits, int64_t vocab);
-  void Filter(std::vector<Candidate>* candidates) const;
+  // Fills candidates_: all tokens by id, or the top_k.
+  void Collect(const float* logits, int64_t vocab, float maximum);
+  // Leaves the likeliest candidates that together have top_p of the weight.
+  void KeepNucleus(float maximum);
 
   SamplingParams params_;
   uint64_t stream_;
   uint64_t drawn_ = 0;
   std::map<int32_t, int64_t> counts_;
   std::vector<float> adjusted_;
+  std::vector<Candidate> candidates_;  // kept for its memory
 };
 
 // The first of the largest logits; -1 if all are NaN.

@@ -9,10 +9,13 @@
 namespace shiftadd {
 namespace {
 
-// The length of the valid character at the start of `s`, or 0.
-size_t ValidCharacter(absl::string_view s) {
+// The length of the character at the start of `s`, or, if *valid is false, of what to replace
+// there: the longest start of a character, or one byte (Unicode 15, table 3-8: what most decoders
+// do, so a client that decodes token bytes itself gets the same text).
+size_t CharacterOrFault(absl::string_view s, bool* valid) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(s[i]); };
   const uint8_t first = byte(0);
+  *valid = true;
   if (first < 0x80) return 1;
   size_t length = 0;
   uint8_t low = 0x80,
@@ -24,11 +27,14 @@ size_t ValidCharacter(absl::string_view s) {
   if (first == 0xed) high = 0x9f;
   if (first == 0xf0) low = 0x90;
   if (first == 0xf4) high = 0x8f;
-  if (length == 0 || s.size() < length || byte(1) < low || byte(1) > high) return 0;
-  for (size_t i = 2; i < length; ++i) {
-    if (byte(i) < 0x80 || byte(i) > 0xbf) return 0;
+  size_t good = 1;
+  while (good < length && good < s.size() && byte(good) >= low && byte(good) <= high) {
+    ++good;
+    low = 0x80;
+    high = 0xbf;
   }
-  return length;
+  *valid = length > 0 && good == length;
+  return good;
 }
 
 }  // namespace
@@ -37,14 +43,14 @@ std::string ToValidUtf8(absl::string_view bytes) {
   std::string out;
   out.reserve(bytes.size());
   while (!bytes.empty()) {
-    const size_t n = ValidCharacter(bytes);
-    if (n == 0) {
-      out += "\xef\xbf\xbd";
-      bytes.remove_prefix(1);
-    } else {
+    bool valid = false;
+    const size_t n = CharacterOrFault(bytes, &valid);
+    if (valid) {
       out.append(bytes.data(), n);
-      bytes.remove_prefix(n);
+    } else {
+      out += "\xef\xbf\xbd";
     }
+    bytes.remove_prefix(n);
   }
   return out;
 }

@@ -10,7 +10,8 @@
 
 namespace shiftadd {
 
-// Valid UTF-8: every byte that belongs to no character becomes U+FFFD.
+// Valid UTF-8: what is no character becomes U+FFFD, one for the start of a character that breaks
+// off.
 std::string ToValidUtf8(absl::string_view bytes);
 
 // Not thread-safe.

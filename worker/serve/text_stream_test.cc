@@ -42,7 +42,7 @@ TEST(TextStream, HoldsBackHalfCharacters) {
   }
   EXPECT_EQ(got, text);
   EXPECT_EQ(stream.Push("\xf0\x9f"), "");
-  EXPECT_EQ(stream.Finish(), "\xef\xbf\xbd\xef\xbf\xbd");
+  EXPECT_EQ(stream.Finish(), "\xef\xbf\xbd");  // one for one broken character
 }
 
 TEST(TextStream, StopsThatAreMultibyteAndSplit) {
@@ -58,6 +58,9 @@ TEST(TextStream, InvalidBytesBecomeReplacements) {
   EXPECT_EQ(ToValidUtf8("\xc0\x80"), "\xef\xbf\xbd\xef\xbf\xbd");  // overlong
   EXPECT_EQ(ToValidUtf8("\xed\xa0\x80").size(), 9u);               // surrogate
   EXPECT_EQ(ToValidUtf8("\xf4\x90\x80\x80").size(), 12u);          // beyond U+10FFFF
+  EXPECT_EQ(ToValidUtf8("\xf0\x9f\x98z"), "\xef\xbf\xbdz");        // a start, then another
+  EXPECT_EQ(ToValidUtf8("\xe6\xe6\xbc"), "\xef\xbf\xbd\xef\xbf\xbd");
+  EXPECT_EQ(ToValidUtf8("\xe2\x28\xa1"), "\xef\xbf\xbd(\xef\xbf\xbd");
   EXPECT_EQ(ToValidUtf8("ok \xf0\x9f\x98\x80"), "ok \xf0\x9f\x98\x80");
 }
 
