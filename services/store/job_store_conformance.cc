@@ -349,6 +349,7 @@ TEST_P(JobStoreConformance, ManyThreadsLeaseEachTaskOnce) {
   std::mutex mutex;
   std::multiset<std::string> leased;
   std::vector<std::thread> threads;
+  threads.reserve(4);
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&, i] {
       while (true) {

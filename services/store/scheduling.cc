@@ -52,6 +52,7 @@ const SchedulableTask* BestTask(const SchedulableJob& job, const LeaseQuery& que
 std::string PickTask(const std::vector<SchedulableJob>& jobs, const LeaseQuery& query,
                      bool other_workers, std::string* idle_reason) {
   std::vector<const SchedulableJob*> order;
+  order.reserve(jobs.size());
   for (const SchedulableJob& job : jobs) order.push_back(&job);
   std::stable_sort(order.begin(), order.end(), [](const auto* a, const auto* b) {
     return std::make_tuple(a->owner_turn, a->owner, -a->priority, a->age) <

@@ -28,7 +28,10 @@ const json& Member(const json& object, const char* name) {
   return it == object.end() ? null : *it;
 }
 
-bool IsOff(const json& value) { return value.is_null() || value == false || value == ""; }
+bool IsOff(const json& value) {
+  const auto* text = value.get_ptr<const std::string*>();
+  return value.is_null() || value == false || (text != nullptr && text->empty());
+}
 
 absl::StatusOr<int32_t> ReadId(const json& value, absl::string_view where) {
   if (!value.is_number_unsigned() || value.get<uint64_t>() > static_cast<uint64_t>(kMaxId)) {

@@ -131,7 +131,8 @@ TEST_F(SmolLm2Test, TokenIdsAreEqual) {
 }
 
 TEST_F(SmolLm2Test, ChatIsEqual) {
-  for (const json& c : Golden("chats.json").at("cases")) {
+  const json chats = Golden("chats.json");
+  for (const json& c : chats.at("cases")) {
     if (c.at("name") != "smollm2") continue;
     const auto text =
         tokenizer_->RenderChat(Messages(c.at("messages")), c.at("add_generation_prompt"));
