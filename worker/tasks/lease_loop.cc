@@ -73,7 +73,8 @@ void LeaseLoop::Run() {
     request.set_device_class(identity_.device_class);
     request.set_memory_bytes(identity_.memory_bytes);
     request.set_quantizer_version(QuantizerVersion());
-    request.mutable_max_wait()->set_seconds(kLongPollSeconds);
+    // Without connection the first answer is wanted at once: it is what makes the worker ready.
+    request.mutable_max_wait()->set_seconds(NotReadyReason().empty() ? kLongPollSeconds : 0);
     if (const auto held = runner_->held(); held.has_value()) {
       request.set_held_job_id(held->job_id);
       request.set_held_block(held->block);
