@@ -174,6 +174,7 @@ void ExpectError(const std::string& answer, int status) {
   const json parsed = json::parse(answer.substr(body + 4), nullptr, false);
   ASSERT_TRUE(parsed.is_object()) << answer;
   for (const char* key : {"message", "type", "code"}) EXPECT_TRUE(parsed["error"].contains(key));
+  EXPECT_FALSE(parsed["error"]["code"].is_null());
 }
 
 TEST_F(HttpServerTest, AnswersAndKeepsTheConnection) {
