@@ -135,7 +135,8 @@ TEST(Dequantize, Block8SharesScalesByRowsAndInputs) {
   DequantizeRows(m.view, 0, 5, w.data());
   for (int64_t n = 0; n < 5; ++n) {
     for (int64_t k = 0; k < 17; ++k) {
-      const double alpha = static_cast<double>(k / 8 * 3 + n / 2 + 1);
+      const int64_t scale = k / 8 * 3 + n / 2 + 1;
+      const auto alpha = static_cast<double>(scale);
       ASSERT_EQ(w[n * 17 + k], m.codes[n * 17 + k] ? alpha : -alpha) << n << " " << k;
     }
   }

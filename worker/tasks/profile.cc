@@ -81,6 +81,7 @@ absl::StatusOr<std::vector<HessianMatrix>> Accumulate(int64_t block, const Quant
     widths[static_cast<size_t>(layer.input)] = layer.cols;
   }
   std::vector<std::unique_ptr<HessianAccumulator>> sums;
+  sums.reserve(widths.size());
   for (const int64_t width : widths)
     sums.push_back(HessianAccumulator::Create(width, recipe.hessian));
   session->SetHeldBlock(-1);
