@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -38,6 +39,45 @@ absl::StatusOr<std::string> PlainText(const std::string& data, const std::string
     texts.push_back(json["text"].get<std::string>());
   }
   return absl::StrJoin(texts, "\n\n");
+}
+
+// The one tensor of a scratch blob.
+struct ScratchTensor {
+  const char* name;
+  DType dtype;
+  size_t rank;
+  const char* rank_word;  // for messages
+};
+constexpr ScratchTensor kTokens{"tokens", DType::kI32, 2, "two"};
+constexpr ScratchTensor kHidden{"hidden", DType::kF32, 3, "three"};
+
+// Fills `data` and gives the shape; DATA_LOSS if the blob holds anything else than `tensor` says.
+template <typename T>
+absl::StatusOr<std::vector<int64_t>> ReadScratch(BlobStore* store, const std::string& job_id,
+                                                 const std::string& digest,
+                                                 const ScratchTensor& tensor,
+                                                 std::vector<T>* data) {
+  SA_ASSIGN_OR_RETURN(const std::string blob, store->GetScratch(job_id, digest));
+  SA_ASSIGN_OR_RETURN(auto file, ParseSafetensors(blob, digest));
+  const auto it = file->tensors().find(tensor.name);
+  if (it == file->tensors().end() || it->second.dtype != tensor.dtype ||
+      it->second.shape.size() != tensor.rank) {
+    return absl::DataLossError(absl::StrCat("scratch blob ", digest, ": expected one ",
+                                            DTypeName(tensor.dtype), " tensor \"", tensor.name,
+                                            "\" of ", tensor.rank_word, " dimensions"));
+  }
+  SA_ASSIGN_OR_RETURN(const absl::string_view bytes, file->Bytes(tensor.name));
+  data->resize(bytes.size() / sizeof(T));
+  std::memcpy(data->data(), bytes.data(), bytes.size());
+  return it->second.shape;
+}
+
+template <typename T>
+absl::StatusOr<std::string> ScratchBlob(const ScratchTensor& tensor, std::vector<int64_t> shape,
+                                        const std::vector<T>& data) {
+  const absl::string_view bytes(reinterpret_cast<const char*>(data.data()),
+                                data.size() * sizeof(T));
+  return WriteSafetensors({TensorToWrite{tensor.name, tensor.dtype, std::move(shape), bytes}}, {});
 }
 
 absl::Status CheckUnderRoots(const std::string& path, const std::vector<std::string>& roots) {
@@ -107,56 +147,36 @@ absl::StatusOr<const std::vector<int32_t>*> JobSession::TextTokens(const std::st
 
 absl::StatusOr<TokenWindows> JobSession::ReadTokens(const std::string& digest) {
   PhaseTimer timer(metrics_->load);
-  SA_ASSIGN_OR_RETURN(const std::string blob, store_->GetScratch(job_id_, digest));
-  SA_ASSIGN_OR_RETURN(auto file, ParseSafetensors(blob, digest));
-  const auto it = file->tensors().find("tokens");
-  if (it == file->tensors().end() || it->second.dtype != DType::kI32 ||
-      it->second.shape.size() != 2) {
-    return absl::DataLossError(absl::StrCat(
-        "scratch blob ", digest, ": expected one I32 tensor \"tokens\" of two dimensions"));
-  }
-  SA_ASSIGN_OR_RETURN(const absl::string_view bytes, file->Bytes("tokens"));
-  TokenWindows windows{it->second.shape[0], it->second.shape[1], {}};
-  windows.tokens.resize(bytes.size() / sizeof(int32_t));
-  std::memcpy(windows.tokens.data(), bytes.data(), bytes.size());
+  TokenWindows windows;
+  SA_ASSIGN_OR_RETURN(const std::vector<int64_t> shape,
+                      ReadScratch(store_, job_id_, digest, kTokens, &windows.tokens));
+  windows.count = shape[0];
+  windows.length = shape[1];
   return windows;
 }
 
 absl::StatusOr<std::string> JobSession::WriteTokens(const TokenWindows& windows) {
-  TensorToWrite tensor{"tokens",
-                       DType::kI32,
-                       {windows.count, windows.length},
-                       absl::string_view(reinterpret_cast<const char*>(windows.tokens.data()),
-                                         windows.tokens.size() * sizeof(int32_t))};
-  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors({tensor}, {}));
+  SA_ASSIGN_OR_RETURN(const std::string blob,
+                      ScratchBlob(kTokens, {windows.count, windows.length}, windows.tokens));
   PhaseTimer timer(metrics_->store);
   return store_->PutScratch(job_id_, blob);
 }
 
 absl::StatusOr<HiddenStates> JobSession::ReadHidden(const std::string& digest) {
   PhaseTimer timer(metrics_->load);
-  SA_ASSIGN_OR_RETURN(const std::string blob, store_->GetScratch(job_id_, digest));
-  SA_ASSIGN_OR_RETURN(auto file, ParseSafetensors(blob, digest));
-  const auto it = file->tensors().find("hidden");
-  if (it == file->tensors().end() || it->second.dtype != DType::kF32 ||
-      it->second.shape.size() != 3) {
-    return absl::DataLossError(absl::StrCat(
-        "scratch blob ", digest, ": expected one F32 tensor \"hidden\" of three dimensions"));
-  }
-  SA_ASSIGN_OR_RETURN(const absl::string_view bytes, file->Bytes("hidden"));
-  HiddenStates hidden{it->second.shape[0], it->second.shape[1], it->second.shape[2], {}};
-  hidden.data.resize(bytes.size() / sizeof(float));
-  std::memcpy(hidden.data.data(), bytes.data(), bytes.size());
+  HiddenStates hidden;
+  SA_ASSIGN_OR_RETURN(const std::vector<int64_t> shape,
+                      ReadScratch(store_, job_id_, digest, kHidden, &hidden.data));
+  hidden.count = shape[0];
+  hidden.length = shape[1];
+  hidden.hidden = shape[2];
   return hidden;
 }
 
 absl::StatusOr<std::string> JobSession::WriteHidden(const HiddenStates& hidden) {
-  TensorToWrite tensor{"hidden",
-                       DType::kF32,
-                       {hidden.count, hidden.length, hidden.hidden},
-                       absl::string_view(reinterpret_cast<const char*>(hidden.data.data()),
-                                         hidden.data.size() * sizeof(float))};
-  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors({tensor}, {}));
+  SA_ASSIGN_OR_RETURN(
+      const std::string blob,
+      ScratchBlob(kHidden, {hidden.count, hidden.length, hidden.hidden}, hidden.data));
   PhaseTimer timer(metrics_->store);
   return store_->PutScratch(job_id_, blob);
 }
