@@ -1,5 +1,6 @@
 #include "services/coordinator/result_check.h"
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -66,26 +67,63 @@ absl::Status CheckForward(const v1::ForwardTask& task, const v1::ForwardResult& 
     }
     SA_RETURN_IF_ERROR(CheckDigest("forward.boundaries", b.digest()));
   }
+  if (!task.token_weights() && !result.token_weights().empty()) {
+    return Fault("forward.token_weights",
+                 absl::StrCat("found ", result.token_weights_size(), ", expected none"));
+  }
+  if (task.token_weights() && result.token_weights().empty()) {
+    return Fault("forward.token_weights", "found none, expected one for every block");
+  }
+  for (int i = 0; i < result.token_weights_size(); ++i) {
+    const v1::TokenWeights& w = result.token_weights(i);
+    if (w.block() != static_cast<uint32_t>(i) || w.part() != task.part()) {
+      return Fault("forward.token_weights",
+                   absl::StrCat("found block ", w.block(), " part ", w.part(), ", expected ", i,
+                                ", ", task.part()));
+    }
+    SA_RETURN_IF_ERROR(CheckDigest("forward.token_weights", w.digest()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShape(const std::string& field, const v1::LayerPlan& plan,
+                        const v1::LayerReport& report) {
+  if (report.layer().name() == plan.name() && report.layer().rows() == plan.rows() &&
+      report.layer().cols() == plan.cols()) {
+    return absl::OkStatus();
+  }
+  return Fault(field,
+               absl::StrCat("found ", report.layer().name(), " ", report.layer().rows(), " x ",
+                            report.layer().cols(), ", expected ", plan.rows(), " x ", plan.cols()));
+}
+
+// Every figure that allocation may build on.
+absl::Status CheckCandidate(const std::string& field, const v1::CandidateReport& c) {
+  SA_RETURN_IF_ERROR(CheckDigest(field, c.digest()));
+  const struct {
+    const char* name;
+    double value;
+  } figures[] = {{"importance", c.importance()},
+                 {"weight_error", c.weight_error()},
+                 {"output_error", c.output_error()},
+                 {"guided_error", c.guided_error()},
+                 {"paper_criterion", c.paper_criterion()}};
+  for (const auto& figure : figures) {
+    if (std::isfinite(figure.value) && figure.value >= 0) continue;
+    return Fault(field, absl::StrCat(figure.name, " at ", c.bits(), " bits: found ", figure.value,
+                                     ", expected a finite number >= 0"));
+  }
   return absl::OkStatus();
 }
 
 absl::Status CheckLayer(const v1::Recipe& recipe, const v1::LayerPlan& plan,
                         const v1::LayerReport& report) {
   const std::string field = absl::StrCat("profile.layers ", plan.name());
-  if (report.layer().name() != plan.name() || report.layer().rows() != plan.rows() ||
-      report.layer().cols() != plan.cols()) {
-    return Fault(
-        field, absl::StrCat("found ", report.layer().name(), " ", report.layer().rows(), " x ",
-                            report.layer().cols(), ", expected ", plan.rows(), " x ", plan.cols()));
-  }
+  SA_RETURN_IF_ERROR(CheckShape(field, plan, report));
   for (uint32_t q : AllowedWidths(recipe, plan.name())) {
     const v1::CandidateReport* c = FindCandidate(report, q);
     if (c == nullptr) return Fault(field, absl::StrCat("no candidate of ", q, " bits"));
-    SA_RETURN_IF_ERROR(CheckDigest(field, c->digest()));
-    if (!std::isfinite(c->importance()) || c->importance() < 0) {
-      return Fault(field, absl::StrCat("importance at ", q, " bits: found ", c->importance(),
-                                       ", expected a finite number >= 0"));
-    }
+    SA_RETURN_IF_ERROR(CheckCandidate(field, *c));
   }
   return absl::OkStatus();
 }
@@ -115,6 +153,97 @@ absl::Status CheckEvaluate(const v1::EvaluateTask& task, const v1::EvaluateResul
   return absl::OkStatus();
 }
 
+absl::Status CheckMeasure(const v1::MeasureTask& task, const v1::MeasureResult& result) {
+  if (task.layers_size() != result.layers_size()) {
+    return Fault("measure.layers",
+                 absl::StrCat("found ", result.layers_size(), ", expected ", task.layers_size()));
+  }
+  for (int i = 0; i < task.layers_size(); ++i) {
+    const v1::LayerReport& asked = task.layers(i);
+    const v1::MeasuredLayer& found = result.layers(i);
+    const std::string field = absl::StrCat("measure.layers ", asked.layer().name());
+    if (found.layer() != asked.layer().name() || found.kl_size() != asked.candidates_size()) {
+      return Fault(field, absl::StrCat("found ", found.layer(), " with ", found.kl_size(),
+                                       " figures, expected ", asked.candidates_size()));
+    }
+    for (int c = 0; c < found.kl_size(); ++c) {
+      if (std::isfinite(found.kl(c)) && found.kl(c) >= 0) continue;
+      return Fault(field, absl::StrCat("kl at ", asked.candidates(c).bits(), " bits: found ",
+                                       found.kl(c), ", expected a finite number >= 0"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRefineHessian(const v1::RefineTask& task, const v1::RefineResult& result) {
+  if (result.hessians().empty()) return Fault("refine.hessians", "found none");
+  for (const v1::PartialHessian& h : result.hessians()) {
+    if (h.part() != task.part()) {
+      return Fault("refine.hessians",
+                   absl::StrCat("part: found ", h.part(), ", expected ", task.part()));
+    }
+    SA_RETURN_IF_ERROR(CheckDigest("refine.hessians", h.digest()));
+  }
+  if (task.input() != 0) return absl::OkStatus();
+  const v1::Boundary& b = result.boundary();
+  if (b.block() != task.block() || b.part() != task.part()) {
+    return Fault("refine.boundary", absl::StrCat("found block ", b.block(), " part ", b.part(),
+                                                 ", expected ", task.block(), ", ", task.part()));
+  }
+  return CheckDigest("refine.boundary", b.digest());
+}
+
+absl::Status CheckRefineFit(const v1::RefineTask& task, const v1::RefineResult& result) {
+  for (const v1::RefinedShard& shard : result.shards()) {
+    const auto layer =
+        std::find_if(task.layers().begin(), task.layers().end(),
+                     [&](const v1::LayerPlan& l) { return l.name() == shard.layer(); });
+    if (layer == task.layers().end()) {
+      return Fault("refine.shards",
+                   absl::StrCat("found layer ", shard.layer(), ", expected one of the task's"));
+    }
+    if (shard.row_begin() >= shard.row_end() || shard.row_end() > layer->rows()) {
+      return Fault("refine.shards",
+                   absl::StrCat(shard.layer(), ": found rows ", shard.row_begin(), " to ",
+                                shard.row_end(), ", expected some of ", layer->rows()));
+    }
+    SA_RETURN_IF_ERROR(CheckDigest(absl::StrCat("refine.shards ", shard.layer()), shard.digest()));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRefineJoin(const v1::RefineTask& task, const v1::RefineResult& result) {
+  if (task.layers_size() != result.layers_size()) {
+    return Fault("refine.layers",
+                 absl::StrCat("found ", result.layers_size(), ", expected ", task.layers_size()));
+  }
+  for (int i = 0; i < task.layers_size(); ++i) {
+    const v1::LayerReport& report = result.layers(i);
+    const std::string field = absl::StrCat("refine.layers ", task.layers(i).name());
+    SA_RETURN_IF_ERROR(CheckShape(field, task.layers(i), report));
+    const uint32_t bits = i < task.bits_size() ? task.bits(i) : 0;
+    if (report.candidates_size() != 1 || report.candidates(0).bits() != bits) {
+      return Fault(field, absl::StrCat("found ", report.candidates_size(),
+                                       " candidates, expected one of ", bits, " bits"));
+    }
+    SA_RETURN_IF_ERROR(CheckCandidate(field, report.candidates(0)));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckRefine(const v1::RefineTask& task, const v1::RefineResult& result) {
+  switch (task.step()) {
+    case v1::REFINE_STEP_HESSIAN:
+      return CheckRefineHessian(task, result);
+    case v1::REFINE_STEP_FIT:
+      return CheckRefineFit(task, result);
+    case v1::REFINE_STEP_JOIN:
+      return CheckRefineJoin(task, result);
+    default:
+      return Fault("refine", absl::StrCat("the task is of an unknown step ", task.step()));
+  }
+}
+
 }  // namespace
 
 absl::Status CheckResult(const v1::Task& task, const v1::TaskResult& result) {
@@ -139,6 +268,10 @@ absl::Status CheckResult(const v1::Task& task, const v1::TaskResult& result) {
       return CheckDigest("ends.unquantized_digest", result.ends().unquantized_digest());
     case v1::TaskResult::kEvaluate:
       return CheckEvaluate(task.evaluate(), result.evaluate());
+    case v1::TaskResult::kRefine:
+      return CheckRefine(task.refine(), result.refine());
+    case v1::TaskResult::kMeasure:
+      return CheckMeasure(task.measure(), result.measure());
     case v1::TaskResult::RESULT_NOT_SET:
       return Fault("result", "is empty");
   }

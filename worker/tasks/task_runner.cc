@@ -77,6 +77,8 @@ absl::Status TaskRunner::Impl::Dispatch(const v1::Task& task, TaskControl* contr
                           RunEvaluate(task.evaluate(), session, control));
       return absl::OkStatus();
     }
+    case v1::Task::kRefine:
+    case v1::Task::kMeasure:
     case v1::Task::PAYLOAD_NOT_SET:
       break;
   }
