@@ -152,9 +152,28 @@ TEST_F(CliTest, SubmitSendsTheSpec) {
   MakeJob(v1::JOB_STATE_SUCCEEDED);
   const std::string model = File("m.gguf", "x"), text = File("t.txt", "some text");
   const std::string recipe = File("r.yaml", "method: rtn\ncandidate_bits: [2, 3]\n");
-  ASSERT_EQ(Shiftadd({"submit", model, "--bytes", "4GiB", "--name", "m", "--recipe", recipe,
-                      "--calibration", text, "--calibration-sequences", "4", "--label", "a=b",
-                      "--any-device"}),
+  ASSERT_EQ(Shiftadd({"submit",
+                      model,
+                      "--bytes",
+                      "4GiB",
+                      "--name",
+                      "m",
+                      "--recipe",
+                      recipe,
+                      "--calibration",
+                      text,
+                      "--calibration-sequences",
+                      "4",
+                      "--label",
+                      "a=b",
+                      "--any-device",
+                      "--criterion",
+                      "paper",
+                      "--uniform",
+                      "--eval-text",
+                      text,
+                      "--eval-skip",
+                      "110"}),
             kExitOk)
       << err_;
   const v1::JobSpec& spec = jobs_.submitted.spec();
@@ -164,6 +183,10 @@ TEST_F(CliTest, SubmitSendsTheSpec) {
   EXPECT_EQ(spec.recipe().method(), v1::METHOD_RTN);
   EXPECT_EQ(spec.calibration().text_digest(), Sha256Digest("some text"));
   EXPECT_EQ(spec.calibration().sequences(), 4u);
+  EXPECT_EQ(spec.criterion(), v1::CRITERION_PAPER);
+  EXPECT_TRUE(spec.uniform());
+  EXPECT_EQ(spec.evaluation().skip(), 110u);
+  EXPECT_EQ(spec.evaluation().text_digest(), Sha256Digest("some text"));
   EXPECT_EQ(spec.labels().at("a"), "b");
   EXPECT_TRUE(spec.any_device());
   EXPECT_FALSE(jobs_.submitted.request_id().empty());
@@ -181,7 +204,15 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "M:x", "--bits", "3"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--method", "best"}),
             kExitUsage);
-  EXPECT_THAT(err_, HasSubstr("shiftadd, lat, rtn"));
+  EXPECT_THAT(err_, HasSubstr("recipe.method: expected one of: shiftadd, lat, rtn, acc, optq"));
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "2,3"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("found 2 budgets, expected one"));
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--criterion", "luck"}),
+            kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("--criterion: expected one of: guided, output, weight, paper"));
+  EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--eval-skip", "4"}),
+            kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("give --eval-text"));
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--frob"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--label", "a=\xff"}),

@@ -211,6 +211,8 @@ void AddClusterCommands(CLI::App& app, Context& context) {
       ->capture_default_str();
   up->add_option("--threads", options->threads, "Threads of each worker (default: cores / workers)")
       ->check(CLI::Range(1, 4096));
+  up->add_option("--device", options->device, "What workers compute on: cpu, cuda or auto")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}));
   up->add_option("--coordinator-port", options->coordinator_port,
                  "gRPC port (default 7070, or any if that is taken; 0: any)")
       ->check(CLI::Range(0, 65535));

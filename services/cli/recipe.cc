@@ -120,6 +120,17 @@ absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& name,
   }
 }
 
+// A whole row is a group size to people, and a field of its own on the wire.
+void ReadGroupSize(Json* json, std::vector<std::string>* faults) {
+  if (!json->is_object() || json->value("group_size", Json()) != "row") return;
+  if (json->contains("whole_row") && (*json)["whole_row"] != true) {
+    faults->push_back("recipe.whole_row: found " + (*json)["whole_row"].dump() +
+                      ", expected true or nothing with group_size row");
+  }
+  json->erase("group_size");
+  (*json)["whole_row"] = true;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Recipe> ParseRecipe(const std::string& text, const std::string& name) {
@@ -130,6 +141,7 @@ absl::StatusOr<v1::Recipe> ParseRecipe(const std::string& text, const std::strin
   } else {
     SA_ASSIGN_OR_RETURN(json, ParseYaml(text, name, &faults));
   }
+  ReadGroupSize(&json, &faults);
   v1::Recipe recipe;
   FromJson(json, "recipe", &recipe, &faults);
   if (!faults.empty())

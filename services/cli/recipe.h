@@ -4,6 +4,8 @@
 //   candidate_bits: [2, 3, 4]
 //   overrides:
 //     - {glob: "blocks.0.*", bits: 4}
+//
+// `group_size: row` is short for `whole_row: true`.
 #ifndef SHIFTADD_SERVICES_CLI_RECIPE_H_
 #define SHIFTADD_SERVICES_CLI_RECIPE_H_
 

@@ -36,6 +36,49 @@ overrides:
   EXPECT_TRUE(ParseRecipe("", "r.yaml").ok()) << "all defaults";
 }
 
+TEST(Recipe, EverySwitchHasAShortName) {
+  const auto recipe = ParseRecipe(R"(
+method: shiftadd
+scales: free
+offset: true
+rotation: none
+hessian: guided
+chunks: 4
+order: gar
+group_size: row
+sweeps: 0
+propagate: quantized
+effort: fast
+additive_terms: 0
+)",
+                                  "r.yaml");
+  ASSERT_TRUE(recipe.ok()) << recipe.status();
+  EXPECT_EQ(recipe->scales(), v1::SCALE_KIND_FREE);
+  EXPECT_TRUE(recipe->offset());
+  EXPECT_EQ(recipe->rotation(), v1::ROTATION_NONE);
+  EXPECT_EQ(recipe->hessian(), v1::HESSIAN_GUIDED);
+  EXPECT_EQ(recipe->chunks(), 4u);
+  EXPECT_EQ(recipe->order(), v1::COLUMN_ORDER_GAR);
+  EXPECT_TRUE(recipe->whole_row());
+  EXPECT_EQ(recipe->group_size(), 0u);
+  EXPECT_TRUE(recipe->has_sweeps()) << "0 is said, not left out";
+  EXPECT_EQ(recipe->propagate(), v1::PROPAGATE_QUANTIZED);
+  EXPECT_EQ(recipe->effort(), v1::EFFORT_FAST);
+  EXPECT_TRUE(recipe->has_additive_terms());
+  const auto acc = ParseRecipe("{\"method\": \"acc\", \"rotation\": \"butterfly\"}", "r.json");
+  ASSERT_TRUE(acc.ok()) << acc.status();
+  EXPECT_EQ(acc->rotation(), v1::ROTATION_BUTTERFLY);
+}
+
+TEST(Recipe, AWholeRowIsSaidOneWay) {
+  const auto message = [](const std::string& text) {
+    return std::string(ParseRecipe(text, "r.yaml").status().message());
+  };
+  EXPECT_THAT(message("group_size: row\nwhole_row: false"), HasSubstr("recipe.whole_row: found"));
+  EXPECT_THAT(message("group_size: column"), HasSubstr("found \"column\""));
+  EXPECT_EQ(message("group_size: row\nwhole_row: true"), "");
+}
+
 TEST(Recipe, NamesEveryFaultAtOnce) {
   const auto status = ParseRecipe(R"(
 metod: rtn
@@ -51,13 +94,14 @@ overrides:
                           .status();
   EXPECT_TRUE(absl::IsInvalidArgument(status));
   const std::string message(status.message());
-  for (const char* part : {"r.yaml: ", "recipe.metod: unknown field; there are: method",
-                           "recipe.method: expected one of: shiftadd, lat, rtn, found \"best\"",
-                           "recipe.group_size: expected a whole number from 0",
-                           "recipe.candidate_bits: expected a list, found 3",
-                           "recipe.damping: expected a number, found \"much\"",
-                           "recipe.overrides[0].skip: only one of its kind",
-                           "recipe.overrides[1].glub: unknown field"}) {
+  for (const char* part :
+       {"r.yaml: ", "recipe.metod: unknown field; there are: method",
+        "recipe.method: expected one of: shiftadd, lat, rtn, acc, optq, found \"best\"",
+        "recipe.group_size: expected a whole number from 0",
+        "recipe.candidate_bits: expected a list, found 3",
+        "recipe.damping: expected a number, found \"much\"",
+        "recipe.overrides[0].skip: only one of its kind",
+        "recipe.overrides[1].glub: unknown field"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
 }

@@ -5,38 +5,13 @@
 #include "services/base/status_macros.h"
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
-#include "services/cli/files.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/submit_spec.h"
+#include "services/cli/text_flags.h"
 #include "services/cli/watch.h"
 
 namespace shiftadd::cli {
 namespace {
-
-constexpr size_t kMaxText = 1u << 30;
-
-// The digest of a text that the packager has now; what it had already is not sent again.
-absl::StatusOr<std::string> UploadText(PackageClient& packages, const std::string& path) {
-  SA_ASSIGN_OR_RETURN(const std::string text, ReadFile(path, kMaxText));
-  if (text.empty()) return absl::InvalidArgumentError(absl::StrCat(path, ": is empty"));
-  absl::StatusOr<std::string> digest = packages.WriteBlob(text);
-  if (!digest.ok()) return Annotate(digest.status(), absl::StrCat("uploading ", path));
-  return digest;
-}
-
-absl::Status UploadTexts(const Context& context, const SubmitFlags& flags, v1::JobSpec* spec) {
-  if (flags.calibration_file.empty() && flags.eval_file.empty()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(const std::unique_ptr<PackageClient> packages, ConnectPackages(context));
-  if (!flags.calibration_file.empty()) {
-    SA_ASSIGN_OR_RETURN(*spec->mutable_calibration()->mutable_text_digest(),
-                        UploadText(*packages, flags.calibration_file));
-  }
-  if (!flags.eval_file.empty()) {
-    SA_ASSIGN_OR_RETURN(*spec->mutable_evaluation()->mutable_text_digest(),
-                        UploadText(*packages, flags.eval_file));
-  }
-  return absl::OkStatus();
-}
 
 int DryRun(Context& context, const JobClient& jobs, const v1::Job& submitted) {
   const absl::StatusOr<v1::Job> job = AwaitJob(jobs, submitted.job_id());
@@ -61,7 +36,11 @@ absl::StatusOr<v1::Job> SubmitJob(const Context& context, const JobClient& jobs,
                                   const SubmitFlags& flags) {
   v1::SubmitJobRequest request;
   SA_ASSIGN_OR_RETURN(*request.mutable_spec(), MakeSpec(flags));
-  SA_RETURN_IF_ERROR(UploadTexts(context, flags, request.mutable_spec()));
+  v1::JobSpec* spec = request.mutable_spec();
+  SA_ASSIGN_OR_RETURN(*spec->mutable_calibration()->mutable_text_digest(),
+                      UploadText(context, flags.calibration.file));
+  SA_ASSIGN_OR_RETURN(*spec->mutable_evaluation()->mutable_text_digest(),
+                      UploadText(context, flags.evaluation.file));
   request.set_request_id(NewId("cli"));
   request.set_validate_only(flags.dry_run);
   return jobs.Call(&JobClient::Stub::SubmitJob, request);
@@ -95,30 +74,16 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
       ->add_option("source", flags->source,
                    "GGUF file or Hugging Face folder (path or file:// URI)")
       ->required();
-  command->add_option("--bits", flags->bits,
-                      "Budget: average binary planes of the quantized layers");
-  command->add_option("--stored-bits", flags->stored_bits,
-                      "Budget: average bits with scales and offsets");
-  command->add_option("--bytes", flags->bytes, "Budget: size of the whole package, such as 4GiB");
+  AddAllocationFlags(command, &flags->allocation);
   command->add_option("--name", flags->name, "NAME[:TAG] of the package")->required();
   auto* recipe =
       command->add_option("--recipe", flags->recipe_file, "How to quantize: a YAML or JSON file");
   command
       ->add_option("--method", flags->method,
-                   "Short for a recipe with only this: shiftadd, lat, rtn")
+                   "Short for a recipe with only this: shiftadd, lat, rtn, acc, optq")
       ->excludes(recipe);
-  command->add_option(
-      "--calibration", flags->calibration_file,
-      "Calibration text (plain, or JSONL with \"text\"); else the model writes its own");
-  command->add_option("--calibration-sequences", flags->calibration_sequences,
-                      "Sequences (default 32)");
-  command->add_option("--calibration-length", flags->calibration_length,
-                      "Tokens a sequence (default 512)");
-  command->add_option("--eval-text", flags->eval_file,
-                      "Evaluation text; else held-out sequences of the calibration's kind");
-  command->add_option("--eval-sequences", flags->eval_sequences, "Windows (default 8)");
-  command->add_option("--eval-length", flags->eval_length,
-                      "Tokens a window (default the calibration's)");
+  AddCalibrationFlags(command, &flags->calibration);
+  AddEvaluationFlags(command, &flags->evaluation);
   command->add_option("--label", flags->labels, "KEY=VALUE, repeatable");
   command->add_option("--priority", flags->priority, "-100..100, higher first");
   command->add_flag("--any-device", flags->any_device,

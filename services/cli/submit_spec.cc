@@ -17,38 +17,10 @@ namespace {
 
 namespace fs = std::filesystem;
 
-absl::StatusOr<v1::Budget> MakeBudget(const SubmitFlags& flags) {
-  const int given = flags.bits.has_value() + flags.stored_bits.has_value() + !flags.bytes.empty();
-  if (given != 1) {
-    return absl::InvalidArgumentError(
-        "say how small the package is to be: exactly one of --bits, --stored-bits and --bytes");
-  }
-  v1::Budget budget;
-  if (flags.bits.has_value()) {
-    if (!(*flags.bits > 0) || *flags.bits > 8)
-      return absl::InvalidArgumentError("--bits: expected more than 0, at most 8");
-    budget.set_planes(*flags.bits);
-  } else if (flags.stored_bits.has_value()) {
-    if (!(*flags.stored_bits > 0) || *flags.stored_bits > 16) {
-      return absl::InvalidArgumentError("--stored-bits: expected more than 0, at most 16");
-    }
-    budget.set_stored_bits(*flags.stored_bits);
-  } else {
-    const absl::StatusOr<uint64_t> bytes = ParseBytes(flags.bytes);
-    if (!bytes.ok()) return Annotate(bytes.status(), "--bytes");
-    budget.set_bytes(*bytes);
-  }
-  return budget;
-}
-
 absl::StatusOr<v1::Recipe> MakeRecipe(const SubmitFlags& flags) {
   if (!flags.recipe_file.empty()) return LoadRecipe(flags.recipe_file);
-  v1::Recipe recipe;
-  if (flags.method.empty()) return recipe;
-  std::vector<std::string> faults;
-  FromJson({{"method", flags.method}}, "--method", &recipe, &faults);
-  if (!faults.empty()) return absl::InvalidArgumentError(faults[0]);
-  return recipe;
+  if (flags.method.empty()) return v1::Recipe();
+  return MethodRecipe(flags.method);
 }
 
 absl::Status AddLabels(const std::vector<std::string>& labels, v1::JobSpec* spec) {
@@ -74,21 +46,34 @@ absl::StatusOr<std::string> SourceUri(const std::string& source) {
   return absl::StrCat("file://", path.string());
 }
 
+absl::StatusOr<v1::Recipe> MethodRecipe(const std::string& method) {
+  v1::Recipe recipe;
+  std::vector<std::string> faults;
+  FromJson({{"method", method}}, "recipe", &recipe, &faults);
+  if (!faults.empty()) return absl::InvalidArgumentError(faults[0]);
+  return recipe;
+}
+
+absl::StatusOr<std::string> OutputName(const std::string& text, const std::string& flag) {
+  absl::StatusOr<std::string> output = NormalizeReference(text);
+  if (!output.ok()) return Annotate(output.status(), flag);
+  if (absl::StrContains(*output, '@'))
+    return absl::InvalidArgumentError(absl::StrCat(flag, ": expected NAME[:TAG], not a digest"));
+  return output;
+}
+
 absl::StatusOr<v1::JobSpec> MakeSpec(const SubmitFlags& flags) {
   v1::JobSpec spec;
-  SA_ASSIGN_OR_RETURN(*spec.mutable_budget(), MakeBudget(flags));
-  absl::StatusOr<std::string> output = NormalizeReference(flags.name);
-  if (!output.ok()) return Annotate(output.status(), "--name");
-  if (absl::StrContains(*output, '@'))
-    return absl::InvalidArgumentError("--name: expected NAME[:TAG], not a digest");
-  spec.set_output(*output);
+  SA_ASSIGN_OR_RETURN(*spec.mutable_budget(), MakeBudget(flags.allocation));
+  SA_ASSIGN_OR_RETURN(const v1::Criterion criterion, MakeCriterion(flags.allocation));
+  spec.set_criterion(criterion);
+  spec.set_uniform(flags.allocation.uniform);
+  SA_ASSIGN_OR_RETURN(*spec.mutable_output(), OutputName(flags.name, "--name"));
   SA_ASSIGN_OR_RETURN(*spec.mutable_recipe(), MakeRecipe(flags));
   SA_RETURN_IF_ERROR(AddLabels(flags.labels, &spec));
   SA_ASSIGN_OR_RETURN(*spec.mutable_source(), SourceUri(flags.source));
-  spec.mutable_calibration()->set_sequences(flags.calibration_sequences);
-  spec.mutable_calibration()->set_length(flags.calibration_length);
-  spec.mutable_evaluation()->set_sequences(flags.eval_sequences);
-  spec.mutable_evaluation()->set_length(flags.eval_length);
+  *spec.mutable_calibration() = MakeCalibration(flags.calibration);
+  SA_ASSIGN_OR_RETURN(*spec.mutable_evaluation(), MakeEvaluation(flags.evaluation));
   spec.set_priority(flags.priority);
   spec.set_any_device(flags.any_device);
   return spec;

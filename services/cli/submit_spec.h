@@ -3,30 +3,24 @@
 #define SHIFTADD_SERVICES_CLI_SUBMIT_SPEC_H_
 
 #include <cstdint>
-#include <map>
-#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "services/cli/allocation_flags.h"
+#include "services/cli/text_flags.h"
 #include "shiftadd/v1/job.pb.h"
 
 namespace shiftadd::cli {
 
 struct SubmitFlags {
   std::string source;
-  std::optional<double> bits;  // exactly one of these three
-  std::optional<double> stored_bits;
-  std::string bytes;  // "4GiB"
+  AllocationFlags allocation;
   std::string name;
   std::string recipe_file;  // at most one of these two
   std::string method;
-  std::string calibration_file;
-  std::string eval_file;
-  uint32_t calibration_sequences = 0;
-  uint32_t calibration_length = 0;
-  uint32_t eval_sequences = 0;
-  uint32_t eval_length = 0;
+  CalibrationFlags calibration;
+  EvaluationFlags evaluation;
   std::vector<std::string> labels;  // KEY=VALUE
   int32_t priority = 0;
   bool any_device = false;
@@ -37,6 +31,12 @@ struct SubmitFlags {
 // A local path becomes an absolute file:// URI and must exist (NOT_FOUND); file://, oci: and hf: go
 // as they are.
 absl::StatusOr<std::string> SourceUri(const std::string& source);
+
+// A recipe of nothing but a method, by its short name ("rtn"). INVALID_ARGUMENT lists the methods.
+absl::StatusOr<v1::Recipe> MethodRecipe(const std::string& method);
+
+// NAME[:TAG] of a package to be published. INVALID_ARGUMENT names `flag`.
+absl::StatusOr<std::string> OutputName(const std::string& text, const std::string& flag);
 
 // Everything but the digests of uploaded texts. INVALID_ARGUMENT names the flag.
 absl::StatusOr<v1::JobSpec> MakeSpec(const SubmitFlags& flags);

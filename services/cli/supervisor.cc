@@ -123,6 +123,9 @@ void Supervisor::AddDaemons() {
                                             "--http",        Or(worker.info.http),
                                             "--threads",     absl::StrCat(Threads(options_)),
                                             "--memory-mib",  absl::StrCat(MemoryMib(options_))};
+      if (!options_.device.empty()) {
+        arguments.insert(arguments.end(), {"--device", options_.device});
+      }
       for (const std::string& root : options_.source_roots) {
         arguments.insert(arguments.end(), {"--source-root", root});
       }

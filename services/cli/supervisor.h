@@ -18,7 +18,8 @@ namespace shiftadd::cli {
 struct UpOptions {
   std::string data_dir;  // absolute
   int workers = 1;
-  int threads = 0;  // a worker's; 0 = cores / workers
+  int threads = 0;     // a worker's; 0 = cores / workers
+  std::string device;  // the workers' --device; empty = their default
   // Ports: -1 = the usual one (7070, 7071) or, if that is taken, any; 0 = any.
   int coordinator_port = -1;
   int packager_port = -1;
