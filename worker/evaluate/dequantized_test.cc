@@ -68,7 +68,7 @@ Package Quantize(const RandomModel& model, const QuantRecipe& recipe, int bits, 
       HessianMatrix h{layer.cols, 100, std::vector<double>(layer.cols * layer.cols, 0.0)};
       for (int64_t i = 0; i < layer.cols; ++i) h.h[i * layer.cols + i] = 1;
       const auto prepared = PreparedHessian::Create(h, recipe).value();
-      const Candidate c = QuantizeLayer(layer.name, w, layer.rows, layer.cols, *prepared, recipe,
+      const Candidate c = QuantizeLayer(layer.name, w, layer.rows, layer.cols, {prepared}, recipe,
                                         {bits}, 1, nullptr)
                               .value()[0];
       out.layers[layer.name] = out.Put(c.blob);

@@ -11,7 +11,8 @@
 #include <mutex>
 
 #include "absl/strings/str_cat.h"
-#include "worker/quantize/layer_quantizer.h"
+#include "services/base/status_macros.h"
+#include "worker/quantize/hessian_accumulator.h"
 
 namespace shiftadd {
 namespace {
@@ -32,21 +33,28 @@ bool AllFinite(const float* x, int64_t count) {
   return probe == 0.0f;
 }
 
+// The tokens' weights, s_t.
+std::vector<float> TokenWeights(const float* x, int64_t tokens, int64_t k, QuantHessian kind,
+                                const float* weights) {
+  std::vector<float> s(tokens, 1.0f);
+  for (int64_t t = 0; t < tokens; ++t) {
+    if (kind == QuantHessian::kRms) s[t] = RmsWeight(x + t * k, k);
+    if (kind == QuantHessian::kGuided) s[t] = weights[t];
+  }
+  return s;
+}
+
 // X^T diag(s) X in fp32, upper triangle (whole blocks of columns). [k, k]
-std::vector<float> Product(const float* x, int64_t tokens, int64_t k, QuantHessian kind) {
+std::vector<float> Product(const float* x, int64_t tokens, int64_t k,
+                           const std::vector<float>& weights) {
   const c10::InferenceMode guard;
   std::vector<float> out(k * k, 0.0f);
-  at::Tensor plain = at::from_blob(const_cast<float*>(x), {tokens, k}, at::kFloat);
-  at::Tensor scaled = plain;
-  std::vector<float> copy;
-  if (kind == QuantHessian::kRms) {
-    copy.assign(x, x + tokens * k);
-    for (int64_t t = 0; t < tokens; ++t) {
-      const float s = RmsWeight(x + t * k, k);
-      for (int64_t i = 0; i < k; ++i) copy[t * k + i] *= s;
-    }
-    scaled = at::from_blob(copy.data(), {tokens, k}, at::kFloat);
+  const at::Tensor plain = at::from_blob(const_cast<float*>(x), {tokens, k}, at::kFloat);
+  std::vector<float> copy(tokens * k);
+  for (int64_t t = 0; t < tokens; ++t) {
+    for (int64_t i = 0; i < k; ++i) copy[t * k + i] = weights[t] * x[t * k + i];
   }
+  const at::Tensor scaled = at::from_blob(copy.data(), {tokens, k}, at::kFloat);
   for (int64_t begin = 0; begin < k; begin += kColumnBlock) {
     const int64_t size = std::min(kColumnBlock, k - begin);
     const at::Tensor block =
@@ -63,15 +71,21 @@ class Accumulator : public HessianAccumulator {
  public:
   Accumulator(int64_t k, QuantHessian kind) : k_(k), kind_(kind), sum_(k * k, 0.0) {}
 
-  void Add(int64_t sequence, const float* x, int64_t tokens) override {
+  void Add(int64_t sequence, const float* x, int64_t tokens, const float* weights) override {
     at::set_num_threads(1);  // a product must not depend on the number of cores
-    if (!AllFinite(x, tokens * k_)) {
-      std::lock_guard<std::mutex> lock(mutex_);
-      if (not_finite_ < 0 || sequence < not_finite_) not_finite_ = sequence;
+    const std::string wrong = Problem(x, tokens, weights);
+    std::vector<float> part;
+    if (wrong.empty()) {
+      part = Product(x, tokens, k_, TokenWeights(x, tokens, k_, kind_, weights));
+    }
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (!wrong.empty()) {
+      if (wrong_.empty() || sequence < wrong_sequence_) {
+        wrong_ = wrong;
+        wrong_sequence_ = sequence;
+      }
       return;
     }
-    std::vector<float> part = Product(x, tokens, k_, kind_);
-    std::lock_guard<std::mutex> lock(mutex_);
     if (sequence < next_ || !waiting_.emplace(sequence, Part{std::move(part), tokens}).second) {
       duplicate_ = sequence;
       return;
@@ -86,35 +100,21 @@ class Accumulator : public HessianAccumulator {
     }
   }
 
-  absl::StatusOr<HessianMatrix> Finish() override {
+  absl::StatusOr<HessianSum> FinishSum() override {
     std::lock_guard<std::mutex> lock(mutex_);
-    if (not_finite_ >= 0) {
+    if (!wrong_.empty()) {
       return absl::InvalidArgumentError(
-          absl::StrCat("Hessian: an input of sequence ", not_finite_, " is not a finite number"));
+          absl::StrCat("Hessian: sequence ", wrong_sequence_, ": ", wrong_));
     }
     if (duplicate_ >= 0) {
       return absl::InvalidArgumentError(
           absl::StrCat("Hessian: sequence ", duplicate_, " was added twice"));
     }
-    if (!waiting_.empty() || tokens_ == 0) {
+    if (!waiting_.empty() || next_ == 0) {
       return absl::FailedPreconditionError(absl::StrCat(
           "Hessian: sequence ", next_, " is missing; ", waiting_.size(), " later ones were added"));
     }
-    HessianMatrix out;
-    out.k = k_;
-    out.tokens = tokens_;
-    out.h.resize(k_ * k_);
-    for (int64_t i = 0; i < k_; ++i) {
-      for (int64_t j = i; j < k_; ++j) {
-        const double value = sum_[i * k_ + j] / static_cast<double>(tokens_);
-        if (!std::isfinite(value)) {
-          return absl::InvalidArgumentError(absl::StrCat(
-              "Hessian: inputs ", i, " and ", j, " are so large that their product is not finite"));
-        }
-        out.h[i * k_ + j] = out.h[j * k_ + i] = value;
-      }
-    }
-    return out;
+    return HessianSum{k_, tokens_, std::move(sum_)};
   }
 
  private:
@@ -122,13 +122,28 @@ class Accumulator : public HessianAccumulator {
     std::vector<float> product;
     int64_t tokens;
   };
+
+  // Empty if the sequence can be added.
+  std::string Problem(const float* x, int64_t tokens, const float* weights) const {
+    if (!AllFinite(x, tokens * k_)) return "an input is not a finite number";
+    if (kind_ != QuantHessian::kGuided) return "";
+    if (weights == nullptr) return "guided, but without token weights";
+    for (int64_t t = 0; t < tokens; ++t) {
+      if (std::isfinite(weights[t]) && weights[t] >= 0.0f) continue;
+      return absl::StrCat("the weight of token ", t, " is ", weights[t],
+                          ", expected a finite number, not negative");
+    }
+    return "";
+  }
+
   const int64_t k_;
   const QuantHessian kind_;
   std::mutex mutex_;
   std::vector<double> sum_;  // upper triangle
   int64_t tokens_ = 0;
   int64_t next_ = 0;
-  int64_t not_finite_ = -1;
+  std::string wrong_;  // about the first sequence that cannot be added
+  int64_t wrong_sequence_ = -1;
   int64_t duplicate_ = -1;
   // Sequences that came before their turn. Callers take sequences in order, so there are at most as
   // many as threads.
@@ -136,6 +151,49 @@ class Accumulator : public HessianAccumulator {
 };
 
 }  // namespace
+
+absl::Status AddHessianSum(const HessianSum& part, HessianSum* total) {
+  if (total->k == 0) {
+    *total = part;
+    return absl::OkStatus();
+  }
+  if (part.k != total->k || part.sum.size() != total->sum.size()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Hessian: a part of width ", part.k, ", expected ", total->k));
+  }
+  for (size_t i = 0; i < part.sum.size(); ++i) total->sum[i] += part.sum[i];
+  total->tokens += part.tokens;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<HessianMatrix> FinishHessian(const HessianSum& sum) {
+  const int64_t k = sum.k;
+  if (k < 1 || static_cast<int64_t>(sum.sum.size()) != k * k) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("Hessian: found ", sum.sum.size(), " values, expected ", k, " x ", k));
+  }
+  HessianMatrix out;
+  out.k = k;
+  out.tokens = sum.tokens;
+  out.h.resize(k * k);
+  const double tokens = sum.tokens > 0 ? static_cast<double>(sum.tokens) : 1.0;
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = i; j < k; ++j) {
+      const double value = sum.sum[i * k + j] / tokens;
+      if (!std::isfinite(value)) {
+        return absl::InvalidArgumentError(absl::StrCat(
+            "Hessian: inputs ", i, " and ", j, " are so large that their product is not finite"));
+      }
+      out.h[i * k + j] = out.h[j * k + i] = value;
+    }
+  }
+  return out;
+}
+
+absl::StatusOr<HessianMatrix> HessianAccumulator::Finish() {
+  SA_ASSIGN_OR_RETURN(const HessianSum sum, FinishSum());
+  return FinishHessian(sum);
+}
 
 std::unique_ptr<HessianAccumulator> HessianAccumulator::Create(int64_t k, QuantHessian kind) {
   return std::make_unique<Accumulator>(k, kind);

@@ -124,19 +124,19 @@ class LatTile {
 }  // namespace
 
 int64_t LatBlockRows(int64_t group, int64_t n) {
-  return std::max<int64_t>(1, (group > 0 ? group : n) / kBlock);
+  return std::clamp<int64_t>((group > 0 ? group : n) / kBlock, 1, n);
 }
 
-absl::Status QuantizeLat(const PreparedHessianImpl& h, const std::vector<float>& w,
+void PrepareLat(LayerPacking* layer) {
+  layer->encoding = kernels::Encoding::kBcqBlock8;
+  layer->Allocate(/*with_zeta=*/false);
+}
+
+absl::Status QuantizeLat(const RowChunk& chunk, const std::vector<float>& w,
                          const QuantRecipe& recipe, int threads, TaskControl* control,
                          std::vector<LayerPacking>* layers) {
-  const int64_t n = layers->front().n;
-  const int64_t rows = std::min(LatBlockRows(recipe.group, n), n);
-  for (LayerPacking& layer : *layers) {
-    layer.encoding = kernels::Encoding::kBcqBlock8;
-    layer.block_rows = rows;
-    layer.Allocate(/*with_zeta=*/false);
-  }
+  const int64_t n = chunk.rows(), rows = layers->front().block_rows;
+  const int64_t first = chunk.begin / rows;  // row group
   // Full groups sixteen at a time; a short last group is a tile of its own.
   const int64_t full = n / rows, tiles = (full + kLanes - 1) / kLanes, tail = n % rows;
   const int64_t items = tiles + (tail > 0 ? 1 : 0);
@@ -144,7 +144,7 @@ absl::Status QuantizeLat(const PreparedHessianImpl& h, const std::vector<float>&
                      [&](int64_t item) {
                        const int64_t i = item % items;
                        const bool is_tail = i == tiles;
-                       LatTile tile(h, recipe, is_tail ? full : i * kLanes,
+                       LatTile tile(*chunk.h, recipe, first + (is_tail ? full : i * kLanes),
                                     is_tail ? 1 : std::min<int64_t>(kLanes, full - i * kLanes),
                                     is_tail ? tail : rows, &(*layers)[item / items]);
                        tile.Load(w);

@@ -9,15 +9,20 @@
 #include "absl/status/status.h"
 #include "worker/quantize/layer_packing.h"
 #include "worker/quantize/layer_quantizer.h"
-#include "worker/quantize/prepared_hessian.h"
+#include "worker/quantize/row_chunk.h"
 
 namespace shiftadd::quantize {
 
-// Rows that share a scale: group / 8, or n / 8 for a whole row (group <= 0); at least 1.
+// Rows of a layer of n rows that share a scale: group / 8, or n / 8 for a whole row (group <= 0);
+// 1 to n.
 int64_t LatBlockRows(int64_t group, int64_t n);
 
-// Quantizes w [n, k] into every one of `layers` (name, n, k, group, q set).
-absl::Status QuantizeLat(const PreparedHessianImpl& h, const std::vector<float>& w,
+// Makes room in a layer (name, n, k, group, block_rows, q set).
+void PrepareLat(LayerPacking* layer);
+
+// Quantizes the chunk's rows of w [n, k] into every one of `layers`. The chunk begins, and ends
+// unless it is the last, at a multiple of block_rows.
+absl::Status QuantizeLat(const RowChunk& chunk, const std::vector<float>& w,
                          const QuantRecipe& recipe, int threads, TaskControl* control,
                          std::vector<LayerPacking>* layers);
 

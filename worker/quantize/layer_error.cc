@@ -1,7 +1,9 @@
 #include "worker/quantize/layer_error.h"
 
 #include <algorithm>
+#include <cmath>
 
+#include "kernels/rotation.h"
 #include "services/base/status_macros.h"
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/tile_kernels.h"
@@ -21,33 +23,96 @@ void QuadraticTile(const PreparedHessianImpl& h, const float* x, float* scratch,
   }
 }
 
-}  // namespace
+// work(begin, end) over a chunk's rows, sixteen at a time.
+absl::Status ForTiles(const RowChunk& chunk, int threads, TaskControl* control,
+                      const std::function<void(int64_t begin, int64_t end)>& work) {
+  const int64_t tiles = (chunk.rows() + kLanes - 1) / kLanes;
+  return ParallelFor(tiles, threads, control, [&](int64_t t) {
+    const int64_t begin = chunk.begin + t * kLanes;
+    work(begin, std::min<int64_t>(begin + kLanes, chunk.end));
+    return absl::OkStatus();
+  });
+}
 
-absl::StatusOr<RowErrors> MeasureRows(const PreparedHessianImpl& h, const std::vector<float>& w,
-                                      const kernels::PackedMatrix* packed, int64_t n, int threads,
-                                      TaskControl* control) {
-  const int64_t k = h.k, tiles = (n + kLanes - 1) / kLanes;
-  std::vector<double> weight(tiles * kLanes, 0.0), output(tiles * kLanes, 0.0);
-  SA_RETURN_IF_ERROR(ParallelFor(tiles, threads, control, [&](int64_t t) {
-    const int64_t begin = t * kLanes, rows = std::min<int64_t>(kLanes, n - begin);
+struct Errors {
+  double weight = 0.0;
+  double output = 0.0;
+};
+
+absl::StatusOr<Errors> MeasureChunk(const RowChunk& chunk, const std::vector<float>& w,
+                                    const RowReader* read, int threads, TaskControl* control) {
+  const PreparedHessianImpl& h = *chunk.h;
+  const int64_t k = h.k;
+  std::vector<double> weight(chunk.rows() + kLanes, 0.0), output(chunk.rows() + kLanes, 0.0);
+  SA_RETURN_IF_ERROR(ForTiles(chunk, threads, control, [&](int64_t begin, int64_t end) {
+    const int64_t rows = end - begin;
     std::vector<float> what(rows * k, 0.0f), x(k * kLanes, 0.0f), scratch(k * kLanes);
-    if (packed != nullptr) kernels::DequantizeUnrotated(*packed, begin, begin + rows, what.data());
+    if (read != nullptr) (*read)(begin, end, what.data());
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < k; ++i) {
         const float d = w[(begin + r) * k + i] - what[r * k + i];
         x[i * kLanes + r] = d;
-        weight[begin + r] += static_cast<double>(d) * d;
+        weight[begin - chunk.begin + r] += static_cast<double>(d) * d;
       }
     }
-    QuadraticTile(h, x.data(), scratch.data(), output.data() + begin);
-    return absl::OkStatus();
+    QuadraticTile(h, x.data(), scratch.data(), output.data() + (begin - chunk.begin));
   }));
-  RowErrors sum;
-  for (int64_t r = 0; r < n; ++r) {
+  Errors sum;
+  for (int64_t r = 0; r < chunk.rows(); ++r) {
     sum.weight += weight[r];
     sum.output += std::max(output[r], 0.0);  // H is semidefinite; rounding is not
   }
+  sum.output *= h.scale;
   return sum;
+}
+
+}  // namespace
+
+absl::StatusOr<ErrorSums> MeasureRows(const std::vector<RowChunk>& chunks,
+                                      const std::vector<float>& w, const RowReader* what,
+                                      int threads, TaskControl* control) {
+  Errors sum;
+  for (const RowChunk& chunk : chunks) {
+    SA_ASSIGN_OR_RETURN(const Errors part, MeasureChunk(chunk, w, what, threads, control));
+    sum.weight += part.weight;
+    sum.output += part.output;
+  }
+  ErrorSums out;
+  (what != nullptr ? out.weight : out.weight_norm) = sum.weight;
+  (what != nullptr ? out.output : out.output_norm) = sum.output;
+  return out;
+}
+
+absl::StatusOr<double> PaperCriterion(const std::vector<RowChunk>& chunks,
+                                      const std::vector<float>& w, int threads,
+                                      TaskControl* control) {
+  double sum = 0.0, square = 0.0, count = 0.0;
+  for (const RowChunk& chunk : chunks) {
+    const PreparedHessianImpl& h = *chunk.h;
+    const int64_t k = h.k;
+    if (h.factor.u.empty()) return 0.0;
+    std::vector<double> sums(chunk.rows(), 0.0), squares(chunk.rows(), 0.0);
+    SA_RETURN_IF_ERROR(ForTiles(chunk, threads, control, [&](int64_t begin, int64_t end) {
+      std::vector<float> row(k);
+      for (int64_t r = begin; r < end; ++r) {
+        h.LoadRow(w.data() + r * k, row.data());
+        for (int64_t p = 0; p < k; ++p) {
+          const double is = static_cast<double>(row[p]) / h.factor.u[p * (k + 1)];
+          sums[r - chunk.begin] += is;
+          squares[r - chunk.begin] += is * is;
+        }
+      }
+    }));
+    // U is the factor of H divided by its scale.
+    const double root = std::sqrt(h.scale);
+    for (int64_t r = 0; r < chunk.rows(); ++r) {
+      sum += root * sums[r];
+      square += h.scale * squares[r];
+    }
+    count += static_cast<double>(chunk.rows() * k);
+  }
+  const double mean = sum / count;
+  return std::sqrt(square) * std::max(square / count - mean * mean, 0.0);
 }
 
 }  // namespace shiftadd::quantize

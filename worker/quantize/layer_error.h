@@ -1,26 +1,29 @@
-// How far a packed layer is from the weights it stands for.
+// How far a quantized layer is from the weights it stands for, and how hard it is to quantize.
 #ifndef SHIFTADD_WORKER_QUANTIZE_LAYER_ERROR_H_
 #define SHIFTADD_WORKER_QUANTIZE_LAYER_ERROR_H_
 
 #include <cstdint>
+#include <functional>
 #include <vector>
 
 #include "absl/status/statusor.h"
-#include "kernels/packed_matrix.h"
 #include "worker/quantize/prepared_hessian.h"
+#include "worker/quantize/row_chunk.h"
 
 namespace shiftadd::quantize {
 
-// With D = W - What (unrotated): ||D||_F^2 and tr(D H D^T), H undamped and divided by the mean of
-// its live diagonal.
-struct RowErrors {
-  double weight = 0.0;
-  double output = 0.0;
-};
+// Writes rows [begin, end) of What, unrotated, [end - begin, k].
+using RowReader = std::function<void(int64_t begin, int64_t end, float* out)>;
 
-// `packed` null measures W itself (What = 0). Sums run in row order, whatever the threads.
-absl::StatusOr<RowErrors> MeasureRows(const PreparedHessianImpl& h, const std::vector<float>& w,
-                                      const kernels::PackedMatrix* packed, int64_t n, int threads,
+// The error of What against w [n, k] (weight and output of the result), or, if `what` is null, the
+// norms of w itself (weight_norm and output_norm). Sums run in row order, whatever the threads.
+absl::StatusOr<ErrorSums> MeasureRows(const std::vector<RowChunk>& chunks,
+                                      const std::vector<float>& w, const RowReader* what,
+                                      int threads, TaskControl* control);
+
+// Candidate::paper_criterion of w [n, k].
+absl::StatusOr<double> PaperCriterion(const std::vector<RowChunk>& chunks,
+                                      const std::vector<float>& w, int threads,
                                       TaskControl* control);
 
 }  // namespace shiftadd::quantize

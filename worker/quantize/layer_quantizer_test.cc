@@ -221,11 +221,11 @@ TEST(LayerQuantizer, ChecksTheRecipe) {
   recipe.rotation = QuantRotation::kNone;
   EXPECT_THAT(
       std::string(
-          QuantizeLayer("x", w, 4, 64, **prepared, recipe, {2}, 1, nullptr).status().message()),
+          QuantizeLayer("x", w, 4, 64, {*prepared}, recipe, {2}, 1, nullptr).status().message()),
       HasSubstr("another recipe"));
   recipe.rotation = QuantRotation::kWht128;
   recipe.group = 40;
-  EXPECT_FALSE(QuantizeLayer("x", w, 4, 64, **prepared, recipe, {2}, 1, nullptr).ok());
+  EXPECT_FALSE(QuantizeLayer("x", w, 4, 64, {*prepared}, recipe, {2}, 1, nullptr).ok());
   HessianMatrix bad = h;
   bad.h[3] = std::numeric_limits<double>::quiet_NaN();
   EXPECT_EQ(PreparedHessian::Create(bad, recipe).status().code(),
@@ -242,7 +242,7 @@ TEST(LayerQuantizer, Cancels) {
   const auto prepared = PreparedHessian::Create(CorrelatedHessian(64, 22), recipe);
   ASSERT_TRUE(prepared.ok());
   EXPECT_EQ(
-      QuantizeLayer("x", GaussianWeights(4, 64, 23), 4, 64, **prepared, recipe, {2}, 2, &control)
+      QuantizeLayer("x", GaussianWeights(4, 64, 23), 4, 64, {*prepared}, recipe, {2}, 2, &control)
           .status()
           .code(),
       absl::StatusCode::kCancelled);

@@ -121,6 +121,13 @@ std::vector<int64_t> Block8Order(const std::vector<double>& diagonal) {
   return out;
 }
 
+void PreparedHessianImpl::LoadRow(const float* w, float* out) const {
+  std::vector<float> row(k);
+  for (int64_t i = 0; i < k; ++i) row[i] = dead[i] != 0 ? 0.0f : w[i];
+  if (rotated) kernels::Rotate(row.data(), k, signs.data());
+  for (int64_t p = 0; p < k; ++p) out[p] = row[order[p]];
+}
+
 LoopFactor MakeLoopFactor(const Factor& factor, int64_t group) {
   const int64_t k = factor.k;
   LoopFactor out;
@@ -164,7 +171,10 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
     live += out->dead[i] == 0;
     sum += h.h[i * k + i];
   }
+  // No token was seen: nothing is known about the inputs, which is no reason to drop their weights.
+  if (live == 0) out->dead.assign(k, 0);
   const double mean = live > 0 ? sum / static_cast<double>(live) : 1.0;
+  out->scale = mean;
   std::vector<double> m(h.h.size());
   for (size_t i = 0; i < m.size(); ++i) m[i] = h.h[i] / mean;
   out->quad = QuadraticForm(m, k);
@@ -172,7 +182,7 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
     return std::shared_ptr<const PreparedHessian>(std::move(out));
 
   for (int64_t i = 0; i < k; ++i) {
-    if (out->dead[i] != 0) m[i * k + i] = 1.0;
+    if (m[i * k + i] == 0.0) m[i * k + i] = 1.0;
   }
   out->rotated =
       recipe.method == QuantMethod::kShiftAdd && recipe.rotation == QuantRotation::kWht128;

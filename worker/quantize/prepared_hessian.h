@@ -36,13 +36,17 @@ class PreparedHessianImpl : public PreparedHessian {
   uint64_t seed = 0;
   std::vector<uint32_t> signs;  // if rotated
   std::vector<uint8_t> dead;    // [k]: inputs that are always 0
-  // Undamped H / (mean of its live diagonal), neither rotated nor ordered, upper triangle with
+  double scale = 1.0;  // the mean of H's live diagonal, by which everything here is divided
+  // Undamped H / scale, neither rotated nor ordered, upper triangle with
   // off-diagonal entries doubled: x H x^T = sum_{i <= j} x_i x_j quad[i, j]. [k, k]
   std::vector<float> quad;
-  // The rest is empty for rtn. Position p processes input order[p] (of the rotated input, if
-  // rotated).
+  // The rest is empty for rtn, which works without. Position p processes input order[p] (of the
+  // rotated input, if rotated).
   std::vector<int64_t> order;
   LoopFactor factor;
+
+  // A row of weights as the loops see it: dead inputs 0, rotated, in processing order. [k]
+  void LoadRow(const float* w, float* out) const;
 };
 
 // PreparedHessian::Create.

@@ -4,7 +4,6 @@
 #include <cmath>
 #include <numeric>
 
-#include "kernels/rotation.h"
 #include "services/base/status_macros.h"
 #include "worker/quantize/group_loop.h"
 #include "worker/quantize/parallel.h"
@@ -13,17 +12,14 @@
 namespace shiftadd::quantize {
 namespace {
 
-// Weights as the loop wants them: dead inputs 0, rotated, in processing order, tiles [k][16];
-// missing rows are 0.
-std::vector<float> MakeTiles(const PreparedHessianImpl& h, const std::vector<float>& w, int64_t n) {
-  const int64_t k = h.k, tiles = (n + kLanes - 1) / kLanes;
-  std::vector<float> out(tiles * k * kLanes, 0.0f);
-  std::vector<float> row(k);
-  for (int64_t r = 0; r < n; ++r) {
-    for (int64_t i = 0; i < k; ++i) row[i] = h.dead[i] != 0 ? 0.0f : w[r * k + i];
-    if (h.rotated) kernels::Rotate(row.data(), k, h.signs.data());
+// The chunk's weights as the loop wants them, tiles [k][16]; missing rows are 0.
+std::vector<float> MakeTiles(const RowChunk& chunk, const std::vector<float>& w) {
+  const int64_t k = chunk.h->k, tiles = (chunk.rows() + kLanes - 1) / kLanes;
+  std::vector<float> out(tiles * k * kLanes, 0.0f), row(k);
+  for (int64_t r = 0; r < chunk.rows(); ++r) {
+    chunk.h->LoadRow(w.data() + (chunk.begin + r) * k, row.data());
     float* tile = out.data() + r / kLanes * k * kLanes + r % kLanes;
-    for (int64_t p = 0; p < k; ++p) tile[p * kLanes] = row[h.order[p]];
+    for (int64_t p = 0; p < k; ++p) tile[p * kLanes] = row[p];
   }
   return out;
 }
@@ -102,9 +98,10 @@ void TileMagnitudes(const float* w, int64_t k, float* out) {
     out[j % kLanes] = std::max(out[j % kLanes], std::fabs(w[j]));
 }
 
-absl::Status QuantizeTiles(const PreparedHessianImpl& h, const GroupLoopOptions& options,
+absl::Status QuantizeTiles(const RowChunk& chunk, const GroupLoopOptions& options,
                            const float* weights, int64_t first_tile, int tiles,
                            LayerPacking* layer) {
+  const PreparedHessianImpl& h = *chunk.h;
   const int64_t tile_size = h.k * kLanes;
   std::vector<float> w(weights + first_tile * tile_size,
                        weights + (first_tile + tiles) * tile_size);
@@ -115,8 +112,8 @@ absl::Status QuantizeTiles(const PreparedHessianImpl& h, const GroupLoopOptions&
     float magnitude[kLanes];
     TileMagnitudes(weights + (first_tile + t) * tile_size, h.k, magnitude);
     for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t row = (first_tile + t) * kLanes + lane;
-      if (row >= layer->n) break;
+      const int64_t row = chunk.begin + (first_tile + t) * kLanes + lane;
+      if (row >= chunk.end) break;
       for (size_t g = 0; g < h.factor.groups.size(); ++g) {
         SA_RETURN_IF_ERROR(packer.Pack(row, magnitude[lane], h.factor.groups[g],
                                        result[t].scales[g], result[t].codes.data(), lane));
@@ -128,18 +125,19 @@ absl::Status QuantizeTiles(const PreparedHessianImpl& h, const GroupLoopOptions&
 
 }  // namespace
 
-absl::Status QuantizeShiftAdd(const PreparedHessianImpl& h, const std::vector<float>& w,
+void PrepareShiftAdd(const PreparedHessianImpl& h, const QuantRecipe& recipe, LayerPacking* layer) {
+  layer->encoding = recipe.scales == QuantScales::kShift ? kernels::Encoding::kBcqShift
+                                                         : kernels::Encoding::kBcqFree;
+  layer->rotation = h.rotated ? kernels::Rotation::kWht128 : kernels::Rotation::kNone;
+  layer->signs = h.rotated ? h.signs.data() : nullptr;
+  layer->Allocate(recipe.offset);
+}
+
+absl::Status QuantizeShiftAdd(const RowChunk& chunk, const std::vector<float>& w,
                               const QuantRecipe& recipe, int threads, TaskControl* control,
                               std::vector<LayerPacking>* layers) {
-  for (LayerPacking& layer : *layers) {
-    layer.encoding = recipe.scales == QuantScales::kShift ? kernels::Encoding::kBcqShift
-                                                          : kernels::Encoding::kBcqFree;
-    layer.rotation = h.rotated ? kernels::Rotation::kWht128 : kernels::Rotation::kNone;
-    layer.signs = h.rotated ? h.signs.data() : nullptr;
-    layer.Allocate(recipe.offset);
-  }
-  const int64_t n = layers->front().n, tiles = (n + kLanes - 1) / kLanes;
-  const std::vector<float> weights = MakeTiles(h, w, n);
+  const int64_t tiles = (chunk.rows() + kLanes - 1) / kLanes;
+  const std::vector<float> weights = MakeTiles(chunk, w);
   // Tiles a work item: many share the reading of U, few leave no thread without work.
   const int64_t widths = static_cast<int64_t>(layers->size());
   const int64_t per_item = std::clamp<int64_t>(tiles * widths / (4 * std::max(threads, 1)), 1, 4);
@@ -153,7 +151,7 @@ absl::Status QuantizeShiftAdd(const PreparedHessianImpl& h, const std::vector<fl
     options.rounds = recipe.rounds;
     options.inner_rounds = recipe.inner_rounds;
     const int64_t first = item % items * per_item;
-    return QuantizeTiles(h, options, weights.data(), first,
+    return QuantizeTiles(chunk, options, weights.data(), first,
                          static_cast<int>(std::min(per_item, tiles - first)), layer);
   });
 }

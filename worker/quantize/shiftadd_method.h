@@ -8,11 +8,16 @@
 #include "worker/quantize/layer_packing.h"
 #include "worker/quantize/layer_quantizer.h"
 #include "worker/quantize/prepared_hessian.h"
+#include "worker/quantize/row_chunk.h"
 
 namespace shiftadd::quantize {
 
-// Quantizes w [n, k] into every one of `layers` (name, n, k, group, q set), which share w and h.
-absl::Status QuantizeShiftAdd(const PreparedHessianImpl& h, const std::vector<float>& w,
+// Makes room in a layer (name, n, k, group, q set).
+void PrepareShiftAdd(const PreparedHessianImpl& h, const QuantRecipe& recipe, LayerPacking* layer);
+
+// Quantizes the chunk's rows of w [n, k] into every one of `layers`, prepared by
+// PrepareShiftAdd.
+absl::Status QuantizeShiftAdd(const RowChunk& chunk, const std::vector<float>& w,
                               const QuantRecipe& recipe, int threads, TaskControl* control,
                               std::vector<LayerPacking>* layers);
 

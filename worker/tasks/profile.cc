@@ -91,7 +91,7 @@ absl::StatusOr<std::vector<HessianMatrix>> Accumulate(int64_t block, const Quant
     for (HiddenStates& hidden : session->held()) {
       const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x,
                                        int64_t tokens, int64_t) {
-        sums[static_cast<size_t>(input)]->Add(first + sequence, x, tokens);
+        sums[static_cast<size_t>(input)]->Add(first + sequence, x, tokens, nullptr);
       };
       SA_RETURN_IF_ERROR(Annotate(model->RunBlock(block, &hidden, &visitor, control),
                                   absl::StrCat("block ", block)));
@@ -172,7 +172,7 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
     } else {
       PhaseTimer timer(session->metrics().quantize);
       SA_ASSIGN_OR_RETURN(
-          candidates, QuantizeLayer(layer.name, weight, layer.rows, layer.cols, *prepared[input],
+          candidates, QuantizeLayer(layer.name, weight, layer.rows, layer.cols, {prepared[input]},
                                     recipe, widths, session->threads(), control));
     }
     v1::LayerReport* report = result.add_layers();

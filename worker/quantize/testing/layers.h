@@ -66,7 +66,7 @@ inline absl::StatusOr<std::vector<Candidate>> Quantize(const std::vector<float>&
                                                        int threads = 2) {
   auto prepared = PreparedHessian::Create(h, recipe);
   if (!prepared.ok()) return prepared.status();
-  return QuantizeLayer("blocks.0.attn.q", w, n, k, **prepared, recipe, bits, threads, nullptr);
+  return QuantizeLayer("blocks.0.attn.q", w, n, k, {*prepared}, recipe, bits, threads, nullptr);
 }
 
 // A layer blob, parsed on the test's own terms; throws if it is not what package_format.h says.
