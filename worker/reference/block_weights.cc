@@ -13,15 +13,15 @@ void BlockWeights::Pack(int64_t tokens) {
 }
 
 absl::StatusOr<std::shared_ptr<BlockWeights>> ReadBlock(const WeightProvider& weights,
-                                                        int64_t block) {
+                                                        int64_t block, at::Device device) {
   const ArchitectureSpec& s = weights.spec();
   const std::string prefix = absl::StrCat("blocks.", block, ".");
   const auto linear = [&](const char* name, int64_t rows, int64_t cols, bool bias) {
-    return ReadLinear(weights, prefix + name, rows, cols, bias);
+    return ReadLinear(weights, prefix + name, rows, cols, bias, device);
   };
   auto b = std::make_shared<BlockWeights>();
-  SA_ASSIGN_OR_RETURN(b->attn_norm, ReadTensor(weights, prefix + "attn_norm", {s.hidden}));
-  SA_ASSIGN_OR_RETURN(b->mlp_norm, ReadTensor(weights, prefix + "mlp_norm", {s.hidden}));
+  SA_ASSIGN_OR_RETURN(b->attn_norm, ReadTensor(weights, prefix + "attn_norm", {s.hidden}, device));
+  SA_ASSIGN_OR_RETURN(b->mlp_norm, ReadTensor(weights, prefix + "mlp_norm", {s.hidden}, device));
   SA_ASSIGN_OR_RETURN(b->q, linear("attn.q", s.q_rows(), s.hidden, s.qkv_bias));
   SA_ASSIGN_OR_RETURN(b->k, linear("attn.k", s.kv_rows(), s.hidden, s.qkv_bias));
   SA_ASSIGN_OR_RETURN(b->v, linear("attn.v", s.kv_rows(), s.hidden, s.qkv_bias));
@@ -40,7 +40,7 @@ absl::StatusOr<const BlockWeights*> BlockCache::Get(int64_t block) {
     return blocks_.front().second.get();
   }
   while (capacity_ > 0 && blocks_.size() >= capacity_) blocks_.pop_back();
-  SA_ASSIGN_OR_RETURN(std::shared_ptr<BlockWeights> read, ReadBlock(*weights_, block));
+  SA_ASSIGN_OR_RETURN(std::shared_ptr<BlockWeights> read, ReadBlock(*weights_, block, device_));
   blocks_.emplace_front(block, std::move(read));
   return blocks_.front().second.get();
 }

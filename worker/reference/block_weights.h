@@ -19,21 +19,24 @@ struct BlockWeights {
 };
 
 absl::StatusOr<std::shared_ptr<BlockWeights>> ReadBlock(const WeightProvider& weights,
-                                                        int64_t block);
+                                                        int64_t block,
+                                                        at::Device device = at::kCPU);
 
 // The blocks used last, at most `capacity` of them (0 = all). Not thread-safe.
 class BlockCache {
  public:
-  BlockCache(const WeightProvider* weights, int capacity)
-      : weights_(weights), capacity_(capacity) {}
+  BlockCache(const WeightProvider* weights, int capacity, at::Device device = at::kCPU)
+      : weights_(weights), capacity_(capacity), device_(device) {}
   // Makes room before it reads, so no more than `capacity` blocks are ever in memory. The result is
   // valid until the next call.
   absl::StatusOr<const BlockWeights*> Get(int64_t block);
   void Clear() { blocks_.clear(); }
+  bool keeps_all() const { return capacity_ == 0; }
 
  private:
   const WeightProvider* weights_;
   size_t capacity_;
+  at::Device device_;
   std::list<std::pair<int64_t, std::shared_ptr<BlockWeights>>> blocks_;  // used last in front
 };
 

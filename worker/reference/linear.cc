@@ -3,6 +3,9 @@
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/from_blob.h>
+#include <ATen/ops/linear.h>
+#include <ATen/ops/mm.h>
+#include <c10/core/InferenceMode.h>
 
 #include <memory>
 #include <string_view>
@@ -44,7 +47,7 @@ at::Tensor TensorFromVector(std::vector<float> values, at::IntArrayRef shape) {
 }
 
 absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::string& name,
-                                      at::IntArrayRef shape) {
+                                      at::IntArrayRef shape, at::Device device) {
   SA_ASSIGN_OR_RETURN(std::vector<float> values, weights.Read(name));
   int64_t expected = 1;
   for (int64_t d : shape) expected *= d;
@@ -52,20 +55,29 @@ absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::
     return absl::InvalidArgumentError(
         absl::StrCat("tensor ", name, ": ", values.size(), " elements, expected ", expected));
   }
-  return TensorFromVector(std::move(values), shape);
+  const c10::InferenceMode normal(false);
+  return TensorFromVector(std::move(values), shape).to(device);
 }
 
 at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (!weight_.is_cpu()) return at::linear(x, weight_, bias_);
   return OneDnnLinear().call(x, weight_, bias_, "none", c10::List<std::optional<at::Scalar>>(), "");
+}
+
+at::Tensor Linear::InputGradient(const at::Tensor& g) const {
+  if (!weight_.is_cpu()) return at::mm(g, weight_);
+  return OneDnnLinear().call(g, weight_.t(), std::nullopt, "none",
+                             c10::List<std::optional<at::Scalar>>(), "");
 }
 
 void Linear::Pack(int64_t tokens) { weight_ = OneDnnReorder().call(weight_, tokens); }
 
 absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::string& name,
-                                  int64_t rows, int64_t cols, bool bias) {
-  SA_ASSIGN_OR_RETURN(at::Tensor weight, ReadTensor(weights, name, {rows, cols}));
+                                  int64_t rows, int64_t cols, bool bias, at::Device device) {
+  SA_ASSIGN_OR_RETURN(at::Tensor weight, ReadTensor(weights, name, {rows, cols}, device));
   if (!bias) return Linear(std::move(weight), std::nullopt);
-  SA_ASSIGN_OR_RETURN(at::Tensor values, ReadTensor(weights, absl::StrCat(name, ".bias"), {rows}));
+  SA_ASSIGN_OR_RETURN(at::Tensor values,
+                      ReadTensor(weights, absl::StrCat(name, ".bias"), {rows}, device));
   return Linear(std::move(weight), std::move(values));
 }
 

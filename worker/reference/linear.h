@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_REFERENCE_LINEAR_H_
 
 #include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
 
 #include <cstdint>
 #include <optional>
@@ -14,12 +15,13 @@
 
 namespace shiftadd::reference {
 
-// A tensor that owns `values` and shares no memory with others. No copy.
+// A tensor on the CPU that owns `values` and shares no memory with others. No copy.
 at::Tensor TensorFromVector(std::vector<float> values, at::IntArrayRef shape);
 
-// Reads `name` and checks its size: INVALID_ARGUMENT names it.
+// Reads `name` and checks its size: INVALID_ARGUMENT names it. Not an inference tensor, so that
+// autograd may see it.
 absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::string& name,
-                                      at::IntArrayRef shape);
+                                      at::IntArrayRef shape, at::Device device = at::kCPU);
 
 // Immutable but for Pack; thread-safe.
 class Linear {
@@ -28,10 +30,14 @@ class Linear {
   Linear(at::Tensor weight, std::optional<at::Tensor> bias)
       : weight_(std::move(weight)), bias_(std::move(bias)) {}
 
-  // x [tokens, in], contiguous -> a new contiguous [tokens, out]. Goes to oneDNN: on CPUs that are
-  // not Intel's, MKL leaves half of AVX-512 unused (measured on Zen 5, 512 tokens: 200 against 85
-  // GFLOP/s a core).
+  // x [tokens, in], contiguous -> a new contiguous [tokens, out]. On the CPU it goes to oneDNN: on
+  // CPUs that are not Intel's, MKL leaves half of AVX-512 unused (measured on Zen 5, 512 tokens:
+  // 200 against 85 GFLOP/s a core).
   at::Tensor operator()(const at::Tensor& x) const;
+
+  // The gradient at x, given the gradient at the output, g [tokens, out]: g W, [tokens, in]. Not
+  // after Pack.
+  at::Tensor InputGradient(const at::Tensor& g) const;
 
   // Reorders the weight for products with `tokens` rows; any other number then costs a reorder each
   // time. Frees the plain form.
@@ -46,7 +52,8 @@ class Linear {
 
 // Reads weight `name` [rows, cols] and, if `bias`, its bias.
 absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::string& name,
-                                  int64_t rows, int64_t cols, bool bias);
+                                  int64_t rows, int64_t cols, bool bias,
+                                  at::Device device = at::kCPU);
 
 }  // namespace shiftadd::reference
 

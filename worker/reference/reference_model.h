@@ -45,6 +45,27 @@ void InitTorch();
 using InputVisitor = std::function<void(BlockInput input, int64_t sequence, const float* x,
                                         int64_t tokens, int64_t width)>;
 
+// How TokenWeights works.
+struct GuidedOptions {
+  int64_t chunks = 1;  // C: equal consecutive runs of a layer's rows, n * c / C … n * (c + 1) / C
+  // Memory for the inputs of all blocks: as many sequences go through forward and backward together
+  // as fit, but at least one a thread. The result does not depend on it.
+  uint64_t boundary_bytes = uint64_t{1} << 30;
+  // Called with the inputs of block `block` (`blocks`: the last block's output) of sequences
+  // [first, first + h.count), first for all blocks of some sequences, then for later sequences. May
+  // be null.
+  std::function<void(int64_t block, int64_t first, const HiddenStates& h)> boundary;
+};
+
+// s_tc of the layers of one block, in the order of BlockLayers: each [count, length, chunks].
+struct BlockTokenWeights {
+  std::vector<std::vector<float>> layers;
+};
+struct GuidedStatistics {
+  std::vector<BlockTokenWeights> blocks;
+  double forward_seconds = 0, backward_seconds = 0;
+};
+
 // One caller at a time, but for Logits and LogitsChunk, which several threads may call together.
 // The first line of every LibTorch exception comes back as INTERNAL, or RESOURCE_EXHAUSTED where
 // memory ran out.
@@ -75,6 +96,19 @@ class ReferenceModel {
   static constexpr int64_t kLogitsChunk = 128;
   virtual absl::Status LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
                                    std::vector<float>* out) = 0;
+
+  // Statistics of guided Hessians: s_tc = mean over rows n of chunk c of g_tn^2, g the gradient at
+  // a layer's output y = W x_t (+ b) of the cross entropy of every next token of tokens [count,
+  // length], summed. The forward pass is RunBlock's and keeps the input of every block; the
+  // backward pass takes the blocks from the last to the first and runs each again from its input,
+  // so that in memory there are the blocks' inputs, one block's weights (resident_blocks) and, a
+  // thread, one block's activations for one sequence. fp32; sequences in parallel. Numbers that are
+  // not finite are passed on. A sequence of one token has no gradient: zeros. INVALID_ARGUMENT: as
+  // Embed, or chunks outside 1 … the rows of the smallest layer. Sets control's progress.
+  virtual absl::StatusOr<GuidedStatistics> TokenWeights(const std::vector<int32_t>& tokens,
+                                                        int64_t count, int64_t length,
+                                                        const GuidedOptions& options,
+                                                        TaskControl* control) = 0;
 
   // Samples sequences first … first + count - 1, `length` tokens each, at temperature 1, with a
   // key/value cache. Token 0 is BOS (without one: drawn evenly from the vocabulary); token t of

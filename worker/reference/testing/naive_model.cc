@@ -17,7 +17,8 @@ std::vector<double> Get(const WeightProvider& w, const std::string& name) {
   return {values.begin(), values.end()};
 }
 
-Rows Project(const WeightProvider& w, const std::string& name, const Rows& x) {
+Rows Project(const WeightProvider& w, const std::string& name, const Rows& x,
+             const NaiveHook& hook) {
   const std::vector<double> m = Get(w, name);
   const size_t in = x[0].size(), out = m.size() / in;
   const std::vector<double> bias =
@@ -28,6 +29,7 @@ Rows Project(const WeightProvider& w, const std::string& name, const Rows& x) {
       for (size_t k = 0; k < in; ++k) y[t][n] += m[n * in + k] * x[t][k];
     }
   }
+  if (hook) hook(name, &y);
   return y;
 }
 
@@ -102,21 +104,25 @@ void Add(const Rows& x, Rows* h) {
   }
 }
 
-void Block(const WeightProvider& w, int64_t block, Rows* h) {
+void Block(const WeightProvider& w, int64_t block, Rows* h, const NaiveHook& hook) {
   const std::string prefix = absl::StrCat("blocks.", block, ".");
+  const auto project = [&](const char* name, const Rows& input) {
+    return Project(w, prefix + name, input, hook);
+  };
   Rows x = Norm(w, prefix + "attn_norm", *h);
-  Rows q = Project(w, prefix + "attn.q", x), k = Project(w, prefix + "attn.k", x);
+  Rows q = project("attn.q", x), k = project("attn.k", x);
   Rope(w.spec(), w.spec().heads, &q);
   Rope(w.spec(), w.spec().kv_heads, &k);
-  Add(Project(w, prefix + "attn.o", Attend(w.spec(), q, k, Project(w, prefix + "attn.v", x))), h);
+  Add(project("attn.o", Attend(w.spec(), q, k, project("attn.v", x))), h);
   x = Norm(w, prefix + "mlp_norm", *h);
-  Rows gate = Project(w, prefix + "mlp.gate", x);
-  const Rows up = Project(w, prefix + "mlp.up", x);
+  Rows gate = project("mlp.gate", x);
+  const Rows up = project("mlp.up", x);
   for (size_t t = 0; t < gate.size(); ++t) {
     for (size_t i = 0; i < gate[t].size(); ++i)
       gate[t][i] *= up[t][i] / (1 + std::exp(-gate[t][i]));
   }
-  Add(Project(w, prefix + "mlp.down", gate), h);
+  Add(project("mlp.down", gate), h);
+  if (hook) hook(absl::StrCat("blocks.", block), h);
 }
 
 }  // namespace
@@ -130,19 +136,30 @@ std::vector<double> NaiveLogSoftmax(const double* logits, int64_t n) {
   return out;
 }
 
-std::vector<double> NaiveLogits(const WeightProvider& w, const std::vector<int32_t>& tokens) {
+std::vector<double> NaiveLogits(const WeightProvider& w, const std::vector<int32_t>& tokens,
+                                const NaiveHook& hook) {
   const std::vector<double> embed = Get(w, "embed");
   const int64_t hidden = w.spec().hidden;
   Rows h;
   for (int32_t token : tokens)
     h.emplace_back(embed.begin() + token * hidden, embed.begin() + (token + 1) * hidden);
-  for (int64_t block = 0; block < w.spec().blocks; ++block) Block(w, block, &h);
+  for (int64_t block = 0; block < w.spec().blocks; ++block) Block(w, block, &h, hook);
   std::vector<double> logits;
   for (const std::vector<double>& row :
-       Project(w, w.spec().tied_embeddings ? "embed" : "head", Norm(w, "final_norm", h))) {
+       Project(w, w.spec().tied_embeddings ? "embed" : "head", Norm(w, "final_norm", h), hook)) {
     logits.insert(logits.end(), row.begin(), row.end());
   }
   return logits;
+}
+
+double NaiveLoss(const WeightProvider& w, const std::vector<int32_t>& tokens,
+                 const NaiveHook& hook) {
+  const std::vector<double> logits = NaiveLogits(w, tokens, hook);
+  const int64_t vocab = w.spec().vocab;
+  double loss = 0;
+  for (size_t t = 0; t + 1 < tokens.size(); ++t)
+    loss -= NaiveLogSoftmax(logits.data() + t * vocab, vocab)[tokens[t + 1]];
+  return loss;
 }
 
 }  // namespace shiftadd::testing

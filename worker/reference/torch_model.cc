@@ -1,0 +1,188 @@
+#include "worker/reference/torch_model.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/reference/torch_seam.h"
+
+namespace shiftadd::reference {
+namespace {
+
+// One sequence through one block, in place.
+class BlockRun {
+ public:
+  BlockRun(const ArchitectureSpec& spec, const BlockWeights& weights, const RopeTable& rope,
+           const InputVisitor* visitor, TaskControl* control)
+      : s_(spec), w_(weights), rope_(rope), visitor_(visitor), control_(control) {}
+
+  absl::Status Run(int64_t sequence, int64_t tokens, float* h) const {
+    SA_RETURN_IF_ERROR(Attention(sequence, tokens, h));
+    SA_RETURN_IF_ERROR(Mlp(sequence, tokens, h));
+    if (control_ != nullptr) ++control_->progress_count;
+    return absl::OkStatus();
+  }
+
+ private:
+  absl::Status Attention(int64_t sequence, int64_t tokens, float* h) const {
+    const at::Tensor x = RmsNorm(h, tokens, s_.hidden, w_.attn_norm, s_.norm_eps);
+    SA_RETURN_IF_ERROR(Visit(BlockInput::kAttn, sequence, x));
+    const at::Tensor q = w_.q(x), k = w_.k(x), v = w_.v(x);
+    SA_RETURN_IF_ERROR(Check(control_));
+    const at::Tensor mixed = CausalAttention(s_, rope_, q, k, v);
+    SA_RETURN_IF_ERROR(Visit(BlockInput::kAttnOut, sequence, mixed));
+    Add(w_.o(mixed), h);
+    return absl::OkStatus();
+  }
+
+  absl::Status Mlp(int64_t sequence, int64_t tokens, float* h) const {
+    const at::Tensor x = RmsNorm(h, tokens, s_.hidden, w_.mlp_norm, s_.norm_eps);
+    SA_RETURN_IF_ERROR(Visit(BlockInput::kMlp, sequence, x));
+    at::Tensor gate = w_.gate(x);
+    SA_RETURN_IF_ERROR(Check(control_));
+    SwiGlu(gate, w_.up(x));
+    SA_RETURN_IF_ERROR(Visit(BlockInput::kMlpAct, sequence, gate));
+    Add(w_.down(gate), h);
+    return absl::OkStatus();
+  }
+
+  absl::Status Visit(BlockInput input, int64_t sequence, const at::Tensor& x) const {
+    SA_RETURN_IF_ERROR(Check(control_));
+    if (visitor_ != nullptr)
+      (*visitor_)(input, sequence, x.const_data_ptr<float>(), x.size(0), x.size(1));
+    return absl::OkStatus();
+  }
+
+  static void Add(const at::Tensor& x, float* h) {
+    const float* values = x.const_data_ptr<float>();
+    for (int64_t i = 0; i < x.numel(); ++i) h[i] += values[i];
+  }
+
+  const ArchitectureSpec& s_;
+  const BlockWeights& w_;
+  const RopeTable& rope_;
+  const InputVisitor* visitor_;
+  TaskControl* control_;
+};
+
+}  // namespace
+
+TorchModel::TorchModel(const WeightProvider* weights, int threads, int resident_blocks)
+    : weights_(*weights),
+      s_(weights->spec()),
+      threads_(threads),
+      blocks_(weights, resident_blocks) {}
+
+absl::StatusOr<at::Tensor> TorchModel::EmbedMatrix() {
+  if (!embed_.defined()) {
+    SA_ASSIGN_OR_RETURN(embed_, ReadTensor(weights_, "embed", {s_.vocab, s_.hidden}));
+  }
+  return embed_;
+}
+
+absl::Status TorchModel::LoadHead() {
+  std::lock_guard<std::mutex> lock(ends_mutex_);
+  if (head_.loaded()) return absl::OkStatus();
+  SA_ASSIGN_OR_RETURN(final_norm_, ReadTensor(weights_, "final_norm", {s_.hidden}));
+  if (s_.tied_embeddings) {
+    SA_ASSIGN_OR_RETURN(at::Tensor embed, EmbedMatrix());
+    head_ = Linear(std::move(embed), std::nullopt);
+  } else {
+    SA_ASSIGN_OR_RETURN(head_, ReadLinear(weights_, "head", s_.vocab, s_.hidden, /*bias=*/false));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TorchModel::CheckStates(const HiddenStates& h) const {
+  if (h.hidden != s_.hidden || h.count < 0 || h.length < 1 ||
+      static_cast<int64_t>(h.data.size()) != h.count * h.length * h.hidden) {
+    return absl::InvalidArgumentError(absl::StrCat("hidden states: ", h.data.size(),
+                                                   " numbers for [", h.count, ", ", h.length, ", ",
+                                                   h.hidden, "], hidden of the model ", s_.hidden));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status TorchModel::CheckTokens(const std::vector<int32_t>& tokens, int64_t count,
+                                     int64_t length) const {
+  if (count < 0 || length < 1 || static_cast<int64_t>(tokens.size()) != count * length) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(tokens.size(), " tokens for [", count, ", ", length, "]"));
+  }
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (tokens[i] < 0 || tokens[i] >= s_.vocab) {
+      return absl::InvalidArgumentError(
+          absl::StrCat("token ", i, " is ", tokens[i], ", the vocabulary has ", s_.vocab));
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<HiddenStates> TorchModel::Embed(const std::vector<int32_t>& tokens, int64_t count,
+                                               int64_t length) {
+  SA_RETURN_IF_ERROR(CheckTokens(tokens, count, length));
+  HiddenStates h{count, length, s_.hidden, {}};
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    std::lock_guard<std::mutex> lock(ends_mutex_);
+    SA_ASSIGN_OR_RETURN(const at::Tensor embed, EmbedMatrix());
+    h.data.resize(count * length * s_.hidden);
+    for (size_t i = 0; i < tokens.size(); ++i) {
+      std::copy_n(embed.const_data_ptr<float>() + tokens[i] * s_.hidden, s_.hidden,
+                  h.data.data() + i * s_.hidden);
+    }
+    return absl::OkStatus();
+  }));
+  return h;
+}
+
+absl::Status TorchModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                                  TaskControl* control) {
+  if (block < 0 || block >= s_.blocks) {
+    return absl::InvalidArgumentError(absl::StrCat("block ", block, " of a model of ", s_.blocks));
+  }
+  SA_RETURN_IF_ERROR(CheckStates(*h));
+  const BlockWeights* weights = nullptr;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    decoder_.reset();
+    SA_ASSIGN_OR_RETURN(weights, blocks_.Get(block));
+    PrepareRope(h->length);
+    return absl::OkStatus();
+  }));
+  const BlockRun run(s_, *weights, rope_, visitor, control);
+  return ParallelFor(h->count, threads_, [&](int64_t sequence) {
+    return run.Run(sequence, h->length, h->data.data() + sequence * h->length * h->hidden);
+  });
+}
+
+absl::Status TorchModel::LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
+                                     std::vector<float>* out) {
+  SA_RETURN_IF_ERROR(CheckStates(h));
+  const int64_t begin = chunk * kLogitsChunk;
+  if (sequence < 0 || sequence >= h.count || chunk < 0 || begin >= h.length) {
+    return absl::InvalidArgumentError(absl::StrCat("sequence ", sequence, ", chunk ", chunk,
+                                                   " of hidden states [", h.count, ", ", h.length,
+                                                   "]"));
+  }
+  return CatchTorch([&]() -> absl::Status {
+    SA_RETURN_IF_ERROR(LoadHead());
+    const int64_t tokens = std::min(kLogitsChunk, h.length - begin);
+    const float* x = h.data.data() + (sequence * h.length + begin) * h.hidden;
+    const at::Tensor logits = head_(RmsNorm(x, tokens, s_.hidden, final_norm_, s_.norm_eps));
+    const float* values = logits.const_data_ptr<float>();
+    out->assign(values, values + logits.numel());
+    return absl::OkStatus();
+  });
+}
+
+absl::Status TorchModel::Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) {
+  out->clear();
+  std::vector<float> part;
+  for (int64_t chunk = 0; chunk * kLogitsChunk < h.length; ++chunk) {
+    SA_RETURN_IF_ERROR(LogitsChunk(h, sequence, chunk, &part));
+    out->insert(out->end(), part.begin(), part.end());
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace shiftadd::reference
