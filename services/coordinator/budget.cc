@@ -8,24 +8,29 @@
 #include "absl/strings/str_join.h"
 #include "services/allocation/solver.h"
 #include "services/base/status_macros.h"
+#include "services/coordinator/criterion.h"
+#include "services/coordinator/layer_size.h"
 #include "services/coordinator/recipe.h"
 
 namespace shiftadd::coordinator {
 namespace {
 
-// What a layer's blob holds besides its tensors, and what the config says of it.
-constexpr uint64_t kHeaderBytes = 640;
-constexpr uint64_t kConfigBytesALayer = 200;
 constexpr uint64_t kConfigBytes = 4096;
 
-uint64_t CeilDiv(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 uint64_t WeightsOf(const v1::LayerPlan& layer) { return layer.rows() * layer.cols(); }
 
+// What a layer counts in the budget's average.
+uint64_t CountOf(const v1::JobSpec& spec, const v1::LayerPlan& layer) {
+  const bool paper =
+      spec.criterion() == v1::CRITERION_PAPER && spec.budget().limit_case() == v1::Budget::kPlanes;
+  return paper ? 1 : WeightsOf(layer);
+}
+
 struct Totals {
-  uint64_t weights = 0;  // quantized
-  uint64_t planes = 0;   // times weights
-  uint64_t stored = 0;   // bytes of the quantized
-  uint64_t bytes = 0;    // of all layers
+  uint64_t count = 0;   // of the quantized, see CountOf
+  uint64_t planes = 0;  // times count
+  uint64_t stored = 0;  // bytes of the quantized
+  uint64_t bytes = 0;   // of all layers
 };
 
 Totals Sum(const v1::JobSpec& spec, const v1::Plan& plan, bool narrowest) {
@@ -34,10 +39,10 @@ Totals Sum(const v1::JobSpec& spec, const v1::Plan& plan, bool narrowest) {
     const std::vector<uint32_t> widths = AllowedWidths(spec.recipe(), layer.name());
     const uint32_t q = narrowest ? widths.front() : widths.back();
     const uint64_t stored = EstimateStoredBytes(spec.recipe(), layer, q);
-    t.bytes += stored + kHeaderBytes + kConfigBytesALayer;
+    t.bytes += EstimatePackageBytes(spec.recipe(), layer, q);
     if (q == 0) continue;
-    t.weights += WeightsOf(layer);
-    t.planes += q * WeightsOf(layer);
+    t.count += CountOf(spec, layer);
+    t.planes += q * CountOf(spec, layer);
     t.stored += stored;
   }
   return t;
@@ -56,17 +61,17 @@ std::string Infeasible(const v1::JobSpec& spec, const std::string& wanted,
 
 std::string CheckLeast(const v1::JobSpec& spec, const Totals& least, uint64_t least_package) {
   const v1::Budget& b = spec.budget();
-  const auto weights = static_cast<double>(least.weights);
-  if (least.weights == 0) return "every layer is skipped: there is nothing to quantize";
+  const auto count = static_cast<double>(least.count);
+  if (least.count == 0) return "every layer is skipped: there is nothing to quantize";
   switch (b.limit_case()) {
     case v1::Budget::kPlanes: {
-      const double planes = static_cast<double>(least.planes) / weights;
+      const double planes = static_cast<double>(least.planes) / count;
       if (planes <= b.planes() * (1 + 1e-12)) return "";
       return Infeasible(spec, absl::StrFormat("%g planes", b.planes()),
                         absl::StrFormat("%.4f planes", planes));
     }
     case v1::Budget::kStoredBits: {
-      const double bits = 8.0 * static_cast<double>(least.stored) / weights;
+      const double bits = 8.0 * static_cast<double>(least.stored) / count;
       if (bits <= b.stored_bits() * (1 + 1e-12)) return "";
       return Infeasible(spec, absl::StrFormat("%g stored bits", b.stored_bits()),
                         absl::StrFormat("%.4f stored bits", bits));
@@ -79,11 +84,11 @@ std::string CheckLeast(const v1::JobSpec& spec, const Totals& least, uint64_t le
 }
 
 // The solver's unit for one candidate.
-absl::StatusOr<uint64_t> CostOf(const v1::Budget& budget, const v1::LayerPlan& layer,
+absl::StatusOr<uint64_t> CostOf(const v1::JobSpec& spec, const v1::LayerPlan& layer,
                                 const v1::CandidateReport& c, const BlobSizes& sizes) {
-  switch (budget.limit_case()) {
+  switch (spec.budget().limit_case()) {
     case v1::Budget::kPlanes:
-      return uint64_t{c.bits()} * WeightsOf(layer);
+      return uint64_t{c.bits()} * CountOf(spec, layer);
     case v1::Budget::kStoredBits:
       return c.bits() == 0 ? 0 : 8 * c.stored_bytes();
     default:
@@ -91,10 +96,10 @@ absl::StatusOr<uint64_t> CostOf(const v1::Budget& budget, const v1::LayerPlan& l
   }
 }
 
-absl::StatusOr<uint64_t> Limit(const v1::JobSpec& spec, uint64_t weights, uint64_t fixed_bytes) {
+absl::StatusOr<uint64_t> Limit(const v1::JobSpec& spec, uint64_t count, uint64_t fixed_bytes) {
   const v1::Budget& b = spec.budget();
   // The factor forgives the rounding of a product that ought to be a whole number.
-  const double total = static_cast<double>(weights) * (1 + 1e-12);
+  const double total = static_cast<double>(count) * (1 + 1e-12);
   switch (b.limit_case()) {
     case v1::Budget::kPlanes:
       return static_cast<uint64_t>(std::floor(b.planes() * total));
@@ -110,8 +115,8 @@ absl::StatusOr<uint64_t> Limit(const v1::JobSpec& spec, uint64_t weights, uint64
 
 // The solver speaks its own unit; people get the budget's.
 absl::Status ExplainInfeasible(const v1::JobSpec& spec,
-                               const std::vector<allocation::LayerChoices>& layers,
-                               uint64_t weights, uint64_t fixed_bytes) {
+                               const std::vector<allocation::LayerChoices>& layers, uint64_t count,
+                               uint64_t fixed_bytes) {
   uint64_t least = 0;
   for (const auto& layer : layers) {
     least += std::min_element(layer.choices.begin(), layer.choices.end(),
@@ -119,7 +124,7 @@ absl::Status ExplainInfeasible(const v1::JobSpec& spec,
                  ->cost;
   }
   const v1::Budget& b = spec.budget();
-  const double average = static_cast<double>(least) / static_cast<double>(weights);
+  const double average = static_cast<double>(least) / static_cast<double>(count);
   switch (b.limit_case()) {
     case v1::Budget::kPlanes:
       return absl::FailedPreconditionError(
@@ -138,7 +143,7 @@ absl::Status ExplainInfeasible(const v1::JobSpec& spec,
 struct Problem {
   std::vector<allocation::LayerChoices> layers;
   std::vector<std::vector<const v1::CandidateReport*>> candidates;  // as `layers`
-  uint64_t weights = 0;
+  uint64_t count = 0;  // of the quantized layers, see CountOf
 };
 
 absl::StatusOr<Problem> MakeProblem(const v1::JobSpec& spec, const v1::Plan& plan,
@@ -155,14 +160,14 @@ absl::StatusOr<Problem> MakeProblem(const v1::JobSpec& spec, const v1::Plan& pla
         return absl::InternalError(
             absl::StrCat("layer ", layer.name(), ": no candidate of ", q, " bits was profiled"));
       }
-      SA_ASSIGN_OR_RETURN(const uint64_t cost, CostOf(spec.budget(), layer, *c, sizes));
+      SA_ASSIGN_OR_RETURN(const uint64_t cost, CostOf(spec, layer, *c, sizes));
       choices.choices.push_back({static_cast<int>(q), cost, c->importance()});
       candidates.push_back(c);
     }
-    if (choices.choices.front().bits > 0) p.weights += WeightsOf(layer);
+    if (choices.choices.front().bits > 0) p.count += CountOf(spec, layer);
     p.layers.push_back(std::move(choices));
   }
-  if (p.weights == 0) return absl::FailedPreconditionError("every layer is skipped");
+  if (p.count == 0) return absl::FailedPreconditionError("every layer is skipped");
   return p;
 }
 
@@ -180,7 +185,8 @@ v1::Variant MakeVariant(const std::string& name, const Problem& p,
   return variant;
 }
 
-std::string Summary(const Problem& p, const allocation::Solution& solution, uint32_t uniform) {
+std::string Summary(v1::Criterion criterion, const Problem& p, const allocation::Solution& solution,
+                    uint32_t uniform) {
   std::map<int, int> layers_by_width;
   for (size_t l = 0; l < p.layers.size(); ++l) {
     ++layers_by_width[p.layers[l].choices[solution.picked[l]].bits];
@@ -190,24 +196,29 @@ std::string Summary(const Problem& p, const allocation::Solution& solution, uint
     absl::StrAppend(&text, " ", count, bits == 0 ? " skipped" : absl::StrCat(" at ", bits, " bits"),
                     ";");
   }
-  absl::StrAppendFormat(&text, " predicted loss %.6g", solution.value);
+  absl::StrAppendFormat(&text, " sum of the %s criterion %.6g", CriterionName(criterion),
+                        solution.value);
   if (solution.gap > 0)
     absl::StrAppendFormat(&text, " (at most %.3g above the best)", solution.gap);
   if (uniform > 0) absl::StrAppend(&text, "; best uniform width ", uniform);
   return text;
 }
 
-}  // namespace
-
-uint64_t EstimateStoredBytes(const v1::Recipe& recipe, const v1::LayerPlan& layer, uint32_t q) {
-  const uint64_t n = layer.rows(), k = layer.cols();
-  if (q == 0) return 4 * n * k;
-  const uint64_t planes = q * n * CeilDiv(k, 32) * 4;
-  if (recipe.method() == v1::METHOD_LAT) return planes + 2 * q * CeilDiv(k, 8) * CeilDiv(n, 16);
-  const uint64_t groups = CeilDiv(k, std::max(1u, recipe.group_size()));
-  const uint64_t shift = planes + 2 * n * groups + n * CeilDiv(groups, 2);
-  return recipe.method() == v1::METHOD_RTN ? shift + 2 * n * groups : shift;
+bool HasChoice(const Problem& p) {
+  return std::any_of(p.layers.begin(), p.layers.end(),
+                     [](const auto& layer) { return layer.choices.size() > 1; });
 }
+
+// The width that all layers with a choice have; 0 if no layer has one.
+uint32_t WidthOf(const Problem& p, const allocation::Solution& uniform) {
+  for (size_t l = 0; l < p.layers.size(); ++l) {
+    if (p.layers[l].choices.size() < 2) continue;
+    return static_cast<uint32_t>(p.layers[l].choices[uniform.picked[l]].bits);
+  }
+  return 0;
+}
+
+}  // namespace
 
 std::vector<uint32_t> AllowedWidths(const v1::Recipe& recipe, const std::string& layer) {
   const LayerRule rule = RuleFor(recipe, layer);
@@ -229,26 +240,33 @@ void FillFeasibility(const v1::JobSpec& spec, v1::Plan* plan) {
 absl::StatusOr<Allocation> Allocate(const v1::JobSpec& spec, const v1::Plan& plan,
                                     const ReportMap& reports, uint64_t fixed_bytes,
                                     const BlobSizes& sizes) {
-  SA_ASSIGN_OR_RETURN(const Problem p, MakeProblem(spec, plan, reports, sizes));
-  SA_ASSIGN_OR_RETURN(const uint64_t limit, Limit(spec, p.weights, fixed_bytes));
+  ReportMap priced = reports;
+  SA_RETURN_IF_ERROR(FillImportance(spec.criterion(), &priced));
+  SA_ASSIGN_OR_RETURN(const Problem p, MakeProblem(spec, plan, priced, sizes));
+  SA_ASSIGN_OR_RETURN(const uint64_t limit, Limit(spec, p.count, fixed_bytes));
   const auto mixed = allocation::Solve(p.layers, limit);
   if (absl::IsFailedPrecondition(mixed.status())) {
-    return ExplainInfeasible(spec, p.layers, p.weights, fixed_bytes);
+    return ExplainInfeasible(spec, p.layers, p.count, fixed_bytes);
   }
   SA_RETURN_IF_ERROR(mixed.status());
+  auto uniform = allocation::BestUniform(p.layers, limit);
+  if (!HasChoice(p)) uniform = *mixed;
   Allocation out;
-  out.variants.push_back(MakeVariant("mixed", p, *mixed));
-  const auto uniform = allocation::BestUniform(p.layers, limit);
   if (uniform.ok()) {
-    for (size_t l = 0; l < p.layers.size(); ++l) {
-      if (p.layers[l].choices.size() < 2) continue;
-      out.uniform_bits = static_cast<uint32_t>(p.layers[l].choices[uniform->picked[l]].bits);
-      break;
-    }
-    out.mixed_is_uniform = uniform->picked == mixed->picked;
-    if (!out.mixed_is_uniform) out.variants.push_back(MakeVariant("uniform", p, *uniform));
+    out.uniform_bits = WidthOf(p, *uniform);
+    out.importance_uniform = uniform->value;
+    out.mixed_is_uniform = spec.uniform() || uniform->picked == mixed->picked;
+  } else if (spec.uniform()) {
+    return absl::FailedPreconditionError(absl::StrCat(
+        "uniform: no width that every layer has fits the budget: ", uniform.status().message()));
   }
-  out.summary = Summary(p, *mixed, out.uniform_bits);
+  const allocation::Solution& chosen = spec.uniform() ? *uniform : *mixed;
+  out.importance = chosen.value;
+  out.variants.push_back(MakeVariant(spec.uniform() ? "uniform" : "mixed", p, chosen));
+  if (uniform.ok() && !out.mixed_is_uniform) {
+    out.variants.push_back(MakeVariant("uniform", p, *uniform));
+  }
+  out.summary = Summary(spec.criterion(), p, chosen, out.uniform_bits);
   return out;
 }
 

@@ -8,6 +8,8 @@
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/coordinator/criterion.h"
+#include "services/coordinator/job_spec.h"
 #include "services/coordinator/progress.h"
 
 namespace shiftadd::coordinator {
@@ -67,6 +69,9 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   *job.job.mutable_spec() = request.spec();
   *faults = ResolveSpec(job.job.mutable_spec());
   for (FieldFault& fault : *faults) fault.field = "spec." + fault.field;
+  if (!request.spec().parent_job_id().empty()) {
+    faults->push_back({"spec.parent_job_id", "expected it unset: PublishBudget sets it"});
+  }
   if (!IsRequestId(request.request_id())) {
     faults->push_back({"request_id", "expected up to 64 letters, digits, _ and -"});
   }
@@ -136,6 +141,8 @@ absl::StatusOr<v1::JobReport> Coordinator::Report(const std::string& job_id) {
     for (const v1::VariantLayer& layer : variant->layers()) chosen[layer.layer()] = layer.bits();
   }
   ReportMap layers = view.Reports();
+  // While candidates are missing the workers' own figures stay.
+  FillImportance(view.job().spec().criterion(), &layers).IgnoreError();
   for (const v1::LayerPlan& layer : view.job().plan().layers()) {
     const auto found = layers.find(layer.name());
     if (found == layers.end()) continue;

@@ -15,9 +15,9 @@
 #include "absl/time/time.h"
 #include "services/base/clock.h"
 #include "services/blob/blob_store.h"
+#include "services/coordinator/field_faults.h"
 #include "services/coordinator/job_view.h"
 #include "services/coordinator/publisher.h"
-#include "services/coordinator/recipe.h"
 #include "services/store/job_store.h"
 
 namespace shiftadd::coordinator {

@@ -7,6 +7,8 @@
 #include "kernels/packed_matrix.h"
 #include "nlohmann/json.hpp"
 #include "services/base/version.h"
+#include "services/coordinator/criterion.h"
+#include "services/coordinator/job_spec.h"
 #include "services/coordinator/recipe.h"
 #include "services/packaging/package_format.h"
 
@@ -17,7 +19,8 @@ using nlohmann::json;
 
 json ExponentSets(const v1::Recipe& recipe, const v1::Variant& variant) {
   json sets = json::object();
-  if (recipe.method() == v1::METHOD_LAT) return sets;  // its scales are free
+  // Of the paper's layouts and of free scales there are none.
+  if (recipe.scales() != v1::SCALE_KIND_SHIFT) return sets;
   for (const v1::VariantLayer& layer : variant.layers()) {
     if (layer.bits() == 0) continue;
     const auto table = kernels::DefaultExponentTable(static_cast<int>(layer.bits()));
@@ -92,7 +95,11 @@ absl::StatusOr<std::string> ComposeConfig(const JobView& view, const v1::Variant
     return absl::DataLossError("plan.architecture_spec_json: is not JSON");
   }
   config["recipe"] = RecipeJson(job.spec().recipe());
+  // Its codes were found, but what the layers hold are the weights that they stand for.
+  if (job.spec().recipe().method() == v1::METHOD_ACC) config["simulated"] = true;
   config["budget"] = BudgetJson(job.spec().budget());
+  config["criterion"] = CriterionName(job.spec().criterion());
+  if (job.spec().uniform()) config["uniform"] = true;
   auto layers = Layers(view, variant);
   if (!layers.ok()) return layers.status();
   config["layers"] = *std::move(layers);

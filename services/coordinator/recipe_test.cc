@@ -2,144 +2,252 @@
 
 #include <gtest/gtest.h>
 
-#include <limits>
+#include <string>
+#include <utility>
+#include <vector>
 
 namespace shiftadd::coordinator {
 namespace {
 
-v1::JobSpec Good() {
-  v1::JobSpec spec;
-  spec.set_source("file:///models/tiny.gguf");
-  spec.set_output("tiny");
-  spec.mutable_budget()->set_planes(3);
-  return spec;
+constexpr v1::Method kMethods[] = {v1::METHOD_SHIFTADD, v1::METHOD_LAT, v1::METHOD_RTN,
+                                   v1::METHOD_ACC, v1::METHOD_OPTQ};
+
+v1::Recipe Of(v1::Method method) {
+  v1::Recipe recipe;
+  recipe.set_method(method);
+  return recipe;
 }
 
-// The faulty fields, in order, joined by spaces.
-std::string Faults(v1::JobSpec spec) {
+v1::Recipe Resolved(v1::Recipe recipe) {
+  FaultList faults;
+  ResolveRecipe(&recipe, &faults);
+  EXPECT_EQ(FaultMessage(faults.Take()), "");
+  return recipe;
+}
+
+// The faulty fields, in order, without "recipe.", joined by spaces.
+std::string Faults(v1::Recipe recipe) {
+  FaultList faults;
+  ResolveRecipe(&recipe, &faults);
   std::string fields;
-  for (const FieldFault& f : ResolveSpec(&spec)) fields += f.field + " ";
+  for (const FieldFault& f : faults.Take()) {
+    fields += (fields.empty() ? "" : " ") + f.field.substr(sizeof("recipe.") - 1);
+  }
   return fields;
 }
 
-TEST(ResolveSpec, FillsDefaultsByMethod) {
-  v1::JobSpec spec = Good();
-  ASSERT_TRUE(ResolveSpec(&spec).empty());
-  const v1::Recipe& r = spec.recipe();
+TEST(ResolveRecipe, ShiftAddsDefaults) {
+  const v1::Recipe r = Resolved({});
   EXPECT_EQ(r.method(), v1::METHOD_SHIFTADD);
   EXPECT_EQ(r.scales(), v1::SCALE_KIND_SHIFT);
   EXPECT_EQ(r.rotation(), v1::ROTATION_WHT128);
   EXPECT_EQ(r.hessian(), v1::HESSIAN_RMS);
+  EXPECT_EQ(r.chunks(), 1u);
   EXPECT_EQ(r.order(), v1::COLUMN_ORDER_NATURAL);
   EXPECT_EQ(r.group_size(), 128u);
-  EXPECT_EQ(r.candidate_bits_size(), 3);
+  EXPECT_EQ(std::vector<uint32_t>(r.candidate_bits().begin(), r.candidate_bits().end()),
+            (std::vector<uint32_t>{2, 3, 4}));
   EXPECT_EQ(r.head(), v1::HEAD_ENCODING_INT8);
+  EXPECT_EQ(r.damping(), 0.01);
   EXPECT_EQ(r.rounds(), 15u);
   EXPECT_EQ(r.inner_rounds(), 4u);
-  EXPECT_EQ(spec.output(), "tiny:latest");
-  EXPECT_EQ(spec.calibration().sequences(), 32u);
-  EXPECT_EQ(spec.evaluation().length(), 512u);
+  EXPECT_EQ(r.sweeps(), 2u);
+  EXPECT_TRUE(r.has_offset());
+  EXPECT_FALSE(r.offset());
+  EXPECT_EQ(r.effort(), v1::EFFORT_FULL);
+  EXPECT_EQ(r.propagate(), v1::PROPAGATE_FULL);
+  EXPECT_FALSE(r.has_additive_terms());
+}
 
-  v1::JobSpec again = spec;  // a resolved spec is a valid one, and stays as it is
-  EXPECT_TRUE(ResolveSpec(&again).empty());
-  EXPECT_EQ(again.SerializeAsString(), spec.SerializeAsString());
+TEST(ResolveRecipe, TheOtherMethodsDefaults) {
+  for (const v1::Method method : kMethods) {
+    if (method == v1::METHOD_SHIFTADD) continue;
+    const v1::Recipe r = Resolved(Of(method));
+    const bool paper = method == v1::METHOD_LAT || method == v1::METHOD_ACC;
+    EXPECT_EQ(r.rotation(), v1::ROTATION_NONE);
+    EXPECT_EQ(r.hessian(), v1::HESSIAN_PLAIN);
+    EXPECT_EQ(r.group_size(), 128u);
+    EXPECT_EQ(r.head(), paper ? v1::HEAD_ENCODING_RAW : v1::HEAD_ENCODING_INT8);
+    EXPECT_EQ(r.rounds(), paper ? 50u : 0u);
+    EXPECT_EQ(r.has_additive_terms(), paper);
+    EXPECT_EQ(r.additive_terms(), paper ? 3u : 0u);
+    EXPECT_EQ(r.scales(), paper ? v1::SCALE_KIND_UNSPECIFIED : v1::SCALE_KIND_SHIFT);
+    EXPECT_EQ(r.has_damping(), method != v1::METHOD_RTN);
+    EXPECT_FALSE(r.has_offset() || r.has_sweeps() || r.has_inner_rounds());
+  }
+  EXPECT_EQ(Resolved(Of(v1::METHOD_OPTQ)).order(), v1::COLUMN_ORDER_GAR);
+}
 
-  spec = Good();
-  spec.mutable_recipe()->set_hessian(v1::HESSIAN_PLAIN);
-  ASSERT_TRUE(ResolveSpec(&spec).empty());
-  EXPECT_EQ(spec.recipe().order(), v1::COLUMN_ORDER_GAR);
-
-  for (const v1::Method method : {v1::METHOD_LAT, v1::METHOD_RTN}) {
-    spec = Good();
-    spec.mutable_recipe()->set_method(method);
-    ASSERT_TRUE(ResolveSpec(&spec).empty());
-    EXPECT_EQ(spec.recipe().rotation(), v1::ROTATION_NONE);
-    EXPECT_EQ(spec.recipe().head(),
-              method == v1::METHOD_LAT ? v1::HEAD_ENCODING_RAW : v1::HEAD_ENCODING_INT8);
-    EXPECT_EQ(spec.recipe().rounds(), method == v1::METHOD_LAT ? 50u : 0u);
-    again = spec;
-    EXPECT_TRUE(ResolveSpec(&again).empty());
+TEST(ResolveRecipe, AResolvedRecipeStaysAsItIs) {
+  for (const v1::Method method : kMethods) {
+    for (const bool whole_row : {false, true}) {
+      v1::Recipe recipe = Of(method);
+      recipe.set_whole_row(whole_row);
+      recipe = Resolved(recipe);
+      EXPECT_EQ(Resolved(recipe).SerializeAsString(), recipe.SerializeAsString());
+    }
   }
 }
 
-TEST(ResolveSpec, NamesEveryFaultAtOnce) {
-  v1::JobSpec spec;
-  spec.set_source("/models/tiny");
-  spec.set_output("Tiny:la test");
-  spec.mutable_recipe()->add_candidate_bits(3);
-  spec.mutable_recipe()->add_candidate_bits(3);
-  spec.mutable_recipe()->add_candidate_bits(9);
-  spec.mutable_recipe()->set_group_size(100);
-  spec.mutable_recipe()->set_damping(std::numeric_limits<double>::quiet_NaN());
-  spec.mutable_recipe()->set_rounds(0);
-  spec.mutable_recipe()->set_inner_rounds(33);
-  spec.mutable_recipe()->add_overrides();
-  spec.mutable_calibration()->set_length(1);
-  spec.mutable_evaluation()->set_text_digest("sha256:1");
-  spec.set_priority(101);
-  EXPECT_EQ(Faults(spec),
-            "source recipe.damping recipe.rounds recipe.inner_rounds recipe.group_size "
-            "recipe.candidate_bits recipe.overrides[0].glob recipe.overrides[0] budget "
-            "calibration.length evaluation.length evaluation.text_digest output output priority ");
+TEST(ResolveRecipe, APlainHessianOrdersTheGroups) {
+  v1::Recipe recipe;
+  recipe.set_hessian(v1::HESSIAN_PLAIN);
+  EXPECT_EQ(Resolved(recipe).order(), v1::COLUMN_ORDER_GAR);
+  recipe.set_order(v1::COLUMN_ORDER_NATURAL);
+  EXPECT_EQ(Resolved(recipe).order(), v1::COLUMN_ORDER_NATURAL);
 }
 
-TEST(ResolveSpec, SaysWhatIsNotYetAvailable) {
-  v1::JobSpec spec = Good();
-  spec.set_source("hf:HuggingFaceTB/SmolLM2-135M");
-  spec.mutable_recipe()->set_scales(v1::SCALE_KIND_FREE);
-  spec.mutable_recipe()->set_hessian(v1::HESSIAN_GUIDED);
-  const auto faults = ResolveSpec(&spec);
-  ASSERT_EQ(faults.size(), 3u);
-  for (const FieldFault& f : faults) {
-    EXPECT_NE(f.description.find("not yet available"), std::string::npos) << f.field;
-  }
-  spec.mutable_recipe()->set_method(static_cast<v1::Method>(17));
-  EXPECT_EQ(Faults(spec), "source recipe.method ");
+TEST(ResolveRecipe, EffortIsAPresetThatFieldsOverrule) {
+  v1::Recipe recipe;
+  recipe.set_effort(v1::EFFORT_FAST);
+  EXPECT_EQ(Resolved(recipe).inner_rounds(), 1u);
+  EXPECT_EQ(Resolved(recipe).sweeps(), 1u);
+  recipe.set_sweeps(0);  // off, not unset
+  EXPECT_EQ(Resolved(recipe).sweeps(), 0u);
+  EXPECT_EQ(Resolved(recipe).inner_rounds(), 1u);
 }
 
-TEST(ResolveSpec, UnusedFieldsAreErrors) {
-  v1::JobSpec spec = Good();
-  v1::Recipe* r = spec.mutable_recipe();
-  r->set_method(v1::METHOD_RTN);
-  r->set_rotation(v1::ROTATION_WHT128);
-  r->set_hessian(v1::HESSIAN_RMS);
-  r->set_order(v1::COLUMN_ORDER_GAR);
-  r->set_damping(0.01);
-  r->set_rounds(5);
-  r->set_inner_rounds(5);
-  EXPECT_EQ(Faults(spec),
-            "recipe.rotation recipe.hessian recipe.order recipe.damping recipe.rounds "
-            "recipe.inner_rounds ");
-  r->set_method(v1::METHOD_LAT);
-  r->set_scales(v1::SCALE_KIND_SHIFT);
-  r->set_group_size(64);
-  EXPECT_EQ(Faults(spec),
-            "recipe.scales recipe.rotation recipe.hessian recipe.order recipe.inner_rounds "
-            "recipe.group_size ");
+TEST(ResolveRecipe, EverySwitchOfShiftAddIsAllowed) {
+  v1::Recipe r;
+  r.set_scales(v1::SCALE_KIND_FREE);
+  r.set_offset(true);
+  r.set_rotation(v1::ROTATION_NONE);
+  r.set_hessian(v1::HESSIAN_GUIDED);
+  r.set_chunks(4);
+  r.set_order(v1::COLUMN_ORDER_GAR);
+  r.set_group_size(64);
+  r.set_damping(1e-6);
+  r.set_rounds(200);
+  r.set_inner_rounds(32);
+  r.set_sweeps(16);
+  r.set_propagate(v1::PROPAGATE_QUANTIZED);
+  r.set_head(v1::HEAD_ENCODING_RAW);
+  for (uint32_t q = 1; q <= 8; ++q) r.add_candidate_bits(q);
+  EXPECT_EQ(Faults(r), "");
 }
 
-TEST(ResolveSpec, BudgetsAndNames) {
-  v1::JobSpec spec = Good();
-  for (const double planes : {1.9, 4.1, std::numeric_limits<double>::quiet_NaN()}) {
-    spec.mutable_budget()->set_planes(planes);
-    EXPECT_EQ(Faults(spec), "budget.planes ");
+// Sets every field that the table of recipe.h calls unused by the method.
+TEST(ResolveRecipe, AFieldThatAMethodDoesNotUseIsAFault) {
+  v1::Recipe all;
+  all.set_scales(v1::SCALE_KIND_FREE);
+  all.set_offset(false);
+  all.set_rotation(v1::ROTATION_WHT128);
+  all.set_hessian(v1::HESSIAN_RMS);
+  all.set_chunks(4);
+  all.set_order(v1::COLUMN_ORDER_GAR);
+  all.set_damping(0.01);
+  all.set_rounds(5);
+  all.set_effort(v1::EFFORT_FAST);
+  all.set_inner_rounds(5);
+  all.set_sweeps(1);
+  all.set_additive_terms(3);
+  all.set_propagate(v1::PROPAGATE_QUANTIZED);
+  const std::pair<v1::Method, const char*> cases[] = {
+      {v1::METHOD_SHIFTADD, "chunks additive_terms"},
+      {v1::METHOD_LAT, "scales offset rotation hessian chunks order effort inner_rounds sweeps"},
+      {v1::METHOD_ACC, "scales offset rotation hessian chunks order effort inner_rounds sweeps"},
+      {v1::METHOD_OPTQ,
+       "scales offset rotation hessian chunks rounds effort inner_rounds sweeps additive_terms"},
+      {v1::METHOD_RTN,
+       "scales offset rotation hessian chunks order damping rounds effort inner_rounds sweeps "
+       "additive_terms propagate"}};
+  for (const auto& [method, faults] : cases) {
+    all.set_method(method);
+    EXPECT_EQ(Faults(all), faults) << v1::Method_Name(method);
   }
-  spec.mutable_budget()->set_bytes(0);
-  EXPECT_EQ(Faults(spec), "budget.bytes ");
-  spec.mutable_budget()->set_stored_bits(-1);
-  EXPECT_EQ(Faults(spec), "budget.stored_bits ");
-  spec = Good();
-  for (const char* name : {"a", "a/b.c_d-e:1.0", "x:_", "a0:V1"}) {
-    spec.set_output(name);
-    EXPECT_EQ(Faults(spec), "") << name;
+  all.set_method(static_cast<v1::Method>(17));
+  EXPECT_EQ(Faults(all), "method");
+}
+
+TEST(ResolveRecipe, OnlyAccHasButterflies) {
+  for (const v1::Method method : kMethods) {
+    v1::Recipe recipe = Of(method);
+    recipe.set_rotation(v1::ROTATION_BUTTERFLY);
+    EXPECT_EQ(Faults(recipe), method == v1::METHOD_ACC ? "" : "rotation");
   }
-  for (const char* name : {"", ":x", "a:", "-a", "a-", "a..b", "A", "a:-b", "a:b:c", "a b"}) {
-    spec.set_output(name);
-    EXPECT_NE(Faults(spec), "") << name;
+}
+
+TEST(ResolveRecipe, OnlyGuidedHessiansHaveChunks) {
+  v1::Recipe recipe;
+  recipe.set_chunks(16);
+  recipe.set_hessian(v1::HESSIAN_GUIDED);
+  EXPECT_EQ(Faults(recipe), "");
+  recipe.set_hessian(v1::HESSIAN_RMS);
+  EXPECT_EQ(Faults(recipe), "chunks");
+  recipe.set_chunks(17);
+  EXPECT_EQ(Faults(recipe), "chunks");
+}
+
+TEST(ResolveRecipe, GroupsSuitTheEncoding) {
+  for (const v1::Method method : kMethods) {
+    v1::Recipe recipe = Of(method);
+    for (const uint32_t group : {32u, 64u, 128u}) {
+      recipe.set_group_size(group);
+      EXPECT_EQ(Faults(recipe), "") << group;
+    }
+    for (const uint32_t group : {1u, 16u, 48u, 96u, 256u, 1u << 31}) {
+      recipe.set_group_size(group);
+      EXPECT_EQ(Faults(recipe), "group_size") << group;
+    }
+    recipe.set_group_size(128);
+    recipe.set_whole_row(true);
+    EXPECT_EQ(Faults(recipe), "group_size");
+    recipe.set_group_size(0);
+    EXPECT_EQ(Faults(recipe), "");
   }
-  spec = Good();
-  spec.set_source("file:///models/../etc");
-  EXPECT_EQ(Faults(spec), "source ");
+}
+
+TEST(ResolveRecipe, NumbersOutOfRangeAreAllNamed) {
+  v1::Recipe r = Of(v1::METHOD_LAT);
+  r.set_damping(2);
+  r.set_rounds(201);
+  r.set_additive_terms(5);
+  r.set_group_size(7);
+  r.add_candidate_bits(0);
+  EXPECT_EQ(Faults(r), "damping rounds additive_terms group_size candidate_bits");
+  r = {};
+  r.set_inner_rounds(0);
+  r.set_sweeps(17);
+  r.set_hessian(static_cast<v1::Hessian>(9));
+  r.set_head(static_cast<v1::HeadEncoding>(9));
+  EXPECT_EQ(Faults(r), "hessian inner_rounds sweeps head");
+}
+
+std::string Keys(const v1::Recipe& recipe) {
+  std::string keys;
+  const nlohmann::json json = RecipeJson(Resolved(recipe));
+  for (const auto& [key, value] : json.items()) keys += (keys.empty() ? "" : " ") + key;
+  return keys;
+}
+
+TEST(RecipeJson, ShowsWhatTheMethodUses) {
+  EXPECT_EQ(Keys({}),
+            "candidate_bits damping group_size head hessian inner_rounds method offset order "
+            "overrides propagate rotation rounds scales seed sweeps");
+  v1::Recipe guided;
+  guided.set_hessian(v1::HESSIAN_GUIDED);
+  guided.set_whole_row(true);
+  EXPECT_EQ(Keys(guided),
+            "candidate_bits chunks damping head hessian inner_rounds method offset order "
+            "overrides propagate rotation rounds scales seed sweeps whole_row");
+  for (const v1::Method method : {v1::METHOD_LAT, v1::METHOD_ACC}) {
+    EXPECT_EQ(Keys(Of(method)),
+              "additive_terms candidate_bits damping group_size head hessian method overrides "
+              "propagate rotation rounds seed");
+  }
+  EXPECT_EQ(Keys(Of(v1::METHOD_OPTQ)),
+            "candidate_bits damping group_size head hessian method order overrides propagate "
+            "rotation scales seed");
+  EXPECT_EQ(Keys(Of(v1::METHOD_RTN)),
+            "candidate_bits group_size head method overrides rotation scales seed");
+}
+
+TEST(RecipeJson, EqualWorkIsWrittenAlike) {
+  v1::Recipe fast, by_hand;
+  fast.set_effort(v1::EFFORT_FAST);
+  by_hand.set_inner_rounds(1);
+  by_hand.set_sweeps(1);
+  EXPECT_EQ(RecipeJson(Resolved(fast)), RecipeJson(Resolved(by_hand)));
 }
 
 TEST(GlobMatches, StarsAndQuestionMarks) {

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/ids.h"
+#include "services/coordinator/layer_size.h"
+#include "services/coordinator/recipe.h"
 
 namespace shiftadd::coordinator {
 namespace {

@@ -3,9 +3,12 @@
 // Config blob (canonical JSON, keys sorted, no spaces; a function of the job's inputs only):
 //   {"format": {"major": 1, "minor": 0},
 //    "architecture": ArchitectureSpec (worker/model/architecture_spec.h),
-//    "recipe": {method, scales, rotation, hessian, order, group_size, candidate_bits, head,
-//    damping, rounds, inner_rounds, seed, overrides}, "budget": {"planes"|"stored_bits"|"bytes":
-//    number}, "layers": [{"name", "bits" (0 = raw), "rows", "cols", "digest", "stored_bytes"}…] in
+//    "recipe": {what services/coordinator/recipe.h says of the method: method, rotation, hessian,
+//    group_size or whole_row, candidate_bits, head, seed, overrides, …}, "budget":
+//    {"planes"|"stored_bits"|"bytes": number}, "criterion": "guided"|…, "uniform": true (only if
+//    one width for all was asked for), "simulated": true (only method acc: raw layers, bits and
+//    stored_bytes as their codes would take), "layers": [{"name", "bits" (0 = raw), "rows", "cols",
+//    "digest", "stored_bytes"}…] in
 //    model order, "head": digest, "unquantized": digest, "tokenizer": digest, "config": digest,
 //    "generation_config": digest, "exponent_sets": {"2": [[0,-1],…], "3": …, …} for every width in
 //    use, "inputs": {"source": [{"path","bytes","digest"}…], "calibration": [digests],

@@ -1,0 +1,30 @@
+// What the solver minimises the sum of: one number for every candidate of every layer.
+//
+// The guided error of a candidate is the loss it is predicted to cost, so it is comparable across
+// layers as it stands (algorithm: second-order expansion with an empirical Fisher block a layer).
+// The relative errors are not, and are multiplied by the layer's size. The paper's criterion is
+// ShiftAddLLM's (arXiv 2406.05981, section 4.3): C of a candidate, scaled at every width b by the
+// least-squares fit beta_b of the layers' output errors on C.
+#ifndef SHIFTADD_SERVICES_COORDINATOR_CRITERION_H_
+#define SHIFTADD_SERVICES_COORDINATOR_CRITERION_H_
+
+#include <string>
+
+#include "absl/status/status.h"
+#include "services/coordinator/budget.h"
+#include "shiftadd/v1/job.pb.h"
+
+namespace shiftadd::coordinator {
+
+// "guided".
+std::string CriterionName(v1::Criterion criterion);
+
+// Sets `importance` of every candidate; a skipped layer's is 0. UNSPECIFIED (jobs of an older
+// coordinator) leaves them as the worker gave them. A layer whose gradients could not be used has
+// no guided error: its output error stands in, scaled as in the layers that have both.
+// FAILED_PRECONDITION names what the candidates lack.
+absl::Status FillImportance(v1::Criterion criterion, ReportMap* reports);
+
+}  // namespace shiftadd::coordinator
+
+#endif  // SHIFTADD_SERVICES_COORDINATOR_CRITERION_H_
