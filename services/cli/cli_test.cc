@@ -57,7 +57,31 @@ class FakeJobs : public v1::JobService::Service {
     return grpc::Status::OK;
   }
 
+  grpc::Status PlanBudget(grpc::ServerContext*, const v1::PlanBudgetRequest* request,
+                          v1::PlanBudgetResponse* response) override {
+    if (request->job_id() != job.job_id())
+      return {grpc::StatusCode::NOT_FOUND, "no job " + request->job_id()};
+    planned.push_back(*request);
+    response->set_planes(request->budget().planes());
+    response->set_importance(8 - request->budget().planes());
+    response->set_uniform_bits(2);
+    response->set_importance_uniform(7);
+    response->set_criterion(v1::CRITERION_GUIDED);
+    v1::PlannedLayer* layer = response->add_layers();
+    layer->set_layer("blocks.0.attn.q");
+    layer->set_bits(3);
+    return grpc::Status::OK;
+  }
+  grpc::Status PublishBudget(grpc::ServerContext*, const v1::PublishBudgetRequest* request,
+                             v1::Job* child) override {
+    published = *request;
+    *child = job;
+    return grpc::Status::OK;
+  }
+
   v1::Job job;
+  std::vector<v1::PlanBudgetRequest> planned;
+  v1::PublishBudgetRequest published;
   std::vector<v1::JobEvent> events;
   v1::SubmitJobRequest submitted;
   std::vector<uint64_t> from;
@@ -232,6 +256,68 @@ TEST_F(CliTest, DryRunFailsIfTheBudgetCannotBeMet) {
   EXPECT_TRUE(jobs_.submitted.validate_only());
   jobs_.job.mutable_plan()->set_budget_feasible(true);
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "1", "--dry-run"}), kExitOk);
+}
+
+TEST_F(CliTest, PlanShowsOneBudgetOrACurve) {
+  MakeJob(v1::JOB_STATE_SUCCEEDED);
+  v1::LayerPlan* layer = jobs_.job.mutable_plan()->add_layers();
+  layer->set_name("blocks.0.attn.q");
+  layer->set_kind("q");
+  layer->set_rows(4);
+  layer->set_cols(4);
+  ASSERT_EQ(Shiftadd({"plan", "job-1", "--bits", "2.5", "--criterion", "paper"}), kExitOk) << err_;
+  EXPECT_EQ(jobs_.planned.at(0).criterion(), v1::CRITERION_PAPER);
+  EXPECT_THAT(out_, HasSubstr("2.5 planes   2.500"));
+  EXPECT_THAT(out_, HasSubstr("block     q  mean\n    0     3  3.00\n"));
+  ASSERT_EQ(Shiftadd({"plan", "job-1", "--bits", "2,2.25, 2.5", "--json"}), kExitOk) << err_;
+  const auto json = nlohmann::json::parse(out_);
+  ASSERT_EQ(json["plans"].size(), 3u);
+  EXPECT_EQ(json["plans"][1]["budget"]["planes"], 2.25);
+  EXPECT_EQ(json["plans"][1]["importance"], 5.75);
+  EXPECT_EQ(json["plans"][1]["criterion"], "guided");
+  EXPECT_EQ(json["plans"][1]["layers"][0]["bits"], 3);
+  EXPECT_EQ(Shiftadd({"plan", "job-2", "--bits", "2"}), kExitFailed);
+  EXPECT_THAT(err_, HasSubstr("2 planes: no job job-2"));
+}
+
+TEST_F(CliTest, PlanPublishes) {
+  MakeJob(v1::JOB_STATE_SUCCEEDED);
+  const std::string text = File("t.txt", "some text");
+  ASSERT_EQ(Shiftadd({"plan", "job-1", "--stored-bits", "2.4", "--publish", "m:small",
+                      "--eval-text", text, "--eval-skip", "110", "--eval-sequences", "24",
+                      "--eval-length", "2048", "--uniform", "--watch"}),
+            kExitOk)
+      << err_;
+  const v1::PublishBudgetRequest& request = jobs_.published;
+  EXPECT_EQ(request.job_id(), "job-1");
+  EXPECT_EQ(request.budget().stored_bits(), 2.4);
+  EXPECT_EQ(request.output(), "m:small");
+  EXPECT_TRUE(request.uniform());
+  EXPECT_FALSE(request.request_id().empty());
+  EXPECT_EQ(request.evaluation().text_digest(), Sha256Digest("some text"));
+  EXPECT_EQ(request.evaluation().skip(), 110u);
+  EXPECT_EQ(request.evaluation().sequences(), 24u);
+  EXPECT_EQ(request.evaluation().length(), 2048u);
+  EXPECT_THAT(out_, HasSubstr("job-1 SUCCEEDED"));
+  ASSERT_EQ(Shiftadd({"plan", "job-1", "--bits", "2", "--publish", "m:small"}), kExitOk);
+  EXPECT_FALSE(jobs_.published.has_evaluation()) << "the job's own";
+}
+
+TEST_F(CliTest, PlanJudgesItsFlagsFirst) {
+  server_.reset();
+  const auto usage = [&](std::vector<std::string> arguments) {
+    arguments.insert(arguments.begin(), {"plan", "job-1"});
+    EXPECT_EQ(Shiftadd(arguments), kExitUsage);
+    return err_;
+  };
+  EXPECT_THAT(usage({}), HasSubstr("exactly one of --bits"));
+  EXPECT_THAT(usage({"--bits", "2,,3"}), HasSubstr("--bits: found ''"));
+  EXPECT_THAT(usage({"--bits", "2,9"}), HasSubstr("--bits: found '9'"));
+  EXPECT_THAT(usage({"--bits", "2", "--uniform"}), HasSubstr("give --publish"));
+  EXPECT_THAT(usage({"--bits", "2", "--eval-sequences", "2"}), HasSubstr("give --publish"));
+  EXPECT_THAT(usage({"--bits", "2,3", "--publish", "m"}), HasSubstr("--publish: found 2 budgets"));
+  EXPECT_THAT(usage({"--bits", "2", "--publish", "M"}), HasSubstr("--publish: "));
+  EXPECT_EQ(Shiftadd({"plan", "job-1", "--bits", "2"}), kExitUnreachable);
 }
 
 TEST_F(CliTest, WatchGoesOnAfterABreak) {

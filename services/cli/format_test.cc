@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "services/cli/bit_grid.h"
+#include "services/cli/budget_plan.h"
 #include "services/cli/progress_view.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/reference.h"
@@ -162,6 +164,46 @@ TEST(ReportText, BeforeAllocation) {
   EXPECT_EQ(FormatAllocation(report), "");
   EXPECT_NE(FormatLayerTable(report).find("64x128     -    0.125"), std::string::npos)
       << FormatLayerTable(report);
+}
+
+TEST(BitGridText, MeansCountWeights) {
+  BitGrid grid;
+  const auto layer = [](uint32_t block, const char* kind, uint64_t rows) {
+    v1::LayerPlan plan;
+    plan.set_block(block);
+    plan.set_kind(kind);
+    plan.set_rows(rows);
+    plan.set_cols(10);
+    return plan;
+  };
+  grid.Add(layer(1, "q", 10), 4);
+  grid.Add(layer(0, "q", 10), 2);
+  grid.Add(layer(0, "down", 30), 3);
+  grid.Add(layer(2, "down", 30), 0);  // skipped
+  EXPECT_EQ(grid.ToString(),
+            "block     q  down  mean\n"
+            "    0     2     3  2.75\n"
+            "    1     4     -  4.00\n"
+            "    2     -     -     -\n"
+            " mean  3.00  3.00  3.00\n");
+}
+
+TEST(BudgetPlanText, ARowABudget) {
+  BudgetPlan plan;
+  plan.budget.set_bytes(3 << 20);
+  plan.plan.set_planes(2.25);
+  plan.plan.set_stored_bits(2.42);
+  plan.plan.set_package_bytes(3'000'000);
+  plan.plan.set_output_error(0.0123);
+  plan.plan.set_importance(1.5);
+  plan.plan.set_criterion(v1::CRITERION_MEASURED);
+  EXPECT_EQ(FormatBudgetPlans({plan}),
+            "budget   planes  stored bits     size  output error  criterion  uniform  its "
+            "criterion\n"
+            "3.0 MiB   2.250        2.420  2.9 MiB        0.0123        1.5        -              -"
+            "\n"
+            "criterion: sum of measured over the layers, lower is better; uniform: the widest "
+            "single width that fits\n");
 }
 
 TEST(PlanText, SaysWhetherTheBudgetCanBeMet) {

@@ -59,6 +59,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddClusterCommands(app, context);
   AddSubmitCommand(app, context);
   AddJobCommands(app, context);
+  AddPlanCommand(app, context);
   AddPackageCommands(app, context);
   AddServeCommand(app, context);
   AddGenerateCommand(app, context);
