@@ -3,6 +3,8 @@
 
 #include <cmath>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "services/cli/bit_grid.h"
 #include "services/cli/budget_plan.h"
 #include "services/cli/progress_view.h"
@@ -81,6 +83,7 @@ v1::LayerReport Layer(uint32_t block, const char* kind, uint64_t rows, uint32_t 
   v1::LayerReport layer;
   layer.mutable_layer()->set_block(block);
   layer.mutable_layer()->set_kind(kind);
+  layer.mutable_layer()->set_name(absl::StrCat("blocks.", block, ".", kind));
   layer.mutable_layer()->set_rows(rows);
   layer.mutable_layer()->set_cols(128);
   layer.set_chosen_bits(chosen);
@@ -91,6 +94,8 @@ v1::LayerReport Layer(uint32_t block, const char* kind, uint64_t rows, uint32_t 
     candidate->set_stored_bits(bits + 0.25);
     candidate->set_stored_bytes(rows * 128 * bits / 8 + rows * 4);
     candidate->set_output_error(0.5 / (1 << bits));
+    candidate->set_guided_error(static_cast<double>(rows) / (1 << bits));
+    candidate->set_importance(candidate->guided_error());
   }
   return layer;
 }
@@ -102,6 +107,29 @@ v1::JobReport SampleReport() {
   job->set_state(v1::JOB_STATE_SUCCEEDED);
   job->mutable_spec()->set_source("file:///m.gguf");
   job->mutable_spec()->set_output("m:latest");
+  v1::Recipe* recipe = job->mutable_spec()->mutable_recipe();
+  recipe->set_method(v1::METHOD_SHIFTADD);
+  recipe->set_scales(v1::SCALE_KIND_SHIFT);
+  recipe->set_rotation(v1::ROTATION_WHT128);
+  recipe->set_hessian(v1::HESSIAN_GUIDED);
+  recipe->set_group_size(128);
+  recipe->add_candidate_bits(2);
+  recipe->add_candidate_bits(3);
+  recipe->set_damping(0.01);
+  recipe->set_sweeps(0);
+  recipe->set_offset(false);
+  v1::RecipeOverride* skipped = recipe->add_overrides();
+  skipped->set_glob("blocks.1.*");
+  skipped->set_skip(true);
+  job->mutable_spec()->mutable_budget()->set_planes(2.5);
+  job->mutable_spec()->set_criterion(v1::CRITERION_GUIDED);
+  job->mutable_spec()->mutable_calibration()->set_sequences(32);
+  job->mutable_spec()->mutable_calibration()->set_length(512);
+  v1::Evaluation* evaluation = job->mutable_spec()->mutable_evaluation();
+  evaluation->set_sequences(8);
+  evaluation->set_length(512);
+  evaluation->set_skip(110);
+  evaluation->set_text_digest("sha256:" + std::string(64, '5'));
   job->set_package_digest("sha256:ab");
   v1::Quality* quality = job->mutable_quality();
   quality->set_kl(0.1234);
@@ -120,16 +148,32 @@ v1::JobReport SampleReport() {
   quality->set_package_bytes(1 << 20);
   *report.add_layers() = Layer(0, "q", 64, 3);
   *report.add_layers() = Layer(0, "gate", 128, 2);
+  report.mutable_layers(1)->set_note("gradients not finite: unit-RMS tokens");
   (*report.mutable_state_seconds())["JOB_STATE_PROFILING"] = 100;
   (*report.mutable_state_seconds())["JOB_STATE_INGESTING"] = 1;
+  (*report.mutable_kind_seconds())["PROFILE"] = 80;
+  (*report.mutable_kind_seconds())["FORWARD"] = 20;
+  (*report.mutable_stage_seconds())["fit"] = 60;
+  (*report.mutable_stage_seconds())["backward"] = 60;
   (*report.mutable_worker_seconds())["w1"] = 90;
   return report;
 }
 
 TEST(ReportText, Golden) {
-  EXPECT_EQ(FormatReport(SampleReport()),
+  EXPECT_EQ(FormatReport(SampleReport(), true),
             R"(Job job-1 SUCCEEDED: file:///m.gguf -> m:latest
 Package sha256:ab
+
+Recipe
+method shiftadd, scales shift, rotation wht128, hessian guided, group_size 128,
+candidate_bits 2 3, damping 0.01, offset false, sweeps 0
+override     blocks.1.*: as in the source
+budget       2.5 planes, mixed widths, criterion guided
+calibration  32 x 512 tokens, written by the model
+evaluation   8 x 512 tokens, of text sha256:555555555555... after the first 110
+
+Notes
+gradients not finite: unit-RMS tokens: blocks.0.gate
 
 Layers (error: relative output error at each width)
 block  kind    shape  bits  error@2  error@3  stored bits  worker
@@ -141,7 +185,21 @@ bits  layers  weights    share  planes  stored bits     size
 2          1   16,384   66.7 %   2.000        2.250  4.5 KiB
 3          1    8,192   33.3 %   3.000        3.250  3.2 KiB
 all        2   24,576  100.0 %   2.333        2.583  7.8 KiB
+
+block     q  gate  mean
+    0     3     2  2.33
+ mean  3.00  2.00  2.33
 the whole package, with head, embedding and tokenizer: 1.0 MiB
+
+Sensitivity by kind (sum of criterion guided at each width)
+kind  layers  at 2  at 3  as chosen   share
+q          1    16     8          8  20.0 %
+gate       1    32    16         32  80.0 %
+
+Most sensitive layers (figures at the width that was chosen)
+layer          bits  criterion   share  output  guided
+blocks.0.gate     2         32  80.0 %   0.125      32
+blocks.0.q        3          8  20.0 %  0.0625       8
 
 Quality
                 KL to full (nats)  perplexity   change
@@ -151,11 +209,49 @@ uniform 2 bits             0.2000      12.000  +20.0 %
 measured on 8 held-out windows of 512 tokens; published: the mixed allocation
 the server's logits differ from the reference's by at most 0.0001 of their range
 
-Time
-INGESTING    1.0 s
-PROFILING    1 min 40 s
-tasks on w1  1 min 30 s
+Time (phase: on the wall; task, stage, worker: sum over workers)
+phase   INGESTING       1.0 s    1.0 %
+        PROFILING  1 min 40 s   99.0 %
+task    PROFILE    1 min 20 s   80.0 %
+        FORWARD          20 s   20.0 %
+stage   backward   1 min 00 s   50.0 %
+        fit        1 min 00 s   50.0 %
+worker  w1         1 min 30 s  100.0 %
 )");
+}
+
+TEST(ReportText, FitsAHundredColumns) {
+  v1::JobReport report = SampleReport();
+  report.clear_layers();
+  for (uint32_t i = 0; i < 14; ++i) {
+    v1::LayerReport layer = Layer(i / 7 + 90, "gate", 12345, 3);
+    layer.mutable_layer()->set_name("blocks.99.mlp.gate");
+    layer.mutable_layer()->set_kind(
+        std::vector<const char*>{"q", "k", "v", "o", "gate", "up", "down"}[i % 7]);
+    for (v1::CandidateReport& candidate : *layer.mutable_candidates()) {
+      for (const auto set :
+           {&v1::CandidateReport::set_importance, &v1::CandidateReport::set_weight_error,
+            &v1::CandidateReport::set_output_error, &v1::CandidateReport::set_guided_error,
+            &v1::CandidateReport::set_paper_criterion, &v1::CandidateReport::set_measured_kl}) {
+        (candidate.*set)(1.2345e-05);
+      }
+    }
+    *report.add_layers() = layer;
+  }
+  for (const absl::string_view line : absl::StrSplit(FormatReport(report, false), '\n')) {
+    EXPECT_LE(line.size(), 100u) << line;
+  }
+}
+
+TEST(ReportText, RefinedLayersAreTold) {
+  v1::JobReport report = SampleReport();
+  for (v1::LayerReport& layer : *report.mutable_layers()) {
+    layer.mutable_refined()->set_output_error(0.05);
+  }
+  EXPECT_NE(FormatReport(report, false)
+                .find("2 layers were made again with the quantized model's inputs; mean relative "
+                      "output error 0.0938 (full model's inputs) -> 0.05\n"),
+            std::string::npos);
 }
 
 TEST(ReportText, BeforeAllocation) {

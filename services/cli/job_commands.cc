@@ -90,7 +90,7 @@ int Watch(Context& context, const std::string& job_id) {
   return WatchJob(context, *client, job_id);
 }
 
-int ShowReport(Context& context, const std::string& job_id) {
+int ShowReport(Context& context, const std::string& job_id, bool with_layers) {
   const absl::StatusOr<JobClient> client = ConnectJobs(context);
   if (!client.ok()) return Report(context, client.status());
   v1::GetJobReportRequest request;
@@ -100,7 +100,7 @@ int ShowReport(Context& context, const std::string& job_id) {
   if (context.json) {
     context.out << ToJson(*report).dump(2) << "\n";
   } else {
-    context.out << FormatReport(*report);
+    context.out << FormatReport(*report, with_layers);
   }
   return kExitOk;
 }
@@ -140,9 +140,19 @@ void AddJobCommands(CLI::App& app, Context& context) {
            [](Context& c, const std::string& id) {
              return ChangeJob<v1::RetryJobRequest>(c, id, &JobClient::Stub::RetryJob);
            });
-  AddJsonFlag(AddOnJob(app, context, "report", "Layers, allocation, quality and times of a job",
-                       ShowReport),
-              context);
+  auto job_id = std::make_shared<std::string>();
+  auto with_layers = std::make_shared<bool>(false);
+  CLI::App* report =
+      app.add_subcommand("report", "Recipe, allocation, sensitivity, quality and times of a job");
+  report->add_option("job", *job_id, "The job's id")->required();
+  report->add_flag("--layers", *with_layers, "Also a row for every layer");
+  AddCoordinatorFlag(report, context);
+  AddJsonFlag(report, context);
+  report->callback([&context, job_id, with_layers] {
+    context.action = [&context, job_id, with_layers] {
+      return ShowReport(context, *job_id, *with_layers);
+    };
+  });
 
   CLI::App* workers = app.add_subcommand("workers", "List workers");
   AddCoordinatorFlag(workers, context);

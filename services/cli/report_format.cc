@@ -1,20 +1,30 @@
 #include "services/cli/report_format.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "absl/strings/str_join.h"
+#include "services/cli/allocation_flags.h"
+#include "services/cli/bit_grid.h"
 #include "services/cli/progress_view.h"
+#include "services/cli/proto_json.h"
 #include "services/cli/quality_format.h"
+#include "services/cli/sensitivity_format.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
 
 namespace shiftadd::cli {
 namespace {
+
+constexpr size_t kColumns = 96;
+constexpr int kMostSensitive = 10;
 
 const v1::CandidateReport* FindCandidate(const v1::LayerReport& layer, uint32_t bits) {
   for (const v1::CandidateReport& candidate : layer.candidates()) {
@@ -61,6 +71,100 @@ double StateSeconds(const v1::JobReport& report, const std::string& name) {
   return 0;
 }
 
+// Pieces with commas between, in lines of at most kColumns.
+std::string Wrap(const std::vector<std::string>& pieces) {
+  std::string text, line;
+  for (size_t i = 0; i < pieces.size(); ++i) {
+    const std::string piece = absl::StrCat(pieces[i], i + 1 < pieces.size() ? "," : "");
+    if (!line.empty() && line.size() + 1 + piece.size() > kColumns) {
+      absl::StrAppend(&text, line, "\n");
+      line.clear();
+    }
+    absl::StrAppend(&line, line.empty() ? "" : " ", piece);
+  }
+  return text + line + "\n";
+}
+
+std::string Plain(const nlohmann::ordered_json& value) {
+  if (value.is_string()) return value.get<std::string>();
+  if (!value.is_array()) return value.dump();
+  std::vector<std::string> items;
+  for (const auto& item : value) items.push_back(Plain(item));
+  return absl::StrJoin(items, " ");
+}
+
+// "rotation wht128" for every field that is set; overrides are shown apart.
+std::vector<std::string> RecipeFields(const v1::Recipe& recipe) {
+  const nlohmann::ordered_json json = ToJson(recipe);
+  std::vector<const google::protobuf::FieldDescriptor*> fields;
+  recipe.GetReflection()->ListFields(recipe, &fields);
+  std::vector<std::string> pieces;
+  for (const auto* field : fields) {
+    if (field->number() == v1::Recipe::kOverridesFieldNumber) continue;
+    pieces.push_back(absl::StrCat(field->name(), " ", Plain(json[field->name()])));
+  }
+  return pieces;
+}
+
+// "sha256:0123456789ab…".
+std::string ShortDigest(const std::string& digest) {
+  return digest.size() <= 22 ? digest : digest.substr(0, 19) + "...";
+}
+
+std::string Windows(uint32_t sequences, uint32_t length, const std::string& text_digest,
+                    const char* without_text) {
+  return absl::StrCat(
+      sequences, " x ", length, " tokens, ",
+      text_digest.empty() ? without_text : absl::StrCat("of text ", ShortDigest(text_digest)));
+}
+
+// Times of one group, the name of which is only in its first row.
+class TimeRows {
+ public:
+  explicit TimeRows(Table* table) : table_(table) {}
+  void Add(const std::string& group, std::vector<std::pair<std::string, double>> times) {
+    double all = 0;
+    for (const auto& [name, seconds] : times) all += seconds;
+    for (size_t i = 0; i < times.size(); ++i) {
+      table_->Add({i == 0 ? group : "", times[i].first, FormatSeconds(times[i].second),
+                   absl::StrFormat("%.1f %%", all > 0 ? times[i].second / all * 100 : 0)});
+    }
+  }
+  // The longest first, then by name.
+  void Add(const std::string& group, const google::protobuf::Map<std::string, double>& times) {
+    std::vector<std::pair<std::string, double>> sorted(times.begin(), times.end());
+    std::sort(sorted.begin(), sorted.end(), [](const auto& a, const auto& b) {
+      return a.second != b.second ? a.second > b.second : a.first < b.first;
+    });
+    Add(group, std::move(sorted));
+  }
+
+ private:
+  Table* table_;
+};
+
+std::string WithoutHeaders(const Table& table) {
+  const std::string text = table.ToString();
+  return text.substr(text.find('\n') + 1);
+}
+
+// What REFINING made of the layers; empty if it was not part of the job.
+std::string FormatRefined(const v1::JobReport& report) {
+  double before = 0, after = 0;
+  int layers = 0;
+  for (const v1::LayerReport& layer : report.layers()) {
+    const v1::CandidateReport* chosen = FindCandidate(layer, layer.chosen_bits());
+    if (!layer.has_refined() || chosen == nullptr) continue;
+    ++layers;
+    before += chosen->output_error();
+    after += layer.refined().output_error();
+  }
+  if (layers == 0) return "";
+  return absl::StrCat(layers, " layers were made again with the quantized model's inputs; mean ",
+                      "relative output error ", FormatShort(before / layers), " (full model's ",
+                      "inputs) -> ", FormatShort(after / layers), "\n");
+}
+
 }  // namespace
 
 std::string FormatLayerTable(const v1::JobReport& report) {
@@ -103,6 +207,11 @@ std::string FormatAllocation(const v1::JobReport& report) {
   for (const auto& [bits, total] : by_width) table.Add(Row(absl::StrCat(bits), total, all));
   table.Add(Row("all", all, all));
   std::string text = table.ToString();
+  BitGrid grid;
+  for (const v1::LayerReport& layer : report.layers()) {
+    grid.Add(layer.layer(), layer.chosen_bits());
+  }
+  absl::StrAppend(&text, "\n", grid.ToString());
   if (const uint64_t bytes = report.job().quality().package_bytes(); bytes > 0) {
     absl::StrAppend(
         &text, "the whole package, with head, embedding and tokenizer: ", FormatBytes(bytes), "\n");
@@ -110,37 +219,84 @@ std::string FormatAllocation(const v1::JobReport& report) {
   return text;
 }
 
-std::string FormatTimes(const v1::JobReport& report) {
+std::string FormatSpec(const v1::JobSpec& spec) {
   Table table({"", ""});
-  for (int number = v1::JobState_MIN; number <= v1::JobState_MAX; ++number) {
-    const std::string name = StateName(static_cast<v1::JobState>(number));
-    if (const double seconds = StateSeconds(report, name); seconds > 0)
-      table.Add({name, FormatSeconds(seconds)});
+  for (const v1::RecipeOverride& o : spec.recipe().overrides()) {
+    table.Add({"override",
+               absl::StrCat(o.glob(), ": ",
+                            o.skip() ? "as in the source" : absl::StrCat(o.bits(), " bits"))});
   }
-  const std::map<std::string, double> workers(report.worker_seconds().begin(),
-                                              report.worker_seconds().end());
-  for (const auto& [worker, seconds] : workers) {
-    table.Add({absl::StrCat("tasks on ", worker), FormatSeconds(seconds)});
-  }
-  const std::string text = table.ToString();
-  return text.substr(text.find('\n') + 1);  // no headers
+  table.Add({"budget", absl::StrCat(FormatBudget(spec.budget()), ", ",
+                                    spec.uniform() ? "one width for all layers" : "mixed widths",
+                                    ", criterion ", CriterionName(spec.criterion()))});
+  const v1::Calibration& c = spec.calibration();
+  table.Add(
+      {"calibration", Windows(c.sequences(), c.length(), c.text_digest(), "written by the model")});
+  const v1::Evaluation& e = spec.evaluation();
+  table.Add({"evaluation",
+             absl::StrCat(Windows(e.sequences(), e.length(), e.text_digest(), "held out"),
+                          e.skip() > 0 ? absl::StrCat(" after the first ", e.skip()) : "")});
+  if (!spec.parent_job_id().empty()) table.Add({"candidates of", spec.parent_job_id()});
+  const std::vector<std::string> fields = RecipeFields(spec.recipe());
+  return (fields.empty() ? "" : Wrap(fields)) + WithoutHeaders(table);
 }
 
-std::string FormatReport(const v1::JobReport& report) {
+std::string FormatNotes(const v1::JobReport& report) {
+  std::map<std::string, std::vector<std::string>> layers;
+  for (const v1::LayerReport& layer : report.layers()) {
+    if (!layer.note().empty()) layers[layer.note()].push_back(layer.layer().name());
+  }
+  constexpr size_t kNamed = 4;
+  std::string text;
+  for (auto& [note, names] : layers) {
+    const size_t more = names.size() > kNamed ? names.size() - kNamed : 0;
+    names.resize(names.size() - more);
+    absl::StrAppend(&text, note, ": ", absl::StrJoin(names, ", "),
+                    more > 0 ? absl::StrCat(" and ", more, " more") : "", "\n");
+  }
+  return text;
+}
+
+std::string FormatTimes(const v1::JobReport& report) {
+  std::vector<std::pair<std::string, double>> phases;
+  for (int number = v1::JobState_MIN; number <= v1::JobState_MAX; ++number) {
+    const std::string name = StateName(static_cast<v1::JobState>(number));
+    if (const double seconds = StateSeconds(report, name); seconds > 0) {
+      phases.emplace_back(name, seconds);
+    }
+  }
+  Table table({"", "", ">", ">"});
+  TimeRows rows(&table);
+  rows.Add("phase", std::move(phases));
+  rows.Add("task", report.kind_seconds());
+  rows.Add("stage", report.stage_seconds());
+  rows.Add("worker", report.worker_seconds());
+  return WithoutHeaders(table);
+}
+
+std::string FormatReport(const v1::JobReport& report, bool with_layers) {
   const v1::Job& job = report.job();
   std::string text = absl::StrCat("Job ", job.job_id(), " ", StateName(job.state()), ": ",
                                   job.spec().source(), " -> ", job.spec().output(), "\n");
   if (!job.package_digest().empty()) absl::StrAppend(&text, "Package ", job.package_digest(), "\n");
   if (!job.error().empty()) absl::StrAppend(&text, "Error: ", job.error(), "\n");
-  const auto section = [&text](const char* title, const std::string& body) {
+  const auto section = [&text](const std::string& title, const std::string& body) {
     if (!body.empty()) absl::StrAppend(&text, "\n", title, "\n", body);
   };
-  if (report.layers_size() > 0) {
+  const std::string criterion = CriterionName(job.spec().criterion());
+  section("Recipe", FormatSpec(job.spec()));
+  section("Notes", FormatNotes(report));
+  if (with_layers && report.layers_size() > 0) {
     section("Layers (error: relative output error at each width)", FormatLayerTable(report));
   }
   section("Allocation", FormatAllocation(report));
+  section(absl::StrCat("Sensitivity by kind (sum of criterion ", criterion, " at each width)"),
+          FormatSensitivityByKind(report));
+  section("Most sensitive layers (figures at the width that was chosen)",
+          FormatMostSensitive(report, kMostSensitive));
+  section("Refined", FormatRefined(report));
   if (job.has_quality()) section("Quality", FormatQuality(job.quality()));
-  section("Time", FormatTimes(report));
+  section("Time (phase: on the wall; task, stage, worker: sum over workers)", FormatTimes(report));
   return text;
 }
 
