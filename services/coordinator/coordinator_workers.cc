@@ -6,6 +6,7 @@
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
 #include "services/coordinator/coordinator.h"
+#include "services/coordinator/criterion.h"
 #include "services/coordinator/result_check.h"
 
 namespace shiftadd::coordinator {
@@ -74,6 +75,15 @@ FailureKind KindOfFailure(absl::StatusCode code) {
   }
 }
 
+// With the criterion's value where one layer's figures give it.
+v1::LayerReport Priced(const v1::LayerReport& layer, v1::Criterion criterion) {
+  if (criterion == v1::CRITERION_PAPER || criterion == v1::CRITERION_MEASURED) return layer;
+  ReportMap alone = {{layer.layer().name(), layer}};
+  // Without gradients the worker's figure stays until the other layers are there.
+  FillImportance(criterion, &alone).IgnoreError();
+  return alone.begin()->second;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequest& request,
@@ -133,10 +143,13 @@ absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
   SA_ASSIGN_OR_RETURN(const v1::Task task, ToTask(*record, options_.lease));
   SA_RETURN_IF_ERROR(CheckResult(task, request.result()));
   std::vector<v1::JobEvent> events;
-  for (const v1::LayerReport& layer : request.result().profile().layers()) {
-    v1::LayerReport* report = events.emplace_back().mutable_layer();
-    *report = layer;
-    if (report->worker().empty()) report->set_worker(request.worker_id());
+  if (task.kind() == v1::TASK_KIND_PROFILE) {
+    SA_ASSIGN_OR_RETURN(const JobRecord job, store_->GetJob(record->job_id));
+    for (const v1::LayerReport& layer : request.result().profile().layers()) {
+      v1::LayerReport* report = events.emplace_back().mutable_layer();
+      *report = Priced(layer, job.job.spec().criterion());
+      if (report->worker().empty()) report->set_worker(request.worker_id());
+    }
   }
   SA_ASSIGN_OR_RETURN(
       const bool accepted,

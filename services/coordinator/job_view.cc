@@ -14,6 +14,23 @@ uint32_t HeldOutParts(const v1::JobSpec& spec) {
   return (spec.evaluation().sequences() + kMicrobatch - 1) / kMicrobatch;
 }
 
+namespace {
+
+// The figures of a MEASURE task, which CheckResult has held against the task.
+void AddMeasured(const ViewedTask& t, ReportMap* reports) {
+  for (int l = 0; l < t.result.measure().layers_size(); ++l) {
+    const v1::MeasuredLayer& measured = t.result.measure().layers(l);
+    const auto& asked = t.task.measure().layers(l).candidates();
+    for (v1::CandidateReport& c : *(*reports)[measured.layer()].mutable_candidates()) {
+      for (int i = 0; i < measured.kl_size(); ++i) {
+        if (asked[i].bits() == c.bits()) c.set_measured_kl(measured.kl(i));
+      }
+    }
+  }
+}
+
+}  // namespace
+
 absl::StatusOr<JobView> JobView::Read(JobStore* store, const std::string& job_id) {
   JobView view;
   SA_ASSIGN_OR_RETURN(view.record_, store->GetJob(job_id));
@@ -76,6 +93,7 @@ ReportMap JobView::Reports() const {
       if (report.worker().empty()) report.set_worker(t->record.worker);
     }
   }
+  for (const ViewedTask* t : OfKind(v1::TASK_KIND_MEASURE)) AddMeasured(*t, &reports);
   return reports;
 }
 

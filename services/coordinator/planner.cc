@@ -120,6 +120,7 @@ absl::Duration StallLimit(v1::TaskKind kind) {
       return absl::Minutes(2);
     case v1::TASK_KIND_PROFILE:
     case v1::TASK_KIND_EVALUATE:
+    case v1::TASK_KIND_MEASURE:
       return absl::Minutes(10);
     default:
       return absl::Minutes(5);

@@ -127,13 +127,19 @@ MaybeUpdate PlanCalibrating(const JobView& view, int workers) {
   ends.mutable_ends();  // empty, but it says the kind
   AddTask(&update, ends, 0, /*rank=*/2);
   const std::vector<uint32_t> splits = SplitBlocks(view.job().plan().blocks(), workers);
-  if (splits.empty()) return update;  // one worker passes the activations on to itself
+  const v1::Recipe& recipe = view.job().spec().recipe();
+  const bool guided = recipe.hessian() == v1::HESSIAN_GUIDED;
+  // One worker passes the activations on to itself.
+  if (splits.empty() && !guided) return update;
   const std::vector<std::string> tokens = view.TokenDigests(false);
   for (uint32_t part = 0; part < tokens.size(); ++part) {
     v1::Task task = StartTask(view.job(), v1::TASK_KIND_FORWARD);
-    task.mutable_forward()->set_tokens_digest(tokens[part]);
-    task.mutable_forward()->set_part(part);
-    for (uint32_t split : splits) task.mutable_forward()->add_split_blocks(split);
+    v1::ForwardTask* t = task.mutable_forward();
+    t->set_tokens_digest(tokens[part]);
+    t->set_part(part);
+    for (uint32_t split : splits) t->add_split_blocks(split);
+    t->set_token_weights(guided);
+    if (guided) t->set_chunks(recipe.chunks());
     AddTask(&update, task, part);
   }
   return update;

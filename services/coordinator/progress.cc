@@ -12,9 +12,9 @@ namespace {
 // Shares of a typical job's work; replaced by observed seconds for the remaining time.
 const std::map<v1::TaskKind, double>& Weights() {
   static const auto* weights = new std::map<v1::TaskKind, double>{
-      {v1::TASK_KIND_INGEST, 0.01},  {v1::TASK_KIND_HASH, 0.02},    {v1::TASK_KIND_CALIBRATE, 0.2},
-      {v1::TASK_KIND_FORWARD, 0.05}, {v1::TASK_KIND_PROFILE, 0.53}, {v1::TASK_KIND_ENDS, 0.01},
-      {v1::TASK_KIND_EVALUATE, 0.18}};
+      {v1::TASK_KIND_INGEST, 0.01},   {v1::TASK_KIND_HASH, 0.02},    {v1::TASK_KIND_CALIBRATE, 0.2},
+      {v1::TASK_KIND_FORWARD, 0.1},   {v1::TASK_KIND_PROFILE, 0.53}, {v1::TASK_KIND_ENDS, 0.01},
+      {v1::TASK_KIND_EVALUATE, 0.18}, {v1::TASK_KIND_MEASURE, 0.3}};
   return *weights;
 }
 
@@ -35,7 +35,10 @@ double Expected(v1::TaskKind kind, const v1::Job& job) {
     case v1::TASK_KIND_EVALUATE:
       return HeldOutParts(job.spec());
     case v1::TASK_KIND_FORWARD:
-      return 0;  // only where some were planned
+      // Without guided Hessians only where several workers share the job.
+      return job.spec().recipe().hessian() == v1::HESSIAN_GUIDED ? CalibrationParts(job.spec()) : 0;
+    case v1::TASK_KIND_MEASURE:
+      return job.spec().criterion() == v1::CRITERION_MEASURED ? job.plan().blocks() : 0;
     default:
       return 1;
   }
@@ -48,7 +51,8 @@ v1::TaskKind KindOfState(v1::JobState state, const std::map<v1::TaskKind, Kind>&
     case v1::JOB_STATE_CALIBRATING:
       return v1::TASK_KIND_CALIBRATE;
     case v1::JOB_STATE_PROFILING:
-      return v1::TASK_KIND_PROFILE;
+      return kinds.at(v1::TASK_KIND_MEASURE).open > 0 ? v1::TASK_KIND_MEASURE
+                                                      : v1::TASK_KIND_PROFILE;
     case v1::JOB_STATE_EVALUATING:
       return v1::TASK_KIND_EVALUATE;
     default:

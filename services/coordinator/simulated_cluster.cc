@@ -27,8 +27,24 @@ void AnswerProfile(const v1::Task& task, v1::ProfileResult* out) {
       c->set_stored_bytes(EstimateStoredBytes(task.context().recipe(), layer, q));
       // Later blocks are more sensitive, so that a mix pays.
       c->set_output_error(q == 0 ? 0 : (1.0 + layer.block()) * std::pow(0.2, q));
-      c->set_importance(c->output_error() * static_cast<double>(layer.rows() * layer.cols()));
+      c->set_weight_error(q == 0 ? 0 : std::pow(0.25, q));
+      c->set_paper_criterion(q == 0 ? 0 : 100.0 + layer.block());
+      // Earlier blocks cost more loss: the other way round.
+      if (task.context().recipe().hessian() == v1::HESSIAN_GUIDED && q > 0) {
+        c->set_guided_error(1e-7 / (1.0 + layer.block()) * std::pow(0.2, q));
+      }
       c->set_digest(Sha256Digest(absl::StrCat(layer.name(), "@", q)));
+    }
+  }
+}
+
+// The layers of the first block matter, the others do not.
+void AnswerMeasure(const v1::Task& task, v1::MeasureResult* out) {
+  for (const v1::LayerReport& layer : task.measure().layers()) {
+    v1::MeasuredLayer* measured = out->add_layers();
+    measured->set_layer(layer.layer().name());
+    for (const v1::CandidateReport& c : layer.candidates()) {
+      measured->add_kl(layer.layer().block() == 0 ? std::pow(0.1, c.bits()) : 0);
     }
   }
 }
@@ -177,6 +193,15 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
         b->set_part(task.forward().part());
         b->set_digest(Sha256Digest(absl::StrCat("hidden", block, "/", b->part())));
       }
+      for (uint32_t block = 0; task.forward().token_weights() && block < model_.blocks; ++block) {
+        v1::TokenWeights* w = result.mutable_forward()->add_token_weights();
+        w->set_block(block);
+        w->set_part(task.forward().part());
+        w->set_digest(Sha256Digest(absl::StrCat("weights", block, "/", w->part())));
+      }
+      break;
+    case v1::TASK_KIND_MEASURE:
+      AnswerMeasure(task, result.mutable_measure());
       break;
     case v1::TASK_KIND_PROFILE:
       AnswerProfile(task, result.mutable_profile());
