@@ -35,15 +35,25 @@ absl::StatusOr<v1::CalibrateResult> RunCalibrate(const v1::TaskContext& context,
   return result;
 }
 
-absl::StatusOr<v1::ForwardResult> RunForward(const v1::ForwardTask& task, JobSession* session,
-                                             TaskControl* control) {
-  SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
-  SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->model());
+namespace {
+
+// Adds the activations that enter `block`.
+absl::Status AddBoundary(const v1::ForwardTask& task, uint32_t block, const HiddenStates& hidden,
+                         JobSession* session, v1::ForwardResult* result) {
+  v1::Boundary* boundary = result->add_boundaries();
+  boundary->set_block(block);
+  boundary->set_part(task.part());
+  SA_ASSIGN_OR_RETURN(*boundary->mutable_digest(), session->WriteHidden(hidden));
+  return absl::OkStatus();
+}
+
+// Forward only, up to the last split.
+absl::Status ForwardToSplits(const v1::ForwardTask& task, const std::vector<uint32_t>& splits,
+                             const TokenWindows& windows, JobSession* session,
+                             ReferenceModel* model, TaskControl* control,
+                             v1::ForwardResult* result) {
   SA_ASSIGN_OR_RETURN(HiddenStates hidden,
                       model->Embed(windows.tokens, windows.count, windows.length));
-  v1::ForwardResult result;
-  std::vector<uint32_t> splits(task.split_blocks().begin(), task.split_blocks().end());
-  std::sort(splits.begin(), splits.end());
   uint32_t block = 0;
   for (const uint32_t split : splits) {
     for (; block < split; ++block) {
@@ -52,11 +62,68 @@ absl::StatusOr<v1::ForwardResult> RunForward(const v1::ForwardTask& task, JobSes
       ++control->progress_count;
       control->progress = static_cast<double>(block + 1) / splits.back();
     }
-    v1::Boundary* boundary = result.add_boundaries();
-    boundary->set_block(split);
-    boundary->set_part(task.part());
-    SA_ASSIGN_OR_RETURN(*boundary->mutable_digest(), session->WriteHidden(hidden));
+    SA_RETURN_IF_ERROR(AddBoundary(task, split, hidden, session, result));
   }
+  return absl::OkStatus();
+}
+
+// Through the whole model and back.
+absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<uint32_t>& splits,
+                                const TokenWindows& windows, JobSession* session,
+                                ReferenceModel* model, TaskControl* control,
+                                v1::ForwardResult* result) {
+  const ArchitectureSpec& spec = model->spec();
+  std::map<int64_t, HiddenStates> boundaries;
+  for (const uint32_t split : splits) {
+    HiddenStates& whole = boundaries[split];
+    whole = {windows.count, windows.length, spec.hidden, {}};
+    whole.data.resize(windows.count * windows.length * spec.hidden);
+  }
+  GuidedOptions options;
+  options.chunks = std::max<int64_t>(1, task.chunks());
+  options.boundary_bytes = session->memory_bytes() / 8;
+  options.boundary = [&](int64_t block, int64_t first, const HiddenStates& some) {
+    const auto found = boundaries.find(block);
+    if (found == boundaries.end()) return;
+    std::copy(some.data.begin(), some.data.end(),
+              found->second.data.begin() + first * some.length * some.hidden);
+  };
+  SA_ASSIGN_OR_RETURN(
+      GuidedStatistics statistics,
+      model->TokenWeights(windows.tokens, windows.count, windows.length, options, control));
+  session->metrics().forward.Add(statistics.forward_seconds);
+  session->metrics().backward.Add(statistics.backward_seconds);
+  for (const uint32_t split : splits)
+    SA_RETURN_IF_ERROR(AddBoundary(task, split, boundaries[split], session, result));
+  for (int64_t block = 0; block < spec.blocks; ++block) {
+    TokenWeights weights{windows.count, windows.length, options.chunks, {}};
+    const std::vector<LinearLayer> layers = BlockLayers(spec, block);
+    for (size_t i = 0; i < layers.size(); ++i)
+      weights.layers[layers[i].kind] = std::move(statistics.blocks[block].layers[i]);
+    v1::TokenWeights* out = result->add_token_weights();
+    out->set_block(static_cast<uint32_t>(block));
+    out->set_part(task.part());
+    SA_ASSIGN_OR_RETURN(*out->mutable_digest(), session->WriteTokenWeights(weights));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<v1::ForwardResult> RunForward(const v1::ForwardTask& task, JobSession* session,
+                                             TaskControl* control) {
+  const int64_t blocks = session->source().spec().blocks;
+  std::vector<uint32_t> splits(task.split_blocks().begin(), task.split_blocks().end());
+  std::sort(splits.begin(), splits.end());
+  if (!splits.empty() && splits.back() > blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("forward task: split before block ", splits.back(), " of ", blocks));
+  }
+  SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
+  SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->model());
+  v1::ForwardResult result;
+  SA_RETURN_IF_ERROR((task.token_weights() ? ForwardAndBackward : ForwardToSplits)(
+      task, splits, windows, session, model, control, &result));
   return result;
 }
 

@@ -181,4 +181,42 @@ absl::StatusOr<std::string> JobSession::WriteHidden(const HiddenStates& hidden) 
   return store_->PutScratch(job_id_, blob);
 }
 
+absl::StatusOr<TokenWeights> JobSession::ReadTokenWeights(const std::string& digest) {
+  PhaseTimer timer(metrics_->load);
+  SA_ASSIGN_OR_RETURN(const std::string blob, store_->GetScratch(job_id_, digest));
+  SA_ASSIGN_OR_RETURN(const auto file, ParseSafetensors(blob, digest));
+  TokenWeights weights;
+  for (const auto& [name, info] : file->tensors()) {
+    if (info.dtype != DType::kF32 || info.shape.size() != 3 ||
+        (!weights.layers.empty() &&
+         info.shape != std::vector<int64_t>{weights.count, weights.length, weights.chunks})) {
+      return absl::DataLossError(absl::StrCat("scratch blob ", digest, ": tensor \"", name,
+                                              "\": expected F32 of three dimensions, the same for "
+                                              "every layer"));
+    }
+    weights.count = info.shape[0];
+    weights.length = info.shape[1];
+    weights.chunks = info.shape[2];
+    SA_ASSIGN_OR_RETURN(const absl::string_view bytes, file->Bytes(name));
+    std::vector<float>& values = weights.layers[name];
+    values.resize(bytes.size() / sizeof(float));
+    std::memcpy(values.data(), bytes.data(), bytes.size());
+  }
+  return weights;
+}
+
+absl::StatusOr<std::string> JobSession::WriteTokenWeights(const TokenWeights& weights) {
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [kind, values] : weights.layers) {
+    tensors.push_back(
+        {kind,
+         DType::kF32,
+         {weights.count, weights.length, weights.chunks},
+         {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)}});
+  }
+  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors(tensors, {}));
+  PhaseTimer timer(metrics_->store);
+  return store_->PutScratch(job_id_, blob);
+}
+
 }  // namespace shiftadd

@@ -24,6 +24,13 @@ struct TokenWindows {
   std::vector<int32_t> tokens;
 };
 
+// Weights of the tokens of one part for the layers of one block, by kind ("q", "down", …): each
+// [count, length, chunks].
+struct TokenWeights {
+  int64_t count = 0, length = 0, chunks = 0;
+  std::map<std::string, std::vector<float>> layers;
+};
+
 // Not thread-safe: a worker runs one task at a time.
 class JobSession {
  public:
@@ -39,6 +46,7 @@ class JobSession {
   BlobStore& store() const { return *store_; }
   WorkerMetrics& metrics() const { return *metrics_; }
   int threads() const { return options_.threads; }
+  uint64_t memory_bytes() const { return options_.memory_bytes; }
 
   // The full-precision executor, made at first use. It keeps every block if twice the model fits
   // this worker's memory.
@@ -53,6 +61,8 @@ class JobSession {
   absl::StatusOr<std::string> WriteTokens(const TokenWindows& windows);
   absl::StatusOr<HiddenStates> ReadHidden(const std::string& digest);
   absl::StatusOr<std::string> WriteHidden(const HiddenStates& hidden);
+  absl::StatusOr<TokenWeights> ReadTokenWeights(const std::string& digest);
+  absl::StatusOr<std::string> WriteTokenWeights(const TokenWeights& weights);
 
   // Activations of every part that enter held_block(); empty if none are held.
   std::vector<HiddenStates>& held() { return held_; }

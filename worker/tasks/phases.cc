@@ -2,16 +2,19 @@
 
 namespace shiftadd {
 
-WorkerMetrics::WorkerMetrics(prometheus::Registry* registry) {
-  auto& phases = prometheus::BuildCounter()
-                     .Name("shiftadd_worker_phase_seconds_total")
-                     .Help("Seconds of work by phase")
-                     .Register(*registry);
-  load = &phases.Add({{"phase", "load"}});
-  forward = &phases.Add({{"phase", "forward"}});
-  hessian = &phases.Add({{"phase", "hessian"}});
-  quantize = &phases.Add({{"phase", "quantize"}});
-  store = &phases.Add({{"phase", "store"}});
+WorkerMetrics::WorkerMetrics(prometheus::Registry* registry)
+    : phases_(&prometheus::BuildCounter()
+                   .Name("shiftadd_worker_phase_seconds_total")
+                   .Help("Seconds of work by phase")
+                   .Register(*registry)),
+      load(phases_, "load"),
+      forward(phases_, "forward"),
+      backward(phases_, "backward"),
+      hessian(phases_, "hessian"),
+      fit(phases_, "fit"),
+      sweep(phases_, "sweep"),
+      measure(phases_, "measure"),
+      store(phases_, "store") {
   tokens = &prometheus::BuildCounter()
                 .Name("shiftadd_worker_calibration_tokens_total")
                 .Help("Calibration tokens written or read")
@@ -31,6 +34,14 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry* registry) {
               .Help("1 while a task runs")
               .Register(*registry)
               .Add({});
+}
+
+std::map<std::string, double> WorkerMetrics::TakeStages() {
+  std::map<std::string, double> stages;
+  for (Phase* phase : {&load, &forward, &backward, &hessian, &fit, &sweep, &measure, &store}) {
+    if (const double seconds = phase->Take(); seconds > 0) stages[phase->name()] = seconds;
+  }
+  return stages;
 }
 
 }  // namespace shiftadd

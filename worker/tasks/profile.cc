@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/quantize/layer_blob.h"
+#include "worker/tasks/block_hessians.h"
 #include "worker/tasks/tasks.h"
 
 namespace shiftadd {
@@ -72,46 +73,9 @@ absl::Status Advance(const v1::ProfileTask& task, JobSession* session, Reference
   return absl::OkStatus();
 }
 
-// Runs `block` over every part: the Hessians of its inputs, and the activations behind it.
-absl::StatusOr<std::vector<HessianMatrix>> Accumulate(int64_t block, const QuantRecipe& recipe,
-                                                      JobSession* session, ReferenceModel* model,
-                                                      TaskControl* control) {
-  std::vector<int64_t> widths(kBlockInputs, 0);
-  for (const LinearLayer& layer : BlockLayers(session->source().spec(), block)) {
-    widths[static_cast<size_t>(layer.input)] = layer.cols;
-  }
-  std::vector<std::unique_ptr<HessianAccumulator>> sums;
-  sums.reserve(widths.size());
-  for (const int64_t width : widths)
-    sums.push_back(HessianAccumulator::Create(width, recipe.hessian));
-  session->SetHeldBlock(-1);
-  int64_t first = 0;
-  {
-    PhaseTimer timer(session->metrics().forward);
-    for (HiddenStates& hidden : session->held()) {
-      const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x,
-                                       int64_t tokens, int64_t) {
-        sums[static_cast<size_t>(input)]->Add(first + sequence, x, tokens, nullptr);
-      };
-      SA_RETURN_IF_ERROR(Annotate(model->RunBlock(block, &hidden, &visitor, control),
-                                  absl::StrCat("block ", block)));
-      first += hidden.count;
-      ++control->progress_count;
-    }
-  }
-  session->SetHeldBlock(block + 1);
-  PhaseTimer timer(session->metrics().hessian);
-  std::vector<HessianMatrix> hessians;
-  for (auto& sum : sums) {
-    auto hessian = sum->Finish();
-    if (!hessian.ok())
-      return Annotate(hessian.status(),
-                      absl::StrCat("block ", block, ", Hessian of input ", hessians.size()));
-    hessians.push_back(*std::move(hessian));
-    sum.reset();
-    ++control->progress_count;
-  }
-  return hessians;
+absl::StatusOr<std::vector<float>> ReadWeight(const LinearLayer& layer, JobSession* session) {
+  PhaseTimer timer(session->metrics().load);
+  return session->source().Read(layer.name);
 }
 
 // The one candidate of a skipped layer: its weights as they are, bits 0, no error.
@@ -132,7 +96,75 @@ void Fill(const Candidate& candidate, const std::string& digest, v1::CandidateRe
   out->set_weight_error(candidate.weight_error);
   out->set_output_error(candidate.output_error);
   out->set_importance(candidate.importance);
+  out->set_guided_error(candidate.guided_error);
+  out->set_paper_criterion(candidate.paper_criterion);
   out->set_digest(digest);
+}
+
+// The token weights of every part, in part order.
+absl::StatusOr<std::vector<TokenWeights>> ReadWeights(const v1::ProfileTask& task,
+                                                      JobSession* session, TaskControl* control) {
+  std::vector<TokenWeights> parts(static_cast<size_t>(task.token_weights_size()));
+  for (const v1::TokenWeights& weights : task.token_weights()) {
+    if (weights.part() >= parts.size() || weights.block() != task.block()) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          "profile task: token weights of block ", weights.block(), " part ", weights.part(),
+          " do not suit block ", task.block(), " of ", parts.size(), " parts"));
+    }
+    SA_ASSIGN_OR_RETURN(parts[weights.part()], session->ReadTokenWeights(weights.digest()));
+    ++control->progress_count;
+  }
+  return parts;
+}
+
+// Factors Hessians; layers that share theirs get the same object, which is kept for the next layer
+// only.
+class HessianPreparer {
+ public:
+  HessianPreparer(QuantRecipe recipe, Phase* phase) : recipe_(recipe), phase_(*phase) {}
+
+  // Takes the layer's Hessians.
+  absl::StatusOr<std::vector<std::shared_ptr<const PreparedHessian>>> Prepare(
+      LayerHessians* hessians) {
+    PhaseTimer timer(phase_);
+    if (hessians->chunks == of_) return prepared_;
+    of_ = std::move(hessians->chunks);
+    prepared_.clear();
+    QuantRecipe recipe = recipe_;
+    recipe.hessian = hessians->kind;
+    for (const auto& h : of_) {
+      SA_ASSIGN_OR_RETURN(auto made, PreparedHessian::Create(*h, recipe));
+      prepared_.push_back(std::move(made));
+    }
+    return prepared_;
+  }
+
+ private:
+  const QuantRecipe recipe_;
+  Phase& phase_;
+  std::vector<std::shared_ptr<const HessianMatrix>> of_;
+  std::vector<std::shared_ptr<const PreparedHessian>> prepared_;
+};
+
+absl::StatusOr<std::vector<Candidate>> Quantize(const LinearLayer& layer,
+                                                const std::vector<int>& widths, QuantRecipe recipe,
+                                                LayerHessians* hessians, HessianPreparer* preparer,
+                                                JobSession* session, TaskControl* control) {
+  SA_ASSIGN_OR_RETURN(const std::vector<float> weight, ReadWeight(layer, session));
+  if (widths.empty()) {
+    SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer, weight));
+    return std::vector<Candidate>{std::move(raw)};
+  }
+  const auto prepared = preparer->Prepare(hessians);
+  if (!prepared.ok()) return Annotate(prepared.status(), layer.name);
+  recipe.hessian = hessians->kind;
+  StageSeconds seconds;
+  auto candidates = QuantizeLayer(layer.name, weight, layer.rows, layer.cols, *prepared, recipe,
+                                  widths, session->threads(), control, &seconds);
+  session->metrics().fit.Add(seconds.fit);
+  session->metrics().sweep.Add(seconds.sweep);
+  session->metrics().measure.Add(seconds.measure);
+  return candidates;
 }
 
 }  // namespace
@@ -147,38 +179,37 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
         absl::StrCat("profile task: block ", task.block(), " of ", spec.blocks));
   }
   SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->model());
-  SA_RETURN_IF_ERROR(Advance(task, session, model, control));
-  SA_ASSIGN_OR_RETURN(std::vector<HessianMatrix> hessians,
-                      Accumulate(task.block(), recipe, session, model, control));
-
   const std::vector<LinearLayer> layers = BlockLayers(spec, task.block());
-  std::vector<std::shared_ptr<const PreparedHessian>> prepared(kBlockInputs);
+  BlockHessiansOptions options;
+  options.block = task.block();
+  options.kind = recipe.hessian;
+  options.chunks = recipe.chunks;
+  for (const LinearLayer& layer : layers)
+    options.wanted.push_back(!WidthsOf(context.recipe(), layer.name).empty());
+  if (recipe.hessian == QuantHessian::kGuided) {
+    SA_ASSIGN_OR_RETURN(options.weights, ReadWeights(task, session, control));
+  }
+  SA_RETURN_IF_ERROR(Advance(task, session, model, control));
+  SA_ASSIGN_OR_RETURN(std::vector<LayerHessians> hessians,
+                      BlockHessians(options, session, model, control, [&] {
+                        session->held().clear();
+                        session->SetHeldBlock(-1);
+                        return Advance(task, session, model, control);
+                      }));
+
+  HessianPreparer preparer(recipe, &session->metrics().hessian);
   v1::ProfileResult result;
   for (size_t i = 0; i < layers.size(); ++i) {
     const LinearLayer& layer = layers[i];
     const Clock::time_point start = Clock::now();
-    const size_t input = static_cast<size_t>(layer.input);
-    if (prepared[input] == nullptr) {
-      PhaseTimer timer(session->metrics().hessian);
-      auto made = PreparedHessian::Create(hessians[input], recipe);
-      if (!made.ok()) return Annotate(made.status(), layer.name);
-      prepared[input] = *std::move(made);
-    }
-    SA_ASSIGN_OR_RETURN(const std::vector<float> weight, session->source().Read(layer.name));
-    std::vector<Candidate> candidates;
-    if (const std::vector<int> widths = WidthsOf(context.recipe(), layer.name); widths.empty()) {
-      SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer, weight));
-      candidates.push_back(std::move(raw));
-    } else {
-      PhaseTimer timer(session->metrics().quantize);
-      SA_ASSIGN_OR_RETURN(
-          candidates, QuantizeLayer(layer.name, weight, layer.rows, layer.cols, {prepared[input]},
-                                    recipe, widths, session->threads(), control));
-    }
+    SA_ASSIGN_OR_RETURN(const std::vector<Candidate> candidates,
+                        Quantize(layer, WidthsOf(context.recipe(), layer.name), recipe,
+                                 &hessians[i], &preparer, session, control));
     v1::LayerReport* report = result.add_layers();
     for (const v1::LayerPlan& plan : task.layers()) {
       if (plan.name() == layer.name) *report->mutable_layer() = plan;
     }
+    report->set_note(hessians[i].note);
     for (const Candidate& candidate : candidates) {
       PhaseTimer timer(session->metrics().store);
       SA_ASSIGN_OR_RETURN(const std::string digest, session->store().Put(candidate.blob));

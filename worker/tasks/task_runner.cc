@@ -91,6 +91,7 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskC
   const auto start = std::chrono::steady_clock::now();
   v1::TaskResult result;
   absl::Status status;
+  metrics_->TakeStages();  // of a task that failed
   try {
     status = EnsureSession(task);
     if (status.ok()) status = Dispatch(task, control, &result);
@@ -103,6 +104,8 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskC
     session_.reset();  // Nothing half-done is kept.
     return status;
   }
+  for (const auto& [stage, seconds] : metrics_->TakeStages())
+    (*result.mutable_stage_seconds())[stage] = seconds;
   result.set_seconds(
       std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count());
   return result;

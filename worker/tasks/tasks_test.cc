@@ -5,6 +5,8 @@
 
 #include <cstdlib>
 #include <filesystem>
+#include <limits>
+#include <map>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
@@ -54,9 +56,9 @@ class TasksTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
-  std::unique_ptr<TaskRunner> NewRunner(const std::string& root = "") {
+  std::unique_ptr<TaskRunner> NewRunner(const std::string& root = "", int threads = 1) {
     return std::make_unique<TaskRunner>(
-        TaskRunnerOptions{1, {root.empty() ? dir_ : root}, uint64_t{1} << 33}, store_.get(),
+        TaskRunnerOptions{threads, {root.empty() ? dir_ : root}, uint64_t{1} << 33}, store_.get(),
         metrics_.get());
   }
   v1::Task NewTask(v1::TaskKind kind) {
@@ -89,6 +91,35 @@ class TasksTest : public ::testing::Test {
     task.mutable_profile()->set_block(block);
     for (const std::string& part : parts) task.mutable_profile()->add_tokens_digests(part);
     return task;
+  }
+  v1::Task ForwardOf(uint32_t part, const std::string& tokens, uint32_t chunks) {
+    v1::Task task = NewTask(v1::TASK_KIND_FORWARD);
+    task.mutable_forward()->set_tokens_digest(tokens);
+    task.mutable_forward()->set_part(part);
+    task.mutable_forward()->add_split_blocks(1);
+    task.mutable_forward()->set_token_weights(true);
+    task.mutable_forward()->set_chunks(chunks);
+    return task;
+  }
+  // Forward and backward over every part; the runners take turns.
+  std::vector<v1::ForwardResult> Guide(const std::vector<TaskRunner*>& runners,
+                                       const std::vector<std::string>& parts, uint32_t chunks) {
+    std::vector<v1::ForwardResult> results;
+    for (uint32_t part = 0; part < parts.size(); ++part) {
+      const auto result = Run(runners[part % runners.size()], ForwardOf(part, parts[part], chunks));
+      EXPECT_TRUE(result.ok()) << result.status();
+      if (result.ok()) results.push_back(result->forward());
+    }
+    return results;
+  }
+  void SetGuided(uint32_t chunks) {
+    context_.mutable_recipe()->set_hessian(v1::HESSIAN_GUIDED);
+    context_.mutable_recipe()->set_chunks(chunks);
+  }
+  static void AddWeights(const std::vector<v1::ForwardResult>& forward, v1::Task* profile) {
+    for (const v1::ForwardResult& part : forward)
+      *profile->mutable_profile()->add_token_weights() =
+          part.token_weights(static_cast<int>(profile->profile().block()));
   }
   static std::vector<std::string> Digests(const v1::TaskResult& result) {
     std::vector<std::string> digests;
@@ -199,6 +230,126 @@ TEST_F(TasksTest, ABlockHasTheSameBytesFromHeldActivationsBoundariesAndTheEmbedd
   const auto result = Run(late.get(), task);
   ASSERT_TRUE(result.ok()) << result.status();
   EXPECT_EQ(Digests(*result), in_order[2]);
+}
+
+TEST_F(TasksTest, ForwardWithTokenWeightsGivesTheSameBytesOnAnyRunner) {
+  auto runner = NewRunner(), other = NewRunner("", 3);
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  const auto one = Guide({runner.get()}, parts, 2);
+  const auto two = Guide({other.get(), runner.get()}, parts, 2);
+  ASSERT_EQ(one.size(), 2u);
+  ASSERT_EQ(two.size(), 2u);
+  for (int part : {0, 1}) {
+    EXPECT_EQ(one[part].SerializeAsString(), two[part].SerializeAsString());
+    ASSERT_EQ(one[part].token_weights_size(), 3);
+    EXPECT_EQ(one[part].token_weights(2).block(), 2u);
+    EXPECT_EQ(one[part].token_weights(2).part(), static_cast<uint32_t>(part));
+    // The boundary is that of a forward pass alone.
+    v1::Task task = ForwardOf(static_cast<uint32_t>(part), parts[part], 0);
+    task.mutable_forward()->set_token_weights(false);
+    const auto plain = Run(runner.get(), task);
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    ASSERT_EQ(plain->forward().boundaries_size(), 1);
+    ASSERT_EQ(one[part].boundaries_size(), 1);
+    EXPECT_EQ(plain->forward().boundaries(0).digest(), one[part].boundaries(0).digest());
+  }
+}
+
+TEST_F(TasksTest, GuidedCandidatesAreTheSameBytesOnAnyRunner) {
+  SetGuided(2);
+  auto runner = NewRunner(), other = NewRunner("", 3);
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  const auto forward = Guide({runner.get()}, parts, 2);
+  std::vector<std::vector<std::string>> expected;
+  for (uint32_t block = 0; block < 3; ++block) {  // from held activations
+    v1::Task task = ProfileOf(block, parts);
+    AddWeights(forward, &task);
+    const auto result = Run(runner.get(), task);
+    ASSERT_TRUE(result.ok()) << result.status();
+    expected.push_back(Digests(*result));
+    for (const v1::LayerReport& layer : result->profile().layers()) {
+      EXPECT_EQ(layer.note(), "");
+      for (const v1::CandidateReport& candidate : layer.candidates())
+        EXPECT_GT(candidate.guided_error(), 0) << layer.layer().name();
+    }
+    for (const char* stage : {"forward", "hessian", "fit", "store"})
+      EXPECT_GT(result->stage_seconds().count(stage), 0u) << stage;
+  }
+  for (const uint32_t block : {2u, 0u}) {  // from boundaries, and from the embedding
+    v1::Task task = ProfileOf(block, parts);
+    AddWeights(forward, &task);
+    for (const v1::ForwardResult& part : forward)
+      if (block == 2) *task.mutable_profile()->add_boundaries() = part.boundaries(0);
+    const auto result = Run(other.get(), task);
+    ASSERT_TRUE(result.ok()) << result.status();
+    EXPECT_EQ(Digests(*result), expected[block]);
+  }
+  SetGuided(1);
+  v1::Task task = ProfileOf(0, parts);
+  AddWeights(Guide({runner.get()}, parts, 1), &task);
+  const auto one_chunk = Run(other.get(), task);
+  ASSERT_TRUE(one_chunk.ok()) << one_chunk.status();
+  EXPECT_NE(Digests(*one_chunk), expected[0]);
+}
+
+TEST_F(TasksTest, LayersWhoseGradientsFailFallBackAndSaySo) {
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  const auto rms = Run(runner.get(), ProfileOf(1, parts));
+  ASSERT_TRUE(rms.ok()) << rms.status();
+  SetGuided(1);
+  std::vector<v1::ForwardResult> forward = Guide({runner.get()}, parts, 1);
+  const auto profile = [&] {
+    v1::Task task = ProfileOf(1, parts);
+    AddWeights(forward, &task);
+    const auto result = Run(runner.get(), task);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return result.ok() ? result->profile() : v1::ProfileResult();
+  };
+  const v1::ProfileResult good = profile();
+  auto session = JobSession::Open(context_, {1, {dir_}, 1 << 30}, store_.get(), metrics_.get());
+  ASSERT_TRUE(session.ok()) << session.status();
+  v1::TokenWeights* stored = forward[1].mutable_token_weights(1);
+  TokenWeights weights = (*session)->ReadTokenWeights(stored->digest()).value();
+  weights.layers["k"][5] = std::numeric_limits<float>::quiet_NaN();
+  for (float& s : weights.layers["gate"]) s = 3e38f;  // finite, but their Hessian is not
+  stored->set_digest((*session)->WriteTokenWeights(weights).value());
+  for (v1::ForwardResult& part : forward) {
+    v1::TokenWeights* of_part = part.mutable_token_weights(1);
+    weights = (*session)->ReadTokenWeights(of_part->digest()).value();
+    weights.layers["down"].assign(weights.layers["down"].size(), 0.0f);
+    of_part->set_digest((*session)->WriteTokenWeights(weights).value());
+  }
+  const v1::ProfileResult found = profile();
+  const std::map<int, std::string> notes = {{1, "gradients not finite: unit-RMS tokens"},
+                                            {4, "guided Hessian not finite: unit-RMS tokens"},
+                                            {6, "gradients zero: unit-RMS tokens"}};
+  ASSERT_EQ(found.layers_size(), 7);
+  for (int i = 0; i < 7; ++i) {
+    const auto note = notes.find(i);
+    const v1::LayerReport& like = note == notes.end() ? good.layers(i) : rms->profile().layers(i);
+    EXPECT_EQ(found.layers(i).note(), note == notes.end() ? "" : note->second);
+    for (int c = 0; c < 2; ++c)
+      EXPECT_EQ(found.layers(i).candidates(c).digest(), like.candidates(c).digest()) << i;
+  }
+}
+
+TEST_F(TasksTest, GuidedProfilesNeedTheWeightsOfEveryPart) {
+  SetGuided(1);
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  auto forward = Guide({runner.get()}, parts, 1);
+  v1::Task task = ProfileOf(0, parts);
+  EXPECT_EQ(Run(runner.get(), task).status().message(),
+            "block 0: token weights of 0 parts, expected 2");
+  AddWeights(forward, &task);
+  context_.mutable_recipe()->set_chunks(4);
+  *task.mutable_context() = context_;
+  EXPECT_EQ(Run(runner.get(), task).status().code(), absl::StatusCode::kInvalidArgument);
+  task.mutable_profile()->mutable_token_weights(1)->set_block(2);
+  EXPECT_EQ(Run(runner.get(), task).status().code(), absl::StatusCode::kInvalidArgument);
+  v1::Task chunks = ForwardOf(0, parts[0], 1000);
+  EXPECT_EQ(Run(runner.get(), chunks).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(TasksTest, OverridesNarrowOrSkip) {

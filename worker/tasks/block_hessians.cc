@@ -1,0 +1,200 @@
+#include "worker/tasks/block_hessians.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cmath>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+
+namespace shiftadd {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+// One sum: of one input for the layers that share it, or of one chunk of a layer's rows.
+struct Sum {
+  BlockInput input = BlockInput::kAttn;
+  QuantHessian kind = QuantHessian::kPlain;
+  std::vector<size_t> layers;  // one, if guided
+  int64_t chunk = 0;
+  std::unique_ptr<HessianAccumulator> accumulator;
+};
+
+// Why a layer cannot use its token weights; empty if it can.
+std::string WeightsFault(const std::vector<TokenWeights>& parts, const std::string& kind,
+                         int64_t chunks) {
+  std::vector<bool> positive(chunks, false);
+  for (const TokenWeights& part : parts) {
+    const std::vector<float>& s = part.layers.at(kind);
+    for (size_t i = 0; i < s.size(); ++i) {
+      if (!std::isfinite(s[i])) return "gradients not finite: unit-RMS tokens";
+      if (s[i] > 0) positive[i % chunks] = true;
+    }
+  }
+  const bool all = std::all_of(positive.begin(), positive.end(), [](bool p) { return p; });
+  return all ? "" : "gradients zero: unit-RMS tokens";
+}
+
+absl::Status CheckWeights(const BlockHessiansOptions& options,
+                          const std::vector<LinearLayer>& layers,
+                          const std::vector<HiddenStates>& parts) {
+  if (options.weights.size() != parts.size()) {
+    return absl::InvalidArgumentError(absl::StrCat("block ", options.block, ": token weights of ",
+                                                   options.weights.size(), " parts, expected ",
+                                                   parts.size()));
+  }
+  for (size_t p = 0; p < parts.size(); ++p) {
+    const TokenWeights& w = options.weights[p];
+    for (const LinearLayer& layer : layers) {
+      if (w.count == parts[p].count && w.length == parts[p].length && w.chunks == options.chunks &&
+          w.layers.count(layer.kind) > 0)
+        continue;
+      return absl::InvalidArgumentError(absl::StrCat(
+          "token weights of block ", options.block, ", part ", p, ": found ", w.layers.size(),
+          " layers [", w.count, ", ", w.length, ", ", w.chunks, "], expected one for ", layer.kind,
+          " and [", parts[p].count, ", ", parts[p].length, ", ", options.chunks, "]"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+class Accumulation {
+ public:
+  Accumulation(const BlockHessiansOptions& options, const std::vector<LinearLayer>& layers,
+               const std::vector<LayerHessians>& plans)
+      : options_(options), layers_(layers) {
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (options.wanted[i]) AddLayer(i, plans[i].kind);
+    }
+  }
+
+  // Runs the block; the activations behind it are held afterwards.
+  absl::Status Run(JobSession* session, ReferenceModel* model, TaskControl* control) {
+    session->SetHeldBlock(-1);
+    const Clock::time_point start = Clock::now();
+    int64_t first = 0;
+    for (size_t part = 0; part < session->held().size(); ++part) {
+      HiddenStates& hidden = session->held()[part];
+      const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x,
+                                       int64_t tokens,
+                                       int64_t) { Visit(input, part, sequence, first, x, tokens); };
+      SA_RETURN_IF_ERROR(Annotate(model->RunBlock(options_.block, &hidden, &visitor, control),
+                                  absl::StrCat("block ", options_.block)));
+      first += hidden.count;
+      ++control->progress_count;
+    }
+    session->SetHeldBlock(options_.block + 1);
+    // The visitor's time is that of all threads together.
+    const double wall = std::chrono::duration<double>(Clock::now() - start).count();
+    const double summing = std::min(wall, visit_seconds_ / session->threads());
+    session->metrics().hessian.Add(summing);
+    session->metrics().forward.Add(wall - summing);
+    return absl::OkStatus();
+  }
+
+  // Fills the chunks of the layers whose sums are finite; the errors of the others, by layer.
+  std::vector<absl::Status> Finish(std::vector<LayerHessians>* plans, TaskControl* control) {
+    std::vector<absl::Status> status(layers_.size());
+    for (LayerHessians& plan : *plans) plan.chunks.clear();
+    for (Sum& sum : sums_) {
+      auto hessian = sum.accumulator->Finish();
+      sum.accumulator.reset();
+      ++control->progress_count;
+      const auto shared =
+          hessian.ok() ? std::make_shared<const HessianMatrix>(*std::move(hessian)) : nullptr;
+      for (const size_t layer : sum.layers) {
+        if (shared == nullptr) status[layer].Update(hessian.status());
+        (*plans)[layer].chunks.push_back(shared);
+      }
+    }
+    return status;
+  }
+
+ private:
+  void AddLayer(size_t index, QuantHessian kind) {
+    const LinearLayer& layer = layers_[index];
+    if (kind != QuantHessian::kGuided) {
+      for (Sum& sum : sums_) {
+        if (sum.input == layer.input && sum.kind == kind) return sum.layers.push_back(index);
+      }
+    }
+    for (int64_t c = 0; c < (kind == QuantHessian::kGuided ? options_.chunks : 1); ++c)
+      sums_.push_back(
+          {layer.input, kind, {index}, c, HessianAccumulator::Create(layer.cols, kind)});
+  }
+
+  void Visit(BlockInput input, size_t part, int64_t sequence, int64_t first, const float* x,
+             int64_t tokens) {
+    const Clock::time_point start = Clock::now();
+    for (Sum& sum : sums_) {
+      if (sum.input != input) continue;
+      std::vector<float> weights;
+      if (sum.kind == QuantHessian::kGuided) {
+        const std::vector<float>& all =
+            options_.weights[part].layers.at(layers_[sum.layers[0]].kind);
+        for (int64_t t = 0; t < tokens; ++t)
+          weights.push_back(all[(sequence * tokens + t) * options_.chunks + sum.chunk]);
+      }
+      sum.accumulator->Add(first + sequence, x, tokens, weights.empty() ? nullptr : weights.data());
+    }
+    visit_seconds_.fetch_add(std::chrono::duration<double>(Clock::now() - start).count());
+  }
+
+  const BlockHessiansOptions& options_;
+  const std::vector<LinearLayer>& layers_;
+  std::vector<Sum> sums_;
+  std::atomic<double> visit_seconds_{0};
+};
+
+// After a Hessian that is not finite: the next simpler kind, or the error.
+absl::Status Simplify(const LinearLayer& layer, const absl::Status& fault, LayerHessians* plan) {
+  switch (plan->kind) {
+    case QuantHessian::kGuided:
+      plan->kind = QuantHessian::kRms;
+      plan->note = "guided Hessian not finite: unit-RMS tokens";
+      return absl::OkStatus();
+    case QuantHessian::kRms:
+      plan->kind = QuantHessian::kPlain;
+      plan->note = "Hessian of unit-RMS tokens not finite: plain Hessian";
+      return absl::OkStatus();
+    case QuantHessian::kPlain:
+      break;
+  }
+  return Annotate(fault, layer.name);
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<LayerHessians>> BlockHessians(
+    const BlockHessiansOptions& options, JobSession* session, ReferenceModel* model,
+    TaskControl* control, const std::function<absl::Status()>& rewind) {
+  const std::vector<LinearLayer> layers = BlockLayers(session->source().spec(), options.block);
+  std::vector<LayerHessians> plans(layers.size());
+  const bool guided = options.kind == QuantHessian::kGuided;
+  if (guided) SA_RETURN_IF_ERROR(CheckWeights(options, layers, session->held()));
+  for (size_t i = 0; i < layers.size(); ++i) {
+    plans[i].kind = options.kind;
+    if (!guided) continue;
+    plans[i].note = WeightsFault(options.weights, layers[i].kind, options.chunks);
+    if (!plans[i].note.empty()) plans[i].kind = QuantHessian::kRms;
+  }
+  while (true) {
+    Accumulation sums(options, layers, plans);
+    SA_RETURN_IF_ERROR(sums.Run(session, model, control));
+    PhaseTimer timer(session->metrics().hessian);
+    const std::vector<absl::Status> status = sums.Finish(&plans, control);
+    bool again = false;
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (status[i].ok()) continue;
+      SA_RETURN_IF_ERROR(Simplify(layers[i], status[i], &plans[i]));
+      again = true;
+    }
+    if (!again) return plans;
+    SA_RETURN_IF_ERROR(rewind());
+  }
+}
+
+}  // namespace shiftadd
