@@ -14,6 +14,7 @@ namespace shiftadd::cli {
 void AddClusterCommands(CLI::App& app, Context& context);  // up, down, status
 void AddSubmitCommand(CLI::App& app, Context& context);    // submit
 void AddPlanCommand(CLI::App& app, Context& context);      // plan
+void AddCompareCommand(CLI::App& app, Context& context);   // compare
 void AddJobCommands(CLI::App& app,
                     Context& context);  // jobs, watch, cancel, retry, report, workers
 void AddPackageCommands(CLI::App& app, Context& context);  // packages, inspect, tag, rm, gc

@@ -60,6 +60,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddSubmitCommand(app, context);
   AddJobCommands(app, context);
   AddPlanCommand(app, context);
+  AddCompareCommand(app, context);
   AddPackageCommands(app, context);
   AddServeCommand(app, context);
   AddGenerateCommand(app, context);

@@ -84,7 +84,7 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
       ->excludes(recipe);
   AddCalibrationFlags(command, &flags->calibration);
   AddEvaluationFlags(command, &flags->evaluation);
-  command->add_option("--label", flags->labels, "KEY=VALUE, repeatable");
+  command->add_option("--label", flags->labels, "KEY=VALUE, repeatable")->allow_extra_args(false);
   command->add_option("--priority", flags->priority, "-100..100, higher first");
   command->add_flag("--any-device", flags->any_device,
                     "Let unlike workers share the job; the bytes may then differ from run to run");
