@@ -194,11 +194,18 @@ TEST_F(CompareTest, OneJobARecipeAndAChildForEveryOtherWidth) {
   EXPECT_EQ(jobs_.published[0].budget().planes(), 3);
   EXPECT_TRUE(jobs_.published[0].uniform());
   EXPECT_THAT(jobs_.published[3].output(), HasSubstr(":my-recipe-4"));
-  EXPECT_THAT(out_, HasSubstr("full precision       -            -    -      20.000"));
-  EXPECT_THAT(out_, HasSubstr("rtn               2.00        2.250  0 B      70.000    0.5000 +- "
-                              "0.0100   1 min 04 s\n"));
-  EXPECT_THAT(out_, HasSubstr("my-recipe         4.00        4.250"));
-  EXPECT_THAT(out_, HasSubstr("measured on 4 windows of 256 tokens"));
+  EXPECT_EQ(
+      out_,
+      R"(recipe          planes  stored bits  size  perplexity  KL to full (nats)  quantized in
+full precision       -            -     -      20.000                  0             -
+rtn               2.00        2.250   0 B      70.000   0.5000 +- 0.0100    1 min 04 s
+rtn               3.00        3.250   0 B      53.333   0.3333 +- 0.0100    1 min 04 s
+rtn               4.00        4.250   0 B      45.000   0.2500 +- 0.0100    1 min 04 s
+my-recipe         2.00        2.250   0 B      70.000   0.5000 +- 0.0100    1 min 04 s
+my-recipe         3.00        3.250   0 B      53.333   0.3333 +- 0.0100    1 min 04 s
+my-recipe         4.00        4.250   0 B      45.000   0.2500 +- 0.0100    1 min 04 s
+measured on 4 windows of 256 tokens; quantized in: wall time, all widths of a recipe together
+)");
   EXPECT_THAT(packages_.deleted,
               ElementsAre("my-recipe-4", "my-recipe-3", "my-recipe-2", "rtn-4", "rtn-3", "rtn-2"));
   EXPECT_THAT(jobs_.deleted, ElementsAre("job-6", "job-5", "job-4", "job-3", "job-2", "job-1"))
