@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "worker/quantize/small_solve.h"
+#include "worker/quantize/tile_product.h"
 
 namespace shiftadd::quantize {
 namespace {
@@ -19,7 +20,7 @@ class GroupSolver {
         options_(options),
         table_(kernels::DefaultExponentTable(options.q)),
         shift_(options.scales == QuantScales::kShift),
-        unknowns_((shift_ ? 1 : options.q) + (options.offset ? 1 : 0)),
+        unknowns_(UnknownsOf(options)),
         v_(largest * kLanes),
         what_(largest * kLanes),
         column_(largest * kLanes),
@@ -27,11 +28,10 @@ class GroupSolver {
         p_(unknowns_, std::vector<float>(largest * kLanes)),
         codes_(largest * kLanes) {}
 
-  // Quantizes w [size][16]; u is U_GG with row stride ldu. Leaves the error times R_GG in `e`
+  // Quantizes w [size][16]. Leaves the error times R_GG in `e`
   // [size][16].
-  void Solve(const LoopFactor::Group& group, const float* w, const float* u, int64_t ldu,
-             GroupScales* best, uint8_t* best_codes, float* e, const GroupLoopObserver* observer,
-             int64_t index) {
+  void Solve(const LoopFactor::Group& group, const float* w, GroupScales* best, uint8_t* best_codes,
+             float* e, const GroupLoopObserver* observer, int64_t index) {
     GroupScales scales = {};
     Start(w, group, &scales);
     float best_loss[kLanes];
@@ -40,7 +40,7 @@ class GroupSolver {
     const int rounds = std::max(options_.inner_rounds, 1);
     for (int t = 0; t < rounds; ++t) {
       float loss[kLanes];
-      Round(group, w, u, ldu, scales);
+      Round(group, w, scales);
       Refit(group, w, &scales, loss);
       if (observer != nullptr) (*observer)(index, t, codes_.data(), loss);
       Keep(group.size, t, scales, loss, best, best_loss, best_codes);
@@ -62,22 +62,11 @@ class GroupSolver {
   }
 
   // Codes by OPTQ inside the group, into codes_, what_ and (shift) column_: the codes' units.
-  void Round(const LoopFactor::Group& group, const float* w, const float* u, int64_t ldu,
-             const GroupScales& scales) {
+  void Round(const LoopFactor::Group& group, const float* w, const GroupScales& scales) {
     MakeLevels(options_, scales, &levels_);
     std::copy_n(w, group.size * kLanes, v_.begin());
-    kernels_.round_group(v_.data(), group.size, levels_, u, ldu, codes_.data(), what_.data(),
-                         shift_ ? column_.data() : nullptr);
-  }
-
-  // Column i of the design matrix: what unknown i is multiplied with. column_ already holds the
-  // units.
-  void FillColumn(int i, int64_t size) {
-    if (shift_ && i == 0) return;
-    const bool ones = i == unknowns_ - 1 && options_.offset;
-    for (int64_t j = 0; j < size * kLanes; ++j) {
-      column_[j] = ones || ((codes_[j] >> i) & 1) != 0 ? 1.0f : -1.0f;
-    }
+    kernels_.round_group(v_.data(), group.size, levels_, group.u.data(), group.size, codes_.data(),
+                         what_.data(), shift_ ? column_.data() : nullptr);
   }
 
   // With the codes fixed, moves the scales to the least loss in the group's metric; a singular
@@ -88,7 +77,8 @@ class GroupSolver {
     for (int64_t j = 0; j < n * kLanes; ++j) v_[j] = w[j] - what_[j];
     kernels_.tri_mul(v_.data(), n, group.r.data(), n, d_.data());
     for (int i = 0; i < r; ++i) {
-      FillColumn(i, n);
+      // The rounding has left the codes' units in column_.
+      if (!shift_ || i > 0) DesignColumn(options_, levels_, codes_.data(), n, i, column_.data());
       kernels_.tri_mul(column_.data(), n, group.r.data(), n, p_[i].data());
     }
     float gram[kMaxUnknowns][kMaxUnknowns][kLanes], rhs[kMaxUnknowns][kLanes];
@@ -110,9 +100,7 @@ class GroupSolver {
     }
     for (int i = 0; i < r; ++i) {
       kernels_.axpy(delta[i], p_[i].data(), n, d_.data());
-      float* to = i == r - 1 && options_.offset ? (shift_ ? scales->shift.z : scales->free.z)
-                  : shift_                      ? scales->shift.s
-                                                : scales->free.alpha[i];
+      float* to = ScaleOf(options_, i, scales);
       for (int lane = 0; lane < kLanes; ++lane) to[lane] += delta[i][lane];
     }
     kernels_.dot(d_.data(), d_.data(), n, loss);
@@ -184,10 +172,30 @@ void MakeLevels(const GroupLoopOptions& options, const GroupScales& scales, Leve
   }
 }
 
+float* ScaleOf(const GroupLoopOptions& options, int unknown, GroupScales* scales) {
+  const bool shift = options.scales == QuantScales::kShift;
+  if (options.offset && unknown == UnknownsOf(options) - 1) {
+    return shift ? scales->shift.z : scales->free.z;
+  }
+  return shift ? scales->shift.s : scales->free.alpha[unknown];
+}
+
+void DesignColumn(const GroupLoopOptions& options, const Levels& levels, const uint8_t* codes,
+                  int64_t count, int unknown, float* out) {
+  if (options.offset && unknown == UnknownsOf(options) - 1) {
+    std::fill_n(out, count * kLanes, 1.0f);
+  } else if (options.scales == QuantScales::kShift) {
+    for (int64_t j = 0; j < count * kLanes; ++j) out[j] = levels.unit[codes[j]][j % kLanes];
+  } else {
+    for (int64_t j = 0; j < count * kLanes; ++j) {
+      out[j] = ((codes[j] >> unknown) & 1) != 0 ? 1.0f : -1.0f;
+    }
+  }
+}
+
 std::vector<GroupLoopTile> RunGroupLoop(const TileKernels& kernels, const LoopFactor& factor,
                                         const GroupLoopOptions& options, int tiles, float* w,
                                         const GroupLoopObserver* observer) {
-  constexpr int64_t kChunk = 64;  // columns of U that stay in cache while every tile uses them
   const int64_t k = factor.k, tile_size = k * kLanes;
   int64_t largest = 0;
   for (const LoopFactor::Group& g : factor.groups) largest = std::max(largest, g.size);
@@ -200,18 +208,13 @@ std::vector<GroupLoopTile> RunGroupLoop(const TileKernels& kernels, const LoopFa
   }
   for (size_t i = 0; i < factor.groups.size(); ++i) {
     const LoopFactor::Group& g = factor.groups[i];
-    const float* u = factor.u.data() + g.begin * k;
     for (int t = 0; t < tiles; ++t) {
-      solver.Solve(g, w + t * tile_size + g.begin * kLanes, u + g.begin, k, &out[t].scales[i],
+      solver.Solve(g, w + t * tile_size + g.begin * kLanes, &out[t].scales[i],
                    out[t].codes.data() + g.begin * kLanes, e.data() + t * largest * kLanes,
                    observer, static_cast<int64_t>(i));
     }
-    for (int64_t c = g.begin + g.size; c < k; c += kChunk) {
-      for (int t = 0; t < tiles; ++t) {
-        kernels.trail(e.data() + t * largest * kLanes, kLanes, g.size, u + c, k,
-                      std::min(kChunk, k - c), w + t * tile_size + c * kLanes, kLanes);
-      }
-    }
+    SubtractProduct(kernels, factor.u, g.begin, g.size, g.begin + g.size, k, tiles, e.data(),
+                    largest * kLanes, w, tile_size);
   }
   return out;
 }

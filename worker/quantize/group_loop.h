@@ -37,6 +37,16 @@ struct GroupLoopTile {
   std::vector<uint8_t> codes;       // [k][16], by position
 };
 
+// Scales that a refit moves: the planes' (shift: one for all), and the offset last.
+inline int UnknownsOf(const GroupLoopOptions& options) {
+  return (options.scales == QuantScales::kShift ? 1 : options.q) + (options.offset ? 1 : 0);
+}
+// The values of one of them, [16].
+float* ScaleOf(const GroupLoopOptions& options, int unknown, GroupScales* scales);
+// What it is multiplied with in the weights that have `codes` [count][16], to out [count][16].
+void DesignColumn(const GroupLoopOptions& options, const Levels& levels, const uint8_t* codes,
+                  int64_t count, int unknown, float* out);
+
 // Called after each inner round: group, round, codes [size][16] of the round and its losses [16].
 // For tests.
 using GroupLoopObserver =

@@ -50,22 +50,26 @@ class LatTile {
 
   absl::Status Run() {
     const int64_t k = h_.k;
-    const float* u = h_.factor.u.data();
     for (const LoopFactor::Group& block : h_.factor.groups) {  // 128 columns
       const int64_t end = block.begin + block.size;
       std::vector<float> err(block.size * width_);
       for (int64_t p = block.begin; p < end; ++p) {
+        const int64_t j = p - block.begin;
         if (p % kBlock == 0) SA_RETURN_IF_ERROR(FitScales(p, std::min(p + kBlock, k)));
-        RoundColumn(p, err.data() + (p - block.begin) * width_);
+        RoundColumn(p, err.data() + j * width_);
         for (int64_t r = 0; r < rows_; ++r) {
-          kernels_.trail(err.data() + (p - block.begin) * width_ + r * kLanes, width_, 1,
-                         u + p * k + p + 1, k, end - p - 1,
+          kernels_.trail(err.data() + j * width_ + r * kLanes, width_, 1,
+                         block.u.data() + j * block.size + j + 1, block.size, end - p - 1,
                          w_.data() + (p + 1) * width_ + r * kLanes, width_);
         }
       }
-      for (int64_t r = 0; r < rows_; ++r) {
-        kernels_.trail(err.data() + r * kLanes, width_, block.size, u + block.begin * k + end, k,
-                       k - end, w_.data() + end * width_ + r * kLanes, width_);
+      for (int64_t c = end, next; c < k; c = next) {
+        next = h_.factor.u.PanelEnd(c);
+        for (int64_t r = 0; r < rows_; ++r) {
+          kernels_.trail(err.data() + r * kLanes, width_, block.size,
+                         h_.factor.u.from(block.begin, c), PanelMatrix::kColumns, next - c,
+                         w_.data() + c * width_ + r * kLanes, width_);
+        }
       }
     }
     return absl::OkStatus();
@@ -102,7 +106,7 @@ class LatTile {
     uint8_t codes[kLanes];
     float what[kLanes];
     for (int64_t r = 0; r < rows_; ++r) {
-      kernels_.round_column(w_.data() + p * width_ + r * kLanes, levels_, h_.factor.u[p * h_.k + p],
+      kernels_.round_column(w_.data() + p * width_ + r * kLanes, levels_, h_.factor.u_diagonal[p],
                             codes, what, err + r * kLanes);
       for (int64_t lane = 0; lane < groups_; ++lane) {
         out_->codes[Row(lane, r) * h_.k + h_.order[p]] = codes[lane];

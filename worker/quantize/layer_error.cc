@@ -3,23 +3,28 @@
 #include <algorithm>
 #include <cmath>
 
-#include "kernels/rotation.h"
 #include "services/base/status_macros.h"
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/tile_kernels.h"
+#include "worker/quantize/tile_product.h"
 
 namespace shiftadd::quantize {
 namespace {
 
 // x H x^T of sixteen rows x [k][16].
-void QuadraticTile(const PreparedHessianImpl& h, const float* x, float* scratch, double* out) {
+void QuadraticTile(const PreparedHessianImpl& h, const float* x, double* out) {
   constexpr int64_t kChunk = 128;  // fp32 sums of this many terms, then fp64
-  const TileKernels& tile = BestTileKernels();
-  tile.tri_mul(x, h.k, h.quad.data(), h.k, scratch);
+  const TileKernels& kernels = BestTileKernels();
+  std::vector<float> minus(h.k * kLanes, 0.0f);  // -x H, one triangle of H for both
+  for (int64_t c = 0, next; c < h.k; c = next) {
+    next = h.quad.PanelEnd(c);
+    SubtractProduct(kernels, h.quad, 0, next, c, next, 1, x, 0, minus.data(), 0);
+  }
   for (int64_t begin = 0; begin < h.k; begin += kChunk) {
     float part[kLanes];
-    tile.dot(x + begin * kLanes, scratch + begin * kLanes, std::min(kChunk, h.k - begin), part);
-    for (int lane = 0; lane < kLanes; ++lane) out[lane] += part[lane];
+    kernels.dot(x + begin * kLanes, minus.data() + begin * kLanes, std::min(kChunk, h.k - begin),
+                part);
+    for (int lane = 0; lane < kLanes; ++lane) out[lane] -= part[lane];
   }
 }
 
@@ -46,7 +51,7 @@ absl::StatusOr<Errors> MeasureChunk(const RowChunk& chunk, const std::vector<flo
   std::vector<double> weight(chunk.rows() + kLanes, 0.0), output(chunk.rows() + kLanes, 0.0);
   SA_RETURN_IF_ERROR(ForTiles(chunk, threads, control, [&](int64_t begin, int64_t end) {
     const int64_t rows = end - begin;
-    std::vector<float> what(rows * k, 0.0f), x(k * kLanes, 0.0f), scratch(k * kLanes);
+    std::vector<float> what(rows * k, 0.0f), x(k * kLanes, 0.0f);
     if (read != nullptr) (*read)(begin, end, what.data());
     for (int64_t r = 0; r < rows; ++r) {
       for (int64_t i = 0; i < k; ++i) {
@@ -55,7 +60,7 @@ absl::StatusOr<Errors> MeasureChunk(const RowChunk& chunk, const std::vector<flo
         weight[begin - chunk.begin + r] += static_cast<double>(d) * d;
       }
     }
-    QuadraticTile(h, x.data(), scratch.data(), output.data() + (begin - chunk.begin));
+    QuadraticTile(h, x.data(), output.data() + (begin - chunk.begin));
   }));
   Errors sum;
   for (int64_t r = 0; r < chunk.rows(); ++r) {
@@ -90,14 +95,14 @@ absl::StatusOr<double> PaperCriterion(const std::vector<RowChunk>& chunks,
   for (const RowChunk& chunk : chunks) {
     const PreparedHessianImpl& h = *chunk.h;
     const int64_t k = h.k;
-    if (h.factor.u.empty()) return 0.0;
+    if (h.factor.u_diagonal.empty()) return 0.0;
     std::vector<double> sums(chunk.rows(), 0.0), squares(chunk.rows(), 0.0);
     SA_RETURN_IF_ERROR(ForTiles(chunk, threads, control, [&](int64_t begin, int64_t end) {
       std::vector<float> row(k);
       for (int64_t r = begin; r < end; ++r) {
         h.LoadRow(w.data() + r * k, row.data());
         for (int64_t p = 0; p < k; ++p) {
-          const double is = static_cast<double>(row[p]) / h.factor.u[p * (k + 1)];
+          const double is = static_cast<double>(row[p]) / h.factor.u_diagonal[p];
           sums[r - chunk.begin] += is;
           squares[r - chunk.begin] += is * is;
         }

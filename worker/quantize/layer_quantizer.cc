@@ -37,7 +37,8 @@ absl::Status CheckHessian(const std::string& name, int64_t k, const PreparedHess
       recipe.method == QuantMethod::kShiftAdd && recipe.rotation == QuantRotation::kWht128;
   if (h.method != recipe.method || h.rotated != rotate || (rotate && h.seed != recipe.seed) ||
       (recipe.method == QuantMethod::kShiftAdd &&
-       (h.group != EffectiveGroup(recipe.group, k) || h.order_kind != recipe.order))) {
+       (h.group != EffectiveGroup(recipe.group, k) || h.order_kind != recipe.order ||
+        (recipe.sweeps > 0 && h.factor.h.empty())))) {
     return Wrong(name, "the Hessian was prepared for another recipe");
   }
   return absl::OkStatus();

@@ -47,13 +47,21 @@ std::vector<double> Permute(const std::vector<double>& h, const std::vector<int6
   return out;
 }
 
-std::vector<float> QuadraticForm(const std::vector<double>& h, int64_t k) {
-  std::vector<float> quad(h.size(), 0.0f);
+PanelMatrix QuadraticForm(const std::vector<double>& h, int64_t k) {
+  PanelMatrix quad(k, k);
   for (int64_t i = 0; i < k; ++i) {
-    quad[i * k + i] = static_cast<float>(h[i * k + i]);
-    for (int64_t j = i + 1; j < k; ++j) quad[i * k + j] = static_cast<float>(2.0 * h[i * k + j]);
+    quad.at(i, i) = static_cast<float>(h[i * k + i]);
+    for (int64_t j = i + 1; j < k; ++j) quad.at(i, j) = static_cast<float>(2.0 * h[i * k + j]);
   }
   return quad;
+}
+
+PanelMatrix ToPanels(const std::vector<double>& m, int64_t k) {
+  PanelMatrix out(k, k);
+  for (int64_t i = 0; i < k; ++i) {
+    for (int64_t j = 0; j < k; ++j) out.at(i, j) = static_cast<float>(m[i * k + j]);
+  }
+  return out;
 }
 
 // Rank deficiency is what damping is for; should rounding still defeat Cholesky, damp more.
@@ -132,18 +140,22 @@ LoopFactor MakeLoopFactor(const Factor& factor, int64_t group) {
   const int64_t k = factor.k;
   LoopFactor out;
   out.k = k;
-  out.u.assign(factor.u.begin(), factor.u.end());
+  out.u = ToPanels(factor.u, k);
+  out.u_diagonal.resize(k);
+  for (int64_t i = 0; i < k; ++i) out.u_diagonal[i] = static_cast<float>(factor.u[i * (k + 1)]);
   for (int64_t begin = 0; begin < k; begin += group) {
     LoopFactor::Group g;
     g.begin = begin;
     g.size = std::min(group, k - begin);
     g.r.resize(g.size * g.size);
+    g.u.resize(g.size * g.size);
     g.omega.resize(g.size);
     for (int64_t i = 0; i < g.size; ++i) {
       double omega = 0.0;
       for (int64_t j = 0; j < g.size; ++j) {
         const double value = factor.r[(begin + i) * k + begin + j];
         g.r[i * g.size + j] = static_cast<float>(value);
+        g.u[i * g.size + j] = static_cast<float>(factor.u[(begin + i) * k + begin + j]);
         omega += value * value;
       }
       g.omega[i] = static_cast<float>(omega);
@@ -201,6 +213,7 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
   m = Permute(m, out->order);
   SA_ASSIGN_OR_RETURN(const Factor factor, FactorDamped(&m, k, recipe.damping));
   out->factor = MakeLoopFactor(factor, out->group);
+  if (recipe.method == QuantMethod::kShiftAdd && recipe.sweeps > 0) out->factor.h = ToPanels(m, k);
   return std::shared_ptr<const PreparedHessian>(std::move(out));
 }
 

@@ -10,18 +10,23 @@
 #include "absl/status/statusor.h"
 #include "worker/quantize/factor.h"
 #include "worker/quantize/layer_quantizer.h"
+#include "worker/quantize/panel_matrix.h"
 
 namespace shiftadd::quantize {
 
-// A factor in processing order, cut into groups of consecutive positions, in fp32.
+// A damped H and its factor, in processing order, cut into groups of consecutive positions, in
+// fp32.
 struct LoopFactor {
   struct Group {
     int64_t begin = 0, size = 0;  // positions
     std::vector<float> r;         // [size, size]: R_GG, upper
+    std::vector<float> u;         // [size, size]: U_GG, upper
     std::vector<float> omega;     // [size]: the diagonal of R_GG R_GG^T
   };
   int64_t k = 0;
-  std::vector<float> u;  // [k, k]: U, upper
+  PanelMatrix u;                  // [k, k]: U, upper
+  std::vector<float> u_diagonal;  // [k]
+  PanelMatrix h;                  // [k, k]: the damped H itself; only if there are sweeps
   std::vector<Group> groups;
 };
 LoopFactor MakeLoopFactor(const Factor& factor, int64_t group);
@@ -39,7 +44,7 @@ class PreparedHessianImpl : public PreparedHessian {
   double scale = 1.0;  // the mean of H's live diagonal, by which everything here is divided
   // Undamped H / scale, neither rotated nor ordered, upper triangle with
   // off-diagonal entries doubled: x H x^T = sum_{i <= j} x_i x_j quad[i, j]. [k, k]
-  std::vector<float> quad;
+  PanelMatrix quad;
   // The rest is empty for rtn, which works without. Position p processes input order[p] (of the
   // rotated input, if rotated).
   std::vector<int64_t> order;

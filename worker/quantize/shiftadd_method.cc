@@ -7,6 +7,7 @@
 #include "services/base/status_macros.h"
 #include "worker/quantize/group_loop.h"
 #include "worker/quantize/parallel.h"
+#include "worker/quantize/sweep.h"
 #include "worker/quantize/weight_checks.h"
 
 namespace shiftadd::quantize {
@@ -98,15 +99,17 @@ void TileMagnitudes(const float* w, int64_t k, float* out) {
     out[j % kLanes] = std::max(out[j % kLanes], std::fabs(w[j]));
 }
 
-absl::Status QuantizeTiles(const RowChunk& chunk, const GroupLoopOptions& options,
+absl::Status QuantizeTiles(const RowChunk& chunk, const GroupLoopOptions& options, int sweeps,
                            const float* weights, int64_t first_tile, int tiles,
                            LayerPacking* layer) {
   const PreparedHessianImpl& h = *chunk.h;
   const int64_t tile_size = h.k * kLanes;
   std::vector<float> w(weights + first_tile * tile_size,
                        weights + (first_tile + tiles) * tile_size);
-  const std::vector<GroupLoopTile> result =
+  std::vector<GroupLoopTile> result =
       RunGroupLoop(BestTileKernels(), h.factor, options, tiles, w.data());
+  RunSweeps(BestTileKernels(), h.factor, options, sweeps, weights + first_tile * tile_size,
+            &result);
   GroupPacker packer(h, options, layer);
   for (int t = 0; t < tiles; ++t) {
     float magnitude[kLanes];
@@ -151,7 +154,7 @@ absl::Status QuantizeShiftAdd(const RowChunk& chunk, const std::vector<float>& w
     options.rounds = recipe.rounds;
     options.inner_rounds = recipe.inner_rounds;
     const int64_t first = item % items * per_item;
-    return QuantizeTiles(chunk, options, weights.data(), first,
+    return QuantizeTiles(chunk, options, recipe.sweeps, weights.data(), first,
                          static_cast<int>(std::min(per_item, tiles - first)), layer);
   });
 }

@@ -353,6 +353,24 @@ void RoundGroup(float* v, int64_t n, const Levels& levels, const float* u, int64
   }
 }
 
+void Descend(float* r, int64_t n, const Levels& levels, const float* h, int64_t ldh, float* what,
+             uint8_t* code, float* moved) {
+  for (int64_t j = 0; j < n; ++j) {
+    const float* row = h + j * ldh;
+    const F16 old = Load(what + j * kLanes);
+    I16 c;
+    F16 l;
+    Nearest(old + Load(r + j * kLanes) / Splat(row[j]), levels, &c, &l);
+    StoreCodes(code + j * kLanes, c);
+    Store(what + j * kLanes, l);
+    const F16 delta = l - old;
+    Store(moved + j * kLanes, delta);
+    for (int64_t k = 0; k < n; ++k) {
+      Store(r + k * kLanes, Load(r + k * kLanes) - delta * Splat(row[k]));
+    }
+  }
+}
+
 void RoundColumn(const float* w, const Levels& levels, float ujj, uint8_t* code, float* what,
                  float* err) {
   const F16 value = Load(w);
@@ -425,7 +443,7 @@ void Axpy(const float* delta, const float* p, int64_t n, float* d) {
   }
 }
 
-constexpr TileKernels kTileKernels = {StartFree, StartShift, RoundGroup, RoundColumn,
+constexpr TileKernels kTileKernels = {StartFree, StartShift, RoundGroup, Descend, RoundColumn,
                                       TriMul,    Dot,        Axpy,       Trail};
 
 }  // namespace

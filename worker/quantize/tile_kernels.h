@@ -58,6 +58,12 @@ struct TileKernels {
   // taken to what [n][16], its unit to unit [n][16] unless null.
   void (*round_group)(float* v, int64_t n, const Levels& levels, const float* u, int64_t ldu,
                       uint8_t* code, float* what, float* unit);
+  // Coordinate descent over n inputs that share levels. r [n][16]: their residuals (w - what) H;
+  // what [n][16] and code [n][16]: where they are; h [n, n]: the block of H, row stride ldh. Each
+  // input in turn takes the level nearest to what + r / h_jj (lowest code on a tie), and r follows;
+  // `moved` [n][16] tells how far.
+  void (*descend)(float* r, int64_t n, const Levels& levels, const float* h, int64_t ldh,
+                  float* what, uint8_t* code, float* moved);
   // The nearest level of one column of sixteen rows; err = (w - level) / ujj.
   void (*round_column)(const float* w, const Levels& levels, float ujj, uint8_t* code, float* what,
                        float* err);
