@@ -74,6 +74,8 @@ class BlobStore {
                                                  absl::string_view data) = 0;
   virtual absl::StatusOr<std::string> GetScratch(const std::string& job,
                                                  const std::string& digest) = 0;
+  // One blob of the job. OK if it is not there.
+  virtual absl::Status DeleteScratchBlob(const std::string& job, const std::string& digest) = 0;
   // OK if there is none.
   virtual absl::Status DeleteScratch(const std::string& job) = 0;
 

@@ -163,6 +163,20 @@ TEST_P(BlobStoreConformance, ScratchLivesUnderItsJob) {
   EXPECT_EQ(store_->GetScratch("job-2", digest).value(), "s");
 }
 
+TEST_P(BlobStoreConformance, OneScratchBlobGoesAlone) {
+  const std::string a = store_->PutScratch("job-1", "a").value();
+  const std::string b = store_->PutScratch("job-1", "b").value();
+  ASSERT_TRUE(store_->PutScratch("job-2", "a").ok());
+  EXPECT_TRUE(store_->DeleteScratchBlob("job-1", a).ok());
+  EXPECT_TRUE(store_->DeleteScratchBlob("job-1", a).ok());
+  EXPECT_TRUE(store_->DeleteScratchBlob("job-3", a).ok());
+  EXPECT_EQ(store_->GetScratch("job-1", a).status().code(), StatusCode::kNotFound);
+  EXPECT_EQ(store_->GetScratch("job-1", b).value(), "b");
+  EXPECT_EQ(store_->GetScratch("job-2", a).value(), "a");
+  EXPECT_EQ(store_->DeleteScratchBlob("../x", a).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(store_->DeleteScratchBlob("job-1", "../x").code(), StatusCode::kInvalidArgument);
+}
+
 TEST_P(BlobStoreConformance, JobNamesAreNoPaths) {
   for (const char* job : {"", ".", "..", "../blobs", "a/b", "/etc", ".hidden", "a b", "a\nb"}) {
     EXPECT_EQ(store_->PutScratch(job, "x").status().code(), StatusCode::kInvalidArgument) << job;

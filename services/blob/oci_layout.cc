@@ -195,6 +195,14 @@ class LayoutStore : public BlobStore {
     return GetVerified(folder + "/" + HexOf(digest), digest, folder);
   }
 
+  absl::Status DeleteScratchBlob(const std::string& job, const std::string& digest) override {
+    SA_RETURN_IF_ERROR(ValidateJob(job));
+    SA_RETURN_IF_ERROR(ValidateDigest(digest));
+    const std::string path = scratch_ + "/" + job + "/" + HexOf(digest);
+    if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
+    return ErrnoStatus(errno, "delete", path);
+  }
+
   absl::Status DeleteScratch(const std::string& job) override {
     SA_RETURN_IF_ERROR(ValidateJob(job));
     const std::string folder = scratch_ + "/" + job;

@@ -79,6 +79,7 @@ class Coordinator {
   struct Memory {
     std::string signature;                         // of the rows at the last planning
     std::set<std::string> pinned;                  // blobs
+    std::set<std::string> freed;                   // scratch blobs
     absl::Time wait_until = absl::InfinitePast();  // after a fault that may pass
     absl::Time last_progress = absl::InfinitePast();
     double last_ratio = -1;
@@ -94,6 +95,8 @@ class Coordinator {
   absl::StatusOr<bool> StepOnce(const std::string& job_id);
   absl::StatusOr<bool> Package(const JobView& view);
   absl::Status PinNew(const JobView& view);
+  // Deletes scratch that REFINING has done with; the rest goes when the job ends.
+  void FreeScratch(const JobView& view);
   absl::Status CleanUp(const JobRecord& record);
   absl::Status EmitProgress(const v1::Job& job, const std::vector<TaskRecord>& tasks);
   absl::StatusOr<int> WorkersFor(const v1::Job& job);

@@ -8,6 +8,7 @@
 #include "services/coordinator/planner.h"
 #include "services/coordinator/progress.h"
 #include "services/coordinator/publish.h"
+#include "services/coordinator/refine_plan.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -96,6 +97,7 @@ absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
     return false;
   }
   SA_ASSIGN_OR_RETURN(const JobView view, JobView::Read(store_, job_id));
+  FreeScratch(view);
   const absl::Status pinned = PinNew(view);
   const v1::JobState state = view.job().state();
   // Workers need not wait for the packager; what is chosen from here on must be safe.
@@ -160,6 +162,17 @@ absl::Status Coordinator::PinNew(const JobView& view) {
   SA_RETURN_IF_ERROR(Annotate(publisher_->Pin(view.job().job_id(), fresh), "packager"));
   memory.pinned.insert(fresh.begin(), fresh.end());
   return absl::OkStatus();
+}
+
+void Coordinator::FreeScratch(const JobView& view) {
+  if (scratch_ == nullptr) return;
+  Memory& memory = MemoryOf(view.job().job_id());
+  for (const std::string& digest : ObsoleteScratch(view)) {
+    if (!memory.freed.insert(digest).second) continue;
+    const absl::Status status = scratch_->DeleteScratchBlob(view.job().job_id(), digest);
+    // It costs space until the job ends, nothing else.
+    if (!status.ok()) spdlog::warn("{}: scratch: {}", view.job().job_id(), status.ToString());
+  }
 }
 
 absl::Status Coordinator::CleanUp(const JobRecord& record) {

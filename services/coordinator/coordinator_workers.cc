@@ -151,6 +151,13 @@ absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
       if (report->worker().empty()) report->set_worker(request.worker_id());
     }
   }
+  for (const v1::LayerReport& layer : request.result().refine().layers()) {  // JOIN's
+    v1::LayerReport* report = events.emplace_back().mutable_layer();
+    *report = layer;
+    if (!layer.candidates().empty()) *report->mutable_refined() = layer.candidates(0);
+    report->clear_candidates();
+    report->set_worker(request.worker_id());
+  }
   SA_ASSIGN_OR_RETURN(
       const bool accepted,
       store_->CompleteTask(KeyOf(request), request.result().SerializeAsString(), events));

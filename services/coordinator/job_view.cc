@@ -94,6 +94,12 @@ ReportMap JobView::Reports() const {
     }
   }
   for (const ViewedTask* t : OfKind(v1::TASK_KIND_MEASURE)) AddMeasured(*t, &reports);
+  for (const ViewedTask* t : OfKind(v1::TASK_KIND_REFINE)) {
+    for (const v1::LayerReport& layer : t->result.refine().layers()) {  // JOIN's
+      if (layer.candidates().empty()) continue;
+      *reports[layer.layer().name()].mutable_refined() = layer.candidates(0);
+    }
+  }
   return reports;
 }
 
@@ -107,6 +113,7 @@ std::vector<std::string> JobView::KeptBlobs() const {
   add(job().plan().generation_config_digest());
   for (const auto& [name, report] : Reports()) {
     for (const v1::CandidateReport& c : report.candidates()) add(c.digest());
+    if (report.has_refined()) add(report.refined().digest());
   }
   add(Ends().head_digest());
   add(Ends().unquantized_digest());
@@ -118,8 +125,21 @@ const v1::EndsResult& JobView::Ends() const {
   return ends.empty() ? v1::EndsResult::default_instance() : ends.front()->result.ends();
 }
 
-std::vector<v1::Variant> JobView::Variants() const {
+std::vector<const ViewedTask*> JobView::Evaluation() const {
   const auto tasks = OfKind(v1::TASK_KIND_EVALUATE);
+  if (tasks.empty()) return {};
+  // Rounds are numbered through: HeldOutParts tasks each.
+  const uint32_t parts = std::max(1u, HeldOutParts(job().spec()));
+  const uint32_t round = tasks.back()->record.ordinal / parts;
+  std::vector<const ViewedTask*> last;
+  for (const ViewedTask* t : tasks) {
+    if (t->record.ordinal / parts == round) last.push_back(t);
+  }
+  return last;
+}
+
+std::vector<v1::Variant> JobView::Variants() const {
+  const auto tasks = Evaluation();
   if (tasks.empty()) return {};
   const auto& variants = tasks.front()->task.evaluate().variants();
   return {variants.begin(), variants.end()};

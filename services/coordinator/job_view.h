@@ -48,7 +48,9 @@ class JobView {
   // Every blob that a package of this job might hold.
   std::vector<std::string> KeptBlobs() const;
   const v1::EndsResult& Ends() const;
-  // The first EVALUATE task's; empty before EVALUATING.
+  // The EVALUATE tasks of the last evaluation; a job that is refined has two.
+  std::vector<const ViewedTask*> Evaluation() const;
+  // Those of the last evaluation; empty before EVALUATING.
   std::vector<v1::Variant> Variants() const;
   // What was, or will be, published of them; null before the quality is known.
   const v1::Variant* Chosen(const std::vector<v1::Variant>& variants) const;

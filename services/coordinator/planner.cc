@@ -80,6 +80,8 @@ MaybeUpdate PlanState(const JobView& view, const PlanContext& context) {
       return PlanAllocating(view, context);
     case v1::JOB_STATE_EVALUATING:
       return PlanEvaluating(view);
+    case v1::JOB_STATE_REFINING:
+      return PlanRefining(view, context.workers);
     default:
       return std::nullopt;  // PACKAGING is the coordinator's; the rest has ended
   }
@@ -121,6 +123,7 @@ absl::Duration StallLimit(v1::TaskKind kind) {
     case v1::TASK_KIND_PROFILE:
     case v1::TASK_KIND_EVALUATE:
     case v1::TASK_KIND_MEASURE:
+    case v1::TASK_KIND_REFINE:
       return absl::Minutes(10);
     default:
       return absl::Minutes(5);

@@ -3,6 +3,14 @@
 // crash is found again.
 //
 //   QUEUED → INGESTING → CALIBRATING → PROFILING → ALLOCATING → EVALUATING → PACKAGING
+//
+// Jobs that propagate quantized inputs come by EVALUATING twice:
+//
+//   … → ALLOCATING → EVALUATING → REFINING → EVALUATING → PACKAGING
+//
+// The first evaluation picks between the mixed and the uniform variant on the candidates there are,
+// so that REFINING, which goes through the blocks in order, is done for one variant only; the
+// second measures what is published.
 #ifndef SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_
 #define SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_
 

@@ -1,8 +1,13 @@
-// EVALUATING: from window scores to the quality, and which variant is published.
+// EVALUATING: from window scores to the quality, which variant is published, and whether it is
+// refined first.
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "services/base/status_macros.h"
+#include "services/coordinator/package_config.h"
 #include "services/coordinator/planner_internal.h"
+#include "services/coordinator/refine_plan.h"
 
 namespace shiftadd::coordinator::internal {
 namespace {
@@ -22,7 +27,7 @@ struct Windows {
 
 Windows Collect(const JobView& view) {
   Windows w;
-  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_EVALUATE)) {
+  for (const ViewedTask* t : view.Evaluation()) {
     for (const v1::WindowScore& score : t->result.evaluate().windows()) {
       w.list.push_back(score);
       w.tokens += score.tokens();
@@ -67,7 +72,36 @@ absl::Status CheckWindows(const Windows& windows, size_t variants) {
   return absl::OkStatus();
 }
 
+// What refining changed, for the log and the report.
+void CompareWithUnrefined(JobUpdate* update, const v1::Quality& before) {
+  v1::Quality* q = update->job.mutable_quality();
+  q->set_kl_unrefined(before.kl());
+  q->set_perplexity_unrefined(before.perplexity_quantized());
+  AddLog(update,
+         absl::StrFormat("refined: KL %.4f (before %.4f), perplexity %.2f (before %.2f)", q->kl(),
+                         before.kl(), q->perplexity_quantized(), before.perplexity_quantized()));
+}
+
 }  // namespace
+
+absl::Status AddEvaluateTasks(const JobView& view, const std::vector<v1::Variant>& variants,
+                              uint32_t round, JobUpdate* update) {
+  SA_ASSIGN_OR_RETURN(const std::string config, ComposeConfig(view, variants.front(), nullptr));
+  const std::vector<std::string> tokens = view.TokenDigests(true);
+  for (uint32_t part = 0; part < tokens.size(); ++part) {
+    v1::Task task = StartTask(view.job(), v1::TASK_KIND_EVALUATE);
+    v1::EvaluateTask* t = task.mutable_evaluate();
+    t->set_tokens_digest(tokens[part]);
+    t->set_part(part);
+    *t->mutable_variants() = {variants.begin(), variants.end()};
+    t->set_head_digest(view.Ends().head_digest());
+    t->set_unquantized_digest(view.Ends().unquantized_digest());
+    t->set_check_server(part == 0);
+    t->set_package_config_json(config);
+    AddTask(update, task, round * HeldOutParts(view.job().spec()) + part);
+  }
+  return absl::OkStatus();
+}
 
 MaybeUpdate PlanEvaluating(const JobView& view) {
   if (!view.AllDone()) return std::nullopt;
@@ -76,9 +110,11 @@ MaybeUpdate PlanEvaluating(const JobView& view) {
   if (absl::Status status = CheckWindows(windows, variants.size()); !status.ok()) return status;
   JobUpdate update = StartUpdate(view);
   v1::Quality* q = update.job.mutable_quality();
+  const bool refined = !view.OfKind(v1::TASK_KIND_REFINE).empty();
+  const v1::Quality before = *q;
   const Score mixed = ScoreOf(windows, 0);
   const Score uniform = variants.size() > 1 ? ScoreOf(windows, 1) : mixed;
-  if (q->uniform_bits() > 0) {
+  if (q->uniform_bits() > 0 && !refined) {  // the uniform variant itself was not refined
     q->set_kl_uniform(uniform.kl);
     q->set_perplexity_uniform(uniform.perplexity);
   }
@@ -100,17 +136,19 @@ MaybeUpdate PlanEvaluating(const JobView& view) {
   q->set_perplexity_full(std::exp(windows.nll_full / windows.tokens));
   q->set_windows(static_cast<uint32_t>(windows.list.size()));
   q->set_window_length(view.job().spec().evaluation().length());
-  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_EVALUATE)) {
+  for (const ViewedTask* t : view.Evaluation()) {
     if (!t->task.evaluate().check_server()) continue;
     q->set_server_max_logit_error(t->result.evaluate().server_max_logit_error());
   }
   const Averages averages = AveragesOf(variants[publish_uniform ? 1 : 0], view.Reports());
   q->set_planes(averages.planes);
   q->set_stored_bits(averages.stored_bits);
+  if (refined) CompareWithUnrefined(&update, before);
   v1::JobEvent event;
   *event.mutable_evaluation() = *q;
   update.events.push_back(event);
-  update.job.set_state(v1::JOB_STATE_PACKAGING);
+  const bool refine = !refined && Refines(view.job().spec());
+  update.job.set_state(refine ? v1::JOB_STATE_REFINING : v1::JOB_STATE_PACKAGING);
   return update;
 }
 

@@ -23,6 +23,12 @@ MaybeUpdate PlanCalibrating(const JobView& view, int workers);
 MaybeUpdate PlanProfiling(const JobView& view);
 MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context);
 MaybeUpdate PlanEvaluating(const JobView& view);
+MaybeUpdate PlanRefining(const JobView& view, int workers);
+
+// EVALUATE tasks for `variants`, one for each part of the held-out windows; the first variant is
+// also compared with what the server computes. `round`: 0, or 1 for the refined layers.
+absl::Status AddEvaluateTasks(const JobView& view, const std::vector<v1::Variant>& variants,
+                              uint32_t round, JobUpdate* update);
 
 }  // namespace shiftadd::coordinator::internal
 

@@ -155,26 +155,12 @@ MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context) {
   JobUpdate update = StartUpdate(view);
   AddLog(&update, allocation.summary);
   update.job.set_state(v1::JOB_STATE_EVALUATING);
-  SA_ASSIGN_OR_RETURN(const std::string config,
-                      ComposeConfig(view, allocation.variants.front(), nullptr));
   // Kept from here on, so that nobody has to solve again to know what "uniform" was.
   v1::Quality* quality = update.job.mutable_quality();
   quality->Clear();
   quality->set_uniform_bits(allocation.uniform_bits);
   quality->set_published_mixed(!allocation.mixed_is_uniform);
-  const std::vector<std::string> tokens = view.TokenDigests(true);
-  for (uint32_t part = 0; part < tokens.size(); ++part) {
-    v1::Task task = StartTask(view.job(), v1::TASK_KIND_EVALUATE);
-    v1::EvaluateTask* t = task.mutable_evaluate();
-    t->set_tokens_digest(tokens[part]);
-    t->set_part(part);
-    for (const v1::Variant& v : allocation.variants) *t->add_variants() = v;
-    t->set_head_digest(view.Ends().head_digest());
-    t->set_unquantized_digest(view.Ends().unquantized_digest());
-    t->set_check_server(part == 0);
-    t->set_package_config_json(config);
-    AddTask(&update, task, part);
-  }
+  SA_RETURN_IF_ERROR(AddEvaluateTasks(view, allocation.variants, /*round=*/0, &update));
   return update;
 }
 

@@ -5,6 +5,7 @@
 #include <set>
 
 #include "services/coordinator/job_view.h"
+#include "services/coordinator/refine_plan.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -14,7 +15,7 @@ const std::map<v1::TaskKind, double>& Weights() {
   static const auto* weights = new std::map<v1::TaskKind, double>{
       {v1::TASK_KIND_INGEST, 0.01},   {v1::TASK_KIND_HASH, 0.02},    {v1::TASK_KIND_CALIBRATE, 0.2},
       {v1::TASK_KIND_FORWARD, 0.1},   {v1::TASK_KIND_PROFILE, 0.53}, {v1::TASK_KIND_ENDS, 0.01},
-      {v1::TASK_KIND_EVALUATE, 0.18}, {v1::TASK_KIND_MEASURE, 0.3}};
+      {v1::TASK_KIND_EVALUATE, 0.18}, {v1::TASK_KIND_MEASURE, 0.3},  {v1::TASK_KIND_REFINE, 0.6}};
   return *weights;
 }
 
@@ -33,7 +34,9 @@ double Expected(v1::TaskKind kind, const v1::Job& job) {
     case v1::TASK_KIND_PROFILE:
       return job.plan().blocks();
     case v1::TASK_KIND_EVALUATE:
-      return HeldOutParts(job.spec());
+      return HeldOutParts(job.spec()) * (Refines(job.spec()) ? 2 : 1);
+    case v1::TASK_KIND_REFINE:
+      return ExpectedRefineTasks(job);
     case v1::TASK_KIND_FORWARD:
       // Without guided Hessians only where several workers share the job.
       return job.spec().recipe().hessian() == v1::HESSIAN_GUIDED ? CalibrationParts(job.spec()) : 0;
@@ -55,6 +58,8 @@ v1::TaskKind KindOfState(v1::JobState state, const std::map<v1::TaskKind, Kind>&
                                                       : v1::TASK_KIND_PROFILE;
     case v1::JOB_STATE_EVALUATING:
       return v1::TASK_KIND_EVALUATE;
+    case v1::JOB_STATE_REFINING:
+      return v1::TASK_KIND_REFINE;
     default:
       return v1::TASK_KIND_UNSPECIFIED;
   }

@@ -176,7 +176,10 @@ absl::Status CheckMeasure(const v1::MeasureTask& task, const v1::MeasureResult& 
 }
 
 absl::Status CheckRefineHessian(const v1::RefineTask& task, const v1::RefineResult& result) {
-  if (result.hessians().empty()) return Fault("refine.hessians", "found none");
+  if (result.hessians().empty() != task.layers().empty()) {
+    return Fault("refine.hessians", absl::StrCat("found ", result.hessians_size(), " for ",
+                                                 task.layers_size(), " layers"));
+  }
   for (const v1::PartialHessian& h : result.hessians()) {
     if (h.part() != task.part()) {
       return Fault("refine.hessians",

@@ -10,6 +10,7 @@
 #include "services/base/ids.h"
 #include "services/coordinator/layer_size.h"
 #include "services/coordinator/recipe.h"
+#include "services/coordinator/simulated_refine.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -148,7 +149,7 @@ v1::Plan SimulatedCluster::MakePlan() const {
       v1::LayerPlan* layer = plan.add_layers();
       layer->set_name(absl::StrCat("blocks.", block, ".", kind));
       layer->set_block(block);
-      layer->set_kind(kind);
+      layer->set_kind(std::string(kind).substr(std::string(kind).find('.') + 1));
       layer->set_rows(kWidth);
       layer->set_cols(kWidth);
     }
@@ -218,7 +219,9 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
         w->set_tokens(63);
         w->set_nll_full(63 * 2.0);
         for (const v1::Variant& v : task.evaluate().variants()) {
-          const double kl = v.name() == "mixed" ? 0.25 : model_.uniform_kl;
+          const double kl = v.name() == "mixed"     ? 0.25
+                            : v.name() == "refined" ? model_.refined_kl
+                                                    : model_.uniform_kl;
           w->add_kl(63 * (kl + 0.01 * i));
           w->add_nll(63 * (2.0 + kl));
         }
@@ -227,6 +230,12 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
         result.mutable_evaluate()->set_server_max_logit_error(0.001);
       }
       break;
+    case v1::TASK_KIND_REFINE: {
+      const auto refined = SimulateRefine(task, scratch.get());
+      EXPECT_TRUE(refined.ok()) << refined.status() << task.refine().ShortDebugString();
+      if (refined.ok()) *result.mutable_refine() = *refined;
+      break;
+    }
     default:
       ADD_FAILURE() << "task of kind " << task.kind();
   }

@@ -31,6 +31,7 @@ struct SimulatedModel {
   uint32_t blocks = 6;
   uint32_t text_windows = 1000;  // that an uploaded text gives
   double uniform_kl = 0.5;       // a window's, for any "uniform" variant; "mixed": 0.25
+  double refined_kl = 0.125;     // for any "refined" one
 };
 
 class SimulatedCluster {
