@@ -3,8 +3,10 @@
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <cstdio>
 #include <fstream>
+#include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +18,8 @@
 #include "services/blob/blob_store.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "worker/reference/gpu.h"
+#include "worker/reference/torch_seam.h"
 #include "worker/tasks/lease_loop.h"
 
 namespace shiftadd {
@@ -29,6 +33,7 @@ struct Flags {
   std::string worker_id;
   std::string port_file;
   std::string log_level = "info";
+  std::string device = "cpu";
   int threads = 0;
   uint64_t memory_mib = 0;
   bool insecure = false;
@@ -40,14 +45,30 @@ uint64_t MachineMemory() {
 }
 
 // Instruction set and CPU model: LibTorch's products may be cut differently on another model, which
-// changes their bytes.
-std::string DeviceClass() {
+// changes their bytes. On a GPU the model of both: the quantizer works on the CPU.
+std::string CpuClass() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   __get_cpuid(1, &eax, &ebx, &ecx, &edx);
   const unsigned family = ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff);
   const unsigned model = ((eax >> 4) & 0xf) | ((eax >> 12) & 0xf0);
   return absl::StrCat("cpu-", kernels::IsaName(kernels::DetectIsa()), "-", absl::Hex(family), "-",
                       absl::Hex(model));
+}
+
+std::string DeviceClass(Device device) {
+  if (device != Device::kCuda) return CpuClass();
+  const std::optional<Gpu> gpu = FindGpu();
+  std::string name = gpu.has_value() ? gpu->name : "unknown";
+  std::replace(name.begin(), name.end(), ' ', '-');
+  return absl::StrCat("gpu-", name, "-", CpuClass());
+}
+
+absl::StatusOr<Device> ChooseDevice(const std::string& flag) {
+  if (flag == "cpu" || (flag == "auto" && !HasCuda())) return Device::kCpu;
+  if (HasCuda()) return Device::kCuda;
+  return absl::FailedPreconditionError(
+      "--device cuda: no CUDA device was found; it takes a driver, and LibTorch's libtorch_cuda.so "
+      "on LD_LIBRARY_PATH");
 }
 
 std::string HostName() {
@@ -78,6 +99,11 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--memory-mib", flags->memory_mib,
                   "Memory this worker may use, MiB; 0 = the machine's")
       ->envname("SHIFTADD_WORKER_MEMORY_MIB");
+  app->add_option("--device", flags->device,
+                  "Where models run: cpu, cuda (one GPU), or auto: cuda if there is a GPU")
+      ->envname("SHIFTADD_WORKER_DEVICE")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
+      ->capture_default_str();
   app->add_option("--worker-id", flags->worker_id,
                   "Name shown to users; default: host, process and a random part");
   app->add_option("--port-file", flags->port_file, "Write the HTTP port here once it is known");
@@ -96,6 +122,8 @@ int Fail(const absl::Status& status) {
 int Run(const Flags& flags) {
   InitLogging("worker", flags.log_level);
   InitTorch();
+  const auto device = ChooseDevice(flags.device);
+  if (!device.ok()) return Fail(device.status());
   auto store = OpenOciLayout(flags.blobs);
   if (!store.ok()) return Fail(store.status());
 
@@ -107,13 +135,14 @@ int Run(const Flags& flags) {
   options.threads =
       flags.threads > 0 ? flags.threads : static_cast<int>(std::thread::hardware_concurrency());
   options.source_roots = flags.source_roots;
+  options.device = *device;
   options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
   TaskRunner runner(options, store->get(), &worker_metrics);
 
   WorkerIdentity identity;
   identity.worker_id =
       flags.worker_id.empty() ? NewId(absl::StrCat(HostName(), "-", getpid())) : flags.worker_id;
-  identity.device_class = DeviceClass();
+  identity.device_class = DeviceClass(*device);
   identity.memory_bytes = options.memory_bytes;
   const auto stub = v1::TaskService::NewStub(rpc::MakeChannel(flags.coordinator));
   LeaseLoop loop(identity, stub.get(), &runner, &worker_metrics);

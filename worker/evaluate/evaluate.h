@@ -1,4 +1,4 @@
-// Perplexity and KL against the full-precision model.
+// Perplexity and KL against the full-precision model, of whole variants and of single layers.
 #ifndef SHIFTADD_WORKER_EVALUATE_EVALUATE_H_
 #define SHIFTADD_WORKER_EVALUATE_EVALUATE_H_
 
@@ -16,23 +16,44 @@
 
 namespace shiftadd {
 
-// Sums over the predicted tokens (length - 1) of one window, nats, accumulated in double.
-struct WindowScores {
-  double nll_full = 0;
+// Scores of one window: sums over its predicted tokens (length - 1).
+struct WindowScores : SequenceScores {
   int64_t tokens = 0;
-  std::vector<double> nll;  // by variant
-  std::vector<double> kl;   // by variant: KL(full || variant)
+};
+
+// How the models of variants are made.
+struct VariantOptions {
+  int threads = 1;
+  int resident_blocks = 1;       // of one variant at a time
+  Device device = Device::kCpu;  // the full model's
 };
 
 // Scores every variant against `full` on `count` windows of `length` tokens: tokens is [count,
-// length]. Each model runs block by block over all windows, so in memory there are the two heads,
-// one block, and the hidden states of two models. The result does not depend on the number of
-// threads. `control` may be null; its progress runs from 0 to 1. INVALID_ARGUMENT: tokens outside
-// the vocabulary, vocabularies that differ, logits that are not finite.
+// length]. One model after the other runs over all windows, then all are scored together: in memory
+// there are the full model as it was made, the blocks of one variant, every model's head and hidden
+// states. The result does not depend on the number of threads. `control` may be null; its progress
+// runs from 0 to 1. INVALID_ARGUMENT: tokens outside the vocabulary, vocabularies that differ,
+// logits that are not finite.
 absl::StatusOr<std::vector<WindowScores>> ScoreWindows(
-    const WeightProvider& full, const std::vector<const WeightProvider*>& variants,
-    const std::vector<int32_t>& tokens, int64_t count, int64_t length, int threads,
-    TaskControl* control);
+    ReferenceModel* full, const std::vector<const WeightProvider*>& variants,
+    const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+    const VariantOptions& options, TaskControl* control);
+
+// The weights of one layer, quantized in some way: [rows, cols], as WeightProvider::Read gives
+// them.
+using CandidateReader = std::function<absl::StatusOr<std::vector<float>>()>;
+struct LayerToMeasure {
+  LinearLayer layer;
+  std::vector<CandidateReader> candidates;
+};
+
+// KL(full || the model with this one layer replaced) for every candidate of every layer, mean nats
+// a predicted token, rounding below 0 clamped to 0. The layers are of one block: what enters it is
+// computed once, and every candidate runs from there. `weights` is what `full` was made of.
+absl::StatusOr<std::vector<std::vector<double>>> MeasureLayers(
+    ReferenceModel* full, const WeightProvider& weights, int64_t block,
+    const std::vector<LayerToMeasure>& layers, const std::vector<int32_t>& tokens, int64_t count,
+    int64_t length, const VariantOptions& options, TaskControl* control);
 
 // Weights of a package, dequantized when read: layers from their blobs, the rest from head and
 // unquantized blobs. `layer_digest`: canonical layer name -> blob, for every linear layer of

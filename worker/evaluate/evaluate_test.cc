@@ -8,7 +8,7 @@
 #include <limits>
 #include <thread>
 
-#include "worker/evaluate/divergence.h"
+#include "worker/reference/divergence.h"
 #include "worker/reference/testing/naive_model.h"
 #include "worker/reference/testing/random_model.h"
 
@@ -20,24 +20,38 @@ using testing::RandomModel;
 using testing::RandomTokens;
 using testing::TinySpec;
 
-TEST(ScoreToken, ClosedForm) {
+TEST(TokenReference, ClosedForm) {
   const std::vector<float> p = {std::log(1.0f), std::log(2.0f), std::log(5.0f)};  // 1/8, 1/4, 5/8
   const std::vector<float> q = {7.0f + std::log(2.0f), 7.0f + std::log(1.0f),
                                 7.0f + std::log(1.0f)};  // 1/2, 1/4, 1/4
-  const TokenScores s = ScoreToken(p.data(), q.data(), 3, 2);
+  const TokenReference full(p.data(), 3);
+  const TokenScores s = full.Score(q.data(), 2);
   EXPECT_NEAR(s.nll_full, -std::log(5.0 / 8), 1e-7);
   EXPECT_NEAR(s.nll, -std::log(1.0 / 4), 1e-6);
   EXPECT_NEAR(s.kl, std::log(1.0 / 4) / 8 + 0 + std::log(5.0 / 2) * 5 / 8, 1e-6);
-  const TokenScores same = ScoreToken(p.data(), p.data(), 3, 0);
+  const TokenScores same = full.Score(p.data(), 0);
   EXPECT_EQ(same.kl, 0);
   EXPECT_EQ(same.nll, same.nll_full);
-  EXPECT_NEAR(ScoreToken(p.data(), nullptr, 3, 1).nll_full, std::log(4.0), 1e-7);
+  EXPECT_NEAR(full.Nll(1), std::log(4.0), 1e-7);
 }
 
-TEST(ScoreToken, NotFiniteShows) {
+TEST(TokenReference, NotFiniteShows) {
   const std::vector<float> p = {0, 1}, bad = {0, std::numeric_limits<float>::quiet_NaN()};
-  EXPECT_FALSE(std::isfinite(ScoreToken(p.data(), bad.data(), 2, 0).kl));
-  EXPECT_FALSE(std::isfinite(ScoreToken(bad.data(), p.data(), 2, 0).nll_full));
+  EXPECT_FALSE(std::isfinite(TokenReference(p.data(), 2).Score(bad.data(), 0).kl));
+  EXPECT_FALSE(std::isfinite(TokenReference(bad.data(), 2).Nll(0)));
+}
+
+absl::StatusOr<std::vector<WindowScores>> Scores(const WeightProvider& full,
+                                                 const std::vector<const WeightProvider*>& variants,
+                                                 const std::vector<int32_t>& tokens, int64_t count,
+                                                 int64_t length, int threads, TaskControl* control,
+                                                 Device device = Device::kCpu) {
+  auto model = ReferenceModel::Create(&full, threads, 0, device);
+  if (!model.ok()) return model.status();
+  VariantOptions options;
+  options.threads = threads;
+  options.device = device;
+  return ScoreWindows(model->get(), variants, tokens, count, length, options, control);
 }
 
 // Direct computation in float64 from the naive model.
@@ -70,7 +84,7 @@ TEST(ScoreWindows, AgreesWithFloat64) {
   for (float& w : near.tensors["blocks.1.mlp.down"]) w *= 1.05f;
   const std::vector<int32_t> tokens = RandomTokens(3, 3 * 20, 61);
   TaskControl control;
-  const auto scores = ScoreWindows(full, {&near, &a}, tokens, 3, 20, 1, &control).value();
+  const auto scores = Scores(full, {&near, &a}, tokens, 3, 20, 1, &control).value();
   ASSERT_EQ(scores.size(), 3u);
   EXPECT_NEAR(control.progress, 1.0, 1e-12);
   EXPECT_GT(control.progress_count, 0u);
@@ -91,8 +105,7 @@ TEST(ScoreWindows, AgreesWithFloat64) {
 
 TEST(ScoreWindows, NothingBetweenAModelAndItself) {
   const RandomModel full(TinySpec(), 4);
-  const auto scores =
-      ScoreWindows(full, {&full}, RandomTokens(5, 2 * 9, 61), 2, 9, 2, nullptr).value();
+  const auto scores = Scores(full, {&full}, RandomTokens(5, 2 * 9, 61), 2, 9, 2, nullptr).value();
   for (const WindowScores& s : scores) {
     EXPECT_EQ(s.kl[0], 0);
     EXPECT_EQ(s.nll[0], s.nll_full);
@@ -104,17 +117,16 @@ TEST(ScoreWindows, SameNumbersForAnyThreadsAndSharding) {
   const RandomModel full(TinySpec(), 6), other(TinySpec(), 7);
   const int64_t length = ReferenceModel::kLogitsChunk + 1;  // the last chunk predicts nothing
   const std::vector<int32_t> tokens = RandomTokens(8, 4 * length, 61);
-  const auto one = ScoreWindows(full, {&other}, tokens, 4, length, 1, nullptr).value();
-  const auto three = ScoreWindows(full, {&other}, tokens, 4, length, 3, nullptr).value();
+  const auto one = Scores(full, {&other}, tokens, 4, length, 1, nullptr).value();
+  const auto three = Scores(full, {&other}, tokens, 4, length, 3, nullptr).value();
   const std::vector<int32_t> last(tokens.begin() + 3 * length, tokens.end());
-  const auto alone = ScoreWindows(full, {&other}, last, 1, length, 1, nullptr).value();
+  const auto alone = Scores(full, {&other}, last, 1, length, 1, nullptr).value();
   for (int w = 0; w < 4; ++w) {
     EXPECT_EQ(one[w].nll_full, three[w].nll_full);
     EXPECT_EQ(one[w].kl, three[w].kl);
   }
   EXPECT_EQ(alone[0].kl, one[3].kl);
-  EXPECT_EQ(alone[0].nll_full,
-            ScoreWindows(full, {}, last, 1, length, 1, nullptr).value()[0].nll_full);
+  EXPECT_EQ(alone[0].nll_full, Scores(full, {}, last, 1, length, 1, nullptr).value()[0].nll_full);
 }
 
 TEST(ScoreWindows, RefusesBadInput) {
@@ -122,16 +134,100 @@ TEST(ScoreWindows, RefusesBadInput) {
   ArchitectureSpec wider = TinySpec();
   wider.vocab = 62;
   const RandomModel other(wider, 9);
-  EXPECT_THAT(ScoreWindows(full, {&other}, {1, 2}, 1, 2, 1, nullptr).status().ToString(),
+  EXPECT_THAT(Scores(full, {&other}, {1, 2}, 1, 2, 1, nullptr).status().ToString(),
               HasSubstr("variant 0 has a vocabulary of 62"));
-  EXPECT_THAT(ScoreWindows(full, {}, {1}, 1, 1, 1, nullptr).status().ToString(),
+  EXPECT_THAT(Scores(full, {}, {1}, 1, 1, 1, nullptr).status().ToString(),
               HasSubstr("windows of 1"));
-  EXPECT_THAT(ScoreWindows(full, {}, {1, 99}, 1, 2, 1, nullptr).status().ToString(),
-              HasSubstr("is 99"));
+  EXPECT_THAT(Scores(full, {}, {1, 99}, 1, 2, 1, nullptr).status().ToString(), HasSubstr("is 99"));
   RandomModel broken(TinySpec(), 9);
   broken.tensors["final_norm"][5] = std::numeric_limits<float>::quiet_NaN();
-  EXPECT_THAT(ScoreWindows(full, {&broken}, {1, 2}, 1, 2, 1, nullptr).status().ToString(),
+  EXPECT_THAT(Scores(full, {&broken}, {1, 2}, 1, 2, 1, nullptr).status().ToString(),
               HasSubstr("not finite"));
+}
+
+TEST(ScoreWindows, TheOperatorsOfADeviceGiveTheSameScores) {
+  const RandomModel full(TinySpec(), 1), a(TinySpec(), 2), b(TinySpec(), 3);
+  const int64_t length = 600;  // two chunks of logits
+  const std::vector<int32_t> tokens = RandomTokens(3, 2 * length, 61);
+  const auto expected = Scores(full, {&a, &b}, tokens, 2, length, 1, nullptr).value();
+  const auto found =
+      Scores(full, {&a, &b}, tokens, 2, length, 2, nullptr, Device::kCpuOperators).value();
+  for (int w : {0, 1}) {
+    EXPECT_NEAR(found[w].nll_full, expected[w].nll_full, 1e-6 * expected[w].nll_full);
+    for (int v : {0, 1}) {
+      EXPECT_NEAR(found[w].nll[v], expected[w].nll[v], 1e-6 * expected[w].nll[v]);
+      EXPECT_NEAR(found[w].kl[v], expected[w].kl[v], 1e-6 * expected[w].kl[v]);
+    }
+  }
+}
+
+std::vector<double> MeanKl(const WeightProvider& full,
+                           const std::vector<const WeightProvider*>& variants,
+                           const std::vector<int32_t>& tokens, int64_t count) {
+  const int64_t length = static_cast<int64_t>(tokens.size()) / count;
+  std::vector<double> kl(variants.size(), 0.0);
+  const auto scores = Scores(full, variants, tokens, count, length, 1, nullptr);
+  EXPECT_TRUE(scores.ok()) << scores.status();
+  for (const WindowScores& w : *scores) {
+    for (size_t v = 0; v < kl.size(); ++v)
+      kl[v] += w.kl[v] / static_cast<double>(count * (length - 1));
+  }
+  return kl;
+}
+
+TEST(MeasureLayers, IsTheKlOfTheModelWithOneLayerReplaced) {
+  ArchitectureSpec spec = TinySpec();
+  spec.blocks = 3;
+  const RandomModel full(spec, 20);
+  const std::vector<int32_t> tokens = RandomTokens(21, 3 * 14, 61);
+  for (const Device device : {Device::kCpu, Device::kCpuOperators}) {
+    for (int64_t block : {0, 1, 2}) {
+      std::vector<LayerToMeasure> layers;
+      std::vector<std::vector<double>> expected;
+      for (const LinearLayer& layer : BlockLayers(spec, block)) {
+        RandomModel replaced[2] = {RandomModel(spec, 20), RandomModel(spec, 20)};
+        layers.push_back({layer, {}});
+        for (int c : {0, 1}) {
+          std::vector<float>& w = replaced[c].tensors[layer.name];
+          for (size_t i = 0; i < w.size(); i += 3) w[i] *= c == 0 ? 0.7f : 1.1f;
+          layers.back().candidates.push_back([w] { return w; });
+        }
+        expected.push_back(MeanKl(full, {&replaced[0], &replaced[1]}, tokens, 3));
+      }
+      auto model = ReferenceModel::Create(&full, 2, 0, device).value();
+      VariantOptions options;
+      options.threads = 2;
+      options.device = device;
+      TaskControl control;
+      const auto found =
+          MeasureLayers(model.get(), full, block, layers, tokens, 3, 14, options, &control);
+      ASSERT_TRUE(found.ok()) << found.status();
+      EXPECT_DOUBLE_EQ(control.progress, 1.0);
+      for (size_t l = 0; l < layers.size(); ++l) {
+        for (int c : {0, 1}) {
+          EXPECT_GT(expected[l][c], 1e-5);
+          EXPECT_NEAR((*found)[l][c], expected[l][c], 1e-5 * expected[l][c] + 1e-9)
+              << layers[l].layer.name;
+        }
+      }
+    }
+  }
+}
+
+TEST(MeasureLayers, ClampsAtZeroAndRefusesOtherBlocks) {
+  const RandomModel full(TinySpec(), 22);
+  auto model = ReferenceModel::Create(&full, 1, 0).value();
+  const LinearLayer layer = BlockLayers(full.spec(), 1)[3];
+  const std::vector<float> same = full.tensors.at(layer.name);
+  const std::vector<LayerToMeasure> layers = {{layer, {[&] { return same; }}}};
+  const std::vector<int32_t> tokens = RandomTokens(23, 10, 61);
+  EXPECT_EQ(MeasureLayers(model.get(), full, 1, layers, tokens, 1, 10, {}, nullptr).value()[0][0],
+            0.0);
+  EXPECT_THAT(
+      MeasureLayers(model.get(), full, 0, layers, tokens, 1, 10, {}, nullptr).status().ToString(),
+      HasSubstr("blocks.1.attn.o is not of block 0"));
+  EXPECT_FALSE(MeasureLayers(model.get(), full, 2, layers, tokens, 1, 10, {}, nullptr).ok());
+  EXPECT_FALSE(MeasureLayers(model.get(), full, 1, layers, tokens, 10, 1, {}, nullptr).ok());
 }
 
 // Cancels itself when a given tensor is read.
@@ -160,7 +256,7 @@ TEST(ScoreWindows, StopsWhereverItIsCancelled) {
           in_variant ? static_cast<const WeightProvider&>(plain) : cancelling;
       const WeightProvider& variant =
           in_variant ? static_cast<const WeightProvider&>(cancelling) : plain;
-      EXPECT_EQ(ScoreWindows(full, {&variant}, tokens, 4, 30, 2, &control).status().code(),
+      EXPECT_EQ(Scores(full, {&variant}, tokens, 4, 30, 2, &control).status().code(),
                 absl::StatusCode::kCancelled)
           << at << (in_variant ? " of the variant" : " of the full model");
       EXPECT_LT(control.progress, 1.0);

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
+#include "worker/reference/device_model.h"
 #include "worker/reference/torch_model.h"
 
 namespace shiftadd {
@@ -61,7 +62,7 @@ absl::Status CheckNames(const WeightProvider& weights) {
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<ReferenceModel>> ReferenceModel::Create(
-    const WeightProvider* weights, int threads, int resident_blocks) {
+    const WeightProvider* weights, int threads, int resident_blocks, Device device) {
   if (threads < 1 || resident_blocks < 0) {
     return absl::InvalidArgumentError(
         absl::StrCat("reference model: threads ", threads, ", resident_blocks ", resident_blocks));
@@ -69,6 +70,11 @@ absl::StatusOr<std::unique_ptr<ReferenceModel>> ReferenceModel::Create(
   SA_RETURN_IF_ERROR(CheckSpec(weights->spec()));
   SA_RETURN_IF_ERROR(CheckNames(*weights));
   InitTorch();
+  if (device != Device::kCpu) {
+    SA_ASSIGN_OR_RETURN(auto model,
+                        reference::DeviceModel::Create(weights, threads, resident_blocks, device));
+    return std::unique_ptr<ReferenceModel>(std::move(model));
+  }
   return std::unique_ptr<ReferenceModel>(
       std::make_unique<reference::TorchModel>(weights, threads, resident_blocks));
 }

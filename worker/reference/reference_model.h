@@ -45,6 +45,19 @@ void InitTorch();
 using InputVisitor = std::function<void(BlockInput input, int64_t sequence, const float* x,
                                         int64_t tokens, int64_t width)>;
 
+// Where a model runs. kCpu: this project's own executor. kCuda: plain ATen operators on the current
+// CUDA device, fp32 with TF32 off, one sequence at a time; what goes in and comes out is on the
+// host, sampling runs on the CPU. Its results differ from kCpu's by rounding, but not from run to
+// run on one kind of GPU. kCpuOperators: the code of kCuda on the CPU, for tests.
+enum class Device { kCpu, kCuda, kCpuOperators };
+
+// Sums over the predicted tokens (length - 1) of one sequence, nats.
+struct SequenceScores {
+  double nll_full = 0;
+  std::vector<double> nll;  // by variant
+  std::vector<double> kl;   // by variant: KL(full || variant)
+};
+
 // How TokenWeights works.
 struct GuidedOptions {
   int64_t chunks = 1;  // C: equal consecutive runs of a layer's rows, n * c / C … n * (c + 1) / C
@@ -66,7 +79,8 @@ struct GuidedStatistics {
   double forward_seconds = 0, backward_seconds = 0;
 };
 
-// One caller at a time, but for Logits and LogitsChunk, which several threads may call together.
+// One caller at a time, but for Logits, LogitsChunk and ScoreSequence, which several threads may
+// call together.
 // The first line of every LibTorch exception comes back as INTERNAL, or RESOURCE_EXHAUSTED where
 // memory ran out.
 class ReferenceModel {
@@ -74,9 +88,11 @@ class ReferenceModel {
   virtual ~ReferenceModel() = default;
   // `weights` must outlive the model. Blocks are read when first run; at most `resident_blocks` are
   // kept (0 = all), those used last. Results do not depend on it. INVALID_ARGUMENT: the spec cannot
-  // be run; NOT_FOUND: names every tensor that `weights` lacks.
+  // be run; NOT_FOUND: names every tensor that `weights` lacks; FAILED_PRECONDITION: no CUDA
+  // device.
   static absl::StatusOr<std::unique_ptr<ReferenceModel>> Create(const WeightProvider* weights,
-                                                                int threads, int resident_blocks);
+                                                                int threads, int resident_blocks,
+                                                                Device device = Device::kCpu);
 
   virtual const ArchitectureSpec& spec() const = 0;
   // Frees blocks, not the embedding and the head. They are read again when they are needed.
@@ -89,6 +105,9 @@ class ReferenceModel {
   // null. Moves control's progress_count, not its progress. After an error *h is undefined.
   virtual absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
                                 TaskControl* control) = 0;
+  // Blocks [begin, end), in place: what RunBlock one by one gives.
+  virtual absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                                 TaskControl* control) = 0;
   // Final norm and head of one sequence of `h`: out is [length, vocab].
   virtual absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) = 0;
   // The same for tokens [chunk * kLogitsChunk, min(length, (chunk + 1) * kLogitsChunk)) only: the
@@ -96,6 +115,20 @@ class ReferenceModel {
   static constexpr int64_t kLogitsChunk = 128;
   virtual absl::Status LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
                                    std::vector<float>* out) = 0;
+
+  // A model of the same vocabulary and what comes out of its last block, [count, length, hidden].
+  struct Scored {
+    ReferenceModel* model;
+    const HiddenStates* hidden;
+  };
+  // Scores `variants`, models on the same device, against this model on one sequence: `h` is what
+  // comes out of this model's last block, `tokens` [length] the sequence's own. In double; logits
+  // exist for some tokens at a time. INVALID_ARGUMENT: logits that are not finite, naming the
+  // token. `control` may be null; its progress_count moves.
+  virtual absl::StatusOr<SequenceScores> ScoreSequence(const HiddenStates& h, int64_t sequence,
+                                                       const int32_t* tokens,
+                                                       const std::vector<Scored>& variants,
+                                                       TaskControl* control) = 0;
 
   // Statistics of guided Hessians: s_tc = mean over rows n of chunk c of g_tn^2, g the gradient at
   // a layer's output y = W x_t (+ b) of the cross entropy of every next token of tokens [count,

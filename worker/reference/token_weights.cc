@@ -117,7 +117,8 @@ class TorchModel::Backward {
                                   tokens_.begin() + (sequence + 1) * length);
       const at::Tensor label =
           at::from_blob(labels.data(), {length - 1}, at::kLong).to(states.device());
-      Store(LossGradient(m_.s_, m_.final_norm_, m_.head_, states, label, kLogitsChunk), sequence);
+      Store(LossGradient(m_.s_, m_.final_norm_, m_.head_, states, label, m_.ScoreChunk()),
+            sequence);
       if (control_ != nullptr) ++control_->progress_count;
       return absl::OkStatus();
     });
@@ -125,13 +126,12 @@ class TorchModel::Backward {
 
   // gradient_: from the gradient at the block's output to the one at its input, in place.
   absl::Status ThroughBlock(int64_t block) {
-    const BlockWeights* weights = nullptr;
-    RopeTensors rope;
     const int64_t length = gradient_.length;
+    SA_ASSIGN_OR_RETURN(const BlockWeights* const weights, m_.PrepareBlock(block, length));
+    RopeTensors rope;
     SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
-      SA_ASSIGN_OR_RETURN(weights, m_.blocks_.Get(block));
       const c10::InferenceMode normal(false);
-      rope = MakeRopeTensors(m_.rope_, length, m_.final_norm_.device());
+      rope = MakeRopeTensors(m_.rope_, length, m_.device_);
       return absl::OkStatus();
     }));
     std::vector<std::vector<float>>& layers = out_.blocks[block].layers;
@@ -158,7 +158,7 @@ class TorchModel::Backward {
 
   at::Tensor Load(HiddenStates& h, int64_t sequence) const {
     float* data = h.data.data() + sequence * h.length * h.hidden;
-    return at::from_blob(data, {h.length, h.hidden}, at::kFloat).to(m_.final_norm_.device());
+    return at::from_blob(data, {h.length, h.hidden}, at::kFloat).to(m_.device_);
   }
   void Store(const at::Tensor& values, int64_t sequence) {
     const at::Tensor host = values.cpu();

@@ -1,5 +1,7 @@
 #include "worker/reference/torch_model.h"
 
+#include <c10/core/InferenceMode.h>
+
 #include <algorithm>
 #include <utility>
 
@@ -68,11 +70,13 @@ class BlockRun {
 
 }  // namespace
 
-TorchModel::TorchModel(const WeightProvider* weights, int threads, int resident_blocks)
+TorchModel::TorchModel(const WeightProvider* weights, int threads, int resident_blocks,
+                       at::Device device)
     : weights_(*weights),
       s_(weights->spec()),
       threads_(threads),
-      blocks_(weights, resident_blocks) {}
+      device_(device),
+      blocks_(weights, resident_blocks, device) {}
 
 absl::StatusOr<at::Tensor> TorchModel::EmbedMatrix() {
   if (!embed_.defined()) {
@@ -84,12 +88,14 @@ absl::StatusOr<at::Tensor> TorchModel::EmbedMatrix() {
 absl::Status TorchModel::LoadHead() {
   std::lock_guard<std::mutex> lock(ends_mutex_);
   if (head_.loaded()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(final_norm_, ReadTensor(weights_, "final_norm", {s_.hidden}));
+  SA_ASSIGN_OR_RETURN(final_norm_, ReadTensor(weights_, "final_norm", {s_.hidden}, device_));
   if (s_.tied_embeddings) {
     SA_ASSIGN_OR_RETURN(at::Tensor embed, EmbedMatrix());
-    head_ = Linear(std::move(embed), std::nullopt);
+    const c10::InferenceMode normal(false);
+    head_ = Linear(embed.to(device_), std::nullopt);
   } else {
-    SA_ASSIGN_OR_RETURN(head_, ReadLinear(weights_, "head", s_.vocab, s_.hidden, /*bias=*/false));
+    SA_ASSIGN_OR_RETURN(head_,
+                        ReadLinear(weights_, "head", s_.vocab, s_.hidden, /*bias=*/false, device_));
   }
   return absl::OkStatus();
 }
@@ -136,23 +142,47 @@ absl::StatusOr<HiddenStates> TorchModel::Embed(const std::vector<int32_t>& token
   return h;
 }
 
-absl::Status TorchModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
-                                  TaskControl* control) {
-  if (block < 0 || block >= s_.blocks) {
-    return absl::InvalidArgumentError(absl::StrCat("block ", block, " of a model of ", s_.blocks));
+absl::Status TorchModel::CheckRun(int64_t begin, int64_t end, const HiddenStates& h) const {
+  if (begin < 0 || begin > end || end > s_.blocks) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("blocks ", begin, " to ", end, " of a model of ", s_.blocks));
   }
-  SA_RETURN_IF_ERROR(CheckStates(*h));
+  return CheckStates(h);
+}
+
+absl::StatusOr<const BlockWeights*> TorchModel::PrepareBlock(int64_t block, int64_t length) {
   const BlockWeights* weights = nullptr;
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     decoder_.reset();
     SA_ASSIGN_OR_RETURN(weights, blocks_.Get(block));
-    PrepareRope(h->length);
+    PrepareRope(length);
     return absl::OkStatus();
   }));
+  return weights;
+}
+
+absl::Status TorchModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                                  TaskControl* control) {
+  SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));
+  SA_ASSIGN_OR_RETURN(const BlockWeights* const weights, PrepareBlock(block, h->length));
   const BlockRun run(s_, *weights, rope_, visitor, control);
   return ParallelFor(h->count, threads_, [&](int64_t sequence) {
     return run.Run(sequence, h->length, h->data.data() + sequence * h->length * h->hidden);
   });
+}
+
+absl::Status TorchModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                                   TaskControl* control) {
+  SA_RETURN_IF_ERROR(CheckRun(begin, end, *h));
+  for (int64_t block = begin; block < end; ++block)
+    SA_RETURN_IF_ERROR(RunBlock(block, h, nullptr, control));
+  return absl::OkStatus();
+}
+
+at::Tensor TorchModel::HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,
+                                  int64_t tokens) const {
+  const float* x = h.data.data() + (sequence * h.length + begin) * h.hidden;
+  return head_(RmsNorm(x, tokens, s_.hidden, final_norm_, s_.norm_eps));
 }
 
 absl::Status TorchModel::LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
@@ -167,8 +197,7 @@ absl::Status TorchModel::LogitsChunk(const HiddenStates& h, int64_t sequence, in
   return CatchTorch([&]() -> absl::Status {
     SA_RETURN_IF_ERROR(LoadHead());
     const int64_t tokens = std::min(kLogitsChunk, h.length - begin);
-    const float* x = h.data.data() + (sequence * h.length + begin) * h.hidden;
-    const at::Tensor logits = head_(RmsNorm(x, tokens, s_.hidden, final_norm_, s_.norm_eps));
+    const at::Tensor logits = HeadLogits(h, sequence, begin, tokens).cpu();
     const float* values = logits.const_data_ptr<float>();
     out->assign(values, values + logits.numel());
     return absl::OkStatus();

@@ -2,6 +2,8 @@
 #ifndef SHIFTADD_WORKER_REFERENCE_TORCH_MODEL_H_
 #define SHIFTADD_WORKER_REFERENCE_TORCH_MODEL_H_
 
+#include <c10/core/Device.h>
+
 #include <memory>
 #include <mutex>
 #include <vector>
@@ -20,7 +22,8 @@ inline absl::Status Check(const TaskControl* control) {
 
 class TorchModel : public ReferenceModel {
  public:
-  TorchModel(const WeightProvider* weights, int threads, int resident_blocks);
+  TorchModel(const WeightProvider* weights, int threads, int resident_blocks,
+             at::Device device = at::kCPU);
 
   const ArchitectureSpec& spec() const override { return s_; }
   void DropBlocks() override {
@@ -31,20 +34,41 @@ class TorchModel : public ReferenceModel {
                                      int64_t length) override;
   absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
                         TaskControl* control) override;
+  absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                         TaskControl* control) override;
   absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) override;
   absl::Status LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
                            std::vector<float>* out) override;
+  absl::StatusOr<SequenceScores> ScoreSequence(const HiddenStates& h, int64_t sequence,
+                                               const int32_t* tokens,
+                                               const std::vector<Scored>& variants,
+                                               TaskControl* control) override;
   absl::StatusOr<GuidedStatistics> TokenWeights(const std::vector<int32_t>& tokens, int64_t count,
                                                 int64_t length, const GuidedOptions& options,
                                                 TaskControl* control) override;
   absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count,
                                               int64_t length, TaskControl* control) override;
 
+ protected:
+  absl::Status LoadHead();
+  absl::Status CheckRun(int64_t begin, int64_t end, const HiddenStates& h) const;
+  // Logits of some tokens of a sequence, [tokens, vocab], where the head is (LoadHead first).
+  virtual at::Tensor HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,
+                                int64_t tokens) const;
+  // Adds the scores of tokens [begin, begin + count) of a sequence: `models` are this one and the
+  // variants, labels [count] what the tokens predict.
+  virtual absl::Status ScoreTokens(const std::vector<Scored>& models, int64_t sequence,
+                                   int64_t begin, const std::vector<int32_t>& labels,
+                                   TaskControl* control, SequenceScores* out);
+  virtual int64_t ScoreChunk() const { return kLogitsChunk; }  // tokens whose logits exist together
+  // A block's weights and RoPE for sequences of `length`. Valid until the next call, or longer if
+  // all blocks are kept.
+  absl::StatusOr<const BlockWeights*> PrepareBlock(int64_t block, int64_t length);
+
  private:
   class Backward;  // token_weights.cc
 
-  absl::StatusOr<at::Tensor> EmbedMatrix();
-  absl::Status LoadHead();
+  absl::StatusOr<at::Tensor> EmbedMatrix();  // on the CPU
   absl::Status LoadDecoder(TaskControl* control);
   absl::Status CheckTokens(const std::vector<int32_t>& tokens, int64_t count, int64_t length) const;
   absl::Status CheckStates(const HiddenStates& h) const;
@@ -54,9 +78,11 @@ class TorchModel : public ReferenceModel {
     if (rope_.length() < length) rope_ = RopeTable(s_, length);
   }
 
+ protected:
   const WeightProvider& weights_;
   const ArchitectureSpec s_;
   const int threads_;  // sequences at a time
+  const at::Device device_;
   BlockCache blocks_;
   RopeTable rope_;
   std::mutex ends_mutex_;  // guards loading of embed_, final_norm_ and head_

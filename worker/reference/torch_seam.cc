@@ -1,5 +1,6 @@
 #include "worker/reference/torch_seam.h"
 
+#include <ATen/Context.h>
 #include <ATen/Parallel.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
@@ -40,8 +41,12 @@ void InitTorch() {
     if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL) != nullptr)
       dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
     at::set_num_threads(1);
+    // fp32 means fp32.
+    at::globalContext().setAllowTF32CuBLAS(false);
   });
 }
+
+bool HasCuda() { return at::hasCUDA() && at::getNumGPUs() > 0; }
 
 absl::Status CatchTorch(const std::function<absl::Status()>& work) {
   try {

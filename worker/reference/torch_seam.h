@@ -20,6 +20,9 @@ absl::Status CatchTorch(const std::function<absl::Status()>& work);
 absl::Status ParallelFor(int64_t count, int threads,
                          const std::function<absl::Status(int64_t)>& work);
 
+// True if LibTorch's CUDA half is loaded and sees a device. After InitTorch.
+bool HasCuda();
+
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_WORKER_REFERENCE_TORCH_SEAM_H_

@@ -72,9 +72,7 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
                                                TaskControl* control) {
   if (task.variants().empty()) return absl::InvalidArgumentError("evaluate task: no variant");
   SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
-  // ScoreWindows holds models of its own; the executor and the activations of PROFILING are not
-  // needed again.
-  session->ReleaseModel();
+  // The activations of PROFILING are not needed again.
   session->held().clear();
   session->SetHeldBlock(-1);
   std::vector<std::unique_ptr<WeightProvider>> variants;
@@ -86,10 +84,14 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
   }
   v1::EvaluateResult result;
   {
-    PhaseTimer timer(session->metrics().forward);
+    SA_ASSIGN_OR_RETURN(ReferenceModel* const full, session->model());
+    VariantOptions options{session->threads(), 1, session->device()};
+    // On a GPU a sequence stays there from block to block only if they are all there.
+    if (session->device() == Device::kCuda) options.resident_blocks = session->resident_blocks();
+    PhaseTimer timer(session->metrics().measure);
     SA_ASSIGN_OR_RETURN(const std::vector<WindowScores> scores,
-                        ScoreWindows(session->source(), pointers, windows.tokens, windows.count,
-                                     windows.length, session->threads(), control));
+                        ScoreWindows(full, pointers, windows.tokens, windows.count, windows.length,
+                                     options, control));
     for (const WindowScores& score : scores) {
       v1::WindowScore* out = result.add_windows();
       out->set_nll_full(score.nll_full);

@@ -2,6 +2,7 @@
 
 #include <cstring>
 #include <filesystem>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -10,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "services/base/status_macros.h"
+#include "worker/reference/gpu.h"
 
 namespace shiftadd {
 namespace {
@@ -122,14 +124,22 @@ absl::StatusOr<std::unique_ptr<JobSession>> JobSession::Open(const v1::TaskConte
   return session;
 }
 
+int JobSession::resident_blocks() const {
+  uint64_t elements = 0;
+  for (const SourceTensor& tensor : source_->tensors())
+    elements += static_cast<uint64_t>(tensor.info.elements());
+  uint64_t memory = options_.memory_bytes;
+  if (options_.device == Device::kCuda) {
+    const std::optional<Gpu> gpu = FindGpu();
+    memory = gpu.has_value() ? gpu->memory_bytes : 0;
+  }
+  return 2 * elements * sizeof(float) < memory ? 0 : 1;
+}
+
 absl::StatusOr<ReferenceModel*> JobSession::model() {
   if (model_ == nullptr) {
-    uint64_t elements = 0;
-    for (const SourceTensor& tensor : source_->tensors())
-      elements += static_cast<uint64_t>(tensor.info.elements());
-    const bool fits = 2 * elements * sizeof(float) < options_.memory_bytes;
-    SA_ASSIGN_OR_RETURN(model_,
-                        ReferenceModel::Create(source_.get(), options_.threads, fits ? 0 : 1));
+    SA_ASSIGN_OR_RETURN(model_, ReferenceModel::Create(source_.get(), options_.threads,
+                                                       resident_blocks(), options_.device));
   }
   return model_.get();
 }

@@ -46,10 +46,13 @@ class JobSession {
   BlobStore& store() const { return *store_; }
   WorkerMetrics& metrics() const { return *metrics_; }
   int threads() const { return options_.threads; }
+  Device device() const { return options_.device; }
+  // Blocks that a model may keep in memory: all (0) if twice the model fits the worker's memory, on
+  // a GPU the GPU's.
+  int resident_blocks() const;
   uint64_t memory_bytes() const { return options_.memory_bytes; }
 
-  // The full-precision executor, made at first use. It keeps every block if twice the model fits
-  // this worker's memory.
+  // The full-precision executor, made at first use, with resident_blocks().
   absl::StatusOr<ReferenceModel*> model();
   // Frees the executor: tasks that load other models call it first.
   void ReleaseModel() { model_.reset(); }

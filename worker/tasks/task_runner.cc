@@ -77,8 +77,12 @@ absl::Status TaskRunner::Impl::Dispatch(const v1::Task& task, TaskControl* contr
                           RunEvaluate(task.evaluate(), session, control));
       return absl::OkStatus();
     }
+    case v1::Task::kMeasure: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_measure(),
+                          RunMeasure(task.context(), task.measure(), session, control));
+      return absl::OkStatus();
+    }
     case v1::Task::kRefine:
-    case v1::Task::kMeasure:
     case v1::Task::PAYLOAD_NOT_SET:
       break;
   }

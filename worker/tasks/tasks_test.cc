@@ -56,10 +56,11 @@ class TasksTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
-  std::unique_ptr<TaskRunner> NewRunner(const std::string& root = "", int threads = 1) {
+  std::unique_ptr<TaskRunner> NewRunner(const std::string& root = "", int threads = 1,
+                                        Device device = Device::kCpu) {
     return std::make_unique<TaskRunner>(
-        TaskRunnerOptions{threads, {root.empty() ? dir_ : root}, uint64_t{1} << 33}, store_.get(),
-        metrics_.get());
+        TaskRunnerOptions{threads, {root.empty() ? dir_ : root}, uint64_t{1} << 33, device},
+        store_.get(), metrics_.get());
   }
   v1::Task NewTask(v1::TaskKind kind) {
     v1::Task task;
@@ -350,6 +351,73 @@ TEST_F(TasksTest, GuidedProfilesNeedTheWeightsOfEveryPart) {
   EXPECT_EQ(Run(runner.get(), task).status().code(), absl::StatusCode::kInvalidArgument);
   v1::Task chunks = ForwardOf(0, parts[0], 1000);
   EXPECT_EQ(Run(runner.get(), chunks).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+// Only the q projection of block 1 is quantized: MEASURE and EVALUATE must find the same.
+TEST_F(TasksTest, MeasureIsTheEvaluationOfOneLayerAlone) {
+  context_.mutable_recipe()->set_head(v1::HEAD_ENCODING_RAW);
+  for (const char* glob : {"blocks.0.*", "blocks.2.*", "blocks.1.mlp.*", "blocks.1.attn.k",
+                           "blocks.1.attn.v", "blocks.1.attn.o"}) {
+    v1::RecipeOverride* skip = context_.mutable_recipe()->add_overrides();
+    skip->set_glob(glob);
+    skip->set_skip(true);
+  }
+  for (const Device device : {Device::kCpu, Device::kCpuOperators}) {
+    auto runner = NewRunner("", 1, device), other = NewRunner("", 3, device);
+    const std::vector<std::string> parts = Calibrate(runner.get());
+    v1::Task measure = NewTask(v1::TASK_KIND_MEASURE);
+    v1::Task evaluate = NewTask(v1::TASK_KIND_EVALUATE);
+    for (const char* name : {"2 bits", "3 bits"})
+      evaluate.mutable_evaluate()->add_variants()->set_name(name);
+    for (uint32_t block = 0; block < 3; ++block) {
+      v1::Task profile = ProfileOf(block, parts);
+      for (const LinearLayer& layer :
+           BlockLayers(ModelSource::Open(dir_ + "/tiny").value()->spec(), block)) {
+        v1::LayerPlan* plan = profile.mutable_profile()->add_layers();
+        plan->set_name(layer.name);
+        plan->set_block(block);
+      }
+      const auto result = Run(runner.get(), profile);
+      ASSERT_TRUE(result.ok()) << result.status();
+      for (const v1::LayerReport& layer : result->profile().layers()) {
+        for (int v : {0, 1}) {
+          v1::VariantLayer* l = evaluate.mutable_evaluate()->mutable_variants(v)->add_layers();
+          l->set_layer(layer.layer().name());
+          l->set_digest(layer.candidates(v % layer.candidates_size()).digest());
+        }
+        if (layer.layer().name() == "blocks.1.attn.q")
+          *measure.mutable_measure()->add_layers() = layer;
+      }
+    }
+    v1::Task ends_task = NewTask(v1::TASK_KIND_ENDS);
+    ends_task.mutable_ends();
+    const auto ends = Run(runner.get(), ends_task);
+    ASSERT_TRUE(ends.ok()) << ends.status();
+    evaluate.mutable_evaluate()->set_head_digest(ends->ends().head_digest());
+    evaluate.mutable_evaluate()->set_unquantized_digest(ends->ends().unquantized_digest());
+    evaluate.mutable_evaluate()->set_tokens_digest(parts[0]);
+    for (const std::string& part : parts) measure.mutable_measure()->add_tokens_digests(part);
+    measure.mutable_measure()->set_windows(2);  // the first part
+
+    const auto evaluated = Run(other.get(), evaluate);
+    ASSERT_TRUE(evaluated.ok()) << evaluated.status();
+    const auto measured = Run(runner.get(), measure), again = Run(other.get(), measure);
+    ASSERT_TRUE(measured.ok()) << measured.status();
+    ASSERT_TRUE(again.ok()) << again.status();
+    EXPECT_EQ(measured->measure().SerializeAsString(), again->measure().SerializeAsString());
+    EXPECT_GT(measured->stage_seconds().count("measure"), 0u);
+    ASSERT_EQ(measured->measure().layers_size(), 1);
+    EXPECT_EQ(measured->measure().layers(0).layer(), "blocks.1.attn.q");
+    for (int v : {0, 1}) {
+      double kl = 0;
+      for (const v1::WindowScore& window : evaluated->evaluate().windows())
+        kl += window.kl(v) / (2.0 * window.tokens());
+      EXPECT_GT(kl, 1e-7);
+      EXPECT_NEAR(measured->measure().layers(0).kl(v), kl, 1e-4 * kl);
+    }
+    measure.mutable_measure()->mutable_layers(0)->mutable_layer()->set_block(2);
+    EXPECT_EQ(Run(runner.get(), measure).status().code(), absl::StatusCode::kInvalidArgument);
+  }
 }
 
 TEST_F(TasksTest, OverridesNarrowOrSkip) {

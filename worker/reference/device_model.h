@@ -1,0 +1,49 @@
+// ReferenceModel in plain ATen operators, on CUDA or (for tests) on the CPU. ATen types: include
+// from .cc files of worker/reference only.
+#ifndef SHIFTADD_WORKER_REFERENCE_DEVICE_MODEL_H_
+#define SHIFTADD_WORKER_REFERENCE_DEVICE_MODEL_H_
+
+#include <memory>
+
+#include "worker/reference/torch_block.h"
+#include "worker/reference/torch_model.h"
+
+namespace shiftadd::reference {
+
+// Sequences go through one after the other, each by kernels on one stream: nothing depends on an
+// order in time.
+class DeviceModel : public TorchModel {
+ public:
+  // `device` is not kCpu.
+  static absl::StatusOr<std::unique_ptr<DeviceModel>> Create(const WeightProvider* weights,
+                                                             int threads, int resident_blocks,
+                                                             Device device);
+
+  void DropBlocks() override;
+  absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                        TaskControl* control) override;
+  absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                         TaskControl* control) override;
+  absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count,
+                                              int64_t length, TaskControl* control) override;
+
+ protected:
+  at::Tensor HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,
+                        int64_t tokens) const override;
+  absl::Status ScoreTokens(const std::vector<Scored>& models, int64_t sequence, int64_t begin,
+                           const std::vector<int32_t>& labels, TaskControl* control,
+                           SequenceScores* out) override;
+  int64_t ScoreChunk() const override { return 512; }
+
+ private:
+  DeviceModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device);
+  at::Tensor Load(const float* rows, int64_t tokens) const;
+  void Store(const at::Tensor& values, float* rows) const;
+
+  const int sampling_threads_;
+  std::unique_ptr<TorchModel> sampler_;  // on the CPU, while sampling
+};
+
+}  // namespace shiftadd::reference
+
+#endif  // SHIFTADD_WORKER_REFERENCE_DEVICE_MODEL_H_
