@@ -1,55 +1,137 @@
 #!/usr/bin/env bash
-# Perplexity and KL of every method at every width, all through the service: one job a cell.
-#   tests/quality/table.sh --bin DIR --model PATH --calibration TEXT --eval TEXT [--windows N] [--length N]
-#                          [--sequences N] [--workers N] [--methods "rtn lat shiftadd"] [--bits "2 3 4"] [--out FILE]
-# Windows: the first N non-overlapping windows of --length tokens of the evaluation text. Calibration: the first
-# --sequences windows of --length tokens of the calibration text. Prints one Markdown table.
+# Perplexity and KL of every method and ingredient at every width, all through the service.
+#
+#   tests/quality/table.sh --bin DIR --model PATH --texts DIR [options]
+#
+# A row is a recipe of recipes/: one job makes its candidates at all widths, then each width is published uniformly and
+# measured on three texts: perplexity on WikiText-2 test (windows from its start), KL on C4 (the windows after those that
+# calibrate) and on WikiText-2 valid. A recipe that propagates through the quantized model takes a job for each width and text.
+# Rows may be recipe names, NAME@self (calibrated on text that the model writes, half as many windows) or groups:
+# reference, open, ingredients, self, all. Exit code 3: stopped by --minutes, there is more to do.
+#
+#   --rows "…"             (default reference)
+#   --bits "…"             widths (default "2 3 4")
+#   --measure "…"          of test, c4, valid (default all three)
+#   --test-windows N       (default 148)
+#   --c4-windows N         (default 24)
+#   --valid-windows N      (default 16)
 set -euo pipefail
+# shellcheck source=lib.sh
+. "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-bin='' model='' calibration='' eval='' windows=8 length=2048 sequences=16 workers=2 methods='rtn lat shiftadd' bits='2 3 4' out=''
+reference='rtn optq lat acc acc-butterfly plain sweeps guided guided-c4 wht128-free-offset wht128-free wht128-shift-offset wht128-shift'
+open='natural wht128-c4 refined guided-c4-refined'
+ingredients='no-rotation no-sweeps one-sweep rms plain-hessian fast g64 g32 whole-row int8-head default'
+self='wht128-shift@self'
+
+rows=reference bits='2 3 4' measure='test c4 valid' test_windows=148 c4_windows=24 valid_windows=16
 while [ $# -gt 0 ]; do
-  [ $# -ge 2 ] || { echo "$1: expected a value" >&2; exit 2; }
+  need_value "$@"
   case $1 in
-    --bin) bin=$2 ;; --model) model=$2 ;; --calibration) calibration=$2 ;; --eval) eval=$2 ;;
-    --windows) windows=$2 ;; --length) length=$2 ;; --sequences) sequences=$2 ;; --workers) workers=$2 ;;
-    --methods) methods=$2 ;; --bits) bits=$2 ;; --out) out=$2 ;;
-    *) echo "unknown option $1" >&2; sed -n 2,6p "$0" >&2; exit 2 ;;
+    --rows) rows=$2 ;; --bits) bits=$2 ;; --measure) measure=$2 ;;
+    --test-windows) test_windows=$2 ;; --c4-windows) c4_windows=$2 ;; --valid-windows) valid_windows=$2 ;;
+    *) common_option "$1" "$2" ;;
   esac
   shift 2
 done
-[ -n "$bin" ] && [ -n "$model" ] && [ -n "$calibration" ] && [ -n "$eval" ] || { sed -n 2,6p "$0" >&2; exit 2; }
+check_common
 
-data=$(mktemp -d)
-export SHIFTADD_DATA_DIR=$data
-trap '"$bin/shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"' EXIT
-"$bin/shiftadd" up --workers "$workers" --coordinator-port 0 --packager-port 0 >&2
-
-result=$data/table
-{
-  echo "| method | planes | stored bits | perplexity | KL (nats) | standard error | seconds |"
-  echo "|---|---|---|---|---|---|---|"
-} >"$result"
-full=''
-for method in $methods; do
-  for b in $bits; do
-    recipe=$data/recipe.json
-    echo "{\"method\": \"$method\", \"candidate_bits\": [$b], \"head\": \"raw\"}" >"$recipe"
-    started=$(date +%s)
-    "$bin/shiftadd" submit "$model" --bits "$b" --name "table:$method-$b" --recipe "$recipe" --calibration "$calibration" \
-      --calibration-sequences "$sequences" --calibration-length "$length" --eval-text "$eval" \
-      --eval-sequences "$windows" --eval-length "$length" --watch >&2
-    row=$("$bin/shiftadd" jobs --json | jq -r --arg m "$method" --arg s $(($(date +%s) - started)) '
-      .jobs[0] | [$m, .quality.planes, (.quality.stored_bits * 1000 | round / 1000),
-      (.quality.perplexity_quantized * 1000 | round / 1000), (.quality.kl * 10000 | round / 10000),
-      (.quality.kl_standard_error * 10000 | round / 10000), $s] | "| " + (map(tostring) | join(" | ")) + " |"')
-    echo "$row" | tee -a "$result" >&2
-    full=$("$bin/shiftadd" jobs --json | jq -r '.jobs[0].quality.perplexity_full * 1000 | round / 1000')
-  done
+names=''
+for row in $rows; do
+  case $row in
+    reference) names="$names $reference" ;; open) names="$names $open" ;; ingredients) names="$names $ingredients" ;;
+    self) names="$names $self" ;; all) names="$names $reference $open $ingredients $self" ;;
+    *) names="$names $row" ;;
+  esac
 done
-{
-  echo "Model $(basename "$model"), $("$bin/shiftadd" --version | head -1)"
-  echo "Evaluation: first $windows windows of $length tokens of $(basename "$eval"); calibration: first $sequences windows of"
-  echo "$length tokens of $(basename "$calibration"); head and embedding in full precision. Full-precision perplexity on the same windows: $full"
-  echo
-  cat "$result"
-} | tee ${out:+"$out"}
+for row in $names; do
+  [ -e "$quality_home/recipes/${row%@self}.json" ] || { echo "no recipe ${row%@self}.json in $quality_home/recipes" >&2; exit 2; }
+done
+
+windows_of() { case $1 in test) echo "$test_windows" ;; c4) echo "$c4_windows" ;; valid) echo "$valid_windows" ;; esac; }
+
+# add_calibration_of ROW: to `arguments`.
+add_calibration_of() {
+  case $1 in
+    *@self) add_self_calibration $(((calibration_windows + 1) / 2)) ;;
+    *) add_calibration "$calibration_windows" ;;
+  esac
+}
+
+refined() { grep -q '"propagate": "quantized"' "$quality_home/recipes/${1%@self}.json"; }
+
+# key ROW BITS TEXT: of the job that measures this.
+key() { echo "$1 $2 $3 $length $calibration_windows $(windows_of "$3")"; }
+
+# start_cell ROW BITS TEXT PARENT: starts the job that measures it.
+start_cell() {
+  local key
+  key=$(key "$1" "$2" "$3")
+  local -a arguments=(--uniform)
+  add_evaluation "$3" "$(windows_of "$3")"
+  if refined "$1"; then
+    add_calibration_of "$1"
+    quality recipe "$quality_home/recipes/${1%@self}.json" "$2" >"$data/recipe.json"
+    submit "$key" "$data/recipe.json" "$2" "${arguments[@]}" >/dev/null
+  else
+    publish "$key" "$4" "$2" "${arguments[@]}" >/dev/null
+  fi
+}
+
+# finish_cell ROW BITS PARENT_REPORT: waits for its jobs and writes its line.
+finish_cell() {
+  local text path first='' seconds full
+  local -a reports=()
+  for text in $measure; do
+    path=$(await "$(key "$1" "$2" "$text")") || return 1
+    reports+=("$text=$path")
+    [ -n "$first" ] || first=$path
+    if [ "$text" = test ] && ! has '| full precision |'; then
+      full=$(quality get job.quality.perplexity_full <"$path")
+      emit "| full precision | – | source | $(printf '%.3f' "$full") | 0 | 0 | – |"
+    fi
+  done
+  seconds=$(quality seconds <"${3:-$first}")
+  emit "$(quality row "$1" "$2" "$seconds" "${reports[@]}")"
+}
+
+# run_row ROW: all its lines that are not there yet.
+run_row() {
+  local b text parent='' parent_report='' failed=0 missing=''
+  for b in $bits; do has "| $1 | $b |" || missing="$missing $b"; done
+  [ -n "$missing" ] || return 0
+  if ! refined "$1"; then
+    local -a arguments=(--uniform --eval-sequences 1 --eval-length 64)  # its own measurement is not used
+    add_calibration_of "$1"
+    # shellcheck disable=SC2086  # a list of widths
+    quality recipe "$quality_home/recipes/${1%@self}.json" $bits >"$data/recipe.json"
+    local parent_key="$1 [$bits] $length $calibration_windows"
+    parent=$(submit "$parent_key" "$data/recipe.json" "${bits%% *}" "${arguments[@]}") || return 1
+    parent_report=$(await "$parent_key") || return 1
+  fi
+  for b in $missing; do
+    for text in $measure; do start_cell "$1" "$b" "$text" "$parent" || return 1; done
+  done
+  for b in $missing; do finish_cell "$1" "$b" "$parent_report" || failed=1; done
+  return $failed
+}
+
+start_cluster
+if [ -z "$out" ] || [ ! -s "$out" ]; then
+  emit "Model $(basename "$model"), $("$bin/shiftadd" --version | head -1)."
+  emit "Windows of $length tokens. Calibration: the first $calibration_windows of C4. Perplexity: the first $test_windows of WikiText-2 test."
+  emit "KL (± its standard error over windows): the next $c4_windows of C4; the first $valid_windows of WikiText-2 valid. Seconds: wall time until the"
+  emit "candidates of all widths were made, $workers worker(s)${device:+ on $device}."
+  emit ""
+  emit "| recipe | planes | stored bits | perplexity | KL C4 | KL WikiText-2 | seconds |"
+  emit "|---|---|---|---|---|---|---|"
+fi
+code=0
+for row in $names; do
+  if out_of_time; then
+    echo "stopped after $minutes minutes; run it again to go on" >&2
+    exit 3
+  fi
+  run_row "$row" || { echo "row $row is not complete" >&2; code=1; }
+done
+exit $code

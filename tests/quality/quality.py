@@ -1,0 +1,203 @@
+#!/usr/bin/env python3
+"""What the scripts here need to know of JSON, statistics and plots. Standard library only.
+
+  quality.py get PATH              the value at a dotted path of the JSON on stdin; empty if there is none
+  quality.py recipe FILE BITS...   the recipe with these candidate widths
+  quality.py row NAME BITS SECONDS one line of table.sh from the reports NAME=FILE on the rest of the line
+  quality.py seconds               wall time until a job's candidates were there, from its report on stdin
+  quality.py point SERIES PLANES   one line of curve.sh from a report on stdin
+  quality.py tau                   Kendall's tau of every criterion against the measured KL, from a report on stdin
+  quality.py plot FILE             the lines of curve.sh's table on stdin as an SVG file
+"""
+import itertools
+import json
+import math
+import sys
+
+# --- Statistics ---
+
+
+def kendall_tau_b(x, y):
+    """Kendall's tau-b: pairs in the same order less pairs in the opposite one, corrected for ties.
+    NaN where all values of one side are equal."""
+    concordant = discordant = ties_x = ties_y = 0
+    for i, j in itertools.combinations(range(len(x)), 2):
+        dx, dy = (x[i] > x[j]) - (x[i] < x[j]), (y[i] > y[j]) - (y[i] < y[j])
+        if dx == 0 and dy == 0:
+            continue
+        if dx == 0:
+            ties_x += 1
+        elif dy == 0:
+            ties_y += 1
+        elif dx == dy:
+            concordant += 1
+        else:
+            discordant += 1
+    pairs = concordant + discordant
+    scale = math.sqrt((pairs + ties_x) * (pairs + ties_y))
+    return (concordant - discordant) / scale if scale else math.nan
+
+
+def criteria(layer, candidate):
+    """Every criterion's value for a candidate of a job's report, as the coordinator sums them."""
+    weights = layer["layer"]["rows"] * layer["layer"]["cols"]
+    return {
+        "guided error": candidate["guided_error"],
+        "output error x weights": candidate["output_error"] * weights,
+        "weight error x weights": candidate["weight_error"] * weights,
+        "output error": candidate["output_error"],
+        "weight error": candidate["weight_error"],
+        "paper's criterion": candidate["paper_criterion"],
+    }
+
+
+def tau_table(report):
+    """Markdown: a row a criterion, a column a width and one for all candidates together."""
+    by_width = {}
+    for layer in report["layers"]:
+        for candidate in layer["candidates"]:
+            if "measured_kl" in candidate:
+                by_width.setdefault(candidate["bits"], []).append((criteria(layer, candidate), candidate["measured_kl"]))
+    if not by_width:
+        raise SystemExit("the report has no measured KL: was the job submitted with --criterion measured?")
+    widths = sorted(by_width)
+    groups = [by_width[bits] for bits in widths] + [sum(by_width.values(), [])]
+    lines = ["| criterion | " + " | ".join(f"{bits} planes" for bits in widths) + " | all |", "|---|" + "---|" * len(groups)]
+    for name in groups[0][0][0]:
+        taus = [kendall_tau_b([values[name] for values, _ in group], [kl for _, kl in group]) for group in groups]
+        lines.append(f"| {name} | " + " | ".join("-" if math.isnan(t) else f"{t:.3f}" for t in taus) + " |")
+    return "\n".join(lines + ["", f"{len(groups[0])} layers; Kendall's tau-b against the KL of the model with that layer alone quantized."])
+
+
+# --- Tables ---
+
+
+def get(value, path):
+    for key in path.split("."):
+        if isinstance(value, list):
+            value = value[int(key)] if int(key) < len(value) else None
+        elif isinstance(value, dict):
+            value = value.get(key)
+        if value is None:
+            return ""
+    return value if isinstance(value, str) else json.dumps(value)
+
+
+def perplexity(value):
+    return f"{value:.3f}" if value < 1000 else f"{value:.3g}"
+
+
+def quantizing_seconds(report):
+    """Wall time until the candidates were there, all widths together."""
+    return sum(s for state, s in report["state_seconds"].items() if state not in ("QUEUED", "EVALUATING", "PACKAGING"))
+
+
+def row(name, bits, seconds, reports):
+    """A line of the table: `reports` by text (test, c4, valid); one that is not there is a dash."""
+    cells = [name, bits]
+    any_report = next(iter(reports.values()))
+    cells.append(f"{any_report['job']['quality']['stored_bits']:.3f}")
+    quality = {text: report["job"]["quality"] for text, report in reports.items()}
+    cells.append(perplexity(quality["test"]["perplexity_quantized"]) if "test" in quality else "-")
+    for text in ("c4", "valid"):
+        cells.append(f"{quality[text]['kl']:.4f} ± {quality[text]['kl_standard_error']:.4f}" if text in quality else "-")
+    cells.append(f"{float(seconds):.0f}")
+    return "| " + " | ".join(cells) + " |"
+
+
+def point(series, planes, report):
+    """A line of the curve's table."""
+    q = report["job"]["quality"]
+    published = "mixed" if q["published_mixed"] else "uniform"
+    return (f"| {series} | {planes} | {q['stored_bits']:.3f} | {q['kl']:.4f} | {q['kl_standard_error']:.4f} | "
+            f"{perplexity(q['perplexity_quantized'])} | {q['package_bytes']} | {published} |")
+
+
+# --- Plots ---
+
+COLOURS = ["#0b6e4f", "#c1292e", "#235789", "#8f5db7", "#d98324", "#555555"]
+
+
+def read_curves(lines):
+    """{series: [(stored bits, KL, standard error)]} from `| series | planes | stored bits | KL | ± | …` lines."""
+    curves = {}
+    for line in lines:
+        cells = [cell.strip() for cell in line.strip().strip("|").split("|")]
+        try:
+            point = (float(cells[2]), float(cells[3]), float(cells[4]))
+        except (IndexError, ValueError):
+            continue  # a heading or a rule
+        curves.setdefault(cells[0], []).append(point)
+    return {name: sorted(points) for name, points in curves.items()}
+
+
+def svg(curves, width=760, height=480):
+    """KL, on a logarithmic scale, over stored bits; bars of one standard error either side."""
+    left, right, top, bottom = 70, 20, 20, 50
+    points = [p for series in curves.values() for p in series if p[1] > 0]
+    if not points:
+        raise SystemExit("no points to plot")
+    x0, x1 = min(p[0] for p in points) - 0.1, max(p[0] for p in points) + 0.1
+    y0, y1 = math.log10(min(p[1] for p in points)) - 0.1, math.log10(max(p[1] for p in points)) + 0.1
+    x_of = lambda bits: left + (bits - x0) / (x1 - x0) * (width - left - right)
+    y_of = lambda kl: height - bottom - (math.log10(kl) - y0) / (y1 - y0) * (height - top - bottom)
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
+           f'<rect width="{width}" height="{height}" fill="white"/>']
+    for tick in range(math.ceil(x0 * 4), math.floor(x1 * 4) + 1):
+        x = x_of(tick / 4)
+        out.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{height - bottom}" stroke="#e5e5e5"/>'
+                   f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick / 4:g}</text>')
+    for decade in range(math.floor(y0), math.ceil(y1) + 1):
+        for kl in (10.0**decade * step for step in (1, 2, 5)):
+            if y0 <= math.log10(kl) <= y1:
+                y = y_of(kl)
+                out.append(f'<line x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}" stroke="#e5e5e5"/>'
+                           f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{kl:g}</text>')
+    for i, (name, series) in enumerate(curves.items()):
+        colour = COLOURS[i % len(COLOURS)]
+        series = [p for p in series if p[1] > 0]
+        path = " ".join(f"{x_of(bits):.1f},{y_of(kl):.1f}" for bits, kl, _ in series)
+        out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
+        for bits, kl, error in series:
+            x = x_of(bits)
+            if 0 < error < kl:
+                out.append(f'<line x1="{x:.1f}" y1="{y_of(kl - error):.1f}" x2="{x:.1f}" y2="{y_of(kl + error):.1f}" stroke="{colour}"/>')
+            out.append(f'<circle cx="{x:.1f}" cy="{y_of(kl):.1f}" r="3" fill="{colour}"/>')
+        y = top + 16 + 18 * i
+        out.append(f'<line x1="{width - 190}" y1="{y - 4}" x2="{width - 165}" y2="{y - 4}" stroke="{colour}" stroke-width="2"/>'
+                   f'<text x="{width - 158}" y="{y}">{name}</text>')
+    out.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">stored bits a weight</text>')
+    out.append(f'<text transform="translate(18 {(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">KL to full precision (nats a token)</text>')
+    return "\n".join(out + ["</svg>", ""])
+
+
+def main(arguments):
+    command, arguments = (arguments[0] if arguments else ""), arguments[1:]
+    if command == "get":
+        print(get(json.load(sys.stdin), arguments[0]))
+    elif command == "recipe":
+        with open(arguments[0], encoding="utf-8") as file:
+            recipe = json.load(file)
+        print(json.dumps({**recipe, "candidate_bits": [int(bits) for bits in arguments[1:]]}))
+    elif command == "seconds":
+        print(quantizing_seconds(json.load(sys.stdin)))
+    elif command == "row":
+        reports = {}
+        for pair in arguments[3:]:
+            text, path = pair.split("=", 1)
+            with open(path, encoding="utf-8") as file:
+                reports[text] = json.load(file)
+        print(row(*arguments[:3], reports))
+    elif command == "point":
+        print(point(*arguments, json.load(sys.stdin)))
+    elif command == "tau":
+        print(tau_table(json.load(sys.stdin)))
+    elif command == "plot":
+        with open(arguments[0], "w", encoding="utf-8") as file:
+            file.write(svg(read_curves(sys.stdin)))
+    else:
+        raise SystemExit(__doc__)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,93 @@
+#!/usr/bin/env python3
+"""The statistics, tables and plots of quality.py on cases that are known."""
+import json
+import math
+import pathlib
+import sys
+import unittest
+import xml.etree.ElementTree
+
+sys.path.insert(0, str(pathlib.Path(__file__).parent))
+import quality  # noqa: E402
+
+
+class Kendall(unittest.TestCase):
+    def test_without_ties(self):
+        # All pairs agree, none does.
+        self.assertEqual(quality.kendall_tau_b([1, 2, 3], [1, 2, 3]), 1)
+        self.assertEqual(quality.kendall_tau_b([1, 2, 3], [3, 2, 1]), -1)
+        # Pairs: (1,2) with (1,3): in order; (1,3) with (1,2): in order; (2,3) with (3,2): not.
+        self.assertAlmostEqual(quality.kendall_tau_b([1, 2, 3], [1, 3, 2]), 1 / 3)
+
+    def test_with_ties(self):
+        # x 12 2 1 12 2, y 1 4 7 1 0: of 10 pairs 2 agree, 6 do not, one is a tie of x, one of both.
+        self.assertAlmostEqual(quality.kendall_tau_b([12, 2, 1, 12, 2], [1, 4, 7, 1, 0]), -4 / math.sqrt(9 * 8))
+
+    def test_all_equal(self):
+        self.assertTrue(math.isnan(quality.kendall_tau_b([1, 1, 1], [1, 2, 3])))
+
+    def test_table_of_a_report(self):
+        report = {"layers": []}
+        for i in range(4):
+            candidate = {"bits": 2, "guided_error": 2.0**i, "output_error": 1 / (i + 1), "weight_error": 0.5,
+                         "paper_criterion": [0, 2, 1, 3][i], "measured_kl": 0.1 * i}
+            report["layers"].append({"layer": {"rows": 10 ** (2 * i), "cols": 10}, "candidates": [candidate]})
+        table = quality.tau_table(report)
+        self.assertIn("| criterion | 2 planes | all |", table)
+        self.assertIn("| guided error | 1.000 | 1.000 |", table)
+        self.assertIn("| output error | -1.000 | -1.000 |", table)
+        self.assertIn("| output error x weights | 1.000 |", table)
+        self.assertIn("| weight error | - | - |", table)
+        self.assertIn("| paper's criterion | 0.667 |", table)
+        del report["layers"][0]["candidates"][0]["measured_kl"]
+        self.assertIn("3 layers", quality.tau_table(report))
+        with self.assertRaises(SystemExit):
+            quality.tau_table({"layers": []})
+
+
+class Tables(unittest.TestCase):
+    def test_get(self):
+        value = {"a": {"b": [1, {"c": "x"}]}}
+        self.assertEqual(quality.get(value, "a.b.1.c"), "x")
+        self.assertEqual(quality.get(value, "a.b.0"), "1")
+        self.assertEqual(quality.get(value, "a.z.c"), "")
+
+    def test_row(self):
+        def report(kl):
+            return {"job": {"quality": {"stored_bits": 2.174, "perplexity_quantized": 88.04, "kl": kl, "kl_standard_error": 0.01}}}
+        line = quality.row("wht128-shift", "2", "61.7", {"test": report(1.1), "valid": report(1.2)})
+        self.assertEqual(line, "| wht128-shift | 2 | 2.174 | 88.040 | - | 1.2000 ± 0.0100 | 62 |")
+
+    def test_point(self):
+        q = {"stored_bits": 2.4, "kl": 1, "kl_standard_error": 0.1, "perplexity_quantized": 4e6, "package_bytes": 7, "published_mixed": True}
+        line = quality.point("guided", "2.25", {"job": {"quality": q}})
+        self.assertEqual(line, "| guided | 2.25 | 2.400 | 1.0000 | 0.1000 | 4e+06 | 7 | mixed |")
+        self.assertEqual(quality.read_curves([line]), {"guided": [(2.4, 1, 0.1)]})
+
+    def test_seconds(self):
+        self.assertEqual(quality.quantizing_seconds({"state_seconds": {"QUEUED": 100, "PROFILING": 3, "CALIBRATING": 2, "EVALUATING": 50}}), 5)
+
+    def test_recipes_are_json_with_known_methods(self):
+        names = sorted(pathlib.Path(__file__).parent.glob("recipes/*.json"))
+        self.assertGreater(len(names), 20)
+        for name in names:
+            self.assertIn(json.loads(name.read_text())["method"], ("shiftadd", "lat", "acc", "optq", "rtn"), name)
+
+
+class Plots(unittest.TestCase):
+    def test_svg(self):
+        curves = quality.read_curves(["| series | planes | stored bits | KL | ± |", "|---|---|---|---|---|",
+                                      "| mixed | 3 | 3.2 | 0.5 | 0.01 | x |", "| mixed | 2 | 2.2 | 2 | 0.1 | x |", "| uniform | 2 | 2.2 | 3 | 0.1 | x |"])
+        self.assertEqual(curves["mixed"], [(2.2, 2.0, 0.1), (3.2, 0.5, 0.01)])
+        root = xml.etree.ElementTree.fromstring(quality.svg(curves))
+        name = "{http://www.w3.org/2000/svg}"
+        lines = root.findall(name + "polyline")
+        self.assertEqual(len(lines), 2)
+        (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in lines[0].get("points").split())
+        self.assertLess(x0, x1)
+        self.assertLess(y0, y1)  # a smaller KL is further down
+        self.assertEqual(len(root.findall(name + "circle")), 3)
+
+
+if __name__ == "__main__":
+    unittest.main()
