@@ -370,6 +370,8 @@ TEST_F(CliTest, ExitCodes) {
   MakeJob(v1::JOB_STATE_PROFILING);
   EXPECT_EQ(Shiftadd({"watch", "job-2"}), kExitFailed);
   EXPECT_THAT(err_, HasSubstr("no job job-2"));
+  EXPECT_EQ(Shiftadd({"workers"}), kExitFailed);
+  EXPECT_THAT(err_, HasSubstr("does not know this call"));
   server_.reset();
   EXPECT_EQ(Shiftadd({"jobs"}), kExitUnreachable);
   EXPECT_EQ(Shiftadd({"packages"}), kExitUnreachable);

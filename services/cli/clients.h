@@ -52,6 +52,11 @@ class Client {
       return absl::Status(result.code(), absl::StrCat("the ", what_, " at ", address_,
                                                       " cannot be reached: ", result.message()));
     }
+    if (absl::IsUnimplemented(result) && result.message().empty()) {
+      return absl::UnimplementedError(
+          absl::StrCat("the ", what_, " at ", address_,
+                       " does not know this call: is it older than this program?"));
+    }
     return result;
   }
 
