@@ -227,10 +227,14 @@ std::vector<uint32_t> AllowedWidths(const v1::Recipe& recipe, const std::string&
   return {recipe.candidate_bits().begin(), recipe.candidate_bits().end()};
 }
 
+uint64_t EstimateFixedBytes(const v1::Plan& plan) {
+  return plan.fixed_bytes() + kConfigBytes + plan.architecture_spec_json().size();
+}
+
 void FillFeasibility(const v1::JobSpec& spec, v1::Plan* plan) {
   const Totals least = Sum(spec, *plan, /*narrowest=*/true);
   const Totals most = Sum(spec, *plan, /*narrowest=*/false);
-  const uint64_t fixed = plan->fixed_bytes() + kConfigBytes + plan->architecture_spec_json().size();
+  const uint64_t fixed = EstimateFixedBytes(*plan);
   plan->set_minimum_package_bytes(fixed + least.bytes);
   plan->set_maximum_package_bytes(fixed + most.bytes);
   plan->set_budget_message(CheckLeast(spec, least, fixed + least.bytes));

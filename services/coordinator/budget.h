@@ -18,6 +18,9 @@ namespace shiftadd::coordinator {
 // The widths that one layer may get, ascending; {0} if it is skipped.
 std::vector<uint32_t> AllowedWidths(const v1::Recipe& recipe, const std::string& layer);
 
+// Bytes of a package besides its layers, as INGESTING estimates them.
+uint64_t EstimateFixedBytes(const v1::Plan& plan);
+
 // Fills minimum_ and maximum_package_bytes, budget_feasible and budget_message from the shapes.
 void FillFeasibility(const v1::JobSpec& spec, v1::Plan* plan);
 

@@ -22,12 +22,6 @@ constexpr int kEventsAtATime = 256;
 // A watcher looks at its connection this often while nothing happens.
 constexpr absl::Duration kWatchWait = absl::Milliseconds(500);
 
-bool IsRequestId(const std::string& id) {
-  return id.size() <= kMaxRequestId && std::all_of(id.begin(), id.end(), [](unsigned char c) {
-           return c < 0x80 && (std::isalnum(c) || c == '_' || c == '-');
-         });
-}
-
 // The same for equal requests: map entries of a message have no order of their own.
 std::string Fingerprint(const v1::SubmitJobRequest& request) {
   v1::JobSpec spec = request.spec();
@@ -52,6 +46,20 @@ double TypicalWidth(const v1::JobSpec& spec) {
   }
 }
 
+// Of this job's own tasks, not of what it took over.
+void AddTaskSeconds(const JobView& view, v1::JobReport* report) {
+  for (const ViewedTask& t : view.tasks()) {
+    if (t.record.state != TaskState::kDone || t.record.inherited()) continue;
+    const double seconds = absl::ToDoubleSeconds(t.record.end_time - t.record.lease_time);
+    (*report->mutable_worker_seconds())[t.record.worker] += seconds;
+    const std::string kind = v1::TaskKind_Name(t.record.kind).substr(sizeof("TASK_KIND_") - 1);
+    (*report->mutable_kind_seconds())[kind] += seconds;
+    for (const auto& [stage, in_stage] : t.result.stage_seconds()) {
+      (*report->mutable_stage_seconds())[stage] += in_stage;
+    }
+  }
+}
+
 }  // namespace
 
 Coordinator::Coordinator(JobStore* store, Publisher* publisher, BlobStore* scratch,
@@ -61,6 +69,14 @@ Coordinator::Coordinator(JobStore* store, Publisher* publisher, BlobStore* scrat
       scratch_(scratch),
       clock_(clock),
       options_(std::move(options)) {}
+
+void Coordinator::CheckRequestId(const std::string& id, std::vector<FieldFault>* faults) {
+  const bool good =
+      id.size() <= kMaxRequestId && std::all_of(id.begin(), id.end(), [](unsigned char c) {
+        return c < 0x80 && (std::isalnum(c) || c == '_' || c == '-');
+      });
+  if (!good) faults->push_back({"request_id", "expected up to 64 letters, digits, _ and -"});
+}
 
 absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
                                             const std::string& owner,
@@ -72,9 +88,7 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   if (!request.spec().parent_job_id().empty()) {
     faults->push_back({"spec.parent_job_id", "expected it unset: PublishBudget sets it"});
   }
-  if (!IsRequestId(request.request_id())) {
-    faults->push_back({"request_id", "expected up to 64 letters, digits, _ and -"});
-  }
+  CheckRequestId(request.request_id(), faults);
   if (!faults->empty()) return absl::InvalidArgumentError(FaultMessage(*faults));
   job.job.set_job_id(NewId("job"));
   job.job.set_owner(owner);
@@ -150,11 +164,7 @@ absl::StatusOr<v1::JobReport> Coordinator::Report(const std::string& job_id) {
     *out = std::move(found->second);
     out->set_chosen_bits(chosen[layer.name()]);
   }
-  for (const ViewedTask& t : view.tasks()) {
-    if (t.record.state != TaskState::kDone) continue;
-    (*report.mutable_worker_seconds())[t.record.worker] +=
-        absl::ToDoubleSeconds(t.record.end_time - t.record.lease_time);
-  }
+  AddTaskSeconds(view, &report);
   SA_ASSIGN_OR_RETURN(const auto events, store_->Events(job_id, 1, 1'000'000));
   absl::Time since;
   v1::JobState state = v1::JOB_STATE_UNSPECIFIED;

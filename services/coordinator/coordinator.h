@@ -51,6 +51,14 @@ class Coordinator {
   absl::StatusOr<v1::Job> Retry(const std::string& job_id);
   absl::Status Delete(const std::string& job_id);
   absl::StatusOr<v1::JobReport> Report(const std::string& job_id);
+  // Faults as above. FAILED_PRECONDITION: the job has not all candidates yet, the budget is
+  // infeasible, or the candidates lack the criterion's figure.
+  absl::StatusOr<v1::PlanBudgetResponse> PlanBudget(const v1::PlanBudgetRequest& request,
+                                                    std::vector<FieldFault>* faults);
+  // A job over the candidates of a SUCCEEDED one, which it does not need once it exists. Faults as
+  // above. FAILED_PRECONDITION as above, and if the candidates are gone or were refined.
+  absl::StatusOr<v1::Job> PublishBudget(const v1::PublishBudgetRequest& request,
+                                        const std::string& owner, std::vector<FieldFault>* faults);
   absl::StatusOr<std::vector<v1::WorkerInfo>> Workers();
   // Hands events from `from_sequence` on to `send` as they come. Returns OK after the event that
   // ends the job, when `send` says false, or when `stopped` says true.
@@ -86,6 +94,9 @@ class Coordinator {
     std::string last_fault;
   };
 
+  static void CheckRequestId(const std::string& id, std::vector<FieldFault>* faults);
+  // The packager's sizes, each asked for once.
+  BlobSizes Sizes();
   absl::StatusOr<v1::Job> WithProgress(JobRecord record);
   v1::Progress Progress(const v1::Job& job, const std::vector<TaskRecord>& tasks);
   double RunningError(const v1::Job& job);
@@ -112,6 +123,9 @@ class Coordinator {
 
   std::mutex tick_mutex_;                 // one driver at a time
   std::map<std::string, Memory> memory_;  // under tick_mutex_
+
+  std::mutex size_mutex_;
+  std::map<std::string, uint64_t> sizes_;  // of blobs; under size_mutex_
 
   std::mutex error_mutex_;
   // Sum and count of output errors at the width nearest the budget, by job; from task results.

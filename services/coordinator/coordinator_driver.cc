@@ -108,7 +108,7 @@ absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
   if (state == v1::JOB_STATE_PACKAGING && view.FirstFailed() == nullptr) return Package(view);
   PlanContext context;
   SA_ASSIGN_OR_RETURN(context.workers, WorkersFor(view.job()));
-  context.blob_sizes = [this](const std::string& digest) { return publisher_->BlobSize(digest); };
+  context.blob_sizes = Sizes();
   SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> update, PlanNext(view, context));
   if (update.has_value()) return Apply(*update);
   if (pinned.ok()) MemoryOf(job_id).signature = signature;

@@ -129,14 +129,15 @@ std::string ComposeProvenance(const JobView& view) {
   }
   json labels = json::object();
   for (const auto& [key, value] : job.spec().labels()) labels[key] = value;
-  const json provenance = {{"job", job.job_id()},
-                           {"owner", job.owner()},
-                           {"source", job.spec().source()},
-                           {"labels", labels},
-                           {"create_time", TimeText(job.create_time())},
-                           {"workers", workers},
-                           {"worker_seconds", seconds},
-                           {"program", VersionLine()}};
+  json provenance = {{"job", job.job_id()},
+                     {"owner", job.owner()},
+                     {"source", job.spec().source()},
+                     {"labels", labels},
+                     {"create_time", TimeText(job.create_time())},
+                     {"workers", workers},
+                     {"worker_seconds", seconds},
+                     {"program", VersionLine()}};
+  if (!job.spec().parent_job_id().empty()) provenance["parent_job"] = job.spec().parent_job_id();
   return provenance.dump(-1, ' ', false, json::error_handler_t::replace);
 }
 

@@ -47,6 +47,13 @@ namespace {
 
 MaybeUpdate PlanQueued(const JobView& view) {
   JobUpdate update = StartUpdate(view);
+  if (!view.job().spec().parent_job_id().empty()) {
+    // A child of PublishBudget has its parent's plan and candidates; what it lacks are windows to
+    // measure on, which were scratch.
+    update.job.set_state(v1::JOB_STATE_ALLOCATING);
+    AddHeldOutTasks(view.job(), &update);
+    return update;
+  }
   update.job.set_state(v1::JOB_STATE_INGESTING);
   v1::Task task = StartTask(view.job(), v1::TASK_KIND_INGEST);
   *task.mutable_ingest()->mutable_calibration() = view.job().spec().calibration();

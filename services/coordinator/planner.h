@@ -3,6 +3,7 @@
 // crash is found again.
 //
 //   QUEUED → INGESTING → CALIBRATING → PROFILING → ALLOCATING → EVALUATING → PACKAGING
+//   QUEUED → ALLOCATING → EVALUATING → PACKAGING   (a child of PublishBudget)
 //
 // Jobs that propagate quantized inputs come by EVALUATING twice:
 //

@@ -22,10 +22,8 @@ uint32_t HeldOutTextFirst(const v1::JobSpec& spec) {
   return static_cast<uint32_t>((tokens + e.length() - 1) / e.length());
 }
 
-void AddCalibrateTasks(const v1::Job& job, JobUpdate* update) {
+void AddCalibrationTasks(const v1::Job& job, JobUpdate* update) {
   const v1::Calibration& c = job.spec().calibration();
-  const v1::Evaluation& e = job.spec().evaluation();
-  uint32_t ordinal = 0;
   for (uint32_t part = 0; part < CalibrationParts(job.spec()); ++part) {
     v1::Task task = StartTask(job, v1::TASK_KIND_CALIBRATE);
     v1::CalibrateTask* t = task.mutable_calibrate();
@@ -34,8 +32,28 @@ void AddCalibrateTasks(const v1::Job& job, JobUpdate* update) {
     t->set_length(c.length());
     t->set_text_digest(c.text_digest());
     t->set_text_first(c.text_digest().empty() ? 0 : t->first());
-    AddTask(update, task, ordinal++);
+    AddTask(update, task, part);
   }
+}
+
+absl::Status CheckPlan(const v1::Plan& plan) {
+  if (plan.layers().empty() || plan.blocks() == 0) {
+    return absl::InvalidArgumentError("source: the model has no linear layer to quantize");
+  }
+  for (const v1::LayerPlan& layer : plan.layers()) {
+    if (layer.block() < plan.blocks() && layer.rows() > 0 && layer.cols() > 0) continue;
+    return absl::InternalError(absl::StrCat("plan: layer ", layer.name(), ": block ", layer.block(),
+                                            " of ", plan.blocks(), ", ", layer.rows(), " x ",
+                                            layer.cols()));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddHeldOutTasks(const v1::Job& job, JobUpdate* update) {
+  const v1::Calibration& c = job.spec().calibration();
+  const v1::Evaluation& e = job.spec().evaluation();
   const std::string& text = e.text_digest().empty() ? c.text_digest() : e.text_digest();
   for (uint32_t part = 0; part < HeldOutParts(job.spec()); ++part) {
     v1::Task task = StartTask(job, v1::TASK_KIND_CALIBRATE);
@@ -46,11 +64,10 @@ void AddCalibrateTasks(const v1::Job& job, JobUpdate* update) {
     t->set_held_out(true);
     t->set_text_digest(text);
     t->set_text_first(text.empty() ? 0 : HeldOutTextFirst(job.spec()) + part * kMicrobatch);
-    AddTask(update, task, ordinal++);
+    AddTask(update, task, CalibrationParts(job.spec()) + part);
   }
 }
 
-// Fewer windows than asked for, in numbers; empty if there are enough.
 std::string MissingWindows(const JobView& view) {
   uint64_t made[2] = {0, 0};
   uint32_t length[2] = {0, 0};
@@ -72,28 +89,14 @@ std::string MissingWindows(const JobView& view) {
   return "";
 }
 
-absl::Status CheckPlan(const v1::Plan& plan) {
-  if (plan.layers().empty() || plan.blocks() == 0) {
-    return absl::InvalidArgumentError("source: the model has no linear layer to quantize");
-  }
-  for (const v1::LayerPlan& layer : plan.layers()) {
-    if (layer.block() < plan.blocks() && layer.rows() > 0 && layer.cols() > 0) continue;
-    return absl::InternalError(absl::StrCat("plan: layer ", layer.name(), ": block ", layer.block(),
-                                            " of ", plan.blocks(), ", ", layer.rows(), " x ",
-                                            layer.cols()));
-  }
-  return absl::OkStatus();
-}
-
-}  // namespace
-
 MaybeUpdate PlanIngesting(const JobView& view) {
   if (!view.AllDone()) return std::nullopt;
   JobUpdate update = StartUpdate(view);
   const auto hashes = view.OfKind(v1::TASK_KIND_HASH);
   if (!hashes.empty()) {
     *update.job.mutable_plan()->mutable_source_files() = hashes[0]->result.hash().files();
-    AddCalibrateTasks(update.job, &update);
+    AddCalibrationTasks(update.job, &update);
+    AddHeldOutTasks(update.job, &update);
     update.job.set_state(v1::JOB_STATE_CALIBRATING);
     return update;
   }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "services/coordinator/job_allocation.h"
 #include "services/coordinator/package_config.h"
 #include "services/coordinator/planner_internal.h"
 
@@ -13,8 +14,6 @@ namespace {
 
 // Enough to rank layers, few enough that measuring each of them stays affordable.
 constexpr uint32_t kMeasuredWindows = 3;
-// What quality, input digests and other numbers may still add to a config composed without them.
-constexpr uint64_t kConfigReserve = 1024;
 
 bool Guided(const JobView& view) {
   return view.job().spec().recipe().hessian() == v1::HESSIAN_GUIDED;
@@ -105,29 +104,6 @@ void AddMeasureTasks(const JobView& view, JobUpdate* update) {
   }
 }
 
-absl::StatusOr<uint64_t> FixedBytes(const JobView& view, const BlobSizes& sizes) {
-  const v1::Plan& plan = view.job().plan();
-  uint64_t bytes = 0;
-  for (const std::string& digest :
-       {view.Ends().head_digest(), view.Ends().unquantized_digest(), plan.tokenizer_digest(),
-        plan.config_digest(), plan.generation_config_digest()}) {
-    if (digest.empty()) continue;
-    SA_ASSIGN_OR_RETURN(const uint64_t size, sizes(digest));
-    bytes += size;
-  }
-  v1::Variant widest;  // its numbers have the most digits
-  for (const auto& [name, report] : view.Reports()) {
-    if (report.candidates().empty()) continue;
-    const v1::CandidateReport& c = *report.candidates().rbegin();
-    v1::VariantLayer* layer = widest.add_layers();
-    layer->set_layer(name);
-    layer->set_digest(c.digest());
-    layer->set_bits(c.bits());
-  }
-  SA_ASSIGN_OR_RETURN(const std::string config, ComposeConfig(view, widest, nullptr));
-  return bytes + config.size() + kConfigReserve;
-}
-
 }  // namespace
 
 MaybeUpdate PlanProfiling(const JobView& view) {
@@ -145,13 +121,13 @@ MaybeUpdate PlanProfiling(const JobView& view) {
 }
 
 MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context) {
-  const v1::JobSpec& spec = view.job().spec();
-  uint64_t fixed = 0;
-  if (spec.budget().limit_case() == v1::Budget::kBytes) {
-    SA_ASSIGN_OR_RETURN(fixed, FixedBytes(view, context.blob_sizes));
+  // A child's held-out windows, which no other state makes.
+  if (!view.AllDone()) return std::nullopt;
+  if (const std::string missing = MissingWindows(view); !missing.empty()) {
+    return absl::InvalidArgumentError(missing);
   }
   SA_ASSIGN_OR_RETURN(const Allocation allocation,
-                      Allocate(spec, view.job().plan(), view.Reports(), fixed, context.blob_sizes));
+                      AllocateJob(view, view.job().spec(), context.blob_sizes));
   JobUpdate update = StartUpdate(view);
   AddLog(&update, allocation.summary);
   update.job.set_state(v1::JOB_STATE_EVALUATING);

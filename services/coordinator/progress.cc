@@ -28,6 +28,10 @@ struct Kind {
 };
 
 double Expected(v1::TaskKind kind, const v1::Job& job) {
+  if (!job.spec().parent_job_id().empty()) {  // it took the rest over
+    const bool own = kind == v1::TASK_KIND_CALIBRATE || kind == v1::TASK_KIND_EVALUATE;
+    return own ? HeldOutParts(job.spec()) : 0;
+  }
   switch (kind) {
     case v1::TASK_KIND_CALIBRATE:
       return CalibrationParts(job.spec()) + HeldOutParts(job.spec());
@@ -52,6 +56,7 @@ v1::TaskKind KindOfState(v1::JobState state, const std::map<v1::TaskKind, Kind>&
     case v1::JOB_STATE_INGESTING:
       return kinds.at(v1::TASK_KIND_HASH).open > 0 ? v1::TASK_KIND_HASH : v1::TASK_KIND_INGEST;
     case v1::JOB_STATE_CALIBRATING:
+    case v1::JOB_STATE_ALLOCATING:  // a child's held-out windows
       return v1::TASK_KIND_CALIBRATE;
     case v1::JOB_STATE_PROFILING:
       return kinds.at(v1::TASK_KIND_MEASURE).open > 0 ? v1::TASK_KIND_MEASURE
@@ -71,6 +76,7 @@ std::map<v1::TaskKind, Kind> Count(const v1::Job& job, const std::vector<TaskRec
   for (const auto& [kind, weight] : Weights()) kinds[kind];
   std::map<v1::TaskKind, double> present;
   for (const TaskRecord& t : tasks) {
+    if (t.inherited()) continue;
     Kind& k = kinds[t.kind];
     ++present[t.kind];
     if (t.state == TaskState::kDone) {

@@ -26,6 +26,21 @@ absl::Status Into(absl::StatusOr<T> from, T* out) {
   return absl::OkStatus();
 }
 
+// The same for requests whose fields are checked: each faulty one is named in the status.
+template <typename T, typename Work>
+grpc::Status CallWithFaults(const char* method, CoordinatorMetrics* metrics, T* response,
+                            Work work) {
+  return Call(method, metrics, [&]() -> absl::Status {
+    std::vector<FieldFault> faults;
+    auto answer = work(&faults);
+    if (faults.empty()) return Into(std::move(answer), response);
+    std::vector<rpc::FieldViolation> violations;
+    violations.reserve(faults.size());
+    for (const FieldFault& f : faults) violations.push_back({f.field, f.description});
+    return rpc::InvalidFields(violations);
+  });
+}
+
 std::string OwnerOf(const grpc::ServerContext& context) {
   const auto& metadata = context.client_metadata();
   const auto found = metadata.find("x-shiftadd-owner");
@@ -39,14 +54,24 @@ std::string OwnerOf(const grpc::ServerContext& context) {
 
 grpc::Status JobServiceHandler::SubmitJob(grpc::ServerContext* context,
                                           const v1::SubmitJobRequest* request, v1::Job* response) {
-  return Call("SubmitJob", metrics_, [&]() -> absl::Status {
-    std::vector<FieldFault> faults;
-    auto job = core_->Submit(*request, OwnerOf(*context), &faults);
-    if (faults.empty()) return Into(std::move(job), response);
-    std::vector<rpc::FieldViolation> violations;
-    violations.reserve(faults.size());
-    for (const FieldFault& f : faults) violations.push_back({f.field, f.description});
-    return rpc::InvalidFields(violations);
+  return CallWithFaults("SubmitJob", metrics_, response, [&](std::vector<FieldFault>* faults) {
+    return core_->Submit(*request, OwnerOf(*context), faults);
+  });
+}
+
+grpc::Status JobServiceHandler::PlanBudget(grpc::ServerContext*,
+                                           const v1::PlanBudgetRequest* request,
+                                           v1::PlanBudgetResponse* response) {
+  return CallWithFaults("PlanBudget", metrics_, response, [&](std::vector<FieldFault>* faults) {
+    return core_->PlanBudget(*request, faults);
+  });
+}
+
+grpc::Status JobServiceHandler::PublishBudget(grpc::ServerContext* context,
+                                              const v1::PublishBudgetRequest* request,
+                                              v1::Job* response) {
+  return CallWithFaults("PublishBudget", metrics_, response, [&](std::vector<FieldFault>* faults) {
+    return core_->PublishBudget(*request, OwnerOf(*context), faults);
   });
 }
 

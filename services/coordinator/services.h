@@ -33,6 +33,10 @@ class JobServiceHandler final : public v1::JobService::Service {
                          google::protobuf::Empty*) override;
   grpc::Status GetJobReport(grpc::ServerContext*, const v1::GetJobReportRequest*,
                             v1::JobReport*) override;
+  grpc::Status PlanBudget(grpc::ServerContext*, const v1::PlanBudgetRequest*,
+                          v1::PlanBudgetResponse*) override;
+  grpc::Status PublishBudget(grpc::ServerContext*, const v1::PublishBudgetRequest*,
+                             v1::Job*) override;
   grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
                            v1::ListWorkersResponse*) override;
 

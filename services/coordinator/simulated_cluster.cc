@@ -61,6 +61,9 @@ absl::StatusOr<std::string> RecordingPublisher::Publish(const v1::PublishPackage
 absl::Status RecordingPublisher::Pin(const std::string& owner,
                                      const std::vector<std::string>& digests) {
   if (!fault.ok()) return fault;
+  for (const std::string& digest : digests) {
+    if (gone.count(digest) > 0) return absl::NotFoundError("blob " + digest + " does not exist");
+  }
   pins[owner].insert(pins[owner].end(), digests.begin(), digests.end());
   return absl::OkStatus();
 }
@@ -155,7 +158,7 @@ v1::Plan SimulatedCluster::MakePlan() const {
     }
   }
   plan.set_fixed_bytes(5 * kBlobBytes);
-  plan.set_architecture_spec_json(R"({"blocks":6,"family":"llama"})");
+  plan.set_architecture_spec_json(R"({"blocks":6,"context":4096,"family":"llama"})");
   plan.set_config_digest(Sha256Digest("config"));
   plan.set_tokenizer_digest(Sha256Digest("tokenizer"));
   v1::SourceFile* file = plan.add_source_files();
@@ -240,6 +243,7 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
       ADD_FAILURE() << "task of kind " << task.kind();
   }
   result.set_seconds(1);
+  (*result.mutable_stage_seconds())["load"] = 0.25;
   return result;
 }
 

@@ -7,6 +7,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -22,7 +23,8 @@ class RecordingPublisher : public Publisher {
   absl::Status Unpin(const std::string& owner) override;
   absl::StatusOr<uint64_t> BlobSize(const std::string& digest) override;
 
-  absl::Status fault;  // answered by everything while it is not OK
+  absl::Status fault;          // answered by everything while it is not OK
+  std::set<std::string> gone;  // blobs that have been collected
   std::vector<v1::PublishPackageRequest> published;
   std::map<std::string, std::vector<std::string>> pins;
 };

@@ -56,12 +56,8 @@ struct TaskRecord {
   std::string result;   // serialized v1::TaskResult, once done
 
   int lost_attempts() const;
-};
-
-struct NewJob {
-  v1::Job job;              // job_id, owner, spec, state, …; create_time is set by the store
-  std::string request_id;   // may be empty
-  std::string fingerprint;  // of the request: the same request_id must come with the same one
+  // Done in another job.
+  bool inherited() const { return state == TaskState::kDone && lease_epoch == 0; }
 };
 
 struct NewTask {
@@ -70,6 +66,17 @@ struct NewTask {
   uint32_t lane = 0;
   int rank = 0;
   std::string payload;
+  // Not empty: taken over from another job, done by `worker`. It was never leased in this job, so
+  // its lease_epoch is and stays 0.
+  std::string result;
+  std::string worker;
+};
+
+struct NewJob {
+  v1::Job job;              // job_id, owner, spec, state, …; create_time is set by the store
+  std::string request_id;   // may be empty
+  std::string fingerprint;  // of the request: the same request_id must come with the same one
+  std::vector<NewTask> tasks;
 };
 
 // One step of a job. `events` get their job, time and sequence from the store; if the state
@@ -148,6 +155,10 @@ class JobStore {
   // The same owner, request_id and fingerprint return the job that exists; ALREADY_EXISTS if the
   // fingerprint differs.
   virtual absl::StatusOr<JobRecord> CreateJob(const NewJob& job) = 0;
+  // The job that CreateJob would return for the same three; nothing if it would make one.
+  virtual absl::StatusOr<std::optional<JobRecord>> FindRequest(const std::string& owner,
+                                                               const std::string& request_id,
+                                                               const std::string& fingerprint) = 0;
   virtual absl::StatusOr<JobRecord> GetJob(const std::string& job_id) = 0;
   // Newest first; `next_token` is empty on the last page. INVALID_ARGUMENT for a token that is
   // none.

@@ -99,6 +99,46 @@ TEST_P(JobStoreConformance, CreateIsIdempotentByRequest) {
   EXPECT_EQ(store_->GetJob("job-c").status().code(), StatusCode::kNotFound);
 }
 
+TEST_P(JobStoreConformance, FindsAJobByItsRequest) {
+  NewJob job;
+  job.job.set_job_id("job-a");
+  job.job.set_owner("ann");
+  job.request_id = "once";
+  job.fingerprint = "f";
+  EXPECT_FALSE(store_->FindRequest("ann", "once", "f")->has_value());
+  ASSERT_TRUE(store_->CreateJob(job).ok());
+  EXPECT_EQ((*store_->FindRequest("ann", "once", "f"))->job.job_id(), "job-a");
+  EXPECT_EQ(store_->FindRequest("ann", "once", "g").status().code(), StatusCode::kAlreadyExists);
+  EXPECT_FALSE(store_->FindRequest("bob", "once", "f")->has_value());
+  EXPECT_FALSE(store_->FindRequest("ann", "", "f")->has_value());
+}
+
+TEST_P(JobStoreConformance, AJobMayTakeOverTasksThatAreDone) {
+  NewJob job;
+  job.job.set_job_id("job-a");
+  job.job.set_state(v1::JOB_STATE_QUEUED);
+  job.job.set_device_class("cpu-avx2");
+  job.tasks.push_back({v1::TASK_KIND_PROFILE, 3, 0, 0, "payload", "result", "w7"});
+  ASSERT_TRUE(store_->CreateJob(job).ok());
+  Reopen();
+  EXPECT_EQ(store_->GetJob("job-a")->job.device_class(), "cpu-avx2");
+  const auto tasks = store_->ListTasks("job-a", true);
+  ASSERT_TRUE(tasks.ok());
+  ASSERT_EQ(tasks->size(), 1u);
+  EXPECT_TRUE((*tasks)[0].inherited());
+  EXPECT_EQ((*tasks)[0].state, TaskState::kDone);
+  EXPECT_EQ((*tasks)[0].ordinal, 3u);
+  EXPECT_EQ((*tasks)[0].worker, "w7");
+  EXPECT_EQ((*tasks)[0].payload, "payload");
+  EXPECT_EQ((*tasks)[0].result, "result");
+  EXPECT_FALSE(store_->LeaseTask(Worker("w0"))->task.has_value());  // nobody does it again
+  // The class is the job's from the beginning.
+  JobRecord record = *store_->GetJob("job-a");
+  Plan(record, 1);
+  EXPECT_FALSE(store_->LeaseTask(Worker("w0", "gpu"))->task.has_value());
+  EXPECT_FALSE(Lease(Worker("w0", "cpu-avx2")).inherited());
+}
+
 TEST_P(JobStoreConformance, ListsNewestFirstInPages) {
   for (int i = 0; i < 5; ++i) Create("job-" + std::to_string(i));
   std::string token, seen;

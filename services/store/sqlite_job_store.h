@@ -27,6 +27,9 @@ class SqliteJobStore : public JobStore {
   absl::Status ExtendLeases();
 
   absl::StatusOr<JobRecord> CreateJob(const NewJob& job) override;
+  absl::StatusOr<std::optional<JobRecord>> FindRequest(const std::string& owner,
+                                                       const std::string& request_id,
+                                                       const std::string& fingerprint) override;
   absl::StatusOr<JobRecord> GetJob(const std::string& job_id) override;
   absl::StatusOr<std::vector<JobRecord>> ListJobs(int page_size, const std::string& page_token,
                                                   std::string* next_token) override;
@@ -67,6 +70,9 @@ class SqliteJobStore : public JobStore {
   absl::Status Commit(sqlite::Transaction* transaction);
 
   absl::StatusOr<JobRecord> ReadJob(const std::string& job_id);
+  absl::StatusOr<std::optional<JobRecord>> ReadRequest(const std::string& owner,
+                                                       const std::string& request_id,
+                                                       const std::string& fingerprint);
   absl::Status WriteJob(const JobRecord& record);
   absl::Status AddEvent(const std::string& job_id, v1::JobEvent event);
   absl::Status AddTaskEvent(const TaskRecord& task, const char* change, const std::string& detail);

@@ -89,6 +89,20 @@ absl::StatusOr<JobRecord> SqliteJobStore::ReadJob(const std::string& job_id) {
   return ReadJobRow(&read, nullptr);
 }
 
+absl::StatusOr<std::optional<JobRecord>> SqliteJobStore::ReadRequest(
+    const std::string& owner, const std::string& request_id, const std::string& fingerprint) {
+  if (request_id.empty()) return std::nullopt;
+  Statement find(db_->get(),
+                 "SELECT job_id, fingerprint FROM jobs WHERE owner = ? AND request_id = ?");
+  find.Text(owner).Text(request_id);
+  SA_ASSIGN_OR_RETURN(const bool row, find.Step());
+  if (!row) return std::nullopt;
+  const std::string job_id = find.GetText();
+  if (find.GetText() == fingerprint) return ReadJob(job_id);
+  return absl::AlreadyExistsError(absl::StrCat(
+      "request_id \"", request_id, "\" was used for another request (job ", job_id, ")"));
+}
+
 absl::Status SqliteJobStore::WriteJob(const JobRecord& record) {
   Statement write(db_->get(),
                   "UPDATE jobs SET state = ?, revision = ?, document = ? WHERE job_id = ?");
@@ -134,24 +148,15 @@ absl::Status SqliteJobStore::MoveJob(JobRecord* record, v1::JobState state) {
 absl::StatusOr<JobRecord> SqliteJobStore::CreateJob(const NewJob& job) {
   std::lock_guard<std::mutex> hold(mutex_);
   SA_ASSIGN_OR_RETURN(auto transaction, Transaction::Begin(db_.get()));
-  if (!job.request_id.empty()) {
-    Statement find(db_->get(),
-                   "SELECT job_id, fingerprint FROM jobs WHERE owner = ? AND request_id = ?");
-    find.Text(job.job.owner()).Text(job.request_id);
-    SA_ASSIGN_OR_RETURN(const bool row, find.Step());
-    if (row) {
-      const std::string job_id = find.GetText();
-      if (find.GetText() == job.fingerprint) return ReadJob(job_id);
-      return absl::AlreadyExistsError(absl::StrCat(
-          "request_id \"", job.request_id, "\" was used for another request (job ", job_id, ")"));
-    }
-  }
+  SA_ASSIGN_OR_RETURN(std::optional<JobRecord> known,
+                      ReadRequest(job.job.owner(), job.request_id, job.fingerprint));
+  if (known.has_value()) return *std::move(known);
   v1::Job stored = job.job;
   *stored.mutable_create_time() = ToProto(Now());
   Statement write(db_->get(),
                   "INSERT INTO jobs (job_id, owner, request_id, fingerprint, state, priority, "
                   "any_device, device_class, last_sequence, revision, cleaned, document) "
-                  "VALUES (?, ?, ?, ?, ?, ?, ?, '', 0, 1, 0, ?)");
+                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, ?)");
   SA_RETURN_IF_ERROR(write.Text(stored.job_id())
                          .Text(stored.owner())
                          .Text(job.request_id)
@@ -159,14 +164,22 @@ absl::StatusOr<JobRecord> SqliteJobStore::CreateJob(const NewJob& job) {
                          .Int(stored.state())
                          .Int(stored.spec().priority())
                          .Int(stored.spec().any_device())
+                         .Text(stored.device_class())
                          .Blob(Document(stored))
                          .Run());
+  for (const NewTask& task : job.tasks) SA_RETURN_IF_ERROR(AddTask(stored.job_id(), task));
   v1::JobEvent event;
   event.set_state(stored.state());
   SA_RETURN_IF_ERROR(AddEvent(stored.job_id(), event));
   SA_ASSIGN_OR_RETURN(JobRecord record, ReadJob(stored.job_id()));
   SA_RETURN_IF_ERROR(Commit(transaction.get()));
   return record;
+}
+
+absl::StatusOr<std::optional<JobRecord>> SqliteJobStore::FindRequest(
+    const std::string& owner, const std::string& request_id, const std::string& fingerprint) {
+  std::lock_guard<std::mutex> hold(mutex_);
+  return ReadRequest(owner, request_id, fingerprint);
 }
 
 absl::StatusOr<JobRecord> SqliteJobStore::GetJob(const std::string& job_id) {

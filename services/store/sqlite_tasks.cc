@@ -98,11 +98,12 @@ absl::Status SqliteJobStore::WriteTask(const TaskRecord& task) {
 }
 
 absl::Status SqliteJobStore::AddTask(const std::string& job_id, const NewTask& task) {
+  const bool done = !task.result.empty();
   Statement write(db_->get(),
                   "INSERT INTO tasks (task_id, job_id, kind, ordinal, lane, rank, state, "
                   "lease_epoch, deadline, worker, lost_by, attempts, progress, lease_time, "
                   "end_time, error_code, error, payload, result) VALUES "
-                  "(?, ?, ?, ?, ?, ?, ?, 0, 0, '', '', '{}', 0, 0, 0, 0, '', ?, '') "
+                  "(?, ?, ?, ?, ?, ?, ?, 0, 0, ?, '', '{}', ?, 0, 0, 0, '', ?, ?) "
                   "ON CONFLICT (job_id, kind, ordinal) DO NOTHING");
   return write.Text(NewId("task"))
       .Text(job_id)
@@ -110,8 +111,11 @@ absl::Status SqliteJobStore::AddTask(const std::string& job_id, const NewTask& t
       .Int(task.ordinal)
       .Int(task.lane)
       .Int(task.rank)
-      .Int(static_cast<int>(TaskState::kReady))
+      .Int(static_cast<int>(done ? TaskState::kDone : TaskState::kReady))
+      .Text(task.worker)
+      .Real(done ? 1 : 0)
       .Blob(task.payload)
+      .Blob(task.result)
       .Run();
 }
 
