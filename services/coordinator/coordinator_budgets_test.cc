@@ -345,7 +345,7 @@ TEST(PublishBudget, NamesEveryFaultAtOnce) {
 }
 
 TEST(PublishBudget, IsRefusedWhereTheCandidatesDoNotServe) {
-  SimulatedCluster cluster;
+  SimulatedCluster cluster(SimulatedModel{.blocks = 2});
   const v1::Job running = cluster.Submit(SimulatedCluster::Request());
   const auto refusal = [&](const std::string& job_id, double planes = 2.5) {
     const auto child = Publish(&cluster, Publication(job_id, planes));
@@ -364,16 +364,19 @@ TEST(PublishBudget, IsRefusedWhereTheCandidatesDoNotServe) {
   EXPECT_EQ(Publish(&cluster, Publication(running.job_id())).status().code(),
             StatusCode::kUnavailable);
   cluster.publisher.fault = absl::OkStatus();
-  cluster.publisher.gone = {Sha256Digest("blocks.3.attn.q@2")};
+  cluster.publisher.gone = {Sha256Digest("blocks.1.attn.q@2")};
   EXPECT_NE(refusal(running.job_id()).find("no longer kept"), std::string::npos);
   cluster.publisher.gone.clear();
 
   auto dry = SimulatedCluster::Request();
   dry.set_validate_only(true);
   EXPECT_NE(refusal(Finished(&cluster, dry).job_id()).find("dry run"), std::string::npos);
+  auto refined = SimulatedCluster::Request();
+  refined.mutable_spec()->mutable_recipe()->set_propagate(v1::PROPAGATE_QUANTIZED);
+  EXPECT_NE(refusal(Finished(&cluster, refined).job_id()).find("were refined"), std::string::npos);
   // Nothing was begun.
-  EXPECT_EQ(cluster.publisher.pins.size(), 1u);
-  EXPECT_EQ(cluster.core->List({})->jobs_size(), 2);
+  EXPECT_EQ(cluster.publisher.pins.size(), 2u);  // of those that have finished
+  EXPECT_EQ(cluster.core->List({})->jobs_size(), 3);
 }
 
 TEST(PublishBudget, SurvivesACrashInEveryState) {

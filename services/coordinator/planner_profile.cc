@@ -6,7 +6,6 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "services/coordinator/job_allocation.h"
-#include "services/coordinator/package_config.h"
 #include "services/coordinator/planner_internal.h"
 
 namespace shiftadd::coordinator::internal {
