@@ -4,6 +4,10 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/log_softmax.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/where.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 #include <cstring>
@@ -13,6 +17,54 @@
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd::reference {
+namespace {
+
+class TensorSum : public InputSum {
+ public:
+  TensorSum(int64_t k, at::Device device) : k_(k), device_(device) {}
+
+  // x [tokens, k], s [tokens, 1].
+  void Add(const at::Tensor& x, const at::Tensor& s) {
+    if (!sum_.defined()) sum_ = at::zeros({k_, k_}, at::TensorOptions(device_).dtype(at::kDouble));
+    sum_.add_(at::mm((x * s).t(), x));
+  }
+  absl::StatusOr<std::vector<double>> Take() override {
+    std::vector<double> out(static_cast<size_t>(k_ * k_), 0.0);
+    SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+      if (!sum_.defined()) return absl::OkStatus();
+      const at::Tensor host = sum_.triu().cpu().contiguous();
+      std::memcpy(out.data(), host.const_data_ptr<double>(), out.size() * sizeof(double));
+      sum_.reset();
+      return absl::OkStatus();
+    }));
+    return out;
+  }
+
+ private:
+  const int64_t k_;
+  const at::Device device_;
+  at::Tensor sum_;  // [k, k], made when first added to
+};
+
+// s_t of one sequence, [tokens, 1].
+at::Tensor Scales(const InputToSum& sum, int64_t sequence, const at::Tensor& x) {
+  const int64_t tokens = x.size(0);
+  switch (sum.scale) {
+    case TokenScale::kGiven:
+      return at::from_blob(const_cast<float*>(sum.weights.data() + sequence * tokens), {tokens, 1},
+                           at::kFloat)
+          .to(x.device());
+    case TokenScale::kUnitRms: {
+      const at::Tensor inverse = x.to(at::kDouble).square().mean(1, /*keepdim=*/true).reciprocal();
+      return at::where(inverse < 1e30, inverse, 0.0).to(at::kFloat);
+    }
+    case TokenScale::kOne:
+      break;
+  }
+  return at::ones({tokens, 1}, x.options());
+}
+
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<DeviceModel>> DeviceModel::Create(const WeightProvider* weights,
                                                                  int threads, int resident_blocks,
@@ -46,8 +98,8 @@ void DeviceModel::Store(const at::Tensor& values, float* rows) const {
   std::memcpy(rows, host.const_data_ptr<float>(), host.numel() * sizeof(float));
 }
 
-absl::Status DeviceModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
-                                   TaskControl* control) {
+absl::Status DeviceModel::Run(int64_t block, HiddenStates* h, int threads, const Visit& visit,
+                              TaskControl* control) {
   SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));
   sampler_.reset();
   SA_ASSIGN_OR_RETURN(const BlockWeights* const weights, PrepareBlock(block, h->length));
@@ -56,19 +108,52 @@ absl::Status DeviceModel::RunBlock(int64_t block, HiddenStates* h, const InputVi
     rope = MakeRopeTensors(rope_, h->length, device_);
     return absl::OkStatus();
   }));
-  return ParallelFor(h->count, threads_, [&](int64_t sequence) -> absl::Status {
+  return ParallelFor(h->count, threads, [&](int64_t sequence) -> absl::Status {
     SA_RETURN_IF_ERROR(Check(control));
     const TensorVisitor show = [&](BlockInput input, const at::Tensor& x) {
-      const at::Tensor host = x.cpu().contiguous();
-      (*visitor)(input, sequence, host.const_data_ptr<float>(), host.size(0), host.size(1));
+      visit(sequence, input, x);
     };
     float* rows = h->data.data() + sequence * h->length * h->hidden;
-    Store(BlockForward(s_, *weights, rope, Load(rows, h->length),
-                       visitor == nullptr ? nullptr : &show),
-          rows);
+    const at::Tensor x = Load(rows, h->length);
+    Store(BlockForward(s_, *weights, rope, x, visit ? &show : nullptr), rows);
     if (control != nullptr) ++control->progress_count;
     return absl::OkStatus();
   });
+}
+
+absl::Status DeviceModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                                   TaskControl* control) {
+  if (visitor == nullptr) return Run(block, h, threads_, nullptr, control);
+  const Visit show = [&](int64_t sequence, BlockInput input, const at::Tensor& x) {
+    const at::Tensor host = x.cpu().contiguous();
+    (*visitor)(input, sequence, host.const_data_ptr<float>(), host.size(0), host.size(1));
+  };
+  return Run(block, h, threads_, show, control);
+}
+
+std::unique_ptr<InputSum> DeviceModel::NewInputSum(int64_t k) {
+  return std::make_unique<TensorSum>(k, device_);
+}
+
+absl::Status DeviceModel::RunBlockSumming(int64_t block, HiddenStates* h,
+                                          const std::vector<InputToSum>& sums,
+                                          TaskControl* control) {
+  for (const InputToSum& sum : sums) {
+    if (sum.scale == TokenScale::kGiven &&
+        static_cast<int64_t>(sum.weights.size()) != h->count * h->length) {
+      return absl::InvalidArgumentError(absl::StrCat("sums of inputs: ", sum.weights.size(),
+                                                     " weights for ", h->count, " x ", h->length,
+                                                     " tokens"));
+    }
+  }
+  const Visit add = [&](int64_t sequence, BlockInput input, const at::Tensor& x) {
+    for (const InputToSum& sum : sums) {
+      if (sum.input != input) continue;
+      static_cast<TensorSum*>(sum.sum)->Add(x, Scales(sum, sequence, x));
+    }
+  };
+  // One sequence at a time: the sums are in their order.
+  return Run(block, h, /*threads=*/1, add, control);
 }
 
 absl::Status DeviceModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,

@@ -24,6 +24,9 @@ class DeviceModel : public TorchModel {
                         TaskControl* control) override;
   absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
                          TaskControl* control) override;
+  std::unique_ptr<InputSum> NewInputSum(int64_t k) override;
+  absl::Status RunBlockSumming(int64_t block, HiddenStates* h, const std::vector<InputToSum>& sums,
+                               TaskControl* control) override;
   absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count,
                                               int64_t length, TaskControl* control) override;
 
@@ -37,6 +40,10 @@ class DeviceModel : public TorchModel {
 
  private:
   DeviceModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device);
+  // visit(sequence, input, x) for the inputs of the block.
+  using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&)>;
+  absl::Status Run(int64_t block, HiddenStates* h, int threads, const Visit& visit,
+                   TaskControl* control);
   at::Tensor Load(const float* rows, int64_t tokens) const;
   void Store(const at::Tensor& values, float* rows) const;
 

@@ -102,6 +102,56 @@ TEST_P(DeviceModelTest, GivesTheSameTokenWeights) {
   }
 }
 
+TEST_P(DeviceModelTest, SumsTheProductsOfInputs) {
+  std::vector<float> weights(tokens_.size());
+  for (size_t t = 0; t < weights.size(); ++t) weights[t] = 0.01f * static_cast<float>(t % 7);
+  HiddenStates h = device_->Embed(tokens_, 3, kLength).value(), again = h;
+  // In float64, from the inputs that a visitor sees.
+  std::vector<std::vector<double>> expected(3, std::vector<double>(48 * 48, 0.0));
+  std::mutex mutex;
+  const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x, int64_t n,
+                                   int64_t width) {
+    if (input != BlockInput::kMlp) return;
+    std::lock_guard<std::mutex> lock(mutex);
+    for (int64_t t = 0; t < n; ++t) {
+      const float* row = x + t * width;
+      double square = 0;
+      for (int64_t i = 0; i < width; ++i) square += double{row[i]} * row[i];
+      const double scale[3] = {1.0, static_cast<double>(width) / square,
+                               weights[sequence * kLength + t]};
+      for (int kind : {0, 1, 2}) {
+        for (int64_t i = 0; i < width; ++i) {
+          for (int64_t j = i; j < width; ++j)
+            expected[kind][i * width + j] += scale[kind] * row[i] * row[j];
+        }
+      }
+    }
+  };
+  ASSERT_TRUE(device_->RunBlock(1, &h, &visitor, nullptr).ok());
+  std::vector<std::unique_ptr<InputSum>> sums;
+  std::vector<InputToSum> inputs;
+  for (const TokenScale scale : {TokenScale::kOne, TokenScale::kUnitRms, TokenScale::kGiven}) {
+    sums.push_back(device_->NewInputSum(48));
+    inputs.push_back({BlockInput::kMlp, scale, {}, sums.back().get()});
+  }
+  inputs[2].weights = weights;
+  ASSERT_TRUE(device_->RunBlockSumming(1, &again, inputs, nullptr).ok());
+  EXPECT_EQ(h.data, again.data);
+  for (int kind : {0, 1, 2}) {
+    const std::vector<double> found = sums[kind]->Take().value();
+    for (int64_t i = 0; i < 48; ++i) {
+      for (int64_t j = 0; j < 48; ++j) {
+        const double bound = 1e-5 * std::sqrt(expected[kind][i * 49] * expected[kind][j * 49]);
+        EXPECT_NEAR(found[i * 48 + j], expected[kind][i * 48 + j], bound) << kind;
+      }
+    }
+  }
+  inputs[2].weights.pop_back();
+  EXPECT_EQ(device_->RunBlockSumming(1, &again, inputs, nullptr).code(),
+            absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(cpu_->NewInputSum(48), nullptr);
+}
+
 TEST_P(DeviceModelTest, SamplesWhatTheCpuSamples) {
   EXPECT_EQ(device_->Sample(5, 0, 2, 9, nullptr).value(),
             cpu_->Sample(5, 0, 2, 9, nullptr).value());

@@ -51,6 +51,26 @@ using InputVisitor = std::function<void(BlockInput input, int64_t sequence, cons
 // run on one kind of GPU. kCpuOperators: the code of kCuda on the CPU, for tests.
 enum class Device { kCpu, kCuda, kCpuOperators };
 
+// A running sum over tokens of s_t x_t x_t^T, x an input of layers, kept where the model runs: each
+// sequence's product in fp32, their sum in float64, in the order in which they come.
+class InputSum {
+ public:
+  virtual ~InputSum() = default;
+  // [k, k] row-major, upper triangle (0 below). The sum is spent.
+  virtual absl::StatusOr<std::vector<double>> Take() = 0;
+};
+enum class TokenScale {
+  kOne,
+  kUnitRms,  // 1 / mean(x_t^2); 0 for a token of zeros, or one too small to be inverted
+  kGiven
+};
+struct InputToSum {
+  BlockInput input = BlockInput::kAttn;
+  TokenScale scale = TokenScale::kOne;
+  std::vector<float> weights;  // kGiven: s_t, [count, length] of the states that run
+  InputSum* sum = nullptr;     // of this model
+};
+
 // Sums over the predicted tokens (length - 1) of one sequence, nats.
 struct SequenceScores {
   double nll_full = 0;
@@ -108,6 +128,13 @@ class ReferenceModel {
   // Blocks [begin, end), in place: what RunBlock one by one gives.
   virtual absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
                                  TaskControl* control) = 0;
+  // Models on a device sum products of inputs there, which the host would be slow at: a new sum of
+  // width k, to be given to RunBlockSumming. Null for kCpu, where visitors are as good.
+  virtual std::unique_ptr<InputSum> NewInputSum(int64_t k) = 0;
+  // RunBlock that adds the products of `sums`. UNIMPLEMENTED for kCpu.
+  virtual absl::Status RunBlockSumming(int64_t block, HiddenStates* h,
+                                       const std::vector<InputToSum>& sums,
+                                       TaskControl* control) = 0;
   // Final norm and head of one sequence of `h`: out is [length, vocab].
   virtual absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) = 0;
   // The same for tokens [chunk * kLogitsChunk, min(length, (chunk + 1) * kLogitsChunk)) only: the

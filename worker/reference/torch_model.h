@@ -36,6 +36,11 @@ class TorchModel : public ReferenceModel {
                         TaskControl* control) override;
   absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
                          TaskControl* control) override;
+  std::unique_ptr<InputSum> NewInputSum(int64_t) override { return nullptr; }
+  absl::Status RunBlockSumming(int64_t, HiddenStates*, const std::vector<InputToSum>&,
+                               TaskControl*) override {
+    return absl::UnimplementedError("the CPU executor shows inputs to visitors");
+  }
   absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) override;
   absl::Status LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
                            std::vector<float>* out) override;

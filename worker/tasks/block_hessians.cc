@@ -21,6 +21,7 @@ struct Sum {
   std::vector<size_t> layers;  // one, if guided
   int64_t chunk = 0;
   std::unique_ptr<HessianAccumulator> accumulator;
+  std::unique_ptr<InputSum> on_device;  // instead, where the model sums
 };
 
 // Why a layer cannot use its token weights; empty if it can.
@@ -64,26 +65,24 @@ absl::Status CheckWeights(const BlockHessiansOptions& options,
 class Accumulation {
  public:
   Accumulation(const BlockHessiansOptions& options, const std::vector<LinearLayer>& layers,
-               const std::vector<LayerHessians>& plans)
-      : options_(options), layers_(layers) {
+               const std::vector<LayerHessians>& plans, ReferenceModel* model)
+      : options_(options), layers_(layers), model_(*model) {
     for (size_t i = 0; i < layers.size(); ++i) {
       if (options.wanted[i]) AddLayer(i, plans[i].kind);
     }
   }
 
   // Runs the block; the activations behind it are held afterwards.
-  absl::Status Run(JobSession* session, ReferenceModel* model, TaskControl* control) {
+  absl::Status Run(JobSession* session, TaskControl* control) {
     session->SetHeldBlock(-1);
     const Clock::time_point start = Clock::now();
     int64_t first = 0;
     for (size_t part = 0; part < session->held().size(); ++part) {
       HiddenStates& hidden = session->held()[part];
-      const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x,
-                                       int64_t tokens,
-                                       int64_t) { Visit(input, part, sequence, first, x, tokens); };
-      SA_RETURN_IF_ERROR(Annotate(model->RunBlock(options_.block, &hidden, &visitor, control),
-                                  absl::StrCat("block ", options_.block)));
+      SA_RETURN_IF_ERROR(
+          Annotate(RunPart(part, first, &hidden, control), absl::StrCat("block ", options_.block)));
       first += hidden.count;
+      tokens_ += hidden.count * hidden.length;
       ++control->progress_count;
     }
     session->SetHeldBlock(options_.block + 1);
@@ -100,8 +99,7 @@ class Accumulation {
     std::vector<absl::Status> status(layers_.size());
     for (LayerHessians& plan : *plans) plan.chunks.clear();
     for (Sum& sum : sums_) {
-      auto hessian = sum.accumulator->Finish();
-      sum.accumulator.reset();
+      auto hessian = FinishSum(&sum);
       ++control->progress_count;
       const auto shared =
           hessian.ok() ? std::make_shared<const HessianMatrix>(*std::move(hessian)) : nullptr;
@@ -114,6 +112,44 @@ class Accumulation {
   }
 
  private:
+  absl::Status RunPart(size_t part, int64_t first, HiddenStates* hidden, TaskControl* control) {
+    if (std::any_of(sums_.begin(), sums_.end(),
+                    [](const Sum& sum) { return sum.on_device != nullptr; }))
+      return model_.RunBlockSumming(options_.block, hidden, DeviceSums(part), control);
+    const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x,
+                                     int64_t tokens,
+                                     int64_t) { Visit(input, part, sequence, first, x, tokens); };
+    return model_.RunBlock(options_.block, hidden, &visitor, control);
+  }
+
+  std::vector<InputToSum> DeviceSums(size_t part) const {
+    std::vector<InputToSum> out;
+    for (const Sum& sum : sums_) {
+      InputToSum& to = out.emplace_back();
+      to.input = sum.input;
+      to.sum = sum.on_device.get();
+      to.scale = sum.kind == QuantHessian::kGuided ? TokenScale::kGiven
+                 : sum.kind == QuantHessian::kRms  ? TokenScale::kUnitRms
+                                                   : TokenScale::kOne;
+      if (sum.kind != QuantHessian::kGuided) continue;
+      const std::vector<float>& all = options_.weights[part].layers.at(layers_[sum.layers[0]].kind);
+      for (size_t i = static_cast<size_t>(sum.chunk); i < all.size(); i += options_.chunks)
+        to.weights.push_back(all[i]);
+    }
+    return out;
+  }
+
+  absl::StatusOr<HessianMatrix> FinishSum(Sum* sum) const {
+    if (sum->on_device == nullptr) {
+      const auto accumulator = std::move(sum->accumulator);
+      return accumulator->Finish();
+    }
+    const auto device_sum = std::move(sum->on_device);
+    HessianSum out{layers_[sum->layers[0]].cols, tokens_, {}};
+    SA_ASSIGN_OR_RETURN(out.sum, device_sum->Take());
+    return FinishHessian(out);
+  }
+
   void AddLayer(size_t index, QuantHessian kind) {
     const LinearLayer& layer = layers_[index];
     if (kind != QuantHessian::kGuided) {
@@ -121,9 +157,11 @@ class Accumulation {
         if (sum.input == layer.input && sum.kind == kind) return sum.layers.push_back(index);
       }
     }
-    for (int64_t c = 0; c < (kind == QuantHessian::kGuided ? options_.chunks : 1); ++c)
-      sums_.push_back(
-          {layer.input, kind, {index}, c, HessianAccumulator::Create(layer.cols, kind)});
+    for (int64_t c = 0; c < (kind == QuantHessian::kGuided ? options_.chunks : 1); ++c) {
+      Sum& sum = sums_.emplace_back(Sum{layer.input, kind, {index}, c, nullptr, nullptr});
+      sum.on_device = model_.NewInputSum(layer.cols);
+      if (sum.on_device == nullptr) sum.accumulator = HessianAccumulator::Create(layer.cols, kind);
+    }
   }
 
   void Visit(BlockInput input, size_t part, int64_t sequence, int64_t first, const float* x,
@@ -145,7 +183,9 @@ class Accumulation {
 
   const BlockHessiansOptions& options_;
   const std::vector<LinearLayer>& layers_;
+  ReferenceModel& model_;
   std::vector<Sum> sums_;
+  int64_t tokens_ = 0;
   std::atomic<double> visit_seconds_{0};
 };
 
@@ -182,8 +222,8 @@ absl::StatusOr<std::vector<LayerHessians>> BlockHessians(
     if (!plans[i].note.empty()) plans[i].kind = QuantHessian::kRms;
   }
   while (true) {
-    Accumulation sums(options, layers, plans);
-    SA_RETURN_IF_ERROR(sums.Run(session, model, control));
+    Accumulation sums(options, layers, plans, model);
+    SA_RETURN_IF_ERROR(sums.Run(session, control));
     PhaseTimer timer(session->metrics().hessian);
     const std::vector<absl::Status> status = sums.Finish(&plans, control);
     bool again = false;

@@ -293,6 +293,24 @@ TEST_F(TasksTest, GuidedCandidatesAreTheSameBytesOnAnyRunner) {
   EXPECT_NE(Digests(*one_chunk), expected[0]);
 }
 
+TEST_F(TasksTest, ADeviceSumsTheSameHessians) {
+  SetGuided(2);
+  auto cpu = NewRunner(), device = NewRunner("", 2, Device::kCpuOperators);
+  const std::vector<std::string> parts = Calibrate(cpu.get());
+  const auto forward = Guide({cpu.get()}, parts, 2);
+  v1::Task task = ProfileOf(1, parts);
+  AddWeights(forward, &task);
+  const auto expected = Run(cpu.get(), task), found = Run(device.get(), task);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  ASSERT_TRUE(found.ok()) << found.status();
+  for (int i = 0; i < 7; ++i) {
+    for (int c : {0, 1}) {
+      const double error = expected->profile().layers(i).candidates(c).guided_error();
+      EXPECT_NEAR(found->profile().layers(i).candidates(c).guided_error(), error, 0.02 * error);
+    }
+  }
+}
+
 TEST_F(TasksTest, LayersWhoseGradientsFailFallBackAndSaySo) {
   auto runner = NewRunner();
   const std::vector<std::string> parts = Calibrate(runner.get());
