@@ -148,7 +148,8 @@ absl::StatusOr<std::string> BuildLayerBlob(const std::string& name,
 }
 
 absl::StatusOr<std::string> BuildRawLayerBlob(const std::string& name, const std::vector<float>& w,
-                                              int64_t n, int64_t k) {
+                                              int64_t n, int64_t k,
+                                              const std::map<std::string, std::string>& more) {
   SA_RETURN_IF_ERROR(CheckWeights(name, w, n, k));
   BlobBuilder out;
   out.Meta("layer", name);
@@ -157,6 +158,7 @@ absl::StatusOr<std::string> BuildRawLayerBlob(const std::string& name, const std
   out.Meta("rows", absl::StrCat(n));
   out.Meta("cols", absl::StrCat(k));
   out.Meta("rotation", "none");
+  for (const auto& [key, value] : more) out.Meta(key, value);
   AddRaw("weight", w, {n, k}, &out);
   return std::move(out).Write();
 }

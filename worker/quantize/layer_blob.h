@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_QUANTIZE_LAYER_BLOB_H_
 
 #include <cstdint>
+#include <map>
 #include <string>
 #include <vector>
 
@@ -16,10 +17,11 @@ namespace shiftadd {
 // A quantized layer.
 absl::StatusOr<std::string> BuildLayerBlob(const std::string& name, const kernels::PackedMatrix& m);
 
-// A skipped layer w [n, k]: encoding "raw", one tensor "weight" of the smallest of F16, BF16, F32
-// that holds every value exactly.
+// A layer as plain weights w [n, k], skipped or simulated: encoding "raw", one tensor "weight" of
+// the smallest of F16, BF16, F32 that holds every value exactly. `more` goes into the metadata.
 absl::StatusOr<std::string> BuildRawLayerBlob(const std::string& name, const std::vector<float>& w,
-                                              int64_t n, int64_t k);
+                                              int64_t n, int64_t k,
+                                              const std::map<std::string, std::string>& more = {});
 
 // "embed" and, if the model has one of its own, "head": int8/group, or raw as above.
 absl::StatusOr<std::string> BuildHeadBlob(const WeightProvider& weights, bool int8);

@@ -1,19 +1,21 @@
 #include "worker/quantize/layer_quantizer.h"
 
 #include <algorithm>
-#include <chrono>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/packed_matrix.h"
 #include "services/base/status_macros.h"
+#include "worker/quantize/acc.h"
 #include "worker/quantize/lat.h"
 #include "worker/quantize/layer_blob.h"
 #include "worker/quantize/layer_error.h"
 #include "worker/quantize/layer_packing.h"
+#include "worker/quantize/optq.h"
 #include "worker/quantize/parallel.h"
 #include "worker/quantize/prepared_hessian.h"
 #include "worker/quantize/rtn.h"
 #include "worker/quantize/shiftadd_method.h"
+#include "worker/quantize/stage_timer.h"
 #include "worker/quantize/weight_checks.h"
 
 namespace shiftadd {
@@ -24,6 +26,7 @@ using quantize::Impl;
 using quantize::LayerPacking;
 using quantize::PreparedHessianImpl;
 using quantize::RowChunk;
+using quantize::SimulatedLayer;
 
 template <typename... Parts>
 absl::Status Wrong(const std::string& name, const Parts&... parts) {
@@ -35,10 +38,15 @@ absl::Status CheckHessian(const std::string& name, int64_t k, const PreparedHess
   if (h.k != k) return Wrong(name, "Hessian of width ", h.k, ", expected ", k);
   const bool rotate =
       recipe.method == QuantMethod::kShiftAdd && recipe.rotation == QuantRotation::kWht128;
+  const bool by_groups =
+      recipe.method == QuantMethod::kShiftAdd || recipe.method == QuantMethod::kOptq;
+  const bool butterfly =
+      recipe.method == QuantMethod::kAcc && recipe.rotation == QuantRotation::kButterfly;
   if (h.method != recipe.method || h.rotated != rotate || (rotate && h.seed != recipe.seed) ||
-      (recipe.method == QuantMethod::kShiftAdd &&
+      butterfly != !h.moments.empty() ||
+      (by_groups &&
        (h.group != EffectiveGroup(recipe.group, k) || h.order_kind != recipe.order ||
-        (recipe.sweeps > 0 && h.factor.h.empty())))) {
+        (recipe.method == QuantMethod::kShiftAdd && recipe.sweeps > 0 && h.factor.h.empty())))) {
     return Wrong(name, "the Hessian was prepared for another recipe");
   }
   return absl::OkStatus();
@@ -128,36 +136,111 @@ void PrepareLayer(const QuantRecipe& recipe, const PreparedHessianImpl& h, int64
 
 absl::Status QuantizeChunk(const RowChunk& chunk, const std::vector<float>& w,
                            const QuantRecipe& recipe, int threads, TaskControl* control,
-                           std::vector<LayerPacking>* layers) {
+                           StageSeconds* seconds, std::vector<LayerPacking>* layers) {
+  if (recipe.method == QuantMethod::kShiftAdd) {
+    return quantize::QuantizeShiftAdd(chunk, w, recipe, threads, control, seconds, layers);
+  }
+  const quantize::StageTimer timer(&seconds->fit);
   switch (recipe.method) {
-    case QuantMethod::kRtn:
-      return QuantizeRtn(chunk, w, threads, control, layers);
     case QuantMethod::kLat:
       return quantize::QuantizeLat(chunk, w, recipe, threads, control, layers);
-    case QuantMethod::kShiftAdd:
-      return quantize::QuantizeShiftAdd(chunk, w, recipe, threads, control, layers);
-    case QuantMethod::kAcc:
     case QuantMethod::kOptq:
-      break;
+      return quantize::QuantizeOptq(chunk, w, threads, control, layers);
+    default:
+      return QuantizeRtn(chunk, w, threads, control, layers);
   }
-  return absl::UnimplementedError("this method cannot be quantized yet");
 }
 
-// Adds the time until its end to `*to`, if there is one.
-class StageTimer {
- public:
-  explicit StageTimer(double* to) : to_(to) {}
-  ~StageTimer() {
-    if (to_ == nullptr) return;
-    *to_ += std::chrono::duration<double>(std::chrono::steady_clock::now() - start_).count();
-  }
-  StageTimer(const StageTimer&) = delete;
-  StageTimer& operator=(const StageTimer&) = delete;
-
- private:
-  double* const to_;
-  const std::chrono::steady_clock::time_point start_ = std::chrono::steady_clock::now();
+// A layer at one width, before it is measured.
+struct Quantized {
+  int bits = 0;
+  std::string blob;
+  uint64_t stored_bytes = 0;
+  quantize::RowReader what;
 };
+
+// All methods whose result is packed. `layers` must outlive the result.
+absl::StatusOr<std::vector<Quantized>> QuantizePacked(const std::string& name,
+                                                      const std::vector<RowChunk>& chunks,
+                                                      const std::vector<float>& w,
+                                                      const QuantRecipe& recipe, int threads,
+                                                      TaskControl* control, StageSeconds* seconds,
+                                                      std::vector<LayerPacking>* layers) {
+  for (const RowChunk& chunk : chunks) {
+    SA_RETURN_IF_ERROR(QuantizeChunk(chunk, w, recipe, threads, control, seconds, layers));
+  }
+  const quantize::StageTimer timer(&seconds->measure);
+  std::vector<Quantized> out;
+  for (LayerPacking& layer : *layers) {
+    layer.Pack();
+    const kernels::PackedMatrix m = layer.View();
+    Quantized one;
+    one.bits = layer.q;
+    one.stored_bytes = kernels::StoredBytes(m);
+    one.what = [m](int64_t begin, int64_t end, float* what) {
+      kernels::DequantizeUnrotated(m, begin, end, what);
+    };
+    SA_ASSIGN_OR_RETURN(one.blob, BuildLayerBlob(name, m));
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+// Method acc. `layers` must outlive the result.
+absl::StatusOr<std::vector<Quantized>> QuantizeSimulated(
+    const std::string& name, const std::vector<RowChunk>& chunks, const std::vector<float>& w,
+    const QuantRecipe& recipe, int threads, TaskControl* control, StageSeconds* seconds,
+    std::vector<SimulatedLayer>* layers) {
+  const quantize::StageTimer timer(&seconds->fit);
+  for (const RowChunk& chunk : chunks) {
+    SA_RETURN_IF_ERROR(quantize::QuantizeAcc(chunk, w, recipe, threads, control, layers));
+  }
+  std::vector<Quantized> out;
+  for (const SimulatedLayer& layer : *layers) {
+    Quantized one;
+    one.bits = layer.q;
+    one.stored_bytes = layer.StoredBytes();
+    one.what = [&layer](int64_t begin, int64_t end, float* what) {
+      std::copy(layer.weights.begin() + begin * layer.k, layer.weights.begin() + end * layer.k,
+                what);
+    };
+    SA_ASSIGN_OR_RETURN(one.blob, BuildRawLayerBlob(name, layer.weights, layer.n, layer.k,
+                                                    {{"simulated", "acc"},
+                                                     {"simulated_planes", absl::StrCat(layer.q)}}));
+    out.push_back(std::move(one));
+  }
+  return out;
+}
+
+absl::StatusOr<std::vector<Candidate>> Measure(std::vector<Quantized> layers,
+                                               const std::vector<RowChunk>& chunks,
+                                               const std::vector<float>& w,
+                                               const QuantRecipe& recipe, int threads,
+                                               TaskControl* control) {
+  SA_ASSIGN_OR_RETURN(const ErrorSums base,
+                      quantize::MeasureRows(chunks, w, nullptr, threads, control));
+  SA_ASSIGN_OR_RETURN(const double criterion,
+                      quantize::PaperCriterion(chunks, w, threads, control));
+  const double weights = static_cast<double>(w.size());
+  std::vector<Candidate> out;
+  for (Quantized& layer : layers) {
+    Candidate c;
+    c.bits = layer.bits;
+    c.blob = std::move(layer.blob);
+    c.stored_bytes = layer.stored_bytes;
+    c.stored_bits = 8.0 * static_cast<double>(c.stored_bytes) / weights;
+    SA_ASSIGN_OR_RETURN(c.sums, quantize::MeasureRows(chunks, w, &layer.what, threads, control));
+    c.sums.weight_norm = base.weight_norm;
+    c.sums.output_norm = base.output_norm;
+    c.weight_error = base.weight_norm > 0.0 ? c.sums.weight / base.weight_norm : 0.0;
+    c.output_error = base.output_norm > 0.0 ? c.sums.output / base.output_norm : 0.0;
+    c.importance = weights * c.output_error;
+    c.guided_error = recipe.hessian == QuantHessian::kGuided ? c.sums.output : 0.0;
+    c.paper_criterion = criterion;
+    out.push_back(std::move(c));
+  }
+  return out;
+}
 
 }  // namespace
 
@@ -172,51 +255,33 @@ absl::StatusOr<std::vector<Candidate>> QuantizeLayer(
   SA_ASSIGN_OR_RETURN(const std::vector<RowChunk> chunks,
                       CutChunks(name, n, k, hessians, recipe, shard));
   if (bits.empty()) return std::vector<Candidate>();
-  std::vector<LayerPacking> layers(bits.size());
-  for (size_t i = 0; i < bits.size(); ++i) {
-    layers[i].name = name;
-    layers[i].n = n;
-    layers[i].k = k;
-    layers[i].group = recipe.group > 0 ? recipe.group : k;
-    layers[i].q = bits[i];
-    PrepareLayer(recipe, *chunks.front().h, shard.layer_rows, &layers[i]);
-  }
-  {
-    StageTimer timer(seconds != nullptr ? &seconds->fit : nullptr);
-    for (const RowChunk& chunk : chunks) {
-      SA_RETURN_IF_ERROR(
-          Annotate(QuantizeChunk(chunk, w, recipe, threads, control, &layers), name));
+  StageSeconds unused;
+  if (seconds == nullptr) seconds = &unused;
+  std::vector<LayerPacking> packed;
+  std::vector<SimulatedLayer> simulated;
+  std::vector<Quantized> layers;
+  if (recipe.method == QuantMethod::kAcc) {
+    for (const int q : bits) {
+      simulated.push_back({name, n, k, q, quantize::AccGroupRows(recipe.group, shard.layer_rows),
+                           std::vector<float>(w.size())});
     }
+    SA_ASSIGN_OR_RETURN(
+        layers, QuantizeSimulated(name, chunks, w, recipe, threads, control, seconds, &simulated));
+  } else {
+    for (const int q : bits) {
+      packed.emplace_back();
+      packed.back().name = name;
+      packed.back().n = n;
+      packed.back().k = k;
+      packed.back().group = recipe.group > 0 ? recipe.group : k;
+      packed.back().q = q;
+      PrepareLayer(recipe, *chunks.front().h, shard.layer_rows, &packed.back());
+    }
+    SA_ASSIGN_OR_RETURN(
+        layers, QuantizePacked(name, chunks, w, recipe, threads, control, seconds, &packed));
   }
-  StageTimer timer(seconds != nullptr ? &seconds->measure : nullptr);
-  SA_ASSIGN_OR_RETURN(const ErrorSums base,
-                      quantize::MeasureRows(chunks, w, nullptr, threads, control));
-  SA_ASSIGN_OR_RETURN(const double criterion,
-                      quantize::PaperCriterion(chunks, w, threads, control));
-  const double weights = static_cast<double>(n) * static_cast<double>(k);
-  std::vector<Candidate> out;
-  for (LayerPacking& layer : layers) {
-    layer.Pack();
-    const kernels::PackedMatrix m = layer.View();
-    const quantize::RowReader read = [&m](int64_t begin, int64_t end, float* what) {
-      kernels::DequantizeUnrotated(m, begin, end, what);
-    };
-    Candidate c;
-    SA_ASSIGN_OR_RETURN(c.sums, quantize::MeasureRows(chunks, w, &read, threads, control));
-    c.sums.weight_norm = base.weight_norm;
-    c.sums.output_norm = base.output_norm;
-    c.bits = layer.q;
-    SA_ASSIGN_OR_RETURN(c.blob, BuildLayerBlob(name, m));
-    c.stored_bytes = kernels::StoredBytes(m);
-    c.stored_bits = 8.0 * static_cast<double>(c.stored_bytes) / weights;
-    c.weight_error = base.weight_norm > 0.0 ? c.sums.weight / base.weight_norm : 0.0;
-    c.output_error = base.output_norm > 0.0 ? c.sums.output / base.output_norm : 0.0;
-    c.importance = weights * c.output_error;
-    c.guided_error = recipe.hessian == QuantHessian::kGuided ? c.sums.output : 0.0;
-    c.paper_criterion = criterion;
-    out.push_back(std::move(c));
-  }
-  return out;
+  const quantize::StageTimer timer(&seconds->measure);
+  return Measure(std::move(layers), chunks, w, recipe, threads, control);
 }
 
 }  // namespace shiftadd

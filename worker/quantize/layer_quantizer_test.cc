@@ -2,7 +2,7 @@
 
 #include <cmath>
 #include <limits>
-#include <tuple>
+#include <random>
 
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
@@ -49,6 +49,22 @@ std::vector<Variant> Variants() {
   r = Recipe(QuantMethod::kLat);
   r.group = -1;
   out.push_back({"lat_whole", r});
+  r.apot_terms = 0;
+  out.push_back({"lat_whole_free", r});
+  out.push_back({"optq", Recipe(QuantMethod::kOptq)});
+  r = Recipe(QuantMethod::kOptq);
+  r.group = 32;
+  r.order = QuantOrder::kNatural;
+  out.push_back({"optq_natural_32", r});
+  r = Recipe(QuantMethod::kAcc);
+  out.push_back({"acc", r});
+  r.rotation = QuantRotation::kButterfly;
+  out.push_back({"acc_butterfly", r});
+  r.group = -1;
+  r.apot_terms = 0;
+  out.push_back({"acc_butterfly_whole_free", r});
+  r.rotation = QuantRotation::kNone;
+  out.push_back({"acc_whole_free", r});
   return out;
 }
 
@@ -67,9 +83,16 @@ class EveryVariant : public ::testing::TestWithParam<Variant> {
     for (size_t i = 0; i < bits.size(); ++i) {
       const Candidate& c = (*candidates)[i];
       const LayerBlob blob(c.blob, GetParam().recipe.seed);
-      EXPECT_EQ(blob.matrix().q, bits[i]);
       EXPECT_EQ(c.bits, bits[i]);
-      EXPECT_EQ(c.stored_bytes, kernels::StoredBytes(blob.matrix()));
+      if (GetParam().recipe.method == QuantMethod::kAcc) {
+        EXPECT_EQ(blob.metadata().at("simulated"), "acc");
+        EXPECT_EQ(blob.metadata().at("simulated_planes"), std::to_string(bits[i]));
+        const int64_t group = GetParam().recipe.group > 0 ? GetParam().recipe.group : n;
+        EXPECT_EQ(c.stored_bytes, bits[i] * k * ((n + 31) / 32 * 4 + (n + group - 1) / group * 2));
+      } else {
+        EXPECT_EQ(blob.matrix().q, bits[i]);
+        EXPECT_EQ(c.stored_bytes, kernels::StoredBytes(blob.matrix()));
+      }
       EXPECT_NEAR(c.stored_bits * static_cast<double>(n * k),
                   8.0 * static_cast<double>(c.stored_bytes), 1e-6);
       const std::vector<float> what = blob.Weights();
@@ -150,9 +173,23 @@ TEST_P(EveryVariant, HardHessians) {
   zero.tokens = 10;
   zero.h.assign(k * k, 0.0);
   Check(w, n, k, zero, {2, 3});
+  // A layer that saw no token keeps its weights as well as it can.
+  const auto unseen = Quantize(w, n, k, zero, GetParam().recipe, {4});
+  ASSERT_TRUE(unseen.ok());
+  EXPECT_LT((*unseen)[0].weight_error, 0.1);
   HessianMatrix rank_one = zero;
   for (int64_t i = 0; i < k * k; ++i) rank_one.h[i] = std::cos(i / k) * std::cos(i % k);
   Check(w, n, k, rank_one, {2, 3});
+  // A calibration text of one token, over and over.
+  for (const QuantHessian kind :
+       {QuantHessian::kPlain, QuantHessian::kRms, QuantHessian::kGuided}) {
+    const std::vector<float> token = GaussianWeights(1, k, 27), ones(4, 1e-6f);
+    std::vector<float> x;
+    for (int t = 0; t < 4; ++t) x.insert(x.end(), token.begin(), token.end());
+    auto sums = HessianAccumulator::Create(k, kind);
+    sums->Add(0, x.data(), 4, kind == QuantHessian::kGuided ? ones.data() : nullptr);
+    Check(w, n, k, *sums->Finish(), {2, 3});
+  }
   HessianMatrix dead = CorrelatedHessian(k, 14);
   for (int64_t i = 0; i < k * k; ++i) {
     if (i / k % 3 == 0 || i % k % 3 == 0 || i / k > 130 || i % k > 130) dead.h[i] = 0.0;
@@ -193,6 +230,47 @@ TEST_P(EveryVariant, BadInputNamesTheTensor) {
             absl::StatusCode::kInvalidArgument);
   EXPECT_EQ(Quantize(w, n, k, h, GetParam().recipe, {0}).status().code(),
             absl::StatusCode::kInvalidArgument);
+}
+
+// Weights that the planes can say come out as they are, whatever the Hessian.
+TEST_P(EveryVariant, ExactWeightsComeOutExactly) {
+  const QuantRecipe& recipe = GetParam().recipe;
+  const bool grid = recipe.method == QuantMethod::kRtn || recipe.method == QuantMethod::kOptq;
+  const int64_t n = 48, k = 192;
+  const int q = grid ? 3 : 2;
+  std::vector<float> w(n * k);
+  std::mt19937 engine(24);
+  for (int64_t i = 0; i < n * k; ++i) {
+    if (grid) {  // eight equal steps, one of them zero; both ends in every group
+      const int m = i % 32 < 2 ? static_cast<int>(7 * (i % 32)) : static_cast<int>(engine() % 8);
+      w[i] = 0.03125f * static_cast<float>(m - 3);
+    } else {  // +-1/16 +-1/32
+      w[i] = (engine() % 2 != 0 ? 0.0625f : -0.0625f) + (engine() % 2 != 0 ? 1.0f : -1.0f) / 32;
+    }
+  }
+  std::vector<float> rotated = w;
+  const bool rotate = recipe.rotation == QuantRotation::kWht128;
+  const std::vector<uint32_t> signs = RotationSigns(recipe.seed, k);
+  for (int64_t r = 0; rotate && r < n; ++r) {
+    kernels::Unrotate(rotated.data() + r * k, k, signs.data());
+  }
+  const auto c = Quantize(rotated, n, k, CorrelatedHessian(k, 25), recipe, {q});
+  ASSERT_TRUE(c.ok()) << c.status();
+  if (recipe.rotation == QuantRotation::kButterfly) {
+    EXPECT_LT((*c)[0].weight_error, 0.4);  // no longer a few levels
+    return;
+  }
+  const std::vector<float> what = LayerBlob((*c)[0].blob, recipe.seed).Weights();
+  int64_t exact = 0;
+  for (int64_t r = 0; r < n; ++r) {
+    float worst = 0.0f;
+    for (int64_t i = r * k; i < (r + 1) * k; ++i) {
+      worst = std::max(worst, std::fabs(what[i] - rotated[i]));
+    }
+    exact += worst <= (rotate ? 1e-6f : 0.0f);
+  }
+  // A weighted mean far from zero, where the fit of an offset starts, may lead elsewhere.
+  EXPECT_GE(exact, recipe.offset ? n / 2 : n);
 }
 
 TEST(LayerQuantizer, ShiftAddBeatsLatBeatsNothing) {

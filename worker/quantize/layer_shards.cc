@@ -6,6 +6,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/quantize/acc.h"
 #include "worker/quantize/lat.h"
 #include "worker/quantize/layer_blob.h"
 #include "worker/quantize/layer_quantizer.h"
@@ -105,7 +106,12 @@ absl::StatusOr<std::string> JoinRaw(const std::string& name, const std::vector<S
         shards[s].file->ReadRows("weight", 0, shards[s].rows, weight.data() + n * k));
     n += shards[s].rows;
   }
-  return BuildRawLayerBlob(name, weight, n, k);
+  std::map<std::string, std::string> more;
+  for (const char* key : {"simulated", "simulated_planes"}) {
+    const auto found = shards[0].metadata.find(key);
+    if (found != shards[0].metadata.end()) more[key] = found->second;
+  }
+  return BuildRawLayerBlob(name, weight, n, k, more);
 }
 
 }  // namespace
@@ -114,8 +120,9 @@ int64_t RowAlignment(const QuantRecipe& recipe, int64_t n) {
   switch (recipe.method) {
     case QuantMethod::kLat:
       return quantize::LatBlockRows(recipe.group, n);
-    case QuantMethod::kAcc:
-      return n;
+    case QuantMethod::kAcc:  // its rotation mixes all rows
+      return recipe.rotation == QuantRotation::kButterfly ? n
+                                                          : quantize::AccGroupRows(recipe.group, n);
     case QuantMethod::kShiftAdd:
     case QuantMethod::kRtn:
     case QuantMethod::kOptq:

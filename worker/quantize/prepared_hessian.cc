@@ -11,7 +11,8 @@
 namespace shiftadd::quantize {
 namespace {
 
-constexpr int64_t kLatColumns = 128;  // columns between two trailing updates
+// Columns between two trailing updates in methods that do not quantize by groups of inputs.
+constexpr int64_t kFeedbackColumns = 128;
 
 absl::Status CheckHessian(const HessianMatrix& h) {
   if (h.k < 1 || static_cast<int64_t>(h.h.size()) != h.k * h.k) {
@@ -129,6 +130,26 @@ std::vector<int64_t> Block8Order(const std::vector<double>& diagonal) {
   return out;
 }
 
+std::vector<int64_t> DiagonalOrder(const std::vector<double>& diagonal) {
+  std::vector<int64_t> order(diagonal.size());
+  std::iota(order.begin(), order.end(), 0);
+  std::stable_sort(order.begin(), order.end(),
+                   [&](int64_t a, int64_t b) { return diagonal[a] > diagonal[b]; });
+  return order;
+}
+
+absl::StatusOr<OrderedFactor> FactorByDiagonal(std::vector<double> h, int64_t k, double damping) {
+  OrderedFactor out;
+  const std::vector<double> diagonal = Diagonal(h, k);
+  out.order = DiagonalOrder(diagonal);
+  h = Permute(h, out.order);
+  const double mean =
+      std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(k);
+  SA_ASSIGN_OR_RETURN(const Factor factor, FactorDamped(&h, k, damping * mean));
+  out.factor = MakeLoopFactor(factor, kFeedbackColumns);
+  return out;
+}
+
 void PreparedHessianImpl::LoadRow(const float* w, float* out) const {
   std::vector<float> row(k);
   for (int64_t i = 0; i < k; ++i) row[i] = dead[i] != 0 ? 0.0f : w[i];
@@ -174,7 +195,9 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
   out->order_kind = recipe.order;
   out->k = k;
   out->seed = recipe.seed;
-  out->group = recipe.method == QuantMethod::kLat ? kLatColumns : EffectiveGroup(recipe.group, k);
+  out->group = recipe.method == QuantMethod::kLat || recipe.method == QuantMethod::kAcc
+                   ? kFeedbackColumns
+                   : EffectiveGroup(recipe.group, k);
   out->dead.assign(k, 0);
   double sum = 0.0;
   int64_t live = 0;
@@ -201,6 +224,13 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
   if (out->rotated) {
     out->signs = RotationSigns(recipe.seed, k);
     RotateSymmetric(&m, k, out->signs.data());
+  }
+  if (recipe.method == QuantMethod::kAcc) {
+    if (recipe.rotation == QuantRotation::kButterfly) out->moments = m;
+    SA_ASSIGN_OR_RETURN(OrderedFactor ordered, FactorByDiagonal(std::move(m), k, recipe.damping));
+    out->order = std::move(ordered.order);
+    out->factor = std::move(ordered.factor);
+    return std::shared_ptr<const PreparedHessian>(std::move(out));
   }
   if (recipe.method == QuantMethod::kLat) {
     out->order = Block8Order(Diagonal(m, k));

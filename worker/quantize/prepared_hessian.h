@@ -42,6 +42,9 @@ class PreparedHessianImpl : public PreparedHessian {
   std::vector<uint32_t> signs;  // if rotated
   std::vector<uint8_t> dead;    // [k]: inputs that are always 0
   double scale = 1.0;  // the mean of H's live diagonal, by which everything here is divided
+  // Undamped H / scale with 1 for dead inputs, [k, k]: only for acc with rotation, which makes its
+  // factors layer by layer.
+  std::vector<double> moments;
   // Undamped H / scale, neither rotated nor ordered, upper triangle with
   // off-diagonal entries doubled: x H x^T = sum_{i <= j} x_i x_j quad[i, j]. [k, k]
   PanelMatrix quad;
@@ -73,6 +76,16 @@ inline int64_t EffectiveGroup(int64_t group, int64_t k) {
 std::vector<int64_t> GarOrder(const std::vector<double>& diagonal, int64_t group);
 // Whole blocks of 8 inputs by descending sum, a short block last.
 std::vector<int64_t> Block8Order(const std::vector<double>& diagonal);
+// Single inputs, descending.
+std::vector<int64_t> DiagonalOrder(const std::vector<double>& diagonal);
+
+// A factor in an order of its own, for loops over single columns.
+struct OrderedFactor {
+  std::vector<int64_t> order;
+  LoopFactor factor;
+};
+// Orders h [k, k] by DiagonalOrder and factors it after adding damping times its mean diagonal.
+absl::StatusOr<OrderedFactor> FactorByDiagonal(std::vector<double> h, int64_t k, double damping);
 
 }  // namespace shiftadd::quantize
 

@@ -95,7 +95,7 @@ TEST_P(ShiftAddRoundTrip, EveryWidthWithAndWithoutSweeps) {
 TEST(RoundTrip, OtherMethods) {
   const HessianMatrix h = testing::CorrelatedHessian(kK, 83);
   const std::vector<float> w = testing::GaussianWeights(kN, kK, 84);
-  for (const QuantMethod method : {QuantMethod::kLat, QuantMethod::kRtn}) {
+  for (const QuantMethod method : {QuantMethod::kLat, QuantMethod::kRtn, QuantMethod::kOptq}) {
     for (const int64_t group : {32, 64, 128, -1}) {
       QuantRecipe recipe = testing::Recipe(method);
       recipe.group = group;

@@ -7,6 +7,7 @@
 #include "services/base/status_macros.h"
 #include "worker/quantize/group_loop.h"
 #include "worker/quantize/parallel.h"
+#include "worker/quantize/stage_timer.h"
 #include "worker/quantize/sweep.h"
 #include "worker/quantize/weight_checks.h"
 
@@ -99,28 +100,18 @@ void TileMagnitudes(const float* w, int64_t k, float* out) {
     out[j % kLanes] = std::max(out[j % kLanes], std::fabs(w[j]));
 }
 
-absl::Status QuantizeTiles(const RowChunk& chunk, const GroupLoopOptions& options, int sweeps,
-                           const float* weights, int64_t first_tile, int tiles,
-                           LayerPacking* layer) {
+absl::Status PackTile(const RowChunk& chunk, const GroupLoopOptions& options, const float* weights,
+                      int64_t tile, const GroupLoopTile& result, LayerPacking* layer) {
   const PreparedHessianImpl& h = *chunk.h;
-  const int64_t tile_size = h.k * kLanes;
-  std::vector<float> w(weights + first_tile * tile_size,
-                       weights + (first_tile + tiles) * tile_size);
-  std::vector<GroupLoopTile> result =
-      RunGroupLoop(BestTileKernels(), h.factor, options, tiles, w.data());
-  RunSweeps(BestTileKernels(), h.factor, options, sweeps, weights + first_tile * tile_size,
-            &result);
   GroupPacker packer(h, options, layer);
-  for (int t = 0; t < tiles; ++t) {
-    float magnitude[kLanes];
-    TileMagnitudes(weights + (first_tile + t) * tile_size, h.k, magnitude);
-    for (int lane = 0; lane < kLanes; ++lane) {
-      const int64_t row = chunk.begin + (first_tile + t) * kLanes + lane;
-      if (row >= chunk.end) break;
-      for (size_t g = 0; g < h.factor.groups.size(); ++g) {
-        SA_RETURN_IF_ERROR(packer.Pack(row, magnitude[lane], h.factor.groups[g],
-                                       result[t].scales[g], result[t].codes.data(), lane));
-      }
+  float magnitude[kLanes];
+  TileMagnitudes(weights, h.k, magnitude);
+  for (int lane = 0; lane < kLanes; ++lane) {
+    const int64_t row = chunk.begin + tile * kLanes + lane;
+    if (row >= chunk.end) break;
+    for (size_t g = 0; g < h.factor.groups.size(); ++g) {
+      SA_RETURN_IF_ERROR(packer.Pack(row, magnitude[lane], h.factor.groups[g], result.scales[g],
+                                     result.codes.data(), lane));
     }
   }
   return absl::OkStatus();
@@ -138,24 +129,55 @@ void PrepareShiftAdd(const PreparedHessianImpl& h, const QuantRecipe& recipe, La
 
 absl::Status QuantizeShiftAdd(const RowChunk& chunk, const std::vector<float>& w,
                               const QuantRecipe& recipe, int threads, TaskControl* control,
-                              std::vector<LayerPacking>* layers) {
-  const int64_t tiles = (chunk.rows() + kLanes - 1) / kLanes;
+                              StageSeconds* seconds, std::vector<LayerPacking>* layers) {
+  const LoopFactor& factor = chunk.h->factor;
+  const int64_t tiles = (chunk.rows() + kLanes - 1) / kLanes, tile_size = factor.k * kLanes;
   const std::vector<float> weights = MakeTiles(chunk, w);
-  // Tiles a work item: many share the reading of U, few leave no thread without work.
+  // Tiles a work item: many share the reading of U and H, few leave no thread without work.
   const int64_t widths = static_cast<int64_t>(layers->size());
   const int64_t per_item = std::clamp<int64_t>(tiles * widths / (4 * std::max(threads, 1)), 1, 4);
   const int64_t items = (tiles + per_item - 1) / per_item;
-  return ParallelFor(items * widths, threads, control, [&](int64_t item) {
-    LayerPacking* layer = &(*layers)[item / items];
-    GroupLoopOptions options;
-    options.q = layer->q;
-    options.scales = recipe.scales;
-    options.offset = recipe.offset;
-    options.rounds = recipe.rounds;
-    options.inner_rounds = recipe.inner_rounds;
+  std::vector<std::vector<GroupLoopTile>> results(items * widths);
+  const auto options = [&](int64_t item) {
+    GroupLoopOptions out;
+    out.q = (*layers)[item / items].q;
+    out.scales = recipe.scales;
+    out.offset = recipe.offset;
+    out.rounds = recipe.rounds;
+    out.inner_rounds = recipe.inner_rounds;
+    return out;
+  };
+  const auto for_items = [&](const auto& work) {
+    return ParallelFor(items * widths, threads, control, work);
+  };
+  {
+    const StageTimer timer(&seconds->fit);
+    SA_RETURN_IF_ERROR(for_items([&](int64_t item) {
+      const int64_t first = item % items * per_item, count = std::min(per_item, tiles - first);
+      std::vector<float> scratch(weights.begin() + first * tile_size,
+                                 weights.begin() + (first + count) * tile_size);
+      results[item] = RunGroupLoop(BestTileKernels(), factor, options(item),
+                                   static_cast<int>(count), scratch.data());
+      return absl::OkStatus();
+    }));
+  }
+  {
+    const StageTimer timer(&seconds->sweep);
+    SA_RETURN_IF_ERROR(for_items([&](int64_t item) {
+      RunSweeps(BestTileKernels(), factor, options(item), recipe.sweeps,
+                weights.data() + item % items * per_item * tile_size, &results[item]);
+      return absl::OkStatus();
+    }));
+  }
+  const StageTimer timer(&seconds->measure);
+  return for_items([&](int64_t item) {
     const int64_t first = item % items * per_item;
-    return QuantizeTiles(chunk, options, recipe.sweeps, weights.data(), first,
-                         static_cast<int>(std::min(per_item, tiles - first)), layer);
+    for (size_t t = 0; t < results[item].size(); ++t) {
+      const int64_t tile = first + static_cast<int64_t>(t);
+      SA_RETURN_IF_ERROR(PackTile(chunk, options(item), weights.data() + tile * tile_size, tile,
+                                  results[item][t], &(*layers)[item / items]));
+    }
+    return absl::OkStatus();
   });
 }
 

@@ -16,10 +16,10 @@ namespace shiftadd::quantize {
 void PrepareShiftAdd(const PreparedHessianImpl& h, const QuantRecipe& recipe, LayerPacking* layer);
 
 // Quantizes the chunk's rows of w [n, k] into every one of `layers`, prepared by
-// PrepareShiftAdd.
+// PrepareShiftAdd. Adds to `seconds`.
 absl::Status QuantizeShiftAdd(const RowChunk& chunk, const std::vector<float>& w,
                               const QuantRecipe& recipe, int threads, TaskControl* control,
-                              std::vector<LayerPacking>* layers);
+                              StageSeconds* seconds, std::vector<LayerPacking>* layers);
 
 }  // namespace shiftadd::quantize
 

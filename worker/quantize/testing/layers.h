@@ -55,7 +55,9 @@ inline QuantRecipe Recipe(QuantMethod method) {
   QuantRecipe recipe;
   recipe.method = method;
   if (method != QuantMethod::kShiftAdd) recipe.rotation = QuantRotation::kNone;
-  if (method == QuantMethod::kLat) recipe.hessian = QuantHessian::kPlain;
+  if (method == QuantMethod::kLat || method == QuantMethod::kAcc) recipe.rounds = 50;
+  if (method == QuantMethod::kOptq) recipe.order = QuantOrder::kGar;
+  recipe.hessian = method == QuantMethod::kShiftAdd ? QuantHessian::kGuided : QuantHessian::kPlain;
   return recipe;
 }
 
@@ -88,6 +90,10 @@ class LayerBlob {
       return out->data();
     };
     const std::string encoding = meta_.at("encoding");
+    if (encoding == "raw") {
+      LoadRaw(header, blob.data() + 8 + size);
+      return;
+    }
     m_.n = number("rows");
     m_.k = number("cols");
     m_.group = number("group");
@@ -123,12 +129,25 @@ class LayerBlob {
   const kernels::PackedMatrix& matrix() const { return m_; }
   const nlohmann::json& metadata() const { return meta_; }
   std::vector<float> Weights() const {
+    if (!raw_.empty()) return raw_;
     std::vector<float> w(m_.n * m_.k);
     kernels::DequantizeUnrotated(m_, 0, m_.n, w.data());
     return w;
   }
 
  private:
+  void LoadRaw(const nlohmann::json& header, const char* data) {
+    m_.n = std::stoll(meta_.at("rows").get<std::string>());
+    m_.k = std::stoll(meta_.at("cols").get<std::string>());
+    const nlohmann::json& weight = header.at("weight");
+    if (weight.at("dtype") != "F16") throw std::runtime_error("weight is no F16");
+    std::vector<uint16_t> halves(m_.n * m_.k);
+    std::memcpy(halves.data(), data + weight.at("data_offsets")[0].get<size_t>(),
+                halves.size() * 2);
+    for (const uint16_t h : halves) raw_.push_back(kernels::HalfToFloat(h));
+  }
+
+  std::vector<float> raw_;
   nlohmann::json meta_;
   kernels::PackedMatrix m_;
   std::vector<uint32_t> planes_, signs_;
