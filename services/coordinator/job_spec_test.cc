@@ -94,7 +94,6 @@ TEST(ResolveSpec, BudgetsAndNames) {
 
 TEST(ResolveSpec, TheCriterionFollowsTheHessian) {
   v1::JobSpec spec = Good();
-  spec.mutable_recipe()->set_hessian(v1::HESSIAN_GUIDED);
   ASSERT_TRUE(ResolveSpec(&spec).empty());
   EXPECT_EQ(spec.criterion(), v1::CRITERION_GUIDED);
   for (const v1::Hessian hessian : {v1::HESSIAN_PLAIN, v1::HESSIAN_RMS}) {

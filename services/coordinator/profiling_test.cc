@@ -265,6 +265,7 @@ TEST(Evaluation, SkipsWindowsOfItsText) {
 
 TEST(AccJob, IsPublishedAsSimulated) {
   auto request = SimulatedCluster::Request();
+  request.mutable_spec()->mutable_recipe()->Clear();
   request.mutable_spec()->mutable_recipe()->set_method(v1::METHOD_ACC);
   request.mutable_spec()->mutable_recipe()->set_rotation(v1::ROTATION_BUTTERFLY);
   const auto config = nlohmann::json::parse(PublishedConfig(request));

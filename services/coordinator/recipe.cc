@@ -57,7 +57,7 @@ MethodRules RulesOf(v1::Method method) {
     case v1::METHOD_SHIFTADD:
       r.scales = {v1::SCALE_KIND_SHIFT, v1::SCALE_KIND_FREE};
       r.rotation = {v1::ROTATION_WHT128, v1::ROTATION_NONE};
-      r.hessian = {v1::HESSIAN_RMS, v1::HESSIAN_GUIDED, v1::HESSIAN_PLAIN};
+      r.hessian = {v1::HESSIAN_GUIDED, v1::HESSIAN_RMS, v1::HESSIAN_PLAIN};
       r.order = {v1::COLUMN_ORDER_NATURAL, v1::COLUMN_ORDER_GAR};
       r.effort = {v1::EFFORT_FULL, v1::EFFORT_FAST};
       r.rounds = 15;

@@ -7,7 +7,7 @@
 //   scales         shift, free           -          -                  shift          shift
 //   offset         false, true           -          -                  -              -
 //   rotation       wht128, none          none       none, butterfly    none           none
-//   hessian        rms, guided, plain    plain      plain              plain          plain
+//   hessian        guided, rms, plain    plain      plain              plain          plain
 //   chunks         1..16 if guided       1          1                  1              1
 //   order          natural, gar (*)      -          -                  gar, natural   natural
 //   group_size     128, 64, 32           as left    as left            as left        as left

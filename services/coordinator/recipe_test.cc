@@ -41,7 +41,7 @@ TEST(ResolveRecipe, ShiftAddsDefaults) {
   EXPECT_EQ(r.method(), v1::METHOD_SHIFTADD);
   EXPECT_EQ(r.scales(), v1::SCALE_KIND_SHIFT);
   EXPECT_EQ(r.rotation(), v1::ROTATION_WHT128);
-  EXPECT_EQ(r.hessian(), v1::HESSIAN_RMS);
+  EXPECT_EQ(r.hessian(), v1::HESSIAN_GUIDED);
   EXPECT_EQ(r.chunks(), 1u);
   EXPECT_EQ(r.order(), v1::COLUMN_ORDER_NATURAL);
   EXPECT_EQ(r.group_size(), 128u);
@@ -221,14 +221,15 @@ std::string Keys(const v1::Recipe& recipe) {
 }
 
 TEST(RecipeJson, ShowsWhatTheMethodUses) {
-  EXPECT_EQ(Keys({}),
-            "candidate_bits damping group_size head hessian inner_rounds method offset order "
-            "overrides propagate rotation rounds scales seed sweeps");
-  v1::Recipe guided;
-  guided.set_hessian(v1::HESSIAN_GUIDED);
-  guided.set_whole_row(true);
-  EXPECT_EQ(Keys(guided),
-            "candidate_bits chunks damping head hessian inner_rounds method offset order "
+  EXPECT_EQ(
+      Keys({}),
+      "candidate_bits chunks damping group_size head hessian inner_rounds method offset order "
+      "overrides propagate rotation rounds scales seed sweeps");
+  v1::Recipe rms;
+  rms.set_hessian(v1::HESSIAN_RMS);
+  rms.set_whole_row(true);
+  EXPECT_EQ(Keys(rms),
+            "candidate_bits damping head hessian inner_rounds method offset order "
             "overrides propagate rotation rounds scales seed sweeps whole_row");
   for (const v1::Method method : {v1::METHOD_LAT, v1::METHOD_ACC}) {
     EXPECT_EQ(Keys(Of(method)),

@@ -109,6 +109,7 @@ v1::SubmitJobRequest SimulatedCluster::Request() {
   spec->set_source("file:///models/tiny");
   spec->set_output("tiny:latest");
   spec->mutable_budget()->set_planes(3);
+  spec->mutable_recipe()->set_hessian(v1::HESSIAN_RMS);  // no FORWARD tasks with one worker
   spec->mutable_calibration()->set_sequences(2 * kMicrobatch + 4);  // three parts
   spec->mutable_calibration()->set_length(64);
   spec->mutable_evaluation()->set_sequences(kMicrobatch + 2);  // two parts

@@ -44,6 +44,7 @@ class SimulatedCluster {
   // Closes the database and opens it again, as a coordinator that was killed would.
   void Restart();
 
+  // shiftadd with hessian rms, 3 planes, three parts of calibration and two of held-out windows.
   static v1::SubmitJobRequest Request();
   v1::Job Submit(const v1::SubmitJobRequest& request);
   v1::Job Get(const std::string& job_id);
