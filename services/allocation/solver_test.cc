@@ -56,6 +56,38 @@ void ExpectConsistent(const std::vector<LayerChoices>& layers, uint64_t budget, 
   EXPECT_LE(s.cost, budget);
 }
 
+// Predicted losses are tiny, relative errors times weights are huge: a factor changes nothing.
+TEST(Solve, DoesNotDependOnTheScaleOfTheValues) {
+  std::mt19937_64 rng(11);
+  std::uniform_real_distribution<double> noise(0.5, 2.0);
+  std::vector<LayerChoices> layers;
+  uint64_t weights = 0;
+  for (int l = 0; l < 60; ++l) {
+    const uint64_t size = 64 * (1 + rng() % 50);
+    weights += size;
+    LayerChoices layer{"layer" + std::to_string(l), {}};
+    const double sensitivity = noise(rng);
+    for (int q = 2; q <= 4; ++q) {
+      layer.choices.push_back({q, q * size, sensitivity * noise(rng) * std::pow(0.25, q)});
+    }
+    layers.push_back(std::move(layer));
+  }
+  const auto expected = Solve(layers, 5 * weights / 2);
+  ASSERT_TRUE(expected.ok());
+  EXPECT_EQ(expected->gap, 0);
+  for (const int exponent : {-200, -60, -30, 30, 60, 200}) {
+    std::vector<LayerChoices> scaled = layers;
+    for (LayerChoices& layer : scaled) {
+      for (Choice& c : layer.choices) c.value = std::ldexp(c.value, exponent);
+    }
+    const auto found = Solve(scaled, 5 * weights / 2);
+    ASSERT_TRUE(found.ok());
+    EXPECT_EQ(found->picked, expected->picked) << exponent;
+    EXPECT_EQ(found->value, std::ldexp(expected->value, exponent));
+    EXPECT_EQ(found->gap, 0);
+  }
+}
+
 TEST(Solve, EqualsBruteForceOnRandomInstances) {
   std::mt19937_64 rng(7);
   int feasible = 0;

@@ -15,14 +15,29 @@ namespace {
 constexpr double kSecondsPerWeightAndWidth = 1.2e-6;
 constexpr double kForwardFlopsPerSecond = 6e10;
 constexpr double kPassesOverTokens = 4;  // writing them, FORWARD, PROFILE, evaluation
+constexpr double kPassesBackward = 3;    // each block again, and twice its products
 
-uint64_t BytesOf(const ArchitectureSpec& spec, uint64_t parameters, const v1::IngestTask& task) {
+bool Guided(const v1::Recipe& recipe) { return recipe.hessian() == v1::HESSIAN_GUIDED; }
+
+// Second moments of one block's inputs, summed and factored. Guided: each layer has its own, one a
+// chunk of rows.
+uint64_t HessianBytes(const ArchitectureSpec& spec, const v1::Recipe& recipe) {
+  const uint64_t widest = std::max(spec.intermediate, std::max(spec.hidden, spec.q_rows()));
+  if (!Guided(recipe)) return 6 * widest * widest * sizeof(double);
+  uint64_t numbers = 0;
+  for (const LinearLayer& layer : BlockLayers(spec, 0)) {
+    numbers += static_cast<uint64_t>(layer.cols) * layer.cols;
+  }
+  return 2 * std::max(1u, recipe.chunks()) * numbers * sizeof(double);
+}
+
+uint64_t BytesOf(const ArchitectureSpec& spec, uint64_t parameters, const v1::Recipe& recipe,
+                 const v1::IngestTask& task) {
   // The model once, one more for evaluation's variant, activations in and out, the Hessians of one
   // block.
   const uint64_t tokens = uint64_t{task.calibration().sequences()} * task.calibration().length();
   const uint64_t activations = 2 * tokens * spec.hidden * sizeof(float);
-  const uint64_t widest = std::max(spec.intermediate, std::max(spec.hidden, spec.q_rows()));
-  const uint64_t hessians = 6 * widest * widest * sizeof(double);
+  const uint64_t hessians = HessianBytes(spec, recipe);
   const uint64_t logits = 4 * uint64_t{task.calibration().length()} * spec.vocab * sizeof(float);
   return 2 * parameters * sizeof(float) + activations + hessians + logits;
 }
@@ -86,17 +101,22 @@ absl::StatusOr<v1::IngestResult> RunIngest(const v1::TaskContext& context,
   plan->set_parameters(parameters);
   plan->set_quantized_parameters(quantized);
   plan->set_source_bytes(source.source_bytes());
-  plan->set_worker_memory_bytes(BytesOf(spec, parameters, task));
+  plan->set_worker_memory_bytes(BytesOf(spec, parameters, context.recipe(), task));
 
   uint64_t candidate_bits = 0;
-  for (uint32_t bits : context.recipe().candidate_bits()) candidate_bits += bits + 1;
+  const bool raw = context.recipe().method() == v1::METHOD_ACC;  // published as plain numbers
+  for (uint32_t bits : context.recipe().candidate_bits()) candidate_bits += raw ? 32 : bits + 1;
   const uint64_t tokens = uint64_t{task.calibration().sequences()} * task.calibration().length();
   const uint64_t boundaries = 4 * tokens * spec.hidden * sizeof(float);
-  plan->set_store_bytes(quantized * candidate_bits / 8 + boundaries);
+  const bool guided = Guided(context.recipe());
+  const uint64_t token_weights =
+      guided ? tokens * plan->layers_size() * context.recipe().chunks() * sizeof(float) : 0;
+  plan->set_store_bytes(quantized * candidate_bits / 8 + boundaries + token_weights);
+  const double passes = kPassesOverTokens + (guided ? kPassesBackward : 0);
   plan->set_estimated_seconds(static_cast<double>(quantized) *
                                   context.recipe().candidate_bits_size() *
                                   kSecondsPerWeightAndWidth +
-                              kPassesOverTokens * 2.0 * static_cast<double>(parameters) *
+                              passes * 2.0 * static_cast<double>(parameters) *
                                   static_cast<double>(tokens) / kForwardFlopsPerSecond);
 
   plan->set_architecture_spec_json(ToJson(spec).dump());
