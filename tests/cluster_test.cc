@@ -135,10 +135,11 @@ TEST_F(ClusterTest, SameBytesForOneTwoAndThreeWorkers) {
 
 TEST_F(ClusterTest, EveryMethodPublishes) {
   std::set<std::string> digests;
-  for (const v1::Method method : {v1::METHOD_LAT, v1::METHOD_RTN}) {
+  for (const v1::Method method :
+       {v1::METHOD_LAT, v1::METHOD_RTN, v1::METHOD_ACC, v1::METHOD_OPTQ}) {
     digests.insert(DigestWith(1, Spec("tiny", method)));
   }
-  EXPECT_EQ(digests.size(), 2u);
+  EXPECT_EQ(digests.size(), 4u);
   EXPECT_EQ(digests.count(""), 0u);
 }
 
@@ -270,6 +271,64 @@ TEST_F(ClusterTest, BudgetsOfAllThreeKindsAreMet) {
     EXPECT_EQ(end->state(), v1::JOB_STATE_FAILED);
     EXPECT_NE(end->error().find("least"), std::string::npos) << end->error();
   }
+}
+
+// A child job has the bytes of a job that was submitted with its budget, and lives without its
+// parent.
+TEST_F(ClusterTest, AnotherBudgetIsPublishedFromTheSameCandidates) {
+  v1::JobSpec spec = Spec("tiny");
+  spec.mutable_budget()->set_planes(2.5);
+  const std::string direct = DigestWith(1, spec);
+
+  Cluster cluster(*root_);
+  cluster.AddWorker();
+  const auto parent = cluster.Submit(Spec("tiny"));
+  ASSERT_TRUE(parent.ok()) << parent.status();
+  const auto done = cluster.WaitForEnd(parent->job_id());
+  ASSERT_TRUE(done.ok() && done->state() == v1::JOB_STATE_SUCCEEDED) << done->error();
+  {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(10));
+    v1::PlanBudgetRequest request;
+    request.set_job_id(parent->job_id());
+    request.mutable_budget()->set_planes(1);  // and the details name the field
+    v1::PlanBudgetResponse plan;
+    EXPECT_EQ(cluster.jobs().PlanBudget(&context, request, &plan).error_code(),
+              grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_FALSE(context.GetServerTrailingMetadata().empty());
+  }
+  v1::Job child;
+  {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(10));
+    v1::PublishBudgetRequest request;
+    request.set_job_id(parent->job_id());
+    request.mutable_budget()->set_planes(2.5);
+    request.set_output("tiny:small");
+    const grpc::Status status = cluster.jobs().PublishBudget(&context, request, &child);
+    ASSERT_TRUE(status.ok()) << status.error_message();
+  }
+  {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(10));
+    v1::DeleteJobRequest request;
+    request.set_job_id(parent->job_id());
+    google::protobuf::Empty empty;
+    ASSERT_TRUE(cluster.jobs().DeleteJob(&context, request, &empty).ok());
+  }
+  const auto end = cluster.WaitForEnd(child.job_id());
+  ASSERT_TRUE(end.ok()) << end.status();
+  ASSERT_EQ(end->state(), v1::JOB_STATE_SUCCEEDED) << end->error() << cluster.Logs();
+  EXPECT_LE(end->quality().planes(), 2.5);
+  EXPECT_EQ(end->package_digest(), direct);
+}
+
+TEST_F(ClusterTest, AllocatesByWhatWasMeasured) {
+  v1::JobSpec spec = Spec("tiny");
+  spec.set_criterion(v1::CRITERION_MEASURED);
+  const std::string one = DigestWith(1, spec);
+  ASSERT_FALSE(one.empty());
+  EXPECT_EQ(DigestWith(2, spec), one);
 }
 
 }  // namespace

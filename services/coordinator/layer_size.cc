@@ -9,15 +9,20 @@ namespace {
 constexpr uint64_t kHeaderBytes = 640;
 constexpr uint64_t kConfigBytes = 200;
 constexpr uint64_t kHalf = 2;  // bytes of an fp16 number
+constexpr uint64_t kWord = 4;  // of 32 bits of a plane
 
 uint64_t CeilDiv(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
-// Scales of one plane of the paper's layouts.
-uint64_t PaperScales(const v1::Recipe& recipe, uint64_t n, uint64_t k) {
+// The paper's layouts. acc packs along a column, lat along a row like everything else.
+uint64_t AccBytes(const v1::Recipe& recipe, uint64_t n, uint64_t k, uint64_t q) {
+  const uint64_t rows = recipe.whole_row() ? n : recipe.group_size();
+  const uint64_t scales = CeilDiv(n, std::max<uint64_t>(1, rows));
+  return q * k * (CeilDiv(n, 32) * kWord + scales * kHalf);
+}
+uint64_t LatBytes(const v1::Recipe& recipe, uint64_t n, uint64_t k, uint64_t q) {
   const uint64_t group = recipe.whole_row() ? n : recipe.group_size();
-  if (recipe.method() == v1::METHOD_ACC) return k * CeilDiv(n, std::max<uint64_t>(1, group));
   const uint64_t rows = std::clamp<uint64_t>(group / 8, 1, std::max<uint64_t>(1, n));
-  return CeilDiv(k, 8) * CeilDiv(n, rows);
+  return q * (n * CeilDiv(k, 32) * kWord + CeilDiv(k, 8) * CeilDiv(n, rows) * kHalf);
 }
 
 bool HasOffset(const v1::Recipe& recipe) {
@@ -29,10 +34,9 @@ bool HasOffset(const v1::Recipe& recipe) {
 uint64_t EstimateStoredBytes(const v1::Recipe& recipe, const v1::LayerPlan& layer, uint32_t q) {
   const uint64_t n = layer.rows(), k = layer.cols();
   if (q == 0) return 4 * n * k;
-  const uint64_t planes = q * n * CeilDiv(k, 32) * 4;
-  if (recipe.method() == v1::METHOD_LAT || recipe.method() == v1::METHOD_ACC) {
-    return planes + kHalf * q * PaperScales(recipe, n, k);
-  }
+  if (recipe.method() == v1::METHOD_ACC) return AccBytes(recipe, n, k, q);
+  if (recipe.method() == v1::METHOD_LAT) return LatBytes(recipe, n, k, q);
+  const uint64_t planes = q * n * CeilDiv(k, 32) * kWord;
   const uint64_t group = recipe.whole_row() ? k : recipe.group_size();
   const uint64_t groups = CeilDiv(k, std::max<uint64_t>(1, group));
   const uint64_t offsets = HasOffset(recipe) ? kHalf * n * groups : 0;

@@ -83,6 +83,8 @@ TEST(EstimateStoredBytes, CountsAccAsThePaperDoes) {
   for (const uint32_t q : {2u, 3u, 4u}) {
     EXPECT_EQ(EstimateStoredBytes(recipe, Layer(1024, 512), q), 1024 * 512 * q * 9 / 8 / 8);
   }
+  // Columns of 5 rows, each with a word and a scale a plane.
+  EXPECT_EQ(EstimateStoredBytes(recipe, Layer(5, 37), 3), 3 * 37 * (4 + 2));
   recipe.set_group_size(0);
   recipe.set_whole_row(true);  // a scale a column and plane
   EXPECT_EQ(EstimateStoredBytes(recipe, Layer(1024, 512), 2), 1024 * 512 * 2 / 8 + 2 * 2 * 512);
