@@ -1,0 +1,62 @@
+// Kernel launches; each returns the launch's own error. Arguments are checked by callers.
+#ifndef SHIFTADD_KERNELS_CUDA_LAUNCH_H_
+#define SHIFTADD_KERNELS_CUDA_LAUNCH_H_
+
+#include "kernels/cuda/layout.h"
+
+namespace shiftadd::kernels::cuda {
+
+inline constexpr int kMaxBinaryColumns = 4;
+
+// p.x.columns <= kMaxBinaryColumns, p.x.slots <= 2, no part is int8/group; units >= config.warps.
+cudaError_t LaunchBinary(const LaunchParams& p, const LaunchConfig& config);
+// p.x.slots <= 2. config.warps <= 8.
+cudaError_t LaunchInteger(const LaunchParams& p, const LaunchConfig& config);
+// cudaSuccess if this build has code for the current device.
+cudaError_t HasCode();
+// Any matrix of Form::kPlain.
+cudaError_t LaunchPlain(const DeviceMatrix& w, const DeviceActivations& x, float* y, int64_t ldy,
+                        bool programmatic, cudaStream_t stream);
+
+// blocks of `w` from its packed arrays; w.form is not kPlain.
+cudaError_t LaunchRepack(const DeviceMatrix& w, uint8_t* blocks, cudaStream_t stream);
+
+cudaError_t LaunchGather(const DeviceMatrix& w, const int32_t* rows, int64_t count, float* out,
+                         int64_t ld, cudaStream_t stream);
+
+enum class Source { kPlain, kRmsNorm, kSiluMul };
+
+struct PrepareParams {
+  const float* x = nullptr;
+  const float* other = nullptr;  // kRmsNorm: weight [k]; kSiluMul: up [m, ldx], x is gate
+  float eps = 0;
+  int64_t ldx = 0, k = 0, group = 0;
+  const uint32_t* signs = nullptr;
+  // Writable views of `out`.
+  uint32_t* bits = nullptr;
+  uint8_t* bytes = nullptr;
+  ColumnScale* scales = nullptr;
+  DeviceActivations out;
+  bool programmatic = false;
+};
+cudaError_t LaunchPrepare(const PrepareParams& p, Source source, cudaStream_t stream);
+
+// Launches with or without programmatic dependent launch.
+template <typename... P, typename... A>
+cudaError_t Launch(void (*kernel)(P...), dim3 grid, unsigned threads, bool programmatic,
+                   cudaStream_t stream, const A&... arguments) {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = dim3(threads);
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = programmatic ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+}
+
+}  // namespace shiftadd::kernels::cuda
+
+#endif  // SHIFTADD_KERNELS_CUDA_LAUNCH_H_

@@ -1,0 +1,237 @@
+// Activations to digits, in one kernel with what produces them. The float operations are those of
+// rotation.cc and the CPU kernels' preparation, in their order, so the digits are the same bits.
+#include "kernels/cuda/device_ops.cuh"
+#include "kernels/cuda/launch.h"
+
+namespace shiftadd::kernels::cuda {
+namespace {
+
+constexpr float kRounder = 12582912.0f;  // 1.5 * 2^23: adding and taking it away rounds to even
+constexpr float kTiny = 1e-30f;          // below this the reciprocal overflows: counts as zero
+
+__constant__ float kNorms[8] = {1.0f,  0.70710678118654752f, 0.5f,   0.35355339059327376f,
+                                0.25f, 0.17677669529663689f, 0.125f, 0.08838834764831845f};
+
+// A warp's 128 inputs: lane l holds inputs 32 t + l, t = 0..3.
+struct Half {
+  float of[4];
+};
+
+__device__ __forceinline__ float LoadFloat(const float* p) {
+  return __uint_as_float(LoadActivations4(reinterpret_cast<const uint32_t*>(p)));
+}
+
+template <Source kSource>
+__device__ Half LoadInputs(const PrepareParams& p, int64_t token, int64_t half, float inverse_rms,
+                           int lane) {
+  Half v;
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const int64_t input = half * kHalfInputs + t * 32 + lane;
+    v.of[t] = 0;
+    if (input >= p.k) continue;
+    const float x = LoadFloat(p.x + token * p.ldx + input);
+    if constexpr (kSource == Source::kPlain) v.of[t] = x;
+    if constexpr (kSource == Source::kRmsNorm) v.of[t] = x * inverse_rms * p.other[input];
+    if constexpr (kSource == Source::kSiluMul) {
+      const float up = LoadFloat(p.other + token * p.ldx + input);
+      v.of[t] = x / (1.0f + expf(-x)) * up;
+    }
+  }
+  return v;
+}
+
+// Signs and the Walsh-Hadamard transform of the half's first `length` inputs; a tail goes in
+// descending powers of two. Distances ascend: sums are rounded, so their order counts.
+__device__ void RotateHalf(const uint32_t* signs, int64_t half, int length, int lane, Half* v) {
+  int size[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const int e = t * 32 + lane;
+    size[t] = e >= length ? 0 : length == kHalfInputs ? kHalfInputs : 1 << (31 - __clz(length ^ e));
+    if (size[t] == 0) continue;
+    const float norm = kNorms[31 - __clz(size[t])];
+    const bool plus = ((signs[half * 4 + t] >> lane) & 1u) != 0;
+    v->of[t] *= plus ? norm : -norm;
+  }
+#pragma unroll
+  for (int h = 1; h < 32; h *= 2) {
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      const float other = __shfl_xor_sync(~0u, v->of[t], h);
+      if (h < size[t]) v->of[t] = (lane & h) != 0 ? other - v->of[t] : v->of[t] + other;
+    }
+  }
+#pragma unroll
+  for (int h = 1; h < 4; h *= 2) {
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      if ((t & h) != 0 || h * 32 >= size[t]) continue;
+      const float a = v->of[t], b = v->of[t | h];
+      v->of[t] = a + b;
+      v->of[t | h] = a - b;
+    }
+  }
+}
+
+// The largest magnitude among the inputs that share word t's scale: those of its weight group.
+__device__ void ChunkTops(const PrepareParams& p, int64_t half, const Half& v, float (&top)[4]) {
+  int word_top[4];
+  int64_t group[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    word_top[t] = __reduce_max_sync(~0u, __float_as_int(v.of[t]) & INT32_MAX);
+    group[t] = (half * 4 + t) * 32 / p.group;
+  }
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    int most = 0;
+#pragma unroll
+    for (int other = 0; other < 4; ++other) {
+      if (group[other] == group[t] && word_top[other] > most) most = word_top[other];
+    }
+    top[t] = __int_as_float(most);
+  }
+}
+
+__device__ __forceinline__ int RoundWithin(float v, float limit) {
+  v = (v + kRounder) - kRounder;
+  v = v > -limit ? v : -limit;  // also what a NaN becomes
+  return static_cast<int>(v < limit ? v : limit);
+}
+
+// Writes one column's digits of a half: bits, bytes and the scales of its slots.
+__device__ void StoreColumn(const PrepareParams& p, int64_t half, int column, const int (&digit)[4],
+                            const float (&scale)[4], int lane) {
+  const DeviceActivations& out = p.out;
+  uint32_t bits = 0;
+  int sum[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    sum[t] = __reduce_add_sync(~0u, digit[t]);
+#pragma unroll
+    for (int n = 0; n < 8; ++n) {
+      const uint32_t word = __ballot_sync(~0u, (digit[t] >> n) & 1);
+      if (lane == n * 4 + t) bits = word;
+    }
+  }
+  p.bits[(half * out.columns + column) * 32 + lane] = bits;
+  // Lane l of word t is byte 4*(2j + i) + b with j = l%4, b = l/4%4, i = l/16.
+  uint8_t* bytes = p.bytes + (half * out.groups8 + column / 8) * 1024 + lane % 4 / 2 * 512 +
+                   (lane % 2 * 2 + lane / 16) * 4 + lane / 4 % 4;
+#pragma unroll
+  for (int t = 0; t < 4; ++t) bytes[(column % 8 * 4 + t) * 16] = static_cast<uint8_t>(digit[t]);
+  const int words = 4 / out.slots;
+  if (lane < out.slots) {
+    int total = 0;
+    float slot_scale = 0;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) {
+      if (t / words != lane) continue;
+      total += sum[t];
+      if (t % words == 0) slot_scale = scale[t];
+    }
+    p.scales[(half * out.slots + lane) * out.columns + column] = {slot_scale, total};
+  }
+}
+
+template <bool kTwoDigits>
+__device__ void QuantizeHalf(const PrepareParams& p, int64_t token, int64_t half, const Half& v,
+                             int lane) {
+  constexpr float kLimit = kTwoDigits ? 32512.0f : 127.0f;
+  float top[4], scale[4];
+  ChunkTops(p, half, v, top);
+  int high[4], low[4];
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const bool zero = !(top[t] >= kTiny);
+    const float inverse = zero ? 0.0f : kLimit / top[t];
+    scale[t] = zero ? 0.0f : top[t] / kLimit;
+    const int value = RoundWithin(v.of[t] * inverse, kLimit);
+    high[t] = value;
+    if constexpr (kTwoDigits) {
+      high[t] = (value + 127 + 128 * 255) / 255 - 128;  // floor((value + 127) / 255)
+      low[t] = value - 255 * high[t];
+    }
+  }
+  if constexpr (kTwoDigits) {
+    const int column = static_cast<int>(token) * 2;
+    StoreColumn(p, half, column + 1, low, scale, lane);
+#pragma unroll
+    for (int t = 0; t < 4; ++t) scale[t] *= 255.0f;
+    StoreColumn(p, half, column, high, scale, lane);
+  } else {
+    StoreColumn(p, half, static_cast<int>(token), high, scale, lane);
+  }
+}
+
+// 1 / sqrt(mean(x^2) + eps) of a row by all threads of the CTA: float64, in a fixed order.
+__device__ float InverseRms(const PrepareParams& p, int64_t token) {
+  __shared__ double partial[32];
+  double sum = 0;
+  for (int64_t i = threadIdx.x; i < p.k; i += blockDim.x) {
+    const double x = LoadFloat(p.x + token * p.ldx + i);
+    sum = fma(x, x, sum);
+  }
+  for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
+  __syncthreads();
+  sum = 0;
+  for (int w = 0; w < blockDim.x / 32; ++w) sum += partial[w];
+  return static_cast<float>(1.0 / sqrt(sum / static_cast<double>(p.k) + p.eps));
+}
+
+// Warps of a row's CTAs share its halves; blockIdx.y is the token. RMSNorm: one CTA a row.
+template <Source kSource, bool kTwoDigits>
+__global__ void __launch_bounds__(1024) PrepareKernel(const __grid_constant__ PrepareParams p) {
+  StartNextKernel();
+  WaitForPreviousKernel();
+  const int lane = threadIdx.x & 31;
+  for (int64_t token = blockIdx.y; token < p.out.m; token += gridDim.y) {
+    float inverse_rms = 0;
+    if constexpr (kSource == Source::kRmsNorm) {
+      __syncthreads();  // the row before has read `partial`
+      inverse_rms = InverseRms(p, token);
+    }
+    const int64_t warps = int64_t{gridDim.x} * (blockDim.x / 32);
+    int64_t half = int64_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
+    for (; half < p.out.halves; half += warps) {
+      Half v = LoadInputs<kSource>(p, token, half, inverse_rms, lane);
+      const int64_t left = p.k - half * kHalfInputs;
+      const int length = left < kHalfInputs ? static_cast<int>(left) : kHalfInputs;
+      if (p.signs != nullptr && length > 0) RotateHalf(p.signs, half, length, lane, &v);
+      QuantizeHalf<kTwoDigits>(p, token, half, v, lane);
+    }
+  }
+}
+
+template <Source kSource>
+cudaError_t LaunchSource(const PrepareParams& p, cudaStream_t stream) {
+  const auto kernel =
+      p.out.digits == 2 ? PrepareKernel<kSource, true> : PrepareKernel<kSource, false>;
+  const unsigned halves = static_cast<unsigned>(p.out.halves);
+  const unsigned tokens = p.out.m < 65535 ? static_cast<unsigned>(p.out.m) : 65535;
+  if (kSource == Source::kRmsNorm) {
+    return Launch(kernel, dim3(1, tokens), 32 * (halves < 32 ? halves : 32), p.programmatic, stream,
+                  p);
+  }
+  const unsigned warps = 4;
+  return Launch(kernel, dim3((halves + warps - 1) / warps, tokens), 32 * warps, p.programmatic,
+                stream, p);
+}
+
+}  // namespace
+
+cudaError_t LaunchPrepare(const PrepareParams& p, Source source, cudaStream_t stream) {
+  switch (source) {
+    case Source::kRmsNorm:
+      return LaunchSource<Source::kRmsNorm>(p, stream);
+    case Source::kSiluMul:
+      return LaunchSource<Source::kSiluMul>(p, stream);
+    case Source::kPlain:
+      break;
+  }
+  return LaunchSource<Source::kPlain>(p, stream);
+}
+
+}  // namespace shiftadd::kernels::cuda

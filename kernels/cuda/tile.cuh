@@ -1,0 +1,89 @@
+// What the two tensor-core kernels share: finding a CTA's tile, loading a block, the last sum.
+//
+// A CTA multiplies one tile of 16 rows; its warps share the units of K, round robin.
+#ifndef SHIFTADD_KERNELS_CUDA_TILE_CUH_
+#define SHIFTADD_KERNELS_CUDA_TILE_CUH_
+
+#include "kernels/cuda/device_ops.cuh"
+
+namespace shiftadd::kernels::cuda {
+
+inline constexpr int kMaxWarps = 16;
+
+struct TileOf {
+  int part;
+  uint32_t tile;  // of that part
+};
+
+__device__ __forceinline__ TileOf FindTile(const LaunchParams& p) {
+  int part = 0;
+#pragma unroll
+  for (int i = 1; i < kMaxCudaProducts; ++i) {
+    if (i < p.count && blockIdx.x >= p.parts[i].first_tile) part = i;
+  }
+  return {part, blockIdx.x - p.parts[part].first_tile};
+}
+
+// Scales of rows g and g+8 for the 2S slots of a unit.
+template <int S>
+__device__ __forceinline__ void LoadPairs(const uint8_t* at, uint32_t (&out)[2 * S]) {
+  if constexpr (S == 1) {
+    const uint2 v = LoadWeights8(at);
+    out[0] = v.x, out[1] = v.y;
+  } else {
+    const uint4 v = LoadWeights16(at);
+    out[0] = v.x, out[1] = v.y, out[2] = v.z, out[3] = v.w;
+  }
+}
+
+// One lane's share of a block of bcq/shift or bcq/free.
+template <Form F, bool Z, int Q, int S>
+struct Block {
+  static constexpr int kBytes = BlockBytes(F, Q, Z, S);
+  static constexpr int kScales = F == Form::kFree ? Q : 1;
+
+  uint4 planes[Q];
+  uint32_t scale[kScales][2 * S];  // F16 pairs
+  uint32_t zeta[Z ? 2 * S : 1];
+  uint32_t sets;  // shift: a byte a slot: set of row g | set of row g+8 << 4
+
+  __device__ __forceinline__ void Load(const uint8_t* block, int lane) {
+    const int g = lane >> 2;
+#pragma unroll
+    for (int i = 0; i < Q; ++i) planes[i] = LoadWeights16(block + i * 512 + lane * 16);
+    const uint8_t* at = block + PlaneBytes(F, Q);
+#pragma unroll
+    for (int i = 0; i < kScales; ++i) LoadPairs<S>(at + i * 64 * S + g * 8 * S, scale[i]);
+    if constexpr (F == Form::kShift) {
+      sets = S == 1 ? LoadWeights2(at + 64 + g * 2) : LoadWeights4(at + 128 + g * 4);
+    }
+    if constexpr (Z) LoadPairs<S>(block + ZetaOffset(F, Q, S) + g * 8 * S, zeta);
+  }
+
+  // Plane i of half h, row g + 8r.
+  __device__ __forceinline__ uint32_t Word(int h, int i, int r) const {
+    const int word = (h * Q + i) * 2 + r;
+    const uint4& v = planes[word / 4];
+    return word % 4 == 0 ? v.x : word % 4 == 1 ? v.y : word % 4 == 2 ? v.z : v.w;
+  }
+};
+
+// The sum over warps of kStride floats each, in the order of the warps.
+template <int kStride>
+__device__ __forceinline__ float SumOfWarps(const float* first, int warps) {
+  float sum = 0;
+  if (warps == 16) {
+#pragma unroll
+    for (int w = 0; w < 16; ++w) sum += first[w * kStride];
+  } else if (warps == 8) {
+#pragma unroll
+    for (int w = 0; w < 8; ++w) sum += first[w * kStride];
+  } else {
+    for (int w = 0; w < warps; ++w) sum += first[w * kStride];
+  }
+  return sum;
+}
+
+}  // namespace shiftadd::kernels::cuda
+
+#endif  // SHIFTADD_KERNELS_CUDA_TILE_CUH_

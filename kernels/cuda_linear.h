@@ -1,0 +1,127 @@
+// y = x W^T with a packed W on NVIDIA GPUs of compute capability 8.0 to 9.0.
+//
+// Plain C++: callers need no CUDA header. A stream is a cudaStream_t or, as null, the default
+// stream; "device" pointers are memory of the current device. Nothing here synchronizes, allocates
+// or copies except the Create functions and those that say so, so that everything else can be
+// captured in a graph. Every failure is a CudaStatus, found before a launch wherever it can be: no
+// call leaves a CUDA error behind.
+//
+// Activations are the CPU kernels' (cpu_linear.h): the same digits, scales and sums, bit for bit.
+// Products of digits and planes are exact integers (binary tensor cores: AND and popcount); the
+// float operations after them run in one fixed order: two runs with the same m give the same bits.
+// They are not the CPU's bits, and a row of y may differ in its last bits between values of m.
+#ifndef SHIFTADD_KERNELS_CUDA_LINEAR_H_
+#define SHIFTADD_KERNELS_CUDA_LINEAR_H_
+
+#include <cstdint>
+#include <memory>
+#include <string>
+
+#include "kernels/cpu_linear.h"
+#include "kernels/packed_matrix.h"
+
+namespace shiftadd::kernels {
+
+enum class CudaCode {
+  kOk,
+  kInvalidArgument,
+  kUnavailable,  // no device, no driver or one too old, or a device that this build has no code for
+  kOutOfMemory,
+  kInternal,  // a launch or copy failed
+};
+
+struct CudaStatus {
+  CudaCode code = CudaCode::kOk;
+  std::string message;  // names what was found and what was expected; empty if ok
+
+  bool ok() const { return code == CudaCode::kOk; }
+};
+
+using CudaStream = void*;
+
+// Whether the current device can run these kernels.
+CudaStatus CudaAvailable();
+// What this build has code for and which of it was ever run, one line.
+const char* CudaBuildInfo();
+
+// Device buffers for the quantized activations of up to `max_m` tokens; reusable. The Prepare
+// functions fill them, one kernel each. Not thread-safe; work on one object belongs on one stream.
+class CudaActivations {
+ public:
+  // `group` and `signs` (host, [ceil(k/32)], or null without rotation) as in the matrices that will
+  // be multiplied. Copies `signs`, and returns when that is done.
+  static CudaStatus Create(int64_t max_m, int64_t k, int64_t group, Precision precision,
+                           const uint32_t* signs, std::unique_ptr<CudaActivations>* out);
+  virtual ~CudaActivations() = default;
+
+  // x: device [m, k], row stride ldx >= k.
+  virtual CudaStatus Prepare(const float* x, int64_t ldx, int64_t m, CudaStream stream) = 0;
+  // RMSNorm first: x / sqrt(mean(x^2) + eps) * weight; weight: device [k].
+  virtual CudaStatus PrepareRmsNorm(const float* x, int64_t ldx, const float* weight, float eps,
+                                    int64_t m, CudaStream stream) = 0;
+  // silu(gate) * up first (SwiGLU); gate, up: device [m, k], row stride ld.
+  virtual CudaStatus PrepareSiluMul(const float* gate, const float* up, int64_t ld, int64_t m,
+                                    CudaStream stream) = 0;
+  // What the last Prepare gave, in the CPU kernels' form. Synchronizes.
+  virtual CudaStatus ToHost(CudaStream stream, Activations* out) const = 0;
+
+  virtual int64_t m() const = 0;  // of the last Prepare; 0 before
+  virtual int64_t k() const = 0;
+  virtual int64_t group() const = 0;
+  virtual Precision precision() const = 0;
+};
+
+// A matrix on the device. Immutable after construction; thread-safe.
+//
+// bcq/shift and bcq/free with 2, 3 or 4 planes and groups that are a multiple of 64 (or whole rows)
+// run on the tensor cores, int8/group too; everything else takes a plain kernel.
+class CudaLinear {
+ public:
+  // Repacks `m` (host memory) on the device. Synchronizes; the view may go away.
+  static CudaStatus Create(const PackedMatrix& m, CudaStream stream,
+                           std::unique_ptr<CudaLinear>* out);
+  virtual ~CudaLinear() = default;
+
+  // The weights of `count` rows in unrotated space: out (device) [count, k], row stride ld >= k.
+  // rows: device; a row outside the matrix gives NaN.
+  virtual CudaStatus GatherRows(const int32_t* rows, int64_t count, float* out, int64_t ld,
+                                CudaStream stream) const = 0;
+
+  virtual int64_t n() const = 0;
+  virtual int64_t k() const = 0;
+  virtual int64_t group() const = 0;
+  virtual Rotation rotation() const = 0;
+  virtual uint64_t bytes() const = 0;  // on the device
+};
+
+// One matrix of a product: y (device) [m, n], row stride ldy >= n.
+struct CudaProduct {
+  const CudaLinear* w = nullptr;
+  float* y = nullptr;
+  int64_t ldy = 0;
+};
+
+inline constexpr int kMaxCudaProducts = 4;
+
+// Which kernel multiplies bcq matrices of 2 to 4 planes; for measurements.
+enum class CudaPath {
+  kAuto,
+  kBinary,   // b1 tensor cores, planes as stored; up to 4 digits * tokens
+  kInteger,  // int8 tensor cores on decoded planes
+};
+
+struct CudaMultiplyOptions {
+  // Programmatic dependent launch: weights are read while the kernel before on the stream ends.
+  bool programmatic = false;
+  CudaPath path = CudaPath::kAuto;
+  int warps = 0;  // a CTA, 0: chosen; for measurements
+};
+
+// y_i = x W_i^T for `count` <= kMaxCudaProducts matrices of one input, in one launch if all of them
+// run on the same kind of tensor core.
+CudaStatus CudaMultiply(const CudaActivations& x, const CudaProduct* products, int count,
+                        CudaStream stream, const CudaMultiplyOptions& options = {});
+
+}  // namespace shiftadd::kernels
+
+#endif  // SHIFTADD_KERNELS_CUDA_LINEAR_H_
