@@ -54,12 +54,12 @@ CudaStatus PackedActivations::Make(int64_t max_m, int64_t k, int64_t group, Prec
   view.halves = static_cast<int32_t>((k + kUnitInputs - 1) / kUnitInputs * 2);
   view.slots = SlotsOf(group, k);
   const int64_t columns = max_m * view.digits;
-  const int64_t columns8 = (columns + 7) / 8 * 8;
+  const int64_t columns8 = int64_t{8} * Groups8(static_cast<int32_t>(columns));
   const int64_t digits = int64_t{view.halves} * kHalfInputs;
-  SHIFTADD_CUDA_RETURN_IF_ERROR(a->bits_.Allocate(columns * digits));
+  SHIFTADD_CUDA_RETURN_IF_ERROR(a->bits_.Allocate((columns + 1) * digits));
   SHIFTADD_CUDA_RETURN_IF_ERROR(a->bytes_.Allocate(columns8 * digits));
   SHIFTADD_CUDA_RETURN_IF_ERROR(
-      a->scales_.Allocate(columns * view.halves * view.slots * sizeof(ColumnScale)));
+      a->scales_.Allocate(columns8 * view.halves * view.slots * sizeof(ColumnScale)));
   SHIFTADD_CUDA_RETURN_IF_ERROR(
       a->signs_.Upload(signs, static_cast<size_t>((k + 31) / 32) * 4, nullptr));
   // A copy of its own and a finished one: the signs are the caller's again.
@@ -82,7 +82,8 @@ CudaStatus PackedActivations::Run(PrepareParams params, Source source, int64_t m
   }
   view_.m = static_cast<int32_t>(m);
   view_.columns = view_.m * view_.digits;
-  view_.groups8 = (view_.columns + 7) / 8;
+  view_.bit_stride = BitStride(view_.columns);
+  view_.groups8 = Groups8(view_.columns);
   params.k = k_;
   params.group = group_;
   params.signs = signs_.as<uint32_t>();
@@ -137,7 +138,7 @@ int8_t DigitAt(const std::vector<int8_t>& bytes, const DeviceActivations& view, 
 CudaStatus PackedActivations::ToHost(CudaStream stream, Activations* out) const {
   if (view_.m == 0) return InvalidArgument("activations were not prepared yet");
   std::vector<int8_t> bytes(size_t{1024} * view_.halves * view_.groups8);
-  std::vector<ColumnScale> scales(size_t{1} * view_.halves * view_.slots * view_.columns);
+  std::vector<ColumnScale> scales(size_t{8} * view_.halves * view_.slots * view_.groups8);
   const auto s = static_cast<cudaStream_t>(stream);
   SHIFTADD_CUDA_RETURN_IF_ERROR(
       FromCuda(cudaMemcpyAsync(bytes.data(), view_.bytes, bytes.size(), cudaMemcpyDeviceToHost, s),
@@ -174,7 +175,7 @@ CudaStatus PackedActivations::ToHost(CudaStream stream, Activations* out) const 
       for (int64_t i = 0; i < k_; ++i) digits[i] = DigitAt(bytes, view_, i, column);
       const bool high = view_.digits == 2 && d == 0;
       for (size_t slot = 0; slot < chunk_of.size(); ++slot) {
-        const ColumnScale& v = scales[slot * view_.columns + column];
+        const ColumnScale& v = scales[slot * 8 * view_.groups8 + column];
         const int64_t at = token * chunks + chunk_of[slot];
         out->digit_sum[at] += (high ? 255 : 1) * v.sum;
         if (!high) out->scale[at] = v.scale;

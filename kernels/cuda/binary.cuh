@@ -10,30 +10,23 @@
 
 namespace shiftadd::kernels::cuda {
 
-// Columns of one half: their bits and, each slot, scale and sum. Lanes with t > 0 take a sum of 0:
-// it must enter a row once.
+// One half of C columns: this lane's bits and, each slot, scale and sum.
 template <int S, int C>
 struct BinaryColumns {
   uint32_t bits[C];
-  float scale[C][S];
-  int32_t sum[C][S];
+  ColumnScale scale[S][C];
 
-  __device__ __forceinline__ void Load(const DeviceActivations& x, int half, int column, int lane) {
+  // `bits_at` is this lane's word of column 0.
+  __device__ __forceinline__ void Load(const uint32_t* bits_at, const ColumnScale* scales_at) {
 #pragma unroll
-    for (int c = 0; c < C; ++c) {
-      const bool inside = column + c < x.columns;
-      bits[c] = 0;
-      if (inside) {
-        bits[c] = LoadActivations4(x.bits + (int64_t{half} * x.columns + column + c) * 32 + lane);
-      }
+    for (int c = 0; c < C; ++c) bits[c] = LoadActivations4(bits_at + c * 32);
 #pragma unroll
-      for (int s = 0; s < S; ++s) {
-        ColumnScale v = {0, 0};
-        if (inside) {
-          v = LoadScale(x.scales + (int64_t{half} * S + s) * x.columns + column + c);
-        }
-        scale[c][s] = v.scale;
-        sum[c][s] = (lane & 3) == 0 ? v.sum : 0;
+    for (int s = 0; s < S; ++s) {
+      if constexpr (C == 1) {
+        scale[s][0] = LoadScale(scales_at + s * 8);
+      } else {
+#pragma unroll
+        for (int c = 0; c < C; c += 2) LoadTwoScales(scales_at + s * 8 + c, &scale[s][c]);
       }
     }
   }
@@ -42,10 +35,11 @@ struct BinaryColumns {
 // Adds one slot of one half of a block times C columns to acc.
 template <Form F, bool Z, int Q, int S, int C>
 __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s,
-                                        const BinaryColumns<S, C>& x, uint32_t table,
-                                        float zeta_unit, int lane, float (*acc)[2]) {
+                                        const BinaryColumns<S, C>& x, uint32_t sets,
+                                        float zeta_unit, int lane, float (&acc)[C][2]) {
   const int t = lane & 3;
   const int sign = t == 3 ? -2 : 2;
+  const int once = t == 0 ? ~0 : 0;  // a digit sum must enter a row in one lane only
   const int slot = h * S + s;
   const bool mine = S == 1 || t / (4 / S) == s;
   float2 scale[Block<F, Z, Q, S>::kScales];
@@ -58,7 +52,7 @@ __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s
   if constexpr (F == Form::kShift) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      set[r] = __shfl_sync(~0u, table, w.sets >> (8 * slot + 4 * r), 16);
+      set[r] = __shfl_sync(~0u, sets, w.sets >> (8 * slot + 4 * r), 16);
       if constexpr (!Z) total[r] = __dp4a(static_cast<int>(set[r]), 0x01010101, 0) >> 1;
     }
   } else if constexpr (!Z) {
@@ -75,7 +69,7 @@ __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s
       count[0][i] = product[0] + sign * product[1];
       count[1][i] = product[2] + sign * product[3];
     }
-    const int sum = x.sum[c][s];
+    const int sum = x.scale[s][c].sum & once;
     float term[2];
     if constexpr (F == Form::kFree) {
       const float half_sum = 0.5f * static_cast<float>(sum);
@@ -106,87 +100,86 @@ __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s
         term[1] = fmaf(zeta.y, unit_sum, term[1]);
       }
     }
-    acc[c][0] = fmaf(x.scale[c][s], term[0], acc[c][0]);
-    acc[c][1] = fmaf(x.scale[c][s], term[1], acc[c][1]);
+    acc[c][0] = fmaf(x.scale[s][c].scale, term[0], acc[c][0]);
+    acc[c][1] = fmaf(x.scale[s][c].scale, term[1], acc[c][1]);
   }
 }
 
 // acc[c][r]: this lane's part of row g + 8r times column c.
 template <Form F, bool Z, int Q, int S, int C>
-__device__ __forceinline__ void MultiplyBinaryTile(const Part& part, uint32_t tile, int units,
-                                                   const DeviceActivations& x, float (&acc)[C][2]) {
+__device__ __forceinline__ void MultiplyBinaryTile(const LaunchParams& p, const Tile& at,
+                                                   float (&acc)[C][2]) {
   using B = Block<F, Z, Q, S>;
+  // With four columns there is enough to compute to need the next block on its way meanwhile.
+  constexpr bool kAhead = C > 2;
   const int lane = threadIdx.x & 31;
+  const int warp = threadIdx.x >> 5;
   const int warps = blockDim.x >> 5;
-  const uint8_t* first = part.blocks + int64_t{tile} * units * B::kBytes;
+  int left = p.units - warp;  // units of this warp are `warps` apart
+  const uint8_t* block = at.blocks + (int64_t{at.tile} * p.units + warp) * B::kBytes;
   B w;
-  int unit = threadIdx.x >> 5;
-  if (unit < units) w.Load(first + unit * B::kBytes, lane);
+  if (left > 0) w.Load(block, lane);
+  uint32_t sets = 0;
+  float zeta_unit = 1;
+  if constexpr (F == Form::kShift) {
+    sets = LoadWeights4(at.blocks - kSetsBytes + (lane & 15) * 4);
+    if constexpr (Z) zeta_unit = p.out[at.part].zeta_unit;
+  }
+  const uint32_t* bits = p.x.bits + int64_t{warp} * (2 * C * 32) + lane;
+  const ColumnScale* scales = p.x.scales + int64_t{warp} * (2 * S * 8);
   StartNextKernel();
   WaitForPreviousKernel();
-  const uint32_t table = F == Form::kShift ? part.table[lane & 15].x : 0;
-  // Up to two columns are loaded for both halves at once.
-  constexpr int kBatch = C <= 2 ? C : 1;
 #pragma unroll 1
-  while (unit < units) {
-    BinaryColumns<S, kBatch> columns[C <= 2 ? 2 : 1];
-    if constexpr (C <= 2) {
-      columns[0].Load(x, unit * 2, 0, lane);
-      columns[1].Load(x, unit * 2 + 1, 0, lane);
+  while (left > 0) {
+    B next;
+    left -= warps;
+    block += warps * B::kBytes;
+    if (kAhead && left > 0) next.Load(block, lane);
+    BinaryColumns<S, C> x[2];
+    x[0].Load(bits, scales);
+    if constexpr (C <= 2) x[1].Load(bits + C * 32, scales + S * 8);
+#pragma unroll
+    for (int s = 0; s < S; ++s) AddSlot(w, 0, s, x[0], sets, zeta_unit, lane, acc);
+    if constexpr (C > 2) x[1].Load(bits + C * 32, scales + S * 8);
+#pragma unroll
+    for (int s = 0; s < S; ++s) AddSlot(w, 1, s, x[1], sets, zeta_unit, lane, acc);
+    bits += warps * (2 * C * 32);
+    scales += warps * (2 * S * 8);
+    if constexpr (kAhead) {
+      w = next;
+    } else if (left > 0) {
+      w.Load(block, lane);
     }
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-#pragma unroll
-      for (int c = 0; c < C; c += kBatch) {
-        BinaryColumns<S, kBatch>& batch = columns[C <= 2 ? h : 0];
-        if constexpr (C > 2) batch.Load(x, unit * 2 + h, c, lane);
-#pragma unroll
-        for (int s = 0; s < S; ++s) {
-          AddSlot<F, Z, Q, S, kBatch>(w, h, s, batch, table, part.zeta_unit, lane, acc + c);
-        }
-      }
-    }
-    unit += warps;
-    if (unit < units) w.Load(first + int64_t{unit} * B::kBytes, lane);
   }
 }
 
-template <int S, int C>
-__device__ __forceinline__ void MultiplyBinary(const Part& part, uint32_t tile, int units,
-                                               const DeviceActivations& x, float (&acc)[C][2]) {
-  switch (part.kind) {
-#define SHIFTADD_CASE(form, zeta, q)                                    \
-  case KindOf(form, zeta, q):                                           \
-    MultiplyBinaryTile<form, zeta, q, S, C>(part, tile, units, x, acc); \
+// K: the kind of all matrices, or kMixedKinds.
+template <int K, int S, int C>
+__device__ __forceinline__ void MultiplyBinary(const LaunchParams& p, const Tile& at,
+                                               float (&acc)[C][2]) {
+  switch (K == kMixedKinds ? p.kind[at.part] : K) {
+#define SHIFTADD_CASE(form, zeta, q)                                \
+  case KindOf(form, zeta, q):                                       \
+    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) { \
+      MultiplyBinaryTile<form, zeta, q, S, C>(p, at, acc);          \
+    }                                                               \
     break;
-    SHIFTADD_CASE(Form::kShift, false, 2)
-    SHIFTADD_CASE(Form::kShift, false, 3)
-    SHIFTADD_CASE(Form::kShift, false, 4)
-    SHIFTADD_CASE(Form::kShift, true, 2)
-    SHIFTADD_CASE(Form::kShift, true, 3)
-    SHIFTADD_CASE(Form::kShift, true, 4)
-    SHIFTADD_CASE(Form::kFree, false, 2)
-    SHIFTADD_CASE(Form::kFree, false, 3)
-    SHIFTADD_CASE(Form::kFree, false, 4)
-    SHIFTADD_CASE(Form::kFree, true, 2)
-    SHIFTADD_CASE(Form::kFree, true, 3)
-    SHIFTADD_CASE(Form::kFree, true, 4)
+    SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
 #undef SHIFTADD_CASE
   }
 }
 
-// C: columns, x.columns <= C. With one slot and one or two columns everything fits 64 registers, so
-// that 32 warps an SM keep enough reads in flight.
-template <int S, int C>
+// C is 1, 2 or 4, x.bit_stride is C. With one slot and one or two columns everything fits 64
+// registers, so that 32 warps an SM keep enough reads in flight.
+template <int K, int S, int C>
 __global__ void __launch_bounds__(C <= 2 ? 512 : 256, C <= 2 ? 3 - S : 4 - S)
     BinaryKernel(const __grid_constant__ LaunchParams p) {
   __shared__ float sums[kMaxWarps][C * kTileRows];
   const int lane = threadIdx.x & 31;
   const int warp = threadIdx.x >> 5;
-  const TileOf at = FindTile(p);
-  const Part& part = p.parts[at.part];
+  const Tile at = FindTile(p);
   float acc[C][2] = {};
-  MultiplyBinary<S, C>(part, at.tile, p.units, p.x, acc);
+  MultiplyBinary<K, S, C>(p, at, acc);
   const float weight = static_cast<float>(1 << (2 * (lane & 3)));
 #pragma unroll
   for (int c = 0; c < C; ++c) {
@@ -199,16 +192,17 @@ __global__ void __launch_bounds__(C <= 2 ? 512 : 256, C <= 2 ? 3 - S : 4 - S)
     }
   }
   __syncthreads();
+  // A thread an output; C * 16 is at most 64 and a CTA of one warp has 32.
+  const PartOutput& out = p.out[at.part];
   const int warps = blockDim.x >> 5;
   for (int i = threadIdx.x; i < p.x.m * kTileRows; i += blockDim.x) {
-    const int token = i / kTileRows;
-    const int64_t row = int64_t{at.tile} * kTileRows + i % kTileRows;
-    float y = 0;
-    for (int d = 0; d < p.x.digits; ++d) {
-      const float* first = &sums[0][(token * p.x.digits + d) * kTileRows + i % kTileRows];
-      y += SumOfWarps<C * kTileRows>(first, warps);
+    const int token = i / kTileRows, r = i % kTileRows;
+    float y = SumOfWarps<C * kTileRows>(&sums[0][token * p.x.digits * kTileRows + r], warps);
+    if (C > 1 && p.x.digits == 2) {
+      y += SumOfWarps<C * kTileRows>(&sums[0][(token * 2 + 1) * kTileRows + r], warps);
     }
-    if (row < part.n) part.y[token * part.ldy + row] = y * part.unit;
+    const int64_t row = int64_t{at.tile} * kTileRows + r;
+    if (row < out.n) out.y[token * out.ldy + row] = y * out.unit;
   }
 }
 

@@ -87,6 +87,13 @@ __device__ __forceinline__ ColumnScale LoadScale(const ColumnScale* p) {
   return v;
 }
 
+// Those of two columns; p is aligned to 16 bytes.
+__device__ __forceinline__ void LoadTwoScales(const ColumnScale* p, ColumnScale* out) {
+  asm volatile("ld.global.v4.u32 {%0,%1,%2,%3},[%4];"
+               : "=f"(out[0].scale), "=r"(out[0].sum), "=f"(out[1].scale), "=r"(out[1].sum)
+               : "l"(p));
+}
+
 // Programmatic dependent launch: let the next kernel of the stream start; wait until the one before
 // is done and its writes are seen. No-ops in an ordinary launch.
 __device__ __forceinline__ void StartNextKernel() {

@@ -10,22 +10,17 @@
 
 namespace shiftadd::kernels::cuda {
 
-// B fragments and scales of N8 groups of 8 columns for one half.
-template <int S, int N8>
+// B fragments of one half of N8 groups of 8 columns.
+template <int N8>
 struct IntegerColumns {
   uint4 bytes[N8][2];
 
-  __device__ __forceinline__ void Load(const DeviceActivations& x, int half, int first8, int lane) {
+  // `at` is this lane's first fragment.
+  __device__ __forceinline__ void Load(const uint4* at) {
 #pragma unroll
     for (int n = 0; n < N8; ++n) {
-#pragma unroll
-      for (int j = 0; j < 2; ++j) {
-        bytes[n][j] = make_uint4(0, 0, 0, 0);
-        if ((first8 + n) * 8 + (lane >> 2) < x.columns) {
-          bytes[n][j] = LoadActivations16(
-              x.bytes + ((int64_t{half} * x.groups8 + first8 + n) * 2 + j) * 32 + lane);
-        }
-      }
+      bytes[n][0] = LoadActivations16(at + n * 64);
+      bytes[n][1] = LoadActivations16(at + n * 64 + 32);
     }
   }
   // Registers of step j.
@@ -35,24 +30,14 @@ struct IntegerColumns {
   }
 };
 
-// The columns that a lane's results belong to: 8n + 2t and the next.
+// One slot's scales of the columns that a lane's results belong to: 8n + 2t and the next.
 template <int N8>
 struct ResultScales {
   ColumnScale of[N8][2];
 
-  __device__ __forceinline__ void Load(const DeviceActivations& x, int half, int slot, int first8,
-                                       int lane) {
+  __device__ __forceinline__ void Load(const ColumnScale* at) {
 #pragma unroll
-    for (int n = 0; n < N8; ++n) {
-#pragma unroll
-      for (int e = 0; e < 2; ++e) {
-        const int column = (first8 + n) * 8 + 2 * (lane & 3) + e;
-        of[n][e] = {0, 0};
-        if (column < x.columns) {
-          of[n][e] = LoadScale(x.scales + (int64_t{half} * x.slots + slot) * x.columns + column);
-        }
-      }
-    }
+    for (int n = 0; n < N8; ++n) LoadTwoScales(at + n * 8, of[n]);
   }
 };
 
@@ -102,7 +87,7 @@ __device__ __forceinline__ void KeepSlot(int s, int lane, const uint32_t (&a)[4]
 // acc[n][e]: row g + 8 (e / 2), column 8n + 2t + e % 2, as the tensor cores give it.
 template <bool Z, int Q, int S, int N8>
 __device__ __forceinline__ void AddHalf(const Block<Form::kShift, Z, Q, S>& w, int h,
-                                        const IntegerColumns<S, N8>& x,
+                                        const IntegerColumns<N8>& x,
                                         const ResultScales<N8> (&scales)[S], uint2 table,
                                         float zeta_unit, int lane, float (&acc)[N8][4]) {
   // A lane's inputs are all of one slot: its own.
@@ -163,7 +148,7 @@ __device__ __forceinline__ void AddHalf(const Block<Form::kShift, Z, Q, S>& w, i
 
 template <bool Z, int Q, int S, int N8>
 __device__ __forceinline__ void AddHalf(const Block<Form::kFree, Z, Q, S>& w, int h,
-                                        const IntegerColumns<S, N8>& x,
+                                        const IntegerColumns<N8>& x,
                                         const ResultScales<N8> (&scales)[S], uint2, float, int lane,
                                         float (&acc)[N8][4]) {
 #pragma unroll
@@ -227,6 +212,7 @@ __device__ __forceinline__ void AddHalf(const Block<Form::kFree, Z, Q, S>& w, in
 template <int S>
 struct CodeBlock {
   static constexpr int kBytes = BlockBytes(Form::kInt8, 0, false, S);
+  static constexpr bool kHasSets = false;
 
   uint4 codes[8];
   uint32_t scale[2 * S];
@@ -239,8 +225,7 @@ struct CodeBlock {
 };
 
 template <int S, int N8>
-__device__ __forceinline__ void AddHalf(const CodeBlock<S>& w, int h,
-                                        const IntegerColumns<S, N8>& x,
+__device__ __forceinline__ void AddHalf(const CodeBlock<S>& w, int h, const IntegerColumns<N8>& x,
                                         const ResultScales<N8> (&scales)[S], uint2, float, int lane,
                                         float (&acc)[N8][4]) {
 #pragma unroll
@@ -270,95 +255,106 @@ __device__ __forceinline__ void AddHalf(const CodeBlock<S>& w, int h,
   }
 }
 
+// acc[n][e]: row g + 8 (e / 2), column 8n + 2t + e % 2 of the CTA's.
 template <typename B, int S, int N8>
-__device__ __forceinline__ void MultiplyIntegerTile(const Part& part, uint32_t tile, int units,
-                                                    const DeviceActivations& x, int first8,
+__device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const Tile& at,
                                                     float (&acc)[N8][4]) {
   const int lane = threadIdx.x & 31;
+  const int warp = threadIdx.x >> 5;
   const int warps = blockDim.x >> 5;
-  const uint8_t* first = part.blocks + int64_t{tile} * units * B::kBytes;
+  int left = p.units - warp;
+  const uint8_t* block = at.blocks + (int64_t{at.tile} * p.units + warp) * B::kBytes;
   B w;
-  int unit = threadIdx.x >> 5;
-  if (unit < units) w.Load(first + unit * B::kBytes, lane);
+  if (left > 0) w.Load(block, lane);
+  uint2 sets = {0, 0};
+  if constexpr (B::kHasSets) {
+    sets = LoadWeights8(at.blocks - kSetsBytes + 64 + (lane & 15) * 8);
+  }
+  const float zeta_unit = p.out[at.part].zeta_unit;
+  // With one or two groups of columns the stride of a half is known.
+  const int groups8 = N8 <= 2 ? N8 : p.x.groups8;
+  const int half_bytes = groups8 * 64;  // in uint4
+  const int half_scales = S * groups8 * 8;
+  // Columns that are not there are never stored: lanes that would read them read column 0.
+  const int fragment = lane / 4 < p.x.columns ? lane : lane % 4;
+  const uint4* bytes = p.x.bytes + int64_t{warp} * 2 * half_bytes + blockIdx.y * N8 * 64 + fragment;
+  const ColumnScale* scales =
+      p.x.scales + int64_t{warp} * 2 * half_scales + blockIdx.y * N8 * 8 + 2 * (lane % 4);
   StartNextKernel();
   WaitForPreviousKernel();
-  const uint2 table = part.table[lane & 15];
 #pragma unroll 1
-  while (unit < units) {
+  while (left > 0) {
+    // The next block is on its way while this one is decoded.
+    B next;
+    left -= warps;
+    block += warps * B::kBytes;
+    if (left > 0) next.Load(block, lane);
 #pragma unroll
     for (int h = 0; h < 2; ++h) {
-      IntegerColumns<S, N8> columns;
-      columns.Load(x, unit * 2 + h, first8, lane);
-      ResultScales<N8> scales[S];
+      IntegerColumns<N8> x;
+      x.Load(bytes + h * half_bytes);
+      ResultScales<N8> of[S];
 #pragma unroll
-      for (int s = 0; s < S; ++s) scales[s].Load(x, unit * 2 + h, s, first8, lane);
-      AddHalf(w, h, columns, scales, table, part.zeta_unit, lane, acc);
+      for (int s = 0; s < S; ++s) of[s].Load(scales + h * half_scales + s * groups8 * 8);
+      AddHalf(w, h, x, of, sets, zeta_unit, lane, acc);
     }
-    unit += warps;
-    if (unit < units) w.Load(first + int64_t{unit} * B::kBytes, lane);
+    bytes += warps * 2 * half_bytes;
+    scales += warps * 2 * half_scales;
+    w = next;
   }
 }
 
-template <int S, int N8>
-__device__ __forceinline__ void MultiplyInteger(const Part& part, uint32_t tile, int units,
-                                                const DeviceActivations& x, int first8,
+// K: the kind of all matrices, or kMixedKinds.
+template <int K, int S, int N8>
+__device__ __forceinline__ void MultiplyInteger(const LaunchParams& p, const Tile& at,
                                                 float (&acc)[N8][4]) {
-  switch (part.kind) {
-#define SHIFTADD_CASE(form, zeta, q)                                                        \
-  case KindOf(form, zeta, q):                                                               \
-    MultiplyIntegerTile<Block<form, zeta, q, S>, S, N8>(part, tile, units, x, first8, acc); \
+  switch (K == kMixedKinds ? p.kind[at.part] : K) {
+#define SHIFTADD_CASE(form, zeta, q)                                   \
+  case KindOf(form, zeta, q):                                          \
+    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) {    \
+      MultiplyIntegerTile<Block<form, zeta, q, S>, S, N8>(p, at, acc); \
+    }                                                                  \
     break;
-    SHIFTADD_CASE(Form::kShift, false, 2)
-    SHIFTADD_CASE(Form::kShift, false, 3)
-    SHIFTADD_CASE(Form::kShift, false, 4)
-    SHIFTADD_CASE(Form::kShift, true, 2)
-    SHIFTADD_CASE(Form::kShift, true, 3)
-    SHIFTADD_CASE(Form::kShift, true, 4)
-    SHIFTADD_CASE(Form::kFree, false, 2)
-    SHIFTADD_CASE(Form::kFree, false, 3)
-    SHIFTADD_CASE(Form::kFree, false, 4)
-    SHIFTADD_CASE(Form::kFree, true, 2)
-    SHIFTADD_CASE(Form::kFree, true, 3)
-    SHIFTADD_CASE(Form::kFree, true, 4)
+    SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
 #undef SHIFTADD_CASE
     case KindOf(Form::kInt8, false, 0):
-      MultiplyIntegerTile<CodeBlock<S>, S, N8>(part, tile, units, x, first8, acc);
+      if constexpr (K == kMixedKinds || K == KindOf(Form::kInt8, false, 0)) {
+        MultiplyIntegerTile<CodeBlock<S>, S, N8>(p, at, acc);
+      }
       break;
   }
 }
 
-// Columns [8 N8 blockIdx.y, …).
-template <int S, int N8>
-__global__ void __launch_bounds__(256, N8 <= 2 ? 5 - N8 - S : 1)
+// N8 is 1, 2 (x.groups8 is the same) or 4; columns [8 N8 blockIdx.y, …).
+template <int K, int S, int N8>
+__global__ void __launch_bounds__(256, N8 == 4 ? 1 : 3 - S)
     IntegerKernel(const __grid_constant__ LaunchParams p) {
   constexpr int kStride = N8 * 8 * kTileRows;
   __shared__ __align__(16) float sums[kMaxWarps / 2][kStride];
   const int lane = threadIdx.x & 31;
-  const TileOf at = FindTile(p);
-  const Part& part = p.parts[at.part];
+  const Tile at = FindTile(p);
   float acc[N8][4] = {};
-  MultiplyInteger<S, N8>(part, at.tile, p.units, p.x, blockIdx.y * N8, acc);
+  MultiplyInteger<K, S, N8>(p, at, acc);
   float4* own = reinterpret_cast<float4*>(sums[threadIdx.x >> 5]);
 #pragma unroll
   for (int n = 0; n < N8; ++n) {
     own[n * 32 + lane] = make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
   }
   __syncthreads();
+  const PartOutput& out = p.out[at.part];
   const int warps = blockDim.x >> 5;
   const int tokens = N8 * 8 / p.x.digits;  // of this CTA
   for (int i = threadIdx.x; i < tokens * kTileRows; i += blockDim.x) {
     const int token = i / kTileRows;
     const int r = i % kTileRows;
-    float y = 0;
-    for (int d = 0; d < p.x.digits; ++d) {
-      const int column = token * p.x.digits + d;
-      const int holder = (r % 8) * 4 + column % 8 / 2;
-      const int at_lane = (column / 8 * 32 + holder) * 4 + r / 8 * 2 + column % 2;
-      y += SumOfWarps<kStride>(&sums[0][at_lane], warps);
-    }
+    const int column = token * p.x.digits;
+    const int holder = column / 8 * 32 + (r % 8) * 4 + column % 8 / 2;
+    const float* first = &sums[0][holder * 4 + r / 8 * 2 + column % 2];
+    float y = SumOfWarps<kStride, kMaxWarps / 2>(first, warps);
+    if (p.x.digits == 2) y += SumOfWarps<kStride, kMaxWarps / 2>(first + 1, warps);
     const int64_t row = int64_t{at.tile} * kTileRows + r;
-    const int64_t out = int64_t{blockIdx.y} * tokens + token;
-    if (row < part.n && out < p.x.m) part.y[out * part.ldy + row] = y * part.unit;
+    const int64_t to = int64_t{blockIdx.y} * tokens + token;
+    if (row < out.n && to < p.x.m) out.y[to * out.ldy + row] = y * out.unit;
   }
 }
 

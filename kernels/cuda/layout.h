@@ -15,11 +15,17 @@
 //   int8     scale
 // Anything else stays as packed (Form::kPlain).
 //
-// Activations: digits of token m are "columns" m*D + d, D = 1 (A8) or 2 (A16: high, low).
-//   bits     [half][column][32] words: word n*4 + t is bit n of inputs 32t..32t+31
-//   bytes    [half][column/8][2][lane][16]: B fragments of mma.m16n8k32, g = column%8; the 32 bytes
-//            of a lane: byte 4*(2j + i) + b is input 32t + j + 16i + 4b
-//   scales   [half][S][column]
+// Before the blocks lie the exponent sets of bcq/shift, by set number: for the binary path 16
+// words, the doubled integers of four planes, a byte each; for the integer path 16 pairs of words,
+// the weight of each code, signed bytes (q = 4: .x of planes 0 and 1, .y of planes 2 and 3).
+//
+// Activations: digits of token m are "columns" m*D + d, D = 1 (A8) or 2 (A16: high, low). Strides
+// are of a few kinds, so that kernels know them when they are compiled; what pads them is never
+// used.
+//   bits     [half][bit_stride][32] words: word n*4 + t is bit n of inputs 32t..32t+31
+//   bytes    [half][groups8][2][lane][16]: B fragments of mma.m16n8k32 of 8 columns, g = column%8;
+//            the 32 bytes of a lane: byte 4*(2j + i) + b is input 32t + j + 16i + 4b
+//   scales   [half][S][8 groups8]
 #ifndef SHIFTADD_KERNELS_CUDA_LAYOUT_H_
 #define SHIFTADD_KERNELS_CUDA_LAYOUT_H_
 
@@ -91,12 +97,18 @@ struct DeviceActivations {
   const uint4* bytes = nullptr;
   const ColumnScale* scales = nullptr;
   int32_t m = 0;
-  int32_t digits = 1;   // a token
-  int32_t columns = 0;  // m * digits
-  int32_t groups8 = 0;  // of 8 columns
-  int32_t halves = 0;   // even
+  int32_t digits = 1;      // a token
+  int32_t columns = 0;     // m * digits
+  int32_t bit_stride = 0;  // columns, but 4 for 3
+  int32_t groups8 = 0;     // of 8 columns: 1, 2 or a multiple of 4
+  int32_t halves = 0;      // even
   int32_t slots = 1;
 };
+
+constexpr int32_t BitStride(int32_t columns) { return columns == 3 ? 4 : columns; }
+constexpr int32_t Groups8(int32_t columns) {
+  return columns <= 8 ? 1 : columns <= 16 ? 2 : (columns + 31) / 32 * 4;
+}
 
 // Shift scales whose sets are small integers times one power of two: bcq/shift's usual case.
 // Integers 2^(e_i - e_min) of every set sum to at most kMaxShiftSum.
@@ -105,35 +117,57 @@ inline constexpr int kMaxShiftSum = 63;
 // kept positive by this bias each.
 inline constexpr int kLookUpBias = 64;
 
-// One matrix of a launch.
-struct Part {
-  const uint8_t* blocks = nullptr;
-  float* y = nullptr;
-  int64_t ldy = 0;
-  int32_t n = 0;
-  uint32_t first_tile = 0;
-  int32_t kind = 0;  // KindOf
-  float unit = 1;    // what sums are multiplied with at the end
-  float zeta_unit = 1;
-  // By set number. Binary path: .x has the doubled integers of four planes, a byte each. Integer
-  // path: the weight of each code, signed bytes (q = 4: .x of planes 0 and 1, .y of planes 2 and
-  // 3).
-  uint2 table[kMaxExponentSets] = {};
+// What lies before the blocks.
+struct ShiftSets {
+  uint32_t binary[kMaxExponentSets] = {};
+  uint2 integer[kMaxExponentSets] = {};
+  uint32_t unused[16] = {};  // blocks begin at a multiple of 256
 };
+inline constexpr int kSetsBytes = sizeof(ShiftSets);
+static_assert(kSetsBytes == 256);
 
+// Which body of code multiplies a matrix.
 __host__ __device__ constexpr int KindOf(Form form, bool zeta, int q) {
   return form == Form::kInt8 ? 12 : (form == Form::kFree ? 6 : 0) + (zeta ? 3 : 0) + q - 2;
 }
+inline constexpr int kMixedKinds = -1;
+// Calls M(form, zeta, q) for every kind of planes.
+#define SHIFTADD_FOR_EACH_PLANE_KIND(M) \
+  M(Form::kShift, false, 2)             \
+  M(Form::kShift, false, 3)             \
+  M(Form::kShift, false, 4)             \
+  M(Form::kShift, true, 2)              \
+  M(Form::kShift, true, 3)              \
+  M(Form::kShift, true, 4)              \
+  M(Form::kFree, false, 2)              \
+  M(Form::kFree, false, 3)              \
+  M(Form::kFree, false, 4)              \
+  M(Form::kFree, true, 2)               \
+  M(Form::kFree, true, 3)               \
+  M(Form::kFree, true, 4)
 
+struct PartOutput {
+  float* y = nullptr;
+  int64_t ldy = 0;
+  int32_t n = 0;
+  float unit = 1;       // what sums are multiplied with at the end
+  float zeta_unit = 1;  // what zeta is multiplied with before
+};
+
+// The matrices of a launch. What a CTA needs before it can read weights comes first, in one line of
+// the constant cache.
 struct LaunchParams {
-  Part parts[kMaxCudaProducts];
-  int32_t count = 0;
+  uint32_t first_tile[kMaxCudaProducts];  // beyond the last matrix: UINT32_MAX
+  const uint8_t* blocks[kMaxCudaProducts] = {};
   int32_t units = 0;
+  int8_t kind[kMaxCudaProducts] = {};
   DeviceActivations x;
+  PartOutput out[kMaxCudaProducts];
 };
 
 struct LaunchConfig {
-  uint32_t tiles = 0;  // of all parts
+  uint32_t tiles = 0;      // of all parts
+  int kind = kMixedKinds;  // of all parts, if they are of one
   int warps = 8;
   bool programmatic = false;
   cudaStream_t stream = nullptr;

@@ -53,23 +53,18 @@ CudaStatus CheckProduct(const PackedActivations& x, const CudaProduct& product, 
   return CheckDevicePointer(product.y, sizeof(float), (name + ".y").c_str());
 }
 
-Part MakePart(const Member& member, uint32_t first_tile, bool binary) {
+PartOutput OutputOf(const Member& member) {
   const DeviceMatrix& w = member.w->view();
-  Part part;
-  part.blocks = w.blocks;
-  part.y = member.product->y;
-  part.ldy = member.product->ldy;
-  part.n = static_cast<int32_t>(w.n);
-  part.first_tile = first_tile;
-  part.kind = KindOf(w.form, w.zeta, w.q);
-  if (w.form == Form::kFree) part.unit = 2;
+  PartOutput out;
+  out.y = member.product->y;
+  out.ldy = member.product->ldy;
+  out.n = static_cast<int32_t>(w.n);
+  if (w.form == Form::kFree) out.unit = 2;
   if (w.form == Form::kShift) {
-    const ShiftTable& table = member.w->shift_table();
-    part.unit = table.unit;
-    part.zeta_unit = 1 / table.unit;
-    std::copy_n(binary ? table.binary : table.integer, kMaxExponentSets, part.table);
+    out.unit = member.w->unit();
+    out.zeta_unit = 1 / member.w->unit();
   }
-  return part;
+  return out;
 }
 
 int ChooseWarps(const CudaMultiplyOptions& options, bool binary, int columns, int64_t tiles,
@@ -90,10 +85,17 @@ CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members
                    [](const Member& a, const Member& b) { return a.w->view().q > b.w->view().q; });
   LaunchParams params;
   LaunchConfig config;
+  std::fill_n(params.first_tile, kMaxCudaProducts, UINT32_MAX);
   int64_t tiles = 0;
-  for (const Member& member : members) {
-    params.parts[params.count++] = MakePart(member, static_cast<uint32_t>(tiles), binary);
-    tiles += member.w->view().tiles();
+  for (size_t i = 0; i < members.size(); ++i) {
+    const DeviceMatrix& w = members[i].w->view();
+    const int kind = KindOf(w.form, w.zeta, w.q);
+    config.kind = i == 0 || config.kind == kind ? kind : kMixedKinds;
+    params.kind[i] = static_cast<int8_t>(kind);
+    params.blocks[i] = w.blocks;
+    params.first_tile[i] = static_cast<uint32_t>(tiles);
+    params.out[i] = OutputOf(members[i]);
+    tiles += w.tiles();
   }
   params.units = static_cast<int32_t>(members[0].w->view().units);
   params.x = x.view();

@@ -14,7 +14,7 @@ struct DigitBits {
 
   __device__ void Load(const DeviceActivations& x, int64_t word, int column) {
     const int64_t half = word / 4;
-    const uint32_t* at = x.bits + (half * x.columns + column) * 32 + word % 4;
+    const uint32_t* at = x.bits + (half * x.bit_stride + column) * 32 + word % 4;
     for (int n = 0; n < 8; ++n) of[n] = LoadActivations4(at + n * 4);
   }
   // The sum of digits where `mask` has bits.
@@ -89,7 +89,7 @@ __global__ void PlainKernel(const __grid_constant__ DeviceMatrix w,
         const float term = w.encoding == Encoding::kInt8Group   ? Int8Term(w, row, word, bits)
                            : w.encoding == Encoding::kBcqBlock8 ? Block8Term(w, row, word, bits)
                                                                 : WordTerm(w, row, word, bits);
-        sum = fmaf(LoadScale(x.scales + slot * x.columns + column).scale, term, sum);
+        sum = fmaf(LoadScale(x.scales + slot * 8 * x.groups8 + column).scale, term, sum);
       }
     }
     for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);

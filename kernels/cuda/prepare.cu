@@ -21,9 +21,26 @@ __device__ __forceinline__ float LoadFloat(const float* p) {
   return __uint_as_float(LoadActivations4(reinterpret_cast<const uint32_t*>(p)));
 }
 
+// What does not depend on the kernel before: signs and, for RMSNorm, the norm's weights.
+struct Constants {
+  uint32_t signs[4];
+  float weights[4];
+};
+
 template <Source kSource>
-__device__ Half LoadInputs(const PrepareParams& p, int64_t token, int64_t half, float inverse_rms,
-                           int lane) {
+__device__ Constants LoadConstants(const PrepareParams& p, int64_t half, int lane) {
+  Constants c = {};
+#pragma unroll
+  for (int t = 0; t < 4; ++t) {
+    const int64_t first = half * kHalfInputs + t * 32;
+    if (p.signs != nullptr && first < p.k) c.signs[t] = p.signs[half * 4 + t];
+    if (kSource == Source::kRmsNorm && first + lane < p.k) c.weights[t] = p.other[first + lane];
+  }
+  return c;
+}
+
+template <Source kSource>
+__device__ Half LoadInputs(const PrepareParams& p, int64_t token, int64_t half, int lane) {
   Half v;
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
@@ -31,11 +48,9 @@ __device__ Half LoadInputs(const PrepareParams& p, int64_t token, int64_t half, 
     v.of[t] = 0;
     if (input >= p.k) continue;
     const float x = LoadFloat(p.x + token * p.ldx + input);
-    if constexpr (kSource == Source::kPlain) v.of[t] = x;
-    if constexpr (kSource == Source::kRmsNorm) v.of[t] = x * inverse_rms * p.other[input];
+    v.of[t] = x;
     if constexpr (kSource == Source::kSiluMul) {
-      const float up = LoadFloat(p.other + token * p.ldx + input);
-      v.of[t] = x / (1.0f + expf(-x)) * up;
+      v.of[t] = x / (1.0f + expf(-x)) * LoadFloat(p.other + token * p.ldx + input);
     }
   }
   return v;
@@ -43,7 +58,7 @@ __device__ Half LoadInputs(const PrepareParams& p, int64_t token, int64_t half, 
 
 // Signs and the Walsh-Hadamard transform of the half's first `length` inputs; a tail goes in
 // descending powers of two. Distances ascend: sums are rounded, so their order counts.
-__device__ void RotateHalf(const uint32_t* signs, int64_t half, int length, int lane, Half* v) {
+__device__ void RotateHalf(const uint32_t (&signs)[4], int length, int lane, Half* v) {
   int size[4];
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
@@ -51,7 +66,7 @@ __device__ void RotateHalf(const uint32_t* signs, int64_t half, int length, int 
     size[t] = e >= length ? 0 : length == kHalfInputs ? kHalfInputs : 1 << (31 - __clz(length ^ e));
     if (size[t] == 0) continue;
     const float norm = kNorms[31 - __clz(size[t])];
-    const bool plus = ((signs[half * 4 + t] >> lane) & 1u) != 0;
+    const bool plus = ((signs[t] >> lane) & 1u) != 0;
     v->of[t] *= plus ? norm : -norm;
   }
 #pragma unroll
@@ -115,7 +130,7 @@ __device__ void StoreColumn(const PrepareParams& p, int64_t half, int column, co
       if (lane == n * 4 + t) bits = word;
     }
   }
-  p.bits[(half * out.columns + column) * 32 + lane] = bits;
+  p.bits[(half * out.bit_stride + column) * 32 + lane] = bits;
   // Lane l of word t is byte 4*(2j + i) + b with j = l%4, b = l/4%4, i = l/16.
   uint8_t* bytes = p.bytes + (half * out.groups8 + column / 8) * 1024 + lane % 4 / 2 * 512 +
                    (lane % 2 * 2 + lane / 16) * 4 + lane / 4 % 4;
@@ -131,7 +146,7 @@ __device__ void StoreColumn(const PrepareParams& p, int64_t half, int column, co
       total += sum[t];
       if (t % words == 0) slot_scale = scale[t];
     }
-    p.scales[(half * out.slots + lane) * out.columns + column] = {slot_scale, total};
+    p.scales[(half * out.slots + lane) * 8 * out.groups8 + column] = {slot_scale, total};
   }
 }
 
@@ -165,43 +180,58 @@ __device__ void QuantizeHalf(const PrepareParams& p, int64_t token, int64_t half
   }
 }
 
-// 1 / sqrt(mean(x^2) + eps) of a row by all threads of the CTA: float64, in a fixed order.
+constexpr int kWarps = 8;  // a CTA, a half each
+
+// 1 / sqrt(mean(x^2) + eps) of a row, by all threads of a CTA: in float64, in an order that depends
+// on nothing but k. Every CTA of a row does it for itself.
 __device__ float InverseRms(const PrepareParams& p, int64_t token) {
-  __shared__ double partial[32];
-  double sum = 0;
-  for (int64_t i = threadIdx.x; i < p.k; i += blockDim.x) {
-    const double x = LoadFloat(p.x + token * p.ldx + i);
-    sum = fma(x, x, sum);
+  __shared__ double partial[kWarps];
+  constexpr int kBatch = 8;
+  double sum[kBatch] = {};
+  for (int64_t first = threadIdx.x; first < p.k; first += kBatch * kWarps * 32) {
+    float x[kBatch];
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) {
+      const int64_t at = first + i * kWarps * 32;
+      x[i] = at < p.k ? LoadFloat(p.x + token * p.ldx + at) : 0.0f;
+    }
+#pragma unroll
+    for (int i = 0; i < kBatch; ++i) sum[i] = fma(double{x[i]}, double{x[i]}, sum[i]);
   }
-  for (int o = 16; o > 0; o /= 2) sum += __shfl_xor_sync(~0u, sum, o);
-  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = sum;
+  double total = 0;
+#pragma unroll
+  for (int i = 0; i < kBatch; ++i) total += sum[i];
+  for (int o = 16; o > 0; o /= 2) total += __shfl_xor_sync(~0u, total, o);
+  __syncthreads();  // `partial` of the token before was read
+  if (threadIdx.x % 32 == 0) partial[threadIdx.x / 32] = total;
   __syncthreads();
-  sum = 0;
-  for (int w = 0; w < blockDim.x / 32; ++w) sum += partial[w];
-  return static_cast<float>(1.0 / sqrt(sum / static_cast<double>(p.k) + p.eps));
+  total = 0;
+#pragma unroll
+  for (int w = 0; w < kWarps; ++w) total += partial[w];
+  return static_cast<float>(1.0 / sqrt(total / static_cast<double>(p.k) + double{p.eps}));
 }
 
-// Warps of a row's CTAs share its halves; blockIdx.y is the token. RMSNorm: one CTA a row.
+// A warp a half; blockIdx.y strides over tokens.
 template <Source kSource, bool kTwoDigits>
-__global__ void __launch_bounds__(1024) PrepareKernel(const __grid_constant__ PrepareParams p) {
+__global__ void __launch_bounds__(kWarps * 32)
+    PrepareKernel(const __grid_constant__ PrepareParams p) {
+  const int lane = threadIdx.x & 31;
+  const int64_t half = int64_t{blockIdx.x} * kWarps + threadIdx.x / 32;
+  const int64_t left = p.k - half * kHalfInputs;
+  const int length = left < kHalfInputs ? static_cast<int>(left) : kHalfInputs;
+  const Constants constants = LoadConstants<kSource>(p, half, lane);
   StartNextKernel();
   WaitForPreviousKernel();
-  const int lane = threadIdx.x & 31;
   for (int64_t token = blockIdx.y; token < p.out.m; token += gridDim.y) {
-    float inverse_rms = 0;
+    Half v = LoadInputs<kSource>(p, token, half, lane);
     if constexpr (kSource == Source::kRmsNorm) {
-      __syncthreads();  // the row before has read `partial`
-      inverse_rms = InverseRms(p, token);
+      const float inverse_rms = InverseRms(p, token);
+#pragma unroll
+      for (int t = 0; t < 4; ++t) v.of[t] = v.of[t] * inverse_rms * constants.weights[t];
     }
-    const int64_t warps = int64_t{gridDim.x} * (blockDim.x / 32);
-    int64_t half = int64_t{blockIdx.x} * (blockDim.x / 32) + threadIdx.x / 32;
-    for (; half < p.out.halves; half += warps) {
-      Half v = LoadInputs<kSource>(p, token, half, inverse_rms, lane);
-      const int64_t left = p.k - half * kHalfInputs;
-      const int length = left < kHalfInputs ? static_cast<int>(left) : kHalfInputs;
-      if (p.signs != nullptr && length > 0) RotateHalf(p.signs, half, length, lane, &v);
-      QuantizeHalf<kTwoDigits>(p, token, half, v, lane);
-    }
+    if (half >= p.out.halves) continue;
+    if (p.signs != nullptr && length > 0) RotateHalf(constants.signs, length, lane, &v);
+    QuantizeHalf<kTwoDigits>(p, token, half, v, lane);
   }
 }
 
@@ -211,13 +241,8 @@ cudaError_t LaunchSource(const PrepareParams& p, cudaStream_t stream) {
       p.out.digits == 2 ? PrepareKernel<kSource, true> : PrepareKernel<kSource, false>;
   const unsigned halves = static_cast<unsigned>(p.out.halves);
   const unsigned tokens = p.out.m < 65535 ? static_cast<unsigned>(p.out.m) : 65535;
-  if (kSource == Source::kRmsNorm) {
-    return Launch(kernel, dim3(1, tokens), 32 * (halves < 32 ? halves : 32), p.programmatic, stream,
-                  p);
-  }
-  const unsigned warps = 4;
-  return Launch(kernel, dim3((halves + warps - 1) / warps, tokens), 32 * warps, p.programmatic,
-                stream, p);
+  const dim3 grid((halves + kWarps - 1) / kWarps, tokens);
+  return Launch(kernel, grid, kWarps * 32, p.programmatic, stream, p);
 }
 
 }  // namespace

@@ -14,9 +14,11 @@ int LowestExponent(const ExponentTable& table) {
   return lowest;
 }
 
+void SetByte(uint32_t* word, int byte, int value) {
+  *word |= (static_cast<uint32_t>(value) & 0xffu) << (8 * byte);
+}
 void SetByte(uint2* words, int byte, int value) {
-  uint32_t& word = byte < 4 ? words->x : words->y;
-  word |= (static_cast<uint32_t>(value) & 0xffu) << (8 * (byte % 4));
+  SetByte(byte < 4 ? &words->x : &words->y, byte % 4, value);
 }
 
 // What planes [first, last) of a code contribute: sum of 2 p m with zeta, of (2p - 1) m without.
@@ -45,18 +47,18 @@ std::optional<ShiftTable> MakeShiftTable(const ExponentTable& table, bool zeta) 
       if (shift > 6) return std::nullopt;
       integers[i] = 1 << shift;
       sum += integers[i];
-      SetByte(&out.binary[s], i, 2 * integers[i]);
+      SetByte(&out.sets.binary[s], i, 2 * integers[i]);
     }
     if (sum > kMaxShiftSum) return std::nullopt;
     if (q < 4) {
       for (int code = 0; code < 1 << q; ++code) {
-        SetByte(&out.integer[s], code, CodeValue(integers, 0, q, code, zeta));
+        SetByte(&out.sets.integer[s], code, CodeValue(integers, 0, q, code, zeta));
       }
     } else {
       const int bias = zeta ? 0 : kLookUpBias;
       for (int code = 0; code < 4; ++code) {
-        SetByte(&out.integer[s], code, CodeValue(integers, 0, 2, code, zeta) + bias);
-        SetByte(&out.integer[s], 4 + code, CodeValue(integers, 2, 4, code, zeta) + bias);
+        SetByte(&out.sets.integer[s], code, CodeValue(integers, 0, 2, code, zeta) + bias);
+        SetByte(&out.sets.integer[s], 4 + code, CodeValue(integers, 2, 4, code, zeta) + bias);
       }
     }
   }

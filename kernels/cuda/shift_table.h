@@ -9,9 +9,8 @@
 namespace shiftadd::kernels::cuda {
 
 struct ShiftTable {
-  float unit = 1;                       // 2^e_min: sums are integers times this
-  uint2 binary[kMaxExponentSets] = {};  // Part::table of the two paths
-  uint2 integer[kMaxExponentSets] = {};
+  float unit = 1;  // 2^e_min: sums are integers times this
+  ShiftSets sets;
 };
 
 // Nothing if some set's integers 2^(e_i - e_min) sum to more than kMaxShiftSum, or q is not 2..4.

@@ -10,18 +10,20 @@ namespace shiftadd::kernels::cuda {
 
 inline constexpr int kMaxWarps = 16;
 
-struct TileOf {
+// A CTA's tile and its matrix.
+struct Tile {
   int part;
-  uint32_t tile;  // of that part
+  uint32_t tile;          // of that matrix
+  const uint8_t* blocks;  // of that matrix
 };
 
-__device__ __forceinline__ TileOf FindTile(const LaunchParams& p) {
-  int part = 0;
+__device__ __forceinline__ Tile FindTile(const LaunchParams& p) {
+  Tile at = {0, blockIdx.x, p.blocks[0]};
 #pragma unroll
   for (int i = 1; i < kMaxCudaProducts; ++i) {
-    if (i < p.count && blockIdx.x >= p.parts[i].first_tile) part = i;
+    if (blockIdx.x >= p.first_tile[i]) at = {i, blockIdx.x - p.first_tile[i], p.blocks[i]};
   }
-  return {part, blockIdx.x - p.parts[part].first_tile};
+  return at;
 }
 
 // Scales of rows g and g+8 for the 2S slots of a unit.
@@ -41,6 +43,7 @@ template <Form F, bool Z, int Q, int S>
 struct Block {
   static constexpr int kBytes = BlockBytes(F, Q, Z, S);
   static constexpr int kScales = F == Form::kFree ? Q : 1;
+  static constexpr bool kHasSets = F == Form::kShift;
 
   uint4 planes[Q];
   uint32_t scale[kScales][2 * S];  // F16 pairs
@@ -69,17 +72,12 @@ struct Block {
 };
 
 // The sum over warps of kStride floats each, in the order of the warps.
-template <int kStride>
+template <int kStride, int kMost = kMaxWarps>
 __device__ __forceinline__ float SumOfWarps(const float* first, int warps) {
   float sum = 0;
-  if (warps == 16) {
 #pragma unroll
-    for (int w = 0; w < 16; ++w) sum += first[w * kStride];
-  } else if (warps == 8) {
-#pragma unroll
-    for (int w = 0; w < 8; ++w) sum += first[w * kStride];
-  } else {
-    for (int w = 0; w < warps; ++w) sum += first[w * kStride];
+  for (int w = 0; w < kMost; ++w) {
+    if (w < warps) sum += first[w * kStride];
   }
   return sum;
 }
