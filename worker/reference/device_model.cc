@@ -156,6 +156,16 @@ absl::Status DeviceModel::RunBlockSumming(int64_t block, HiddenStates* h,
   return Run(block, h, /*threads=*/1, add, control);
 }
 
+absl::Status DeviceModel::VisitInput(int64_t block, BlockInput input, const HiddenStates& h,
+                                     const InputVisitor& visitor, TaskControl* control) {
+  HiddenStates copy = h;
+  const InputVisitor only = [&](BlockInput seen, int64_t sequence, const float* x, int64_t tokens,
+                                int64_t width) {
+    if (seen == input) visitor(seen, sequence, x, tokens, width);
+  };
+  return RunBlock(block, &copy, &only, control);
+}
+
 absl::Status DeviceModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
                                     TaskControl* control) {
   SA_RETURN_IF_ERROR(CheckRun(begin, end, *h));

@@ -135,6 +135,10 @@ class ReferenceModel {
   virtual absl::Status RunBlockSumming(int64_t block, HiddenStates* h,
                                        const std::vector<InputToSum>& sums,
                                        TaskControl* control) = 0;
+  // The same computation only as far as `input`, on a copy of `h`: `visitor` is called for that
+  // input alone, with the numbers that it would see in RunBlock.
+  virtual absl::Status VisitInput(int64_t block, BlockInput input, const HiddenStates& h,
+                                  const InputVisitor& visitor, TaskControl* control) = 0;
   // Final norm and head of one sequence of `h`: out is [length, vocab].
   virtual absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) = 0;
   // The same for tokens [chunk * kLogitsChunk, min(length, (chunk + 1) * kLogitsChunk)) only: the

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 #include <mutex>
+#include <utility>
 
 #include "worker/reference/testing/naive_model.h"
 #include "worker/reference/testing/random_model.h"
@@ -153,6 +154,36 @@ TEST(ReferenceModel, VisitorSeesTheInputsOfEveryLayer) {
   const std::vector<float>& gain = weights.tensors.at("blocks.0.attn_norm");
   for (int i = 0; i < 48; ++i)
     EXPECT_NEAR(attn[i], row[i] / std::sqrt(square / 48 + 1e-5) * gain[i], 1e-5);
+}
+
+TEST(ReferenceModel, OneInputCanBeVisitedWithoutTheRestOfTheBlock) {
+  const RandomModel weights(TinySpec(), 12);
+  const std::vector<int32_t> tokens = RandomTokens(13, 2 * 6, 61);
+  auto model = ReferenceModel::Create(&weights, 2, 0).value();
+  const HiddenStates before = model->Embed(tokens, 2, 6).value();
+  std::mutex mutex;
+  using Seen = std::map<std::pair<BlockInput, int64_t>, std::vector<float>>;
+  Seen seen;
+  const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x, int64_t n,
+                                   int64_t width) {
+    std::lock_guard<std::mutex> lock(mutex);
+    EXPECT_TRUE(
+        seen.emplace(std::make_pair(input, sequence), std::vector<float>(x, x + n * width)).second);
+  };
+  HiddenStates h = before;
+  ASSERT_TRUE(model->RunBlock(1, &h, &visitor, nullptr).ok());
+  const Seen whole = std::exchange(seen, {});
+  ASSERT_EQ(whole.size(), 8u);
+  h = before;
+  for (const BlockInput input :
+       {BlockInput::kAttn, BlockInput::kAttnOut, BlockInput::kMlp, BlockInput::kMlpAct}) {
+    const size_t so_far = seen.size();
+    ASSERT_TRUE(model->VisitInput(1, input, h, visitor, nullptr).ok());
+    EXPECT_EQ(seen.size(), so_far + 2);
+  }
+  EXPECT_EQ(seen, whole);
+  EXPECT_EQ(h.data, before.data);
+  EXPECT_FALSE(model->VisitInput(9, BlockInput::kAttn, h, visitor, nullptr).ok());
 }
 
 TEST(ReferenceModel, RefusesBadInput) {

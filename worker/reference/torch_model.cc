@@ -3,6 +3,7 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -12,16 +13,18 @@
 namespace shiftadd::reference {
 namespace {
 
-// One sequence through one block, in place.
+// One sequence through one block, in place. With `only` just as far as that input, which alone is
+// visited.
 class BlockRun {
  public:
   BlockRun(const ArchitectureSpec& spec, const BlockWeights& weights, const RopeTable& rope,
-           const InputVisitor* visitor, TaskControl* control)
-      : s_(spec), w_(weights), rope_(rope), visitor_(visitor), control_(control) {}
+           const InputVisitor* visitor, std::optional<BlockInput> only, TaskControl* control)
+      : s_(spec), w_(weights), rope_(rope), visitor_(visitor), only_(only), control_(control) {}
 
   absl::Status Run(int64_t sequence, int64_t tokens, float* h) const {
     SA_RETURN_IF_ERROR(Attention(sequence, tokens, h));
-    SA_RETURN_IF_ERROR(Mlp(sequence, tokens, h));
+    const bool enough = only_ == BlockInput::kAttn || only_ == BlockInput::kAttnOut;
+    if (!enough) SA_RETURN_IF_ERROR(Mlp(sequence, tokens, h));
     if (control_ != nullptr) ++control_->progress_count;
     return absl::OkStatus();
   }
@@ -30,10 +33,12 @@ class BlockRun {
   absl::Status Attention(int64_t sequence, int64_t tokens, float* h) const {
     const at::Tensor x = RmsNorm(h, tokens, s_.hidden, w_.attn_norm, s_.norm_eps);
     SA_RETURN_IF_ERROR(Visit(BlockInput::kAttn, sequence, x));
+    if (only_ == BlockInput::kAttn) return absl::OkStatus();
     const at::Tensor q = w_.q(x), k = w_.k(x), v = w_.v(x);
     SA_RETURN_IF_ERROR(Check(control_));
     const at::Tensor mixed = CausalAttention(s_, rope_, q, k, v);
     SA_RETURN_IF_ERROR(Visit(BlockInput::kAttnOut, sequence, mixed));
+    if (only_ == BlockInput::kAttnOut) return absl::OkStatus();
     Add(w_.o(mixed), h);
     return absl::OkStatus();
   }
@@ -41,17 +46,19 @@ class BlockRun {
   absl::Status Mlp(int64_t sequence, int64_t tokens, float* h) const {
     const at::Tensor x = RmsNorm(h, tokens, s_.hidden, w_.mlp_norm, s_.norm_eps);
     SA_RETURN_IF_ERROR(Visit(BlockInput::kMlp, sequence, x));
+    if (only_ == BlockInput::kMlp) return absl::OkStatus();
     at::Tensor gate = w_.gate(x);
     SA_RETURN_IF_ERROR(Check(control_));
     SwiGlu(gate, w_.up(x));
     SA_RETURN_IF_ERROR(Visit(BlockInput::kMlpAct, sequence, gate));
+    if (only_ == BlockInput::kMlpAct) return absl::OkStatus();
     Add(w_.down(gate), h);
     return absl::OkStatus();
   }
 
   absl::Status Visit(BlockInput input, int64_t sequence, const at::Tensor& x) const {
     SA_RETURN_IF_ERROR(Check(control_));
-    if (visitor_ != nullptr)
+    if (visitor_ != nullptr && only_.value_or(input) == input)
       (*visitor_)(input, sequence, x.const_data_ptr<float>(), x.size(0), x.size(1));
     return absl::OkStatus();
   }
@@ -65,6 +72,7 @@ class BlockRun {
   const BlockWeights& w_;
   const RopeTable& rope_;
   const InputVisitor* visitor_;
+  const std::optional<BlockInput> only_;
   TaskControl* control_;
 };
 
@@ -165,7 +173,7 @@ absl::Status TorchModel::RunBlock(int64_t block, HiddenStates* h, const InputVis
                                   TaskControl* control) {
   SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));
   SA_ASSIGN_OR_RETURN(const BlockWeights* const weights, PrepareBlock(block, h->length));
-  const BlockRun run(s_, *weights, rope_, visitor, control);
+  const BlockRun run(s_, *weights, rope_, visitor, std::nullopt, control);
   return ParallelFor(h->count, threads_, [&](int64_t sequence) {
     return run.Run(sequence, h->length, h->data.data() + sequence * h->length * h->hidden);
   });
@@ -177,6 +185,18 @@ absl::Status TorchModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
   for (int64_t block = begin; block < end; ++block)
     SA_RETURN_IF_ERROR(RunBlock(block, h, nullptr, control));
   return absl::OkStatus();
+}
+
+absl::Status TorchModel::VisitInput(int64_t block, BlockInput input, const HiddenStates& h,
+                                    const InputVisitor& visitor, TaskControl* control) {
+  SA_RETURN_IF_ERROR(CheckRun(block, block + 1, h));
+  SA_ASSIGN_OR_RETURN(const BlockWeights* const weights, PrepareBlock(block, h.length));
+  const BlockRun run(s_, *weights, rope_, &visitor, input, control);
+  return ParallelFor(h.count, threads_, [&](int64_t sequence) {
+    const auto begin = h.data.begin() + sequence * h.length * h.hidden;
+    std::vector<float> copy(begin, begin + h.length * h.hidden);
+    return run.Run(sequence, h.length, copy.data());
+  });
 }
 
 at::Tensor TorchModel::HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,

@@ -41,6 +41,8 @@ class TorchModel : public ReferenceModel {
                                TaskControl*) override {
     return absl::UnimplementedError("the CPU executor shows inputs to visitors");
   }
+  absl::Status VisitInput(int64_t block, BlockInput input, const HiddenStates& h,
+                          const InputVisitor& visitor, TaskControl* control) override;
   absl::Status Logits(const HiddenStates& h, int64_t sequence, std::vector<float>* out) override;
   absl::Status LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,
                            std::vector<float>* out) override;

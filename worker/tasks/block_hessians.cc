@@ -24,21 +24,6 @@ struct Sum {
   std::unique_ptr<InputSum> on_device;  // instead, where the model sums
 };
 
-// Why a layer cannot use its token weights; empty if it can.
-std::string WeightsFault(const std::vector<TokenWeights>& parts, const std::string& kind,
-                         int64_t chunks) {
-  std::vector<bool> positive(chunks, false);
-  for (const TokenWeights& part : parts) {
-    const std::vector<float>& s = part.layers.at(kind);
-    for (size_t i = 0; i < s.size(); ++i) {
-      if (!std::isfinite(s[i])) return "gradients not finite: unit-RMS tokens";
-      if (s[i] > 0) positive[i % chunks] = true;
-    }
-  }
-  const bool all = std::all_of(positive.begin(), positive.end(), [](bool p) { return p; });
-  return all ? "" : "gradients zero: unit-RMS tokens";
-}
-
 absl::Status CheckWeights(const BlockHessiansOptions& options,
                           const std::vector<LinearLayer>& layers,
                           const std::vector<HiddenStates>& parts) {
@@ -208,6 +193,20 @@ absl::Status Simplify(const LinearLayer& layer, const absl::Status& fault, Layer
 
 }  // namespace
 
+std::string TokenWeightsFault(const std::vector<TokenWeights>& parts, const std::string& kind,
+                              int64_t chunks) {
+  std::vector<bool> positive(chunks, false);
+  for (const TokenWeights& part : parts) {
+    const std::vector<float>& s = part.layers.at(kind);
+    for (size_t i = 0; i < s.size(); ++i) {
+      if (!std::isfinite(s[i])) return "gradients not finite: unit-RMS tokens";
+      if (s[i] > 0) positive[i % chunks] = true;
+    }
+  }
+  const bool all = std::all_of(positive.begin(), positive.end(), [](bool p) { return p; });
+  return all ? "" : "gradients zero: unit-RMS tokens";
+}
+
 absl::StatusOr<std::vector<LayerHessians>> BlockHessians(
     const BlockHessiansOptions& options, JobSession* session, ReferenceModel* model,
     TaskControl* control, const std::function<absl::Status()>& rewind) {
@@ -218,7 +217,7 @@ absl::StatusOr<std::vector<LayerHessians>> BlockHessians(
   for (size_t i = 0; i < layers.size(); ++i) {
     plans[i].kind = options.kind;
     if (!guided) continue;
-    plans[i].note = WeightsFault(options.weights, layers[i].kind, options.chunks);
+    plans[i].note = TokenWeightsFault(options.weights, layers[i].kind, options.chunks);
     if (!plans[i].note.empty()) plans[i].kind = QuantHessian::kRms;
   }
   while (true) {

@@ -21,6 +21,11 @@ struct LayerHessians {
   std::vector<std::shared_ptr<const HessianMatrix>> chunks;
 };
 
+// Why a layer of this kind cannot use its token weights, given those of all parts; empty if it can.
+// Every part must hold the kind.
+std::string TokenWeightsFault(const std::vector<TokenWeights>& parts, const std::string& kind,
+                              int64_t chunks);
+
 struct BlockHessiansOptions {
   int64_t block = 0;
   QuantHessian kind = QuantHessian::kPlain;

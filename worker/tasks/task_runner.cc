@@ -82,7 +82,11 @@ absl::Status TaskRunner::Impl::Dispatch(const v1::Task& task, TaskControl* contr
                           RunMeasure(task.context(), task.measure(), session, control));
       return absl::OkStatus();
     }
-    case v1::Task::kRefine:
+    case v1::Task::kRefine: {
+      SA_ASSIGN_OR_RETURN(*result->mutable_refine(),
+                          RunRefine(task.context(), task.refine(), session, control));
+      return absl::OkStatus();
+    }
     case v1::Task::PAYLOAD_NOT_SET:
       break;
   }

@@ -25,6 +25,9 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
 absl::StatusOr<v1::MeasureResult> RunMeasure(const v1::TaskContext& context,
                                              const v1::MeasureTask& task, JobSession* session,
                                              TaskControl* control);
+absl::StatusOr<v1::RefineResult> RunRefine(const v1::TaskContext& context,
+                                           const v1::RefineTask& task, JobSession* session,
+                                           TaskControl* control);
 absl::StatusOr<v1::EndsResult> RunEnds(const v1::TaskContext& context, JobSession* session);
 absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, JobSession* session,
                                                TaskControl* control);

@@ -1,0 +1,416 @@
+// REFINE: layers quantized again, in order, on the inputs that the quantized layers before them
+// give.
+//
+// HESSIAN sums the second moments of one input over one calibration part (sequences in order,
+// float64). FIT adds the parts in part order, which is the same for any number of workers, and
+// quantizes a shard of rows; shards end where rows may be cut, so JOIN makes the bytes that all
+// rows at once would give.
+#include <algorithm>
+#include <map>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/tasks/block_hessians.h"
+#include "worker/tasks/partial_hessian.h"
+#include "worker/tasks/refined_weights.h"
+#include "worker/tasks/tasks.h"
+
+namespace shiftadd {
+namespace {
+
+absl::Status Wrong(const v1::RefineTask& task, absl::string_view what) {
+  return absl::InvalidArgumentError(
+      absl::StrCat("refine task: block ", task.block(), " input ", task.input(), ": ", what));
+}
+
+std::vector<LayerRows> ShardsOf(const v1::RefineTask& task) {
+  std::vector<LayerRows> shards;
+  for (const v1::RefinedShard& s : task.shards()) {
+    shards.push_back({s.layer(), static_cast<int64_t>(s.row_begin()),
+                      static_cast<int64_t>(s.row_end()), s.digest()});
+  }
+  return shards;
+}
+
+// The task's layers as the model has them, in the task's order.
+absl::StatusOr<std::vector<LinearLayer>> TaskLayers(const v1::RefineTask& task,
+                                                    const ArchitectureSpec& spec) {
+  if (task.block() >= spec.blocks) return Wrong(task, absl::StrCat("of ", spec.blocks, " blocks"));
+  if (task.bits_size() != task.layers_size()) {
+    return Wrong(task,
+                 absl::StrCat(task.bits_size(), " widths for ", task.layers_size(), " layers"));
+  }
+  const std::vector<LinearLayer> all = BlockLayers(spec, task.block());
+  std::vector<LinearLayer> layers;
+  for (const v1::LayerPlan& plan : task.layers()) {
+    const auto found = std::find_if(all.begin(), all.end(),
+                                    [&](const LinearLayer& l) { return l.name == plan.name(); });
+    const bool read = task.step() == v1::REFINE_STEP_JOIN || found == all.end() ||
+                      static_cast<uint32_t>(found->input) == task.input();
+    if (found == all.end() || !read) {
+      return Wrong(task, absl::StrCat("layer ", plan.name(), " does not read this input"));
+    }
+    layers.push_back(*found);
+  }
+  return layers;
+}
+
+// --- HESSIAN ---
+
+// The second moments of one input over the sequences of one part: a sum for each layer and chunk of
+// rows whose weights differ, one for all layers that share theirs.
+class InputSums {
+ public:
+  // `weights`: of every part, kGuided only; `part` is the one that is summed.
+  InputSums(const std::vector<LinearLayer>& layers, const QuantRecipe& recipe,
+            const std::vector<TokenWeights>& weights, size_t part) {
+    for (const LinearLayer& layer : layers) {
+      QuantHessian kind = recipe.hessian;
+      const TokenWeights* own = nullptr;
+      if (kind == QuantHessian::kGuided) {
+        // PROFILING has come to the same answer, and has said so in its report.
+        const bool usable = TokenWeightsFault(weights, layer.kind, recipe.chunks).empty();
+        kind = usable ? QuantHessian::kGuided : QuantHessian::kRms;
+        if (usable) own = &weights[part];
+      } else if (!sums_.empty()) {
+        break;  // shared
+      }
+      Sum& sum = sums_.emplace_back();
+      if (recipe.hessian == QuantHessian::kGuided) sum.layer = layer.name;
+      sum.kind = kind;
+      sum.chunks = own == nullptr ? 1 : recipe.chunks;
+      if (own != nullptr) sum.weights = own->layers.at(layer.kind);
+      for (int64_t c = 0; c < sum.chunks; ++c)
+        sum.accumulators.push_back(HessianAccumulator::Create(layer.cols, kind));
+    }
+  }
+
+  void Add(int64_t sequence, const float* x, int64_t tokens) {
+    for (Sum& sum : sums_) {
+      for (int64_t c = 0; c < sum.chunks; ++c) {
+        std::vector<float> s;
+        for (int64_t t = 0; t < tokens && !sum.weights.empty(); ++t)
+          s.push_back(sum.weights[(sequence * tokens + t) * sum.chunks + c]);
+        sum.accumulators[c]->Add(sequence, x, tokens, s.empty() ? nullptr : s.data());
+      }
+    }
+  }
+
+  absl::Status Store(uint32_t part, JobSession* session, v1::RefineResult* result) {
+    for (Sum& sum : sums_) {
+      PartialHessianSums partial{sum.kind, {}};
+      for (auto& accumulator : sum.accumulators) {
+        SA_ASSIGN_OR_RETURN(partial.chunks.emplace_back(), accumulator->FinishSum());
+        accumulator.reset();
+      }
+      SA_ASSIGN_OR_RETURN(const std::string blob, WritePartialHessian(partial));
+      v1::PartialHessian* out = result->add_hessians();
+      out->set_layer(sum.layer);
+      out->set_part(part);
+      PhaseTimer timer(session->metrics().store);
+      SA_ASSIGN_OR_RETURN(*out->mutable_digest(),
+                          session->store().PutScratch(session->job_id(), blob));
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Sum {
+    std::string layer;  // empty: of the whole input
+    QuantHessian kind = QuantHessian::kPlain;
+    int64_t chunks = 1;
+    std::vector<float> weights;  // kGuided: [count, length, chunks]
+    std::vector<std::unique_ptr<HessianAccumulator>> accumulators;
+  };
+  std::vector<Sum> sums_;
+};
+
+// The token weights of every part, each checked against `hidden` where it is the task's own.
+absl::StatusOr<std::vector<TokenWeights>> ReadWeights(const v1::RefineTask& task,
+                                                      const std::vector<LinearLayer>& layers,
+                                                      const QuantRecipe& recipe,
+                                                      const HiddenStates& hidden,
+                                                      JobSession* session) {
+  std::vector<v1::TokenWeights> names(task.other_token_weights().begin(),
+                                      task.other_token_weights().end());
+  names.push_back(task.token_weights());
+  std::vector<TokenWeights> parts(names.size());
+  for (const v1::TokenWeights& name : names) {
+    if (name.block() != task.block() || name.part() >= parts.size()) {
+      return Wrong(task, absl::StrCat("token weights of block ", name.block(), " part ",
+                                      name.part(), " of ", parts.size()));
+    }
+    TokenWeights& weights = parts[name.part()];
+    SA_ASSIGN_OR_RETURN(weights, session->ReadTokenWeights(name.digest()));
+    const bool own = name.part() == task.part();
+    bool suits = weights.chunks == recipe.chunks &&
+                 (!own || (weights.count == hidden.count && weights.length == hidden.length));
+    for (const LinearLayer& layer : layers) suits = suits && weights.layers.count(layer.kind) > 0;
+    if (suits) continue;
+    return Wrong(
+        task, absl::StrCat("token weights of part ", name.part(), ": found [", weights.count, ", ",
+                           weights.length, ", ", weights.chunks, "], expected [", hidden.count,
+                           ", ", hidden.length, ", ", recipe.chunks, "] for every layer"));
+  }
+  if (task.token_weights().part() != task.part()) return Wrong(task, "token weights of its part");
+  return parts;
+}
+
+// The activations that enter the task's block.
+absl::StatusOr<HiddenStates> EnterBlock(const v1::RefineTask& task, JobSession* session,
+                                        ReferenceModel* model, TaskControl* control) {
+  if (!task.tokens_digest().empty()) {
+    if (task.block() != 0 || task.input() != 0) return Wrong(task, "tokens enter block 0 only");
+    SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
+    return model->Embed(windows.tokens, windows.count, windows.length);
+  }
+  const uint32_t from = task.boundary().block();
+  if (from > task.block() || from + (task.input() == 0 ? 1 : 0) != task.block()) {
+    return Wrong(task, absl::StrCat("found the boundary of block ", from));
+  }
+  SA_ASSIGN_OR_RETURN(HiddenStates hidden, session->ReadHidden(task.boundary().digest()));
+  PhaseTimer timer(session->metrics().forward);
+  for (int64_t block = from; block < task.block(); ++block)
+    SA_RETURN_IF_ERROR(model->RunBlock(block, &hidden, nullptr, control));
+  return hidden;
+}
+
+absl::StatusOr<v1::RefineResult> Hessian(const QuantRecipe& recipe, const v1::RefineTask& task,
+                                         const std::vector<LinearLayer>& layers,
+                                         JobSession* session, TaskControl* control) {
+  if (task.input() >= kBlockInputs) return Wrong(task, "there are four inputs");
+  SA_ASSIGN_OR_RETURN(const auto weights,
+                      OpenRefinedWeights(&session->source(), recipe, ShardsOf(task),
+                                         [session](const std::string& digest) {
+                                           return session->store().GetScratch(session->job_id(),
+                                                                              digest);
+                                         }));
+  SA_ASSIGN_OR_RETURN(const auto model,
+                      ReferenceModel::Create(weights.get(), session->threads(),
+                                             /*resident_blocks=*/1, session->device()));
+  SA_ASSIGN_OR_RETURN(const HiddenStates hidden, EnterBlock(task, session, model.get(), control));
+  v1::RefineResult result;
+  if (task.input() == 0) {
+    v1::Boundary* boundary = result.mutable_boundary();
+    boundary->set_block(task.block());
+    boundary->set_part(task.part());
+    SA_ASSIGN_OR_RETURN(*boundary->mutable_digest(), session->WriteHidden(hidden));
+  }
+  control->progress = 0.5;
+  if (layers.empty()) return result;
+  std::vector<TokenWeights> token_weights;
+  if (recipe.hessian == QuantHessian::kGuided) {
+    SA_ASSIGN_OR_RETURN(token_weights, ReadWeights(task, layers, recipe, hidden, session));
+  }
+  InputSums sums(layers, recipe, token_weights, task.part());
+  const InputVisitor visitor = [&](BlockInput, int64_t sequence, const float* x, int64_t tokens,
+                                   int64_t) { sums.Add(sequence, x, tokens); };
+  {
+    PhaseTimer timer(session->metrics().hessian);
+    SA_RETURN_IF_ERROR(
+        Annotate(model->VisitInput(task.block(), static_cast<BlockInput>(task.input()), hidden,
+                                   visitor, control),
+                 absl::StrCat("block ", task.block())));
+  }
+  SA_RETURN_IF_ERROR(sums.Store(task.part(), session, &result));
+  return result;
+}
+
+// --- FIT ---
+
+struct LayerFactors {
+  QuantHessian kind = QuantHessian::kPlain;
+  std::vector<std::shared_ptr<const PreparedHessian>> chunks;
+};
+
+// Adds up the partial Hessians of one layer, in part order, and factors the sum.
+absl::StatusOr<LayerFactors> Factor(const v1::RefineTask& task, const std::string& layer,
+                                    QuantRecipe recipe, JobSession* session, TaskControl* control) {
+  PartialHessianSums total;
+  uint32_t part = 0;
+  for (const v1::PartialHessian& partial : task.hessians()) {
+    if (!partial.layer().empty() && partial.layer() != layer) continue;
+    if (partial.part() != part++)
+      return Wrong(task, absl::StrCat("part ", part - 1, " is missing"));
+    std::string blob;
+    {
+      PhaseTimer timer(session->metrics().load);
+      SA_ASSIGN_OR_RETURN(blob, session->store().GetScratch(session->job_id(), partial.digest()));
+    }
+    PhaseTimer timer(session->metrics().hessian);
+    SA_ASSIGN_OR_RETURN(PartialHessianSums sums, ReadPartialHessian(blob, partial.digest()));
+    SA_RETURN_IF_ERROR(AddPartialHessian(std::move(sums), &total));
+    ++control->progress_count;
+    SA_RETURN_IF_ERROR(control->Check());
+  }
+  if (total.chunks.empty()) return Wrong(task, "no Hessian");
+  PhaseTimer timer(session->metrics().hessian);
+  LayerFactors out;
+  out.kind = recipe.hessian = total.kind;
+  for (HessianSum& sum : total.chunks) {
+    SA_ASSIGN_OR_RETURN(const HessianMatrix h, FinishHessian(sum));
+    sum = {};
+    SA_ASSIGN_OR_RETURN(out.chunks.emplace_back(), PreparedHessian::Create(h, recipe));
+    ++control->progress_count;
+  }
+  return out;
+}
+
+// Rows of the task's shard: a run of whole units of RowAlignment rows.
+std::pair<int64_t, int64_t> ShardRows(const v1::RefineTask& task, const QuantRecipe& recipe,
+                                      int64_t rows) {
+  const int64_t unit = RowAlignment(recipe, rows), units = (rows + unit - 1) / unit;
+  const int64_t shard = task.shard(), total = task.shards_total();
+  return {std::min(rows, units * shard / total * unit),
+          std::min(rows, units * (shard + 1) / total * unit)};
+}
+
+absl::Status FitLayer(const LinearLayer& layer, int bits, std::pair<int64_t, int64_t> rows,
+                      const LayerFactors& factors, QuantRecipe recipe, JobSession* session,
+                      TaskControl* control, v1::RefineResult* result) {
+  const auto [begin, end] = rows;
+  std::vector<float> weight;
+  {
+    PhaseTimer timer(session->metrics().load);
+    SA_ASSIGN_OR_RETURN(weight, session->source().Read(layer.name));
+  }
+  const std::vector<float> part(weight.begin() + begin * layer.cols,
+                                weight.begin() + end * layer.cols);
+  weight = {};
+  recipe.hessian = factors.kind;
+  StageSeconds seconds;
+  const auto made =
+      QuantizeLayer(layer.name, part, end - begin, layer.cols, factors.chunks, recipe, {bits},
+                    session->threads(), control, &seconds, LayerShard{begin, layer.rows});
+  session->metrics().fit.Add(seconds.fit);
+  session->metrics().sweep.Add(seconds.sweep);
+  session->metrics().measure.Add(seconds.measure);
+  SA_RETURN_IF_ERROR(made.status());
+  const Candidate& candidate = made->front();
+  v1::RefinedShard* shard = result->add_shards();
+  shard->set_layer(layer.name);
+  shard->set_row_begin(static_cast<uint64_t>(begin));
+  shard->set_row_end(static_cast<uint64_t>(end));
+  shard->set_weight_error(candidate.sums.weight);
+  shard->set_weight_norm(candidate.sums.weight_norm);
+  shard->set_output_error(candidate.sums.output);
+  shard->set_output_norm(candidate.sums.output_norm);
+  shard->set_guided_error(candidate.guided_error);
+  shard->set_stored_bytes(candidate.stored_bytes);
+  PhaseTimer timer(session->metrics().store);
+  SA_ASSIGN_OR_RETURN(*shard->mutable_digest(),
+                      session->store().PutScratch(session->job_id(), candidate.blob));
+  return absl::OkStatus();
+}
+
+absl::StatusOr<v1::RefineResult> Fit(const QuantRecipe& recipe, const v1::RefineTask& task,
+                                     const std::vector<LinearLayer>& layers, JobSession* session,
+                                     TaskControl* control) {
+  if (task.shard() >= task.shards_total()) {
+    return Wrong(task, absl::StrCat("shard ", task.shard(), " of ", task.shards_total()));
+  }
+  const bool shared = !task.hessians().empty() && task.hessians(0).layer().empty();
+  v1::RefineResult result;
+  LayerFactors factors;
+  for (size_t i = 0; i < layers.size(); ++i) {
+    const auto rows = ShardRows(task, recipe, layers[i].rows);
+    if (rows.first < rows.second) {
+      if (factors.chunks.empty() || !shared) {
+        factors = {};  // one layer's at a time
+        auto made = Factor(task, layers[i].name, recipe, session, control);
+        if (!made.ok()) return Annotate(made.status(), layers[i].name);
+        factors = *std::move(made);
+      }
+      SA_RETURN_IF_ERROR(FitLayer(layers[i], static_cast<int>(task.bits(static_cast<int>(i))), rows,
+                                  factors, recipe, session, control, &result));
+    }
+    control->progress = static_cast<double>(i + 1) / static_cast<double>(layers.size());
+    SA_RETURN_IF_ERROR(control->Check());
+  }
+  return result;
+}
+
+// --- JOIN ---
+
+// What the layer's shards come to.
+void FillCandidate(const std::vector<const v1::RefinedShard*>& shards, const LinearLayer& layer,
+                   v1::CandidateReport* out) {
+  double weight = 0, weight_norm = 0, output = 0, output_norm = 0, guided = 0;
+  uint64_t bytes = 0;
+  for (const v1::RefinedShard* s : shards) {
+    weight += s->weight_error();
+    weight_norm += s->weight_norm();
+    output += s->output_error();
+    output_norm += s->output_norm();
+    guided += s->guided_error();
+    bytes += s->stored_bytes();
+  }
+  const auto weights = static_cast<double>(layer.rows * layer.cols);
+  out->set_stored_bytes(bytes);
+  out->set_stored_bits(8.0 * static_cast<double>(bytes) / weights);
+  out->set_weight_error(weight_norm > 0 ? weight / weight_norm : 0);
+  out->set_output_error(output_norm > 0 ? output / output_norm : 0);
+  out->set_importance(weights * out->output_error());
+  out->set_guided_error(guided);
+}
+
+absl::StatusOr<v1::RefineResult> Join(const v1::RefineTask& task,
+                                      const std::vector<LinearLayer>& layers, JobSession* session,
+                                      TaskControl* control) {
+  v1::RefineResult result;
+  const std::vector<LayerRows> all = ShardsOf(task);
+  for (size_t i = 0; i < layers.size(); ++i) {
+    std::vector<LayerRows> rows;
+    std::vector<const v1::RefinedShard*> shards;
+    std::vector<std::string> blobs;
+    for (size_t s = 0; s < all.size(); ++s) {
+      if (all[s].layer != layers[i].name) continue;
+      rows.push_back(all[s]);
+      shards.push_back(&task.shards(static_cast<int>(s)));
+      PhaseTimer timer(session->metrics().load);
+      SA_ASSIGN_OR_RETURN(blobs.emplace_back(),
+                          session->store().GetScratch(session->job_id(), all[s].digest));
+    }
+    SA_RETURN_IF_ERROR(CheckRowsCover(layers[i].name, layers[i].rows, rows));
+    SA_ASSIGN_OR_RETURN(const std::string blob, JoinLayerBlobs(layers[i].name, blobs));
+    v1::LayerReport* report = result.add_layers();
+    *report->mutable_layer() = task.layers(static_cast<int>(i));
+    v1::CandidateReport* candidate = report->add_candidates();
+    candidate->set_bits(task.bits(static_cast<int>(i)));
+    FillCandidate(shards, layers[i], candidate);
+    PhaseTimer timer(session->metrics().store);
+    SA_ASSIGN_OR_RETURN(*candidate->mutable_digest(), session->store().Put(blob));
+    session->metrics().layers->Increment();
+    ++control->progress_count;
+    SA_RETURN_IF_ERROR(control->Check());
+  }
+  return result;
+}
+
+}  // namespace
+
+absl::StatusOr<v1::RefineResult> RunRefine(const v1::TaskContext& context,
+                                           const v1::RefineTask& task, JobSession* session,
+                                           TaskControl* control) {
+  const QuantRecipe recipe = ToQuantRecipe(context.recipe());
+  // The executor of the original weights is not needed again, nor what PROFILING held.
+  session->ReleaseModel();
+  session->held().clear();
+  session->SetHeldBlock(-1);
+  SA_ASSIGN_OR_RETURN(const std::vector<LinearLayer> layers,
+                      TaskLayers(task, session->source().spec()));
+  switch (task.step()) {
+    case v1::REFINE_STEP_HESSIAN:
+      return Hessian(recipe, task, layers, session, control);
+    case v1::REFINE_STEP_FIT:
+      return Fit(recipe, task, layers, session, control);
+    case v1::REFINE_STEP_JOIN:
+      return Join(task, layers, session, control);
+    default:
+      return absl::UnimplementedError(absl::StrCat("refine task: step ", task.step(),
+                                                   "; is this worker older than the coordinator?"));
+  }
+}
+
+}  // namespace shiftadd
