@@ -87,12 +87,9 @@ SA_INLINE Pair<T> Abs(Pair<T> x) {
   return {Abs(x.lo), Abs(x.hi)};
 }
 
-SA_INLINE void Fill(LeafF* x, float value) {
-  for (int i = 0; i < kNative; ++i) x->v[i] = value;
-}
-SA_INLINE void Fill(LeafI* x, int32_t value) {
-  for (int i = 0; i < kNative; ++i) x->v[i] = value;
-}
+// Minus zero changes no number, not even -0, and compiles to a broadcast; a loop over lanes does not.
+SA_INLINE void Fill(LeafF* x, float value) { x->v = value - NativeFloat{}; }
+SA_INLINE void Fill(LeafI* x, int32_t value) { x->v = value - NativeInt{}; }
 template <typename T, typename V>
 SA_INLINE void Fill(Pair<T>* x, V value) {
   Fill(&x->lo, value);
