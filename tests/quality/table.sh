@@ -4,8 +4,8 @@
 #   tests/quality/table.sh --bin DIR --model PATH --texts DIR [options]
 #
 # A row is a recipe of recipes/: one job makes its candidates at all widths, then each width is published uniformly and
-# measured on three texts: perplexity on WikiText-2 test (windows from its start), KL on C4 (the windows after those that
-# calibrate) and on WikiText-2 valid. A recipe that propagates through the quantized model takes a job for each width and text.
+# measured on three texts: perplexity on WikiText-2 test (windows from its start), KL on C4 (windows that do
+# not calibrate) and on WikiText-2 valid. A recipe that propagates through the quantized model takes a job for each width and text.
 # Rows may be recipe names, NAME@self (calibrated on text that the model writes, half as many windows) or groups:
 # reference, open, ingredients, self, all. Exit code 3: stopped by --minutes, there is more to do.
 #
@@ -14,6 +14,8 @@
 #   --measure "…"          of test, c4, valid (default all three)
 #   --test-windows N       (default 148)
 #   --c4-windows N         (default 24)
+#   --c4-first N           the window of C4 where they begin, counted from 0 (default 123: the last 24 of 147; at least the
+#                          calibration's windows)
 #   --valid-windows N      (default 16)
 set -euo pipefail
 # shellcheck source=lib.sh
@@ -24,17 +26,18 @@ open='natural wht128-c4 refined guided-c4-refined'
 ingredients='no-rotation no-sweeps one-sweep rms plain-hessian fast g64 g32 whole-row int8-head default'
 self='wht128-shift@self'
 
-rows=reference bits='2 3 4' measure='test c4 valid' test_windows=148 c4_windows=24 valid_windows=16
+rows=reference bits='2 3 4' measure='test c4 valid' test_windows=148 c4_windows=24 c4_first=123 valid_windows=16
 while [ $# -gt 0 ]; do
   need_value "$@"
   case $1 in
     --rows) rows=$2 ;; --bits) bits=$2 ;; --measure) measure=$2 ;;
-    --test-windows) test_windows=$2 ;; --c4-windows) c4_windows=$2 ;; --valid-windows) valid_windows=$2 ;;
+    --test-windows) test_windows=$2 ;; --c4-windows) c4_windows=$2 ;; --c4-first) c4_first=$2 ;; --valid-windows) valid_windows=$2 ;;
     *) common_option "$1" "$2" ;;
   esac
   shift 2
 done
 check_common
+[ "$c4_first" -ge "$calibration_windows" ] || { echo "--c4-first $c4_first: the first $calibration_windows windows calibrate" >&2; exit 2; }
 
 names=''
 for row in $rows; do
@@ -61,14 +64,14 @@ add_calibration_of() {
 refined() { grep -q '"propagate": "quantized"' "$quality_home/recipes/${1%@self}.json"; }
 
 # key ROW BITS TEXT: of the job that measures this.
-key() { echo "$1 $2 $3 $length $calibration_windows $(windows_of "$3")"; }
+key() { echo "$1 $2 $3 $length $calibration_windows $(windows_of "$3")@$c4_first"; }
 
 # start_cell ROW BITS TEXT PARENT: starts the job that measures it.
 start_cell() {
   local key
   key=$(key "$1" "$2" "$3")
   local -a arguments=(--uniform)
-  add_evaluation "$3" "$(windows_of "$3")"
+  add_evaluation "$3" "$(windows_of "$3")" $((c4_first - calibration_windows))
   if refined "$1"; then
     add_calibration_of "$1"
     quality recipe "$quality_home/recipes/${1%@self}.json" "$2" >"$data/recipe.json"
@@ -120,7 +123,7 @@ start_cluster
 if [ -z "$out" ] || [ ! -s "$out" ]; then
   emit "Model $(basename "$model"), $("$bin/shiftadd" --version | head -1)."
   emit "Windows of $length tokens. Calibration: the first $calibration_windows of C4. Perplexity: the first $test_windows of WikiText-2 test."
-  emit "KL (± its standard error over windows): the next $c4_windows of C4; the first $valid_windows of WikiText-2 valid. Seconds: wall time until the"
+  emit "KL (± its standard error over windows): $c4_windows of C4 from window $c4_first on; the first $valid_windows of WikiText-2 valid. Seconds: wall time until the"
   emit "candidates of all widths were made, $workers worker(s)${device:+ on $device}."
   emit ""
   emit "| recipe | planes | stored bits | perplexity | KL C4 | KL WikiText-2 | seconds |"
