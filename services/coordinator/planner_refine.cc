@@ -74,7 +74,7 @@ void AddFitTasks(const JobView& view, const RefinePlan& plan, const RefineStage&
                  JobUpdate* update) {
   const RefineLayers& layers = plan.Layers(stage.block, stage.input);
   uint64_t rows = 0;
-  for (const v1::LayerPlan& layer : layers.layers) rows = std::max(rows, layer.rows());
+  for (const v1::LayerPlan& layer : layers.layers) rows += layer.rows();
   const auto shards = static_cast<uint32_t>(
       std::clamp<uint64_t>(static_cast<uint64_t>(std::max(workers, 1)), 1,
                            std::clamp<uint64_t>(rows / kRowsOfShard, 1, 256)));

@@ -1,11 +1,14 @@
 // INGEST and HASH: what the source is, and exactly which bytes.
+#include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "worker/reference/microbatch.h"
 #include "worker/tasks/tasks.h"
 
 namespace shiftadd {
@@ -16,6 +19,8 @@ constexpr double kSecondsPerWeightAndWidth = 1.2e-6;
 constexpr double kForwardFlopsPerSecond = 6e10;
 constexpr double kPassesOverTokens = 4;  // writing them, FORWARD, PROFILE, evaluation
 constexpr double kPassesBackward = 3;    // each block again, and twice its products
+// Each block whole, and up to each of its inputs; and the second evaluation.
+constexpr double kPassesRefining = 3.5;
 
 bool Guided(const v1::Recipe& recipe) { return recipe.hessian() == v1::HESSIAN_GUIDED; }
 
@@ -71,6 +76,33 @@ uint64_t FixedBytes(const ModelSource& source, const v1::Recipe& recipe, uint64_
   return tables * head + norms + document_bytes;
 }
 
+// What REFINING adds to the plan of a recipe that asks for it.
+void AddRefining(const ArchitectureSpec& spec, const v1::Recipe& recipe, const v1::IngestTask& task,
+                 v1::Plan* plan) {
+  if (recipe.propagate() != v1::PROPAGATE_QUANTIZED) return;
+  const uint64_t sequences = task.calibration().sequences();
+  const uint64_t tokens = sequences * task.calibration().length();
+  const uint64_t parts = (sequences + kMicrobatch - 1) / kMicrobatch;
+  // Scratch is freed input by input: a float64 triangle for each part, and two boundaries.
+  std::map<BlockInput, uint64_t> numbers;
+  for (const LinearLayer& layer : BlockLayers(spec, 0)) {
+    const uint64_t triangle = static_cast<uint64_t>(layer.cols) * (layer.cols + 1) / 2 * parts;
+    uint64_t& n = numbers[layer.input];
+    n = Guided(recipe) ? n + triangle * std::max(1u, recipe.chunks()) : triangle;
+  }
+  uint64_t widest = 0;
+  for (const auto& [input, n] : numbers) widest = std::max(widest, n);
+  const uint64_t boundaries = 2 * tokens * spec.hidden * sizeof(float);
+  const uint64_t bits = recipe.candidate_bits().empty() ? 0 : *recipe.candidate_bits().rbegin() + 1;
+  const uint64_t layers = plan->quantized_parameters() * bits / 8;
+  plan->set_store_bytes(plan->store_bytes() + widest * sizeof(double) + boundaries + layers);
+  plan->set_estimated_seconds(plan->estimated_seconds() +
+                              static_cast<double>(plan->quantized_parameters()) *
+                                  kSecondsPerWeightAndWidth +
+                              kPassesRefining * 2.0 * static_cast<double>(plan->parameters()) *
+                                  static_cast<double>(tokens) / kForwardFlopsPerSecond);
+}
+
 // Windows longer than the model was made for would cost hours and measure nothing.
 absl::Status CheckWindow(const char* field, uint32_t length, const ArchitectureSpec& spec) {
   if (static_cast<int64_t>(length) <= spec.context) return absl::OkStatus();
@@ -118,6 +150,7 @@ absl::StatusOr<v1::IngestResult> RunIngest(const v1::TaskContext& context,
                                   kSecondsPerWeightAndWidth +
                               passes * 2.0 * static_cast<double>(parameters) *
                                   static_cast<double>(tokens) / kForwardFlopsPerSecond);
+  AddRefining(spec, context.recipe(), task, plan);
 
   plan->set_architecture_spec_json(ToJson(spec).dump());
   const std::string config = source.config_json();

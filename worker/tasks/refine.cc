@@ -257,13 +257,27 @@ absl::StatusOr<LayerFactors> Factor(const v1::RefineTask& task, const std::strin
   return out;
 }
 
-// Rows of the task's shard: a run of whole units of RowAlignment rows.
-std::pair<int64_t, int64_t> ShardRows(const v1::RefineTask& task, const QuantRecipe& recipe,
-                                      int64_t rows) {
-  const int64_t unit = RowAlignment(recipe, rows), units = (rows + unit - 1) / unit;
+// The task's rows of every layer. The layers' rows are laid end to end and cut into equal runs, so
+// that a shard has to factor as few Hessians as can be; cuts move down to where the layer may be
+// cut.
+std::vector<std::pair<int64_t, int64_t>> ShardRows(const v1::RefineTask& task,
+                                                   const QuantRecipe& recipe,
+                                                   const std::vector<LinearLayer>& layers) {
+  int64_t all = 0;
+  for (const LinearLayer& layer : layers) all += layer.rows;
   const int64_t shard = task.shard(), total = task.shards_total();
-  return {std::min(rows, units * shard / total * unit),
-          std::min(rows, units * (shard + 1) / total * unit)};
+  std::vector<std::pair<int64_t, int64_t>> rows;
+  int64_t before = 0;
+  for (const LinearLayer& layer : layers) {
+    const int64_t unit = RowAlignment(recipe, layer.rows);
+    const auto cut = [&](int64_t at) {
+      const int64_t row = std::clamp<int64_t>(at - before, 0, layer.rows);
+      return row == layer.rows ? row : row / unit * unit;
+    };
+    rows.emplace_back(cut(all * shard / total), cut(all * (shard + 1) / total));
+    before += layer.rows;
+  }
+  return rows;
 }
 
 absl::Status FitLayer(const LinearLayer& layer, int bits, std::pair<int64_t, int64_t> rows,
@@ -311,10 +325,11 @@ absl::StatusOr<v1::RefineResult> Fit(const QuantRecipe& recipe, const v1::Refine
     return Wrong(task, absl::StrCat("shard ", task.shard(), " of ", task.shards_total()));
   }
   const bool shared = !task.hessians().empty() && task.hessians(0).layer().empty();
+  const auto shard = ShardRows(task, recipe, layers);
   v1::RefineResult result;
   LayerFactors factors;
   for (size_t i = 0; i < layers.size(); ++i) {
-    const auto rows = ShardRows(task, recipe, layers[i].rows);
+    const std::pair<int64_t, int64_t> rows = shard[i];
     if (rows.first < rows.second) {
       if (factors.chunks.empty() || !shared) {
         factors = {};  // one layer's at a time

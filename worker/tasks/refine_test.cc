@@ -422,6 +422,21 @@ TEST_F(RefineTest, TasksThatDoNotSuitTheModelAreRefusedAndSayWhy) {
   EXPECT_EQ(Try(none).status().code(), absl::StatusCode::kUnimplemented);
 }
 
+TEST_F(RefineTest, PlansReckonWithIt) {
+  runner_ = NewRunner();
+  v1::Task task = NewTask(v1::TASK_KIND_INGEST);
+  task.mutable_context()->mutable_recipe()->add_candidate_bits(3);
+  task.mutable_ingest()->mutable_calibration()->set_sequences(20);
+  task.mutable_ingest()->mutable_calibration()->set_length(kLength);
+  const v1::Plan before = Run(task).ingest().plan();
+  task.mutable_context()->mutable_recipe()->set_propagate(v1::PROPAGATE_QUANTIZED);
+  const v1::Plan after = Run(task).ingest().plan();
+  EXPECT_GT(after.estimated_seconds(), before.estimated_seconds());
+  // q, k and v, or gate and up, or down: two parts, two chunks.
+  const uint64_t triangles = 2 * 2 * std::max(3 * 96 * 97 / 2, 160 * 161 / 2) * 8;
+  EXPECT_GE(after.store_bytes(), before.store_bytes() + triangles);
+}
+
 TEST(PartialHessian, IsReadAsItWasWritten) {
   PartialHessianSums sums{QuantHessian::kGuided, {{3, 7, {1, 2, 3, 0, 4, 5, 0, 0, 6}}}};
   sums.chunks.push_back({3, 7, {1e-300, -2, 1e300, 0, 0.1, 0, 0, 0, 9}});
