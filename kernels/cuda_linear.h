@@ -18,26 +18,10 @@
 #include <string>
 
 #include "kernels/cpu_linear.h"
+#include "kernels/cuda_types.h"
 #include "kernels/packed_matrix.h"
 
 namespace shiftadd::kernels {
-
-enum class CudaCode {
-  kOk,
-  kInvalidArgument,
-  kUnavailable,  // no device, no driver or one too old, or a device that this build has no code for
-  kOutOfMemory,
-  kInternal,  // a launch or copy failed
-};
-
-struct CudaStatus {
-  CudaCode code = CudaCode::kOk;
-  std::string message;  // names what was found and what was expected; empty if ok
-
-  bool ok() const { return code == CudaCode::kOk; }
-};
-
-using CudaStream = void*;
 
 // Whether the current device can run these kernels.
 CudaStatus CudaAvailable();

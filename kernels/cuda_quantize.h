@@ -14,7 +14,7 @@
 #include <cstdint>
 #include <memory>
 
-#include "kernels/cuda_status.h"
+#include "kernels/cuda_types.h"
 
 namespace shiftadd::kernels {
 

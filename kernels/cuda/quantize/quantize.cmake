@@ -3,7 +3,7 @@ set(_quantize_sources descent.cu elementwise.cu group_fit.cu quantizer.cu refit.
 list(TRANSFORM _quantize_sources PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/cuda/quantize/")
 
 # For CUDA, where it is built: shiftadd::kernels_cuda_quantize.
-if(SHIFTADD_CUDA AND CMAKE_CUDA_COMPILER)
+if(SHIFTADD_CUDA)
   add_library(shiftadd_kernels_cuda_quantize STATIC ${_quantize_sources})
   add_library(shiftadd::kernels_cuda_quantize ALIAS shiftadd_kernels_cuda_quantize)
   target_link_libraries(shiftadd_kernels_cuda_quantize PUBLIC shiftadd_kernels

@@ -1,6 +1,6 @@
 // What every CUDA entry point of the kernels returns, and how streams are named. Plain C++.
-#ifndef SHIFTADD_KERNELS_CUDA_STATUS_H_
-#define SHIFTADD_KERNELS_CUDA_STATUS_H_
+#ifndef SHIFTADD_KERNELS_CUDA_TYPES_H_
+#define SHIFTADD_KERNELS_CUDA_TYPES_H_
 
 #include <string>
 
@@ -26,4 +26,4 @@ using CudaStream = void*;
 
 }  // namespace shiftadd::kernels
 
-#endif  // SHIFTADD_KERNELS_CUDA_STATUS_H_
+#endif  // SHIFTADD_KERNELS_CUDA_TYPES_H_
