@@ -10,7 +10,7 @@ if(SHIFTADD_CUDA)
                         PRIVATE CUDA::cudart_static)
   set_target_properties(shiftadd_kernels_cuda_quantize PROPERTIES
     POSITION_INDEPENDENT_CODE ON EXPORT_NAME kernels_cuda_quantize
-    CUDA_STANDARD 20 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static)
+    CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static)
   install(TARGETS shiftadd_kernels_cuda_quantize EXPORT shiftadd_kernels
           ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR} LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 endif()
