@@ -130,8 +130,11 @@ TEST(OpenDequantized, ScoresLikeADirectComputation) {
                 four = Quantize(model, QuantRecipe(), 4, true);
   const auto rough = two.Open(model.spec()).value(), fine = four.Open(model.spec()).value();
   const std::vector<int32_t> tokens = RandomTokens(3, 12, 61);
+  const auto reference = ReferenceModel::Create(&model, 1, 0, Device::kCpu).value();
   const WindowScores s =
-      ScoreWindows(model, {rough.get(), fine.get()}, tokens, 1, 12, 1, nullptr).value()[0];
+      ScoreWindows(reference.get(), {rough.get(), fine.get()}, tokens, 1, 12, VariantOptions(),
+                   nullptr)
+          .value()[0];
   EXPECT_GT(s.kl[0], 2 * s.kl[1]);
   EXPECT_GT(s.kl[1], 0);
   const std::vector<double> full = testing::NaiveLogits(model, tokens),
