@@ -12,18 +12,19 @@
 //    model order, "head": digest, "unquantized": digest, "tokenizer": digest, "config": digest,
 //    "generation_config": digest, "exponent_sets": {"2": [[0,-1],…], "3": …, …} for every width in
 //    use, "inputs": {"source": [{"path","bytes","digest"}…], "calibration": [digests],
-//    "evaluation": [digests]}, "quantizer_version": "1", "device_class": "cpu-avx2", "quality":
+//    "evaluation": [digests]}, "quantizer_version": "2", "device_class": "cpu-avx2", "quality":
 //    {kl, kl_standard_error, perplexity_full, perplexity_quantized, windows, window_length, planes,
 //    stored_bits}}
 //
 // A layer blob is a safetensors file; "__metadata__": {"layer", "encoding" ("bcq/shift",
 // "bcq/free", "bcq/block8"), "q", "rows", "cols", "group", "rotation" ("none", "wht128"),
 // "block_rows" (block8)}, all strings; tensors "planes", "scale", "exponents", "alpha", "zeta" as
-// kernels/packed_matrix.h says. A skipped layer: encoding "raw", one tensor "weight". The head
-// blob: for each of "embed" and, if not tied, "head": NAME.codes I8 [N,K] and NAME.scale F16 [N,G]
-// with metadata "NAME.encoding": "int8/group", "NAME.group": "128"; or NAME (F32/F16/BF16 [N,K])
-// with "NAME.encoding": "raw". The unquantized blob: norms and biases under their canonical names
-// (F32), and "signs.K" U32 [ceil(K/32)] for every rotated input width K.
+// kernels/packed_matrix.h says. A skipped layer: encoding "raw", one tensor "weight"; so is a
+// layer of method acc, which no kernel can serve packed ("simulated": "acc", "simulated_planes").
+// The head blob: for each of "embed" and, if not tied, "head": NAME.codes I8 [N,K] and NAME.scale
+// F16 [N,G] with metadata "NAME.encoding": "int8/group", "NAME.group": "128"; or NAME (F32/F16/BF16
+// [N,K]) with "NAME.encoding": "raw". The unquantized blob: norms and biases under their canonical
+// names (F32), and "signs.K" U32 [ceil(K/32)] for every rotated input width K.
 #ifndef SHIFTADD_SERVICES_PACKAGING_PACKAGE_FORMAT_H_
 #define SHIFTADD_SERVICES_PACKAGING_PACKAGE_FORMAT_H_
 

@@ -87,7 +87,8 @@ SA_INLINE Pair<T> Abs(Pair<T> x) {
   return {Abs(x.lo), Abs(x.hi)};
 }
 
-// Minus zero changes no number, not even -0, and compiles to a broadcast; a loop over lanes does not.
+// Minus zero changes no number, not even -0, and compiles to a broadcast; a loop over lanes does
+// not.
 SA_INLINE void Fill(LeafF* x, float value) { x->v = value - NativeFloat{}; }
 SA_INLINE void Fill(LeafI* x, int32_t value) { x->v = value - NativeInt{}; }
 template <typename T, typename V>
@@ -105,16 +106,29 @@ SA_INLINE I16 SplatInt(int32_t value) {
   Fill(&x, value);
   return x;
 }
+// Register by register: a copy of all sixteen lanes at once would go through the stack.
+SA_INLINE void LoadTo(LeafF* x, const float* p) { std::memcpy(&x->v, p, sizeof x->v); }
+SA_INLINE void LoadTo(LeafI* x, const int32_t* p) { std::memcpy(&x->v, p, sizeof x->v); }
+SA_INLINE void Store(float* p, LeafF x) { std::memcpy(p, &x.v, sizeof x.v); }
+SA_INLINE void Store(int32_t* p, LeafI x) { std::memcpy(p, &x.v, sizeof x.v); }
+template <typename T, typename N>
+SA_INLINE void LoadTo(Pair<T>* x, const N* p) {
+  LoadTo(&x->lo, p);
+  LoadTo(&x->hi, p + sizeof(T) / sizeof(N));
+}
+template <typename T, typename N>
+SA_INLINE void Store(N* p, Pair<T> x) {
+  Store(p, x.lo);
+  Store(p + sizeof(T) / sizeof(N), x.hi);
+}
 SA_INLINE F16 Load(const float* p) {
   F16 x;
-  std::memcpy(&x, p, sizeof x);
+  LoadTo(&x, p);
   return x;
 }
-SA_INLINE void Store(float* p, F16 x) { std::memcpy(p, &x, sizeof x); }
-SA_INLINE void Store(int32_t* p, I16 x) { std::memcpy(p, &x, sizeof x); }
 SA_INLINE I16 LoadInt(const int32_t* p) {
   I16 x;
-  std::memcpy(&x, p, sizeof x);
+  LoadTo(&x, p);
   return x;
 }
 

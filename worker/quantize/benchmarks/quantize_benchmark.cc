@@ -208,6 +208,42 @@ BENCHMARK(Layer)
     ->ArgsProduct({{576}, {1536}, {2, 3, 4}})
     ->Unit(benchmark::kMillisecond);
 
+// The other methods, and shiftadd's other switches, on one layer at 3 planes: n, k, which.
+void Method(benchmark::State& state) {
+  const int64_t n = state.range(0), k = state.range(1);
+  QuantRecipe recipe = Recipe();
+  const char* names[] = {"rtn",
+                         "optq",
+                         "lat",
+                         "acc",
+                         "acc_butterfly",
+                         "shiftadd_free",
+                         "shiftadd_free_offset",
+                         "shiftadd_whole_row"};
+  const int64_t which = state.range(2);
+  const QuantMethod methods[] = {QuantMethod::kRtn, QuantMethod::kOptq, QuantMethod::kLat,
+                                 QuantMethod::kAcc, QuantMethod::kAcc};
+  if (which < 5) {
+    recipe.method = methods[which];
+    recipe.rotation = which == 4 ? QuantRotation::kButterfly : QuantRotation::kNone;
+    if (which >= 2) recipe.rounds = 50;
+  } else {
+    if (which < 7) recipe.scales = QuantScales::kFree;
+    recipe.offset = which == 6;
+    if (which == 7) recipe.group = -1;
+  }
+  const auto prepared = *PreparedHessian::Create(Hessian(k), recipe);
+  const std::vector<float> w = Gaussian(n * k, 5);
+  for (auto _ : state) {
+    benchmark::DoNotOptimize(QuantizeLayer("layer", w, n, k, {prepared}, recipe, {3}, 1, nullptr));
+  }
+  state.SetLabel(names[which]);
+}
+BENCHMARK(Method)
+    ->ArgNames({"n", "k", "which"})
+    ->ArgsProduct({{576}, {576, 1536}, {0, 1, 2, 3, 4, 5, 6, 7}})
+    ->Unit(benchmark::kMillisecond);
+
 struct Shape {
   const char* name;
   int64_t n, k;
