@@ -1,15 +1,17 @@
 #!/usr/bin/env bash
-# The same bytes at scale: one job with 1 worker, with 3, and with 3 of which one is killed with -9 in mid-PROFILING.
-#   tests/parity.sh --bin DIR --model PATH [--bits N] [--sequences N] [--length N]       exit code 0 if the three package digests are equal
+# The same bytes at scale: one job with 1 worker, with 3, and with 3 of which one is killed with -9 in the middle of a state
+# (--kill-in profiling, or refining with a recipe that propagates quantized inputs).
+#   tests/parity.sh --bin DIR --model PATH [--bits N] [--sequences N] [--length N] [--recipe FILE] [--kill-in STATE]
+# exit code 0 if the three package digests are equal
 set -euo pipefail
 
-bin='' model='' bits=3 sequences=32 length=512
+bin='' model='' bits=3 sequences=32 length=512 recipe='' kill_in=profiling
 while [ $# -gt 0 ]; do
   [ $# -ge 2 ] || { echo "$1: expected a value" >&2; exit 2; }
-  case $1 in --bin) bin=$2 ;; --model) model=$2 ;; --bits) bits=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;; *) echo "unknown option $1" >&2; exit 2 ;; esac
+  case $1 in --bin) bin=$2 ;; --model) model=$2 ;; --bits) bits=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;; --recipe) recipe=$2 ;; --kill-in) kill_in=$2 ;; *) echo "unknown option $1" >&2; exit 2 ;; esac
   shift 2
 done
-[ -n "$bin" ] && [ -n "$model" ] || { sed -n 2,3p "$0" >&2; exit 2; }
+[ -n "$bin" ] && [ -n "$model" ] || { sed -n 2,5p "$0" >&2; exit 2; }
 
 data=''
 stop() { [ -z "$data" ] || { SHIFTADD_DATA_DIR=$data "$bin/shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"; }; }
@@ -22,9 +24,9 @@ run() {
   "$bin/shiftadd" up --workers "$1" --coordinator-port 0 --packager-port 0 >/dev/null
   local started job victim
   started=$(date +%s)
-  job=$("$bin/shiftadd" submit "$model" --bits "$bits" --name parity --calibration-sequences "$sequences" --calibration-length "$length" --json | jq -r .job_id)
+  job=$("$bin/shiftadd" submit "$model" --bits "$bits" --name parity --calibration-sequences "$sequences" --calibration-length "$length" ${recipe:+--recipe "$recipe"} --json | jq -r .job_id)
   if [ "$2" = kill ]; then
-    until "$bin/shiftadd" jobs --json | jq -e '.jobs[0] | .state == "profiling" and .progress.tasks_done >= 3' >/dev/null; do sleep 0.2; done
+    until "$bin/shiftadd" jobs --json | jq -e --arg state "$kill_in" '.jobs[0] | .state == $state and .progress.tasks_done >= 3' >/dev/null; do sleep 0.2; done
     victim=$(jq -r '[.daemons[] | select(.name == "worker-2")][0].pid' "$data/cluster.json")
     kill -9 "$victim"
     echo "  killed worker-2 (pid $victim) with -9" >&2

@@ -310,17 +310,28 @@ TEST_F(RefineTest, TheSameBytesForAnyShardsAndThreads) {
   EXPECT_EQ(Digests(Refine(40)), one);  // more than there are rows to cut
 }
 
-TEST_F(RefineTest, EveryMethodThatIsPackedCanBeRefined) {
-  for (const v1::Method method : {v1::METHOD_LAT, v1::METHOD_RTN}) {
-    context_.mutable_recipe()->set_method(method);
-    context_.mutable_recipe()->set_rotation(v1::ROTATION_NONE);
-    context_.mutable_recipe()->set_hessian(v1::HESSIAN_PLAIN);
-    context_.mutable_recipe()->set_chunks(1);
+TEST_F(RefineTest, EveryMethodCanBeRefined) {
+  const struct {
+    v1::Method method;
+    v1::Rotation rotation;
+  } cases[] = {{v1::METHOD_LAT, v1::ROTATION_NONE},
+               {v1::METHOD_RTN, v1::ROTATION_NONE},
+               {v1::METHOD_OPTQ, v1::ROTATION_NONE},
+               {v1::METHOD_ACC, v1::ROTATION_NONE},
+               {v1::METHOD_ACC, v1::ROTATION_BUTTERFLY}};
+  v1::Recipe* recipe = context_.mutable_recipe();
+  recipe->set_hessian(v1::HESSIAN_PLAIN);
+  recipe->set_chunks(1);
+  recipe->set_rounds(5);
+  for (const auto& c : cases) {
+    recipe->set_method(c.method);
+    recipe->set_rotation(c.rotation);
     tokens_.clear();
     Prepare();
     const auto refined = Digests(Refine(3));
     for (const auto& [name, candidate] : Direct())
-      EXPECT_EQ(refined.at(name), Sha256Digest(candidate.blob)) << name;
+      EXPECT_EQ(refined.at(name), Sha256Digest(candidate.blob))
+          << name << " " << v1::Method_Name(c.method);
   }
 }
 
