@@ -8,13 +8,13 @@
 #   --criteria "…"         of guided, output, weight, paper, measured: a curve each (default guided)
 #   --bits "…"             candidate widths, each also measured as a uniform one (default "2 3 4")
 #   --measure TEXT         test, c4 or valid (default c4)
-#   --windows N            of that text (default 20)
+#   --windows N            of that text (default 24)
 #   --plot FILE            writes the curves as SVG, from the lines of --out
 set -euo pipefail
 # shellcheck source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-recipe=$quality_home/recipes/default.json bits='2 3 4' criteria=guided measure=c4 windows=20 plot=''
+recipe=$quality_home/recipes/default.json bits='2 3 4' criteria=guided measure=c4 windows=24 plot=''
 points='2 2.125 2.25 2.375 2.5 2.625 2.75 3 3.25 3.5 3.75 4'
 while [ $# -gt 0 ]; do
   need_value "$@"
