@@ -160,8 +160,9 @@ def svg(curves, width=760, height=480):
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
         for bits, kl, error in series:
             x = x_of(bits)
-            if 0 < error < kl:
-                out.append(f'<line x1="{x:.1f}" y1="{y_of(kl - error):.1f}" x2="{x:.1f}" y2="{y_of(kl + error):.1f}" stroke="{colour}"/>')
+            if error > 0:
+                low, high = max(kl - error, 10**y0), min(kl + error, 10**y1)
+                out.append(f'<line x1="{x:.1f}" y1="{y_of(low):.1f}" x2="{x:.1f}" y2="{y_of(high):.1f}" stroke="{colour}"/>')
             out.append(f'<circle cx="{x:.1f}" cy="{y_of(kl):.1f}" r="3" fill="{colour}"/>')
         y = top + 16 + 18 * i
         out.append(f'<line x1="{width - 190}" y1="{y - 4}" x2="{width - 165}" y2="{y - 4}" stroke="{colour}" stroke-width="2"/>'
