@@ -17,7 +17,7 @@
 namespace shiftadd {
 namespace {
 
-constexpr int64_t kColumnBlock = 512;
+constexpr int64_t kColumnBlock = 192;  // narrower: less below the diagonal; wider: better products
 
 // 1 / mean(x^2), and 0 for a token of zeros (or one so small that its inverse is not a float).
 float RmsWeight(const float* x, int64_t k) {
@@ -44,27 +44,36 @@ std::vector<float> TokenWeights(const float* x, int64_t tokens, int64_t k, Quant
   return s;
 }
 
-// X^T diag(s) X in fp32, upper triangle (whole blocks of columns). [k, k]
-std::vector<float> Product(const float* x, int64_t tokens, int64_t k,
-                           const std::vector<float>& weights) {
+// X^T diag(s) X in fp32, its upper triangle as bands of rows: band b holds rows from b *
+// kColumnBlock on, and of them the columns from there on.
+std::vector<at::Tensor> Product(const float* x, int64_t tokens, int64_t k,
+                                const std::vector<float>& weights) {
   const c10::InferenceMode guard;
-  std::vector<float> out(k * k, 0.0f);
   const at::Tensor plain = at::from_blob(const_cast<float*>(x), {tokens, k}, at::kFloat);
   std::vector<float> copy(tokens * k);
   for (int64_t t = 0; t < tokens; ++t) {
     for (int64_t i = 0; i < k; ++i) copy[t * k + i] = weights[t] * x[t * k + i];
   }
   const at::Tensor scaled = at::from_blob(copy.data(), {tokens, k}, at::kFloat);
+  std::vector<at::Tensor> bands;
   for (int64_t begin = 0; begin < k; begin += kColumnBlock) {
     const int64_t size = std::min(kColumnBlock, k - begin);
-    const at::Tensor block =
-        at::mm(scaled.narrow(1, begin, size).t(), plain.narrow(1, begin, k - begin)).contiguous();
-    const float* from = block.data_ptr<float>();
-    for (int64_t i = 0; i < size; ++i) {
-      std::copy_n(from + i * (k - begin), k - begin, out.data() + (begin + i) * k + begin);
+    bands.push_back(
+        at::mm(scaled.narrow(1, begin, size).t(), plain.narrow(1, begin, k - begin)).contiguous());
+  }
+  return bands;
+}
+
+// sum [k, k] += the product, upper triangle.
+void AddProduct(const std::vector<at::Tensor>& bands, int64_t k, double* sum) {
+  for (size_t b = 0; b < bands.size(); ++b) {
+    const int64_t begin = static_cast<int64_t>(b) * kColumnBlock, width = k - begin;
+    const float* from = bands[b].data_ptr<float>();
+    for (int64_t i = 0; i < bands[b].size(0); ++i) {
+      double* const row = sum + (begin + i) * k + begin;
+      for (int64_t j = i; j < width; ++j) row[j] += from[i * width + j];
     }
   }
-  return out;
 }
 
 class Accumulator : public HessianAccumulator {
@@ -74,7 +83,7 @@ class Accumulator : public HessianAccumulator {
   void Add(int64_t sequence, const float* x, int64_t tokens, const float* weights) override {
     at::set_num_threads(1);  // a product must not depend on the number of cores
     const std::string wrong = Problem(x, tokens, weights);
-    std::vector<float> part;
+    std::vector<at::Tensor> part;
     if (wrong.empty()) {
       part = Product(x, tokens, k_, TokenWeights(x, tokens, k_, kind_, weights));
     }
@@ -91,9 +100,7 @@ class Accumulator : public HessianAccumulator {
       return;
     }
     for (auto it = waiting_.find(next_); it != waiting_.end(); it = waiting_.find(next_)) {
-      for (int64_t i = 0; i < k_; ++i) {
-        for (int64_t j = i; j < k_; ++j) sum_[i * k_ + j] += it->second.product[i * k_ + j];
-      }
+      AddProduct(it->second.product, k_, sum_.data());
       tokens_ += it->second.tokens;
       waiting_.erase(it);
       ++next_;
@@ -119,7 +126,7 @@ class Accumulator : public HessianAccumulator {
 
  private:
   struct Part {
-    std::vector<float> product;
+    std::vector<at::Tensor> product;
     int64_t tokens;
   };
 

@@ -304,6 +304,13 @@ TEST(LayerQuantizer, ChecksTheRecipe) {
   recipe.rotation = QuantRotation::kWht128;
   recipe.group = 40;
   EXPECT_FALSE(QuantizeLayer("x", w, 4, 64, {*prepared}, recipe, {2}, 1, nullptr).ok());
+  recipe.group = 128;
+  for (const double damping : {std::numeric_limits<double>::quiet_NaN(), 1e6}) {
+    recipe.damping = damping;
+    EXPECT_EQ(PreparedHessian::Create(h, recipe).status().code(),
+              absl::StatusCode::kInvalidArgument);
+  }
+  recipe.damping = 0.01;
   HessianMatrix bad = h;
   bad.h[3] = std::numeric_limits<double>::quiet_NaN();
   EXPECT_EQ(PreparedHessian::Create(bad, recipe).status().code(),

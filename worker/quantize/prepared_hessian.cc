@@ -39,8 +39,9 @@ void RotateSymmetric(std::vector<double>* h, int64_t k, const uint32_t* signs) {
   }
 }
 
-std::vector<double> Permute(const std::vector<double>& h, const std::vector<int64_t>& order) {
+std::vector<double> Permute(std::vector<double> h, const std::vector<int64_t>& order) {
   const int64_t k = static_cast<int64_t>(order.size());
+  if (std::is_sorted(order.begin(), order.end())) return h;
   std::vector<double> out(h.size());
   for (int64_t i = 0; i < k; ++i) {
     for (int64_t j = 0; j < k; ++j) out[i * k + j] = h[order[i] * k + order[j]];
@@ -67,7 +68,8 @@ PanelMatrix ToPanels(const std::vector<double>& m, int64_t k) {
 
 // Rank deficiency is what damping is for; should rounding still defeat Cholesky, damp more.
 absl::StatusOr<Factor> FactorDamped(std::vector<double>* h, int64_t k, double damping) {
-  absl::Status last;
+  absl::Status last = absl::InvalidArgumentError(
+      absl::StrCat("damping is ", damping, ", expected a number from 0 to 1000"));
   double damped = 0.0;
   for (double lambda = std::max(damping, 1e-10); lambda <= 1e3; lambda *= 10.0) {
     for (int64_t i = 0; i < k; ++i) (*h)[i * k + i] += lambda - damped;
@@ -142,7 +144,7 @@ absl::StatusOr<OrderedFactor> FactorByDiagonal(std::vector<double> h, int64_t k,
   OrderedFactor out;
   const std::vector<double> diagonal = Diagonal(h, k);
   out.order = DiagonalOrder(diagonal);
-  h = Permute(h, out.order);
+  h = Permute(std::move(h), out.order);
   const double mean =
       std::accumulate(diagonal.begin(), diagonal.end(), 0.0) / static_cast<double>(k);
   SA_ASSIGN_OR_RETURN(const Factor factor, FactorDamped(&h, k, damping * mean));
@@ -240,7 +242,7 @@ absl::StatusOr<std::shared_ptr<const PreparedHessian>> Prepare(const HessianMatr
     out->order.resize(k);
     std::iota(out->order.begin(), out->order.end(), 0);
   }
-  m = Permute(m, out->order);
+  m = Permute(std::move(m), out->order);
   SA_ASSIGN_OR_RETURN(const Factor factor, FactorDamped(&m, k, recipe.damping));
   out->factor = MakeLoopFactor(factor, out->group);
   if (recipe.method == QuantMethod::kShiftAdd && recipe.sweeps > 0) out->factor.h = ToPanels(m, k);
