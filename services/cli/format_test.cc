@@ -248,6 +248,12 @@ TEST(ReportText, RefinedLayersAreTold) {
   for (v1::LayerReport& layer : *report.mutable_layers()) {
     layer.mutable_refined()->set_output_error(0.05);
   }
+  report.mutable_job()->mutable_quality()->set_kl_unrefined(0.15);
+  report.mutable_job()->mutable_quality()->set_perplexity_unrefined(11.5);
+  EXPECT_NE(FormatReport(report, false)
+                .find("\nbefore refining             0.1500      11.500  +15.0 %\n"),
+            std::string::npos)
+      << FormatReport(report, false);
   EXPECT_NE(FormatReport(report, false)
                 .find("2 layers were made again with the quantized model's inputs; mean relative "
                       "output error 0.0938 (full model's inputs) -> 0.05\n"),

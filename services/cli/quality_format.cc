@@ -33,6 +33,11 @@ std::string FormatQuality(const v1::Quality& q) {
              absl::StrCat(FormatFixed(q.kl(), 4), " +- ", FormatFixed(q.kl_standard_error(), 4)),
              FormatFixed(q.perplexity_quantized(), 3),
              Change(q.perplexity_full(), q.perplexity_quantized())});
+  if (q.perplexity_unrefined() > 0) {
+    table.Add({"before refining", FormatFixed(q.kl_unrefined(), 4),
+               FormatFixed(q.perplexity_unrefined(), 3),
+               Change(q.perplexity_full(), q.perplexity_unrefined())});
+  }
   if (q.uniform_bits() > 0) {
     table.Add({absl::StrCat("uniform ", q.uniform_bits(), " bits"), FormatFixed(q.kl_uniform(), 4),
                FormatFixed(q.perplexity_uniform(), 3),

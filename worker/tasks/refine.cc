@@ -348,7 +348,8 @@ absl::StatusOr<v1::RefineResult> Fit(const QuantRecipe& recipe, const v1::Refine
 
 // --- JOIN ---
 
-// What the layer's shards come to.
+// What the layer's shards come to. Importance and the paper's criterion stay 0: they are for the
+// solver, which has chosen already.
 void FillCandidate(const std::vector<const v1::RefinedShard*>& shards, const LinearLayer& layer,
                    v1::CandidateReport* out) {
   double weight = 0, weight_norm = 0, output = 0, output_norm = 0, guided = 0;
@@ -366,7 +367,6 @@ void FillCandidate(const std::vector<const v1::RefinedShard*>& shards, const Lin
   out->set_stored_bits(8.0 * static_cast<double>(bytes) / weights);
   out->set_weight_error(weight_norm > 0 ? weight / weight_norm : 0);
   out->set_output_error(output_norm > 0 ? output / output_norm : 0);
-  out->set_importance(weights * out->output_error());
   out->set_guided_error(guided);
 }
 
