@@ -149,6 +149,10 @@ void ResolveCriterion(const v1::Recipe& recipe, v1::Criterion* criterion, FaultL
     faults->Add("criterion",
                 "found guided, expected output, weight, paper or measured: only recipe.hessian "
                 "guided predicts the loss");
+  } else if (*criterion == v1::CRITERION_PAPER && recipe.method() == v1::METHOD_RTN) {
+    faults->Add("criterion",
+                "found paper, expected output, weight or measured: it needs a factor of the "
+                "Hessian, and method rtn has none");
   }
 }
 

@@ -111,6 +111,12 @@ TEST(ResolveSpec, TheCriterionFollowsTheHessian) {
   }
   spec.set_criterion(static_cast<v1::Criterion>(17));
   EXPECT_EQ(Faults(spec), "criterion ");
+  spec = Good();
+  spec.mutable_recipe()->set_method(v1::METHOD_RTN);
+  spec.set_criterion(v1::CRITERION_PAPER);
+  EXPECT_EQ(Faults(spec), "criterion ");
+  spec.mutable_recipe()->set_method(v1::METHOD_OPTQ);
+  EXPECT_EQ(Faults(spec), "");
 }
 
 TEST(ResolveSpec, SkippedWindowsAreThoseOfAText) {

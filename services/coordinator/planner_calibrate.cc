@@ -104,9 +104,9 @@ MaybeUpdate PlanIngesting(const JobView& view) {
   *plan = view.OfKind(v1::TASK_KIND_INGEST).front()->result.ingest().plan();
   if (absl::Status status = CheckPlan(*plan); !status.ok()) return status;
   v1::Recipe expanded = update.job.spec().recipe();
-  if (const auto faults = ExpandOverrides(&expanded, *plan); !faults.empty()) {
-    return absl::InvalidArgumentError(FaultMessage(faults));
-  }
+  std::vector<FieldFault> faults = ExpandOverrides(&expanded, *plan);
+  for (FieldFault& fault : CheckShapes(expanded, *plan)) faults.push_back(std::move(fault));
+  if (!faults.empty()) return absl::InvalidArgumentError(FaultMessage(faults));
   FillFeasibility(update.job.spec(), plan);
   if (view.job().validate_only()) {
     update.job.set_state(v1::JOB_STATE_SUCCEEDED);

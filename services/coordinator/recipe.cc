@@ -280,6 +280,18 @@ LayerRule RuleFor(const v1::Recipe& recipe, absl::string_view layer) {
   return rule;
 }
 
+std::vector<FieldFault> CheckShapes(const v1::Recipe& recipe, const v1::Plan& plan) {
+  FaultList faults;
+  const auto least = std::min_element(
+      plan.layers().begin(), plan.layers().end(),
+      [](const v1::LayerPlan& a, const v1::LayerPlan& b) { return a.rows() < b.rows(); });
+  if (least != plan.layers().end() && recipe.chunks() > least->rows()) {
+    faults.Add("recipe.chunks", absl::StrCat("found ", recipe.chunks(), ", expected at most ",
+                                             least->rows(), ", the rows of layer ", least->name()));
+  }
+  return faults.Take();
+}
+
 std::vector<FieldFault> ExpandOverrides(v1::Recipe* recipe, const v1::Plan& plan) {
   FaultList faults;
   for (int i = 0; i < recipe->overrides_size(); ++i) {

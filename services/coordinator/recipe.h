@@ -56,6 +56,9 @@ struct LayerRule {
 };
 LayerRule RuleFor(const v1::Recipe& recipe, absl::string_view layer);
 
+// What only the model's shapes can refuse.
+std::vector<FieldFault> CheckShapes(const v1::Recipe& recipe, const v1::Plan& plan);
+
 // The recipe with its overrides written out, one for each layer that has one, by its exact name:
 // what tasks get, so that workers need no pattern. INVALID faults for a glob that matches no layer.
 std::vector<FieldFault> ExpandOverrides(v1::Recipe* recipe, const v1::Plan& plan);

@@ -213,6 +213,21 @@ TEST(ResolveRecipe, NumbersOutOfRangeAreAllNamed) {
   EXPECT_EQ(Faults(r), "hessian inner_rounds sweeps head");
 }
 
+TEST(CheckShapes, AChunkHasARowAtLeast) {
+  v1::Plan plan;
+  for (const uint64_t rows : {64, 4, 32}) {
+    v1::LayerPlan* layer = plan.add_layers();
+    layer->set_name("l" + std::to_string(rows));
+    layer->set_rows(rows);
+  }
+  v1::Recipe recipe;
+  recipe.set_chunks(4);
+  EXPECT_TRUE(CheckShapes(recipe, plan).empty());
+  recipe.set_chunks(5);
+  EXPECT_EQ(FaultMessage(CheckShapes(recipe, plan)),
+            "recipe.chunks: found 5, expected at most 4, the rows of layer l4");
+}
+
 std::string Keys(const v1::Recipe& recipe) {
   std::string keys;
   const nlohmann::json json = RecipeJson(Resolved(recipe));
