@@ -11,7 +11,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
-#include "worker/tasks/block_hessians.h"
+#include "worker/tasks/input_sums.h"
 #include "worker/tasks/partial_hessian.h"
 #include "worker/tasks/refined_weights.h"
 #include "worker/tasks/tasks.h"
@@ -57,74 +57,6 @@ absl::StatusOr<std::vector<LinearLayer>> TaskLayers(const v1::RefineTask& task,
 }
 
 // --- HESSIAN ---
-
-// The second moments of one input over the sequences of one part: a sum for each layer and chunk of
-// rows whose weights differ, one for all layers that share theirs.
-class InputSums {
- public:
-  // `weights`: of every part, kGuided only; `part` is the one that is summed.
-  InputSums(const std::vector<LinearLayer>& layers, const QuantRecipe& recipe,
-            const std::vector<TokenWeights>& weights, size_t part) {
-    for (const LinearLayer& layer : layers) {
-      QuantHessian kind = recipe.hessian;
-      const TokenWeights* own = nullptr;
-      if (kind == QuantHessian::kGuided) {
-        // PROFILING has come to the same answer, and has said so in its report.
-        const bool usable = TokenWeightsFault(weights, layer.kind, recipe.chunks).empty();
-        kind = usable ? QuantHessian::kGuided : QuantHessian::kRms;
-        if (usable) own = &weights[part];
-      } else if (!sums_.empty()) {
-        break;  // shared
-      }
-      Sum& sum = sums_.emplace_back();
-      if (recipe.hessian == QuantHessian::kGuided) sum.layer = layer.name;
-      sum.kind = kind;
-      sum.chunks = own == nullptr ? 1 : recipe.chunks;
-      if (own != nullptr) sum.weights = own->layers.at(layer.kind);
-      for (int64_t c = 0; c < sum.chunks; ++c)
-        sum.accumulators.push_back(HessianAccumulator::Create(layer.cols, kind));
-    }
-  }
-
-  void Add(int64_t sequence, const float* x, int64_t tokens) {
-    for (Sum& sum : sums_) {
-      for (int64_t c = 0; c < sum.chunks; ++c) {
-        std::vector<float> s;
-        for (int64_t t = 0; t < tokens && !sum.weights.empty(); ++t)
-          s.push_back(sum.weights[(sequence * tokens + t) * sum.chunks + c]);
-        sum.accumulators[c]->Add(sequence, x, tokens, s.empty() ? nullptr : s.data());
-      }
-    }
-  }
-
-  absl::Status Store(uint32_t part, JobSession* session, v1::RefineResult* result) {
-    for (Sum& sum : sums_) {
-      PartialHessianSums partial{sum.kind, {}};
-      for (auto& accumulator : sum.accumulators) {
-        SA_ASSIGN_OR_RETURN(partial.chunks.emplace_back(), accumulator->FinishSum());
-        accumulator.reset();
-      }
-      SA_ASSIGN_OR_RETURN(const std::string blob, WritePartialHessian(partial));
-      v1::PartialHessian* out = result->add_hessians();
-      out->set_layer(sum.layer);
-      out->set_part(part);
-      PhaseTimer timer(session->metrics().store);
-      SA_ASSIGN_OR_RETURN(*out->mutable_digest(),
-                          session->store().PutScratch(session->job_id(), blob));
-    }
-    return absl::OkStatus();
-  }
-
- private:
-  struct Sum {
-    std::string layer;  // empty: of the whole input
-    QuantHessian kind = QuantHessian::kPlain;
-    int64_t chunks = 1;
-    std::vector<float> weights;  // kGuided: [count, length, chunks]
-    std::vector<std::unique_ptr<HessianAccumulator>> accumulators;
-  };
-  std::vector<Sum> sums_;
-};
 
 // The token weights of every part, each checked against `hidden` where it is the task's own.
 absl::StatusOr<std::vector<TokenWeights>> ReadWeights(const v1::RefineTask& task,
@@ -199,21 +131,31 @@ absl::StatusOr<v1::RefineResult> Hessian(const QuantRecipe& recipe, const v1::Re
   }
   control->progress = 0.5;
   if (layers.empty()) return result;
-  std::vector<TokenWeights> token_weights;
+  InputSumsOptions options;
+  options.block = task.block();
+  options.input = static_cast<BlockInput>(task.input());
+  options.layers = layers;
+  options.kind = recipe.hessian;
+  options.chunks = recipe.chunks;
+  options.part = task.part();
   if (recipe.hessian == QuantHessian::kGuided) {
-    SA_ASSIGN_OR_RETURN(token_weights, ReadWeights(task, layers, recipe, hidden, session));
+    SA_ASSIGN_OR_RETURN(options.weights, ReadWeights(task, layers, recipe, hidden, session));
   }
-  InputSums sums(layers, recipe, token_weights, task.part());
-  const InputVisitor visitor = [&](BlockInput, int64_t sequence, const float* x, int64_t tokens,
-                                   int64_t) { sums.Add(sequence, x, tokens); };
+  std::vector<LayerSums> sums;
   {
     PhaseTimer timer(session->metrics().hessian);
-    SA_RETURN_IF_ERROR(
-        Annotate(model->VisitInput(task.block(), static_cast<BlockInput>(task.input()), hidden,
-                                   visitor, control),
-                 absl::StrCat("block ", task.block())));
+    SA_ASSIGN_OR_RETURN(sums, SumInput(options, hidden, model.get(), control));
   }
-  SA_RETURN_IF_ERROR(sums.Store(task.part(), session, &result));
+  for (LayerSums& of : sums) {
+    SA_ASSIGN_OR_RETURN(const std::string blob, WritePartialHessian(of.sums));
+    of.sums = {};
+    v1::PartialHessian* out = result.add_hessians();
+    out->set_layer(of.layer);
+    out->set_part(task.part());
+    PhaseTimer timer(session->metrics().store);
+    SA_ASSIGN_OR_RETURN(*out->mutable_digest(),
+                        session->store().PutScratch(session->job_id(), blob));
+  }
   return result;
 }
 

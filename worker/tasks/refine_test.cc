@@ -66,9 +66,10 @@ class RefineTest : public ::testing::Test {
   }
   void TearDown() override { std::filesystem::remove_all(dir_); }
 
-  std::unique_ptr<TaskRunner> NewRunner(int threads = 1) {
-    return std::make_unique<TaskRunner>(TaskRunnerOptions{threads, {dir_}, uint64_t{1} << 33},
-                                        store_.get(), metrics_.get());
+  std::unique_ptr<TaskRunner> NewRunner(int threads = 1, Device device = Device::kCpu) {
+    return std::make_unique<TaskRunner>(
+        TaskRunnerOptions{threads, {dir_}, uint64_t{1} << 33, device}, store_.get(),
+        metrics_.get());
   }
   v1::Task NewTask(v1::TaskKind kind) {
     v1::Task task;
@@ -308,6 +309,33 @@ TEST_F(RefineTest, TheSameBytesForAnyShardsAndThreads) {
   runner_ = NewRunner(/*threads=*/3);
   EXPECT_EQ(Digests(Refine(2)), one);
   EXPECT_EQ(Digests(Refine(40)), one);  // more than there are rows to cut
+}
+
+TEST_F(RefineTest, ADeviceSumsTheSameHessians) {
+  Prepare();
+  const v1::RefineResult expected = Run(HessianOf(0, 0, 1)).refine();
+  runner_ = NewRunner(2, Device::kCpuOperators);
+  const v1::RefineResult found = Run(HessianOf(0, 0, 1)).refine();
+  ASSERT_EQ(expected.hessians_size(), 3);
+  ASSERT_EQ(found.hessians_size(), 3);
+  const auto read = [&](const v1::PartialHessian& h) {
+    return ReadPartialHessian(store_->GetScratch("job-1", h.digest()).value(), h.layer()).value();
+  };
+  for (int i = 0; i < 3; ++i) {
+    const PartialHessianSums a = read(expected.hessians(i)), b = read(found.hessians(i));
+    ASSERT_EQ(b.chunks.size(), a.chunks.size());
+    for (size_t c = 0; c < a.chunks.size(); ++c) {
+      EXPECT_EQ(b.chunks[c].tokens, a.chunks[c].tokens);
+      double most = 0, error = 0;
+      for (size_t j = 0; j < a.chunks[c].sum.size(); ++j) {
+        most = std::max(most, std::abs(a.chunks[c].sum[j]));
+        error = std::max(error, std::abs(a.chunks[c].sum[j] - b.chunks[c].sum[j]));
+      }
+      EXPECT_GT(most, 0);
+      EXPECT_LT(error, 1e-4 * most);
+    }
+  }
+  EXPECT_EQ(Digests(Refine(1)), Digests(Refine(3)));
 }
 
 TEST_F(RefineTest, EveryMethodCanBeRefined) {
