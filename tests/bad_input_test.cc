@@ -255,6 +255,14 @@ TEST_F(BadInputTest, SpecsAreRefusedWholeAndAtOnce) {
       {"recipe.candidate_bits", [](auto* s) { s->mutable_recipe()->add_candidate_bits(0); }},
       {"recipe.group_size", [](auto* s) { s->mutable_recipe()->set_group_size(~0u); }},
       {"recipe.method", [](auto* s) { s->mutable_recipe()->set_method(v1::Method(77)); }},
+      {"recipe.sweeps", [](auto* s) { s->mutable_recipe()->set_sweeps(2); }},  // of rtn
+      {"recipe.rotation", [](auto* s) { s->mutable_recipe()->set_rotation(v1::Rotation(-1)); }},
+      {"recipe.chunks", [](auto* s) { s->mutable_recipe()->set_chunks(~0u); }},
+      {"recipe.propagate",
+       [](auto* s) { s->mutable_recipe()->set_propagate(v1::PROPAGATE_QUANTIZED); }},
+      {"criterion", [](auto* s) { s->set_criterion(v1::CRITERION_GUIDED); }},
+      {"evaluation.skip", [](auto* s) { s->mutable_evaluation()->set_skip(1); }},
+      {"parent_job_id", [](auto* s) { s->set_parent_job_id("job-a"); }},
       {"budget.planes", [](auto* s) { s->mutable_budget()->set_planes(NAN); }},
       {"budget.planes", [](auto* s) { s->mutable_budget()->set_planes(-1); }},
       {"budget.bytes", [](auto* s) { s->mutable_budget()->set_bytes(~uint64_t{0}); }},
@@ -335,7 +343,8 @@ TEST_F(BadInputTest, TwoJobsAtOnceBothEndWithTheSameDigest) {
 }
 
 TEST_F(BadInputTest, CalibrationTexts) {
-  const auto submit = [&](const std::string& name, const std::string& text) {
+  const auto submit = [&](const std::string& name, const std::string& text,
+                          const std::string& method = "lat") {
     WriteFile(Path(name), text);
     return Words{"submit",
                  Path("tiny"),
@@ -344,7 +353,7 @@ TEST_F(BadInputTest, CalibrationTexts) {
                  "--name",
                  "text",
                  "--method",
-                 "lat",
+                 method,
                  "--calibration",
                  Path(name),
                  "--calibration-sequences",
@@ -359,7 +368,9 @@ TEST_F(BadInputTest, CalibrationTexts) {
   ExpectCli(1, submit("blank.txt", std::string(300, ' ')), {"empty"});
   ExpectCli(1, submit("short.txt", "hello"), {"calibration.sequences", "longer text"});
   ExpectCli(1, submit("bad.jsonl", "{\"text\": 1}\n"), {"line 1", "\"text\""});
-  ExpectCli(0, submit("one.txt", std::string(4000, 'a')), {"SUCCEEDED"});  // one token, repeated
+  for (const char* method : {"lat", "acc", "optq", "shiftadd"}) {  // one token, repeated
+    ExpectCli(0, submit("one.txt", std::string(4000, 'a'), method), {"SUCCEEDED"});
+  }
   std::string binary;
   for (uint32_t i = 0, x = 1; i < 4000; ++i) binary += char((x = x * 1664525 + 1013904223) >> 24);
   ExpectCli(0, submit("binary.txt", binary), {"SUCCEEDED"});
@@ -441,7 +452,8 @@ TEST_F(BadInputTest, OddShapesThroughEveryMethod) {
   single.vocab = 261;
   ASSERT_TRUE(WriteTinyLlamaGguf(Path("single.gguf"), single).ok());
   for (const std::string source : {"odd", "single.gguf"}) {
-    for (const v1::Method method : {v1::METHOD_SHIFTADD, v1::METHOD_LAT, v1::METHOD_RTN}) {
+    for (const v1::Method method :
+         {v1::METHOD_SHIFTADD, v1::METHOD_LAT, v1::METHOD_RTN, v1::METHOD_ACC, v1::METHOD_OPTQ}) {
       v1::JobSpec spec = Spec(source);
       spec.set_output("odd");
       spec.mutable_recipe()->set_method(method);
