@@ -11,17 +11,10 @@
 namespace shiftadd {
 namespace {
 
-// A variant and what comes out of its last block for every window.
-struct Variant {
-  std::unique_ptr<WatchedWeights> weights;
-  std::unique_ptr<ReferenceModel> model;
-  HiddenStates hidden;
-};
-
 absl::Status CheckVariants(const ArchitectureSpec& full,
-                           const std::vector<const WeightProvider*>& variants) {
+                           const std::vector<VariantModel*>& variants) {
   for (size_t v = 0; v < variants.size(); ++v) {
-    const ArchitectureSpec& s = variants[v]->spec();
+    const ArchitectureSpec& s = variants[v]->model()->spec();
     if (s.vocab != full.vocab) {
       return absl::InvalidArgumentError(absl::StrCat("evaluation: variant ", v,
                                                      " has a vocabulary of ", s.vocab,
@@ -31,12 +24,28 @@ absl::Status CheckVariants(const ArchitectureSpec& full,
   return absl::OkStatus();
 }
 
+// Tells the variants whose evaluation runs.
+class Watch {
+ public:
+  Watch(const std::vector<VariantModel*>& variants, TaskControl* control) : variants_(variants) {
+    for (VariantModel* variant : variants_) variant->Watch(control);
+  }
+  ~Watch() {
+    for (VariantModel* variant : variants_) variant->Watch(nullptr);
+  }
+  Watch(const Watch&) = delete;
+  Watch& operator=(const Watch&) = delete;
+
+ private:
+  const std::vector<VariantModel*>& variants_;
+};
+
 }  // namespace
 
 absl::Status RunWatched(ReferenceModel* model, int64_t begin, int64_t end, HiddenStates* hidden,
                         RunProgress* progress) {
-  // In pieces, so that progress is seen.
-  const int64_t stride = std::max<int64_t>(1, model->spec().blocks / 8);
+  // In pieces, so that progress is seen; at once where sequences then stay on a device.
+  const int64_t stride = model->stays_on_device() ? end : std::max<int64_t>(1, end / 8);
   for (int64_t block = begin; block < end; block += stride) {
     const int64_t next = std::min(end, block + stride);
     SA_RETURN_IF_ERROR(progress->Check());
@@ -61,34 +70,31 @@ absl::StatusOr<std::vector<SequenceScores>> ScoreAll(
   return scores;
 }
 
-absl::StatusOr<std::vector<WindowScores>> ScoreWindows(
-    ReferenceModel* full, const std::vector<const WeightProvider*>& variants,
-    const std::vector<int32_t>& tokens, int64_t count, int64_t length,
-    const VariantOptions& options, TaskControl* control) {
+absl::StatusOr<std::vector<WindowScores>> ScoreWindows(ReferenceModel* full,
+                                                       const std::vector<VariantModel*>& variants,
+                                                       const std::vector<int32_t>& tokens,
+                                                       int64_t count, int64_t length, int threads,
+                                                       TaskControl* control) {
   if (length < 2)
     return absl::InvalidArgumentError(absl::StrCat("evaluation: windows of ", length, " tokens"));
   SA_RETURN_IF_ERROR(CheckVariants(full->spec(), variants));
-  const auto models = static_cast<int64_t>(variants.size()) + 1;
-  RunProgress progress(control, full->spec().blocks * models + count);
-  SA_ASSIGN_OR_RETURN(HiddenStates hidden, full->Embed(tokens, count, length));
-  SA_RETURN_IF_ERROR(RunWatched(full, 0, full->spec().blocks, &hidden, &progress));
-
-  std::vector<Variant> quantized;
-  for (const WeightProvider* weights : variants) {
-    Variant& variant = quantized.emplace_back();
-    variant.weights = std::make_unique<WatchedWeights>(*weights, &progress);
-    SA_ASSIGN_OR_RETURN(variant.model,
-                        ReferenceModel::Create(variant.weights.get(), options.threads,
-                                               options.resident_blocks, options.device));
-    SA_ASSIGN_OR_RETURN(variant.hidden, variant.model->Embed(tokens, count, length));
-    SA_RETURN_IF_ERROR(
-        RunWatched(variant.model.get(), 0, weights->spec().blocks, &variant.hidden, &progress));
-    variant.model->DropBlocks();
+  const Watch watch(variants, control);
+  std::vector<ReferenceModel*> models = {full};
+  for (const VariantModel* variant : variants) models.push_back(variant->model());
+  int64_t blocks = 0;
+  for (const ReferenceModel* model : models) blocks += model->spec().blocks;
+  RunProgress progress(control, blocks + count);
+  std::vector<HiddenStates> hidden;
+  for (ReferenceModel* model : models) {
+    SA_ASSIGN_OR_RETURN(HiddenStates states, model->Embed(tokens, count, length));
+    SA_RETURN_IF_ERROR(RunWatched(model, 0, model->spec().blocks, &states, &progress));
+    hidden.push_back(std::move(states));
+    if (!model->keeps_blocks()) model->DropBlocks();
   }
   std::vector<ReferenceModel::Scored> scored;
-  for (const Variant& variant : quantized) scored.push_back({variant.model.get(), &variant.hidden});
+  for (size_t v = 0; v < variants.size(); ++v) scored.push_back({models[v + 1], &hidden[v + 1]});
   SA_ASSIGN_OR_RETURN(std::vector<SequenceScores> scores,
-                      ScoreAll(full, hidden, scored, tokens, options.threads, &progress));
+                      ScoreAll(full, hidden[0], scored, tokens, threads, &progress));
   std::vector<WindowScores> out;
   for (SequenceScores& window : scores) out.push_back({std::move(window), length - 1});
   return out;

@@ -11,6 +11,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "worker/evaluate/variant_model.h"
 #include "worker/model/model_source.h"
 #include "worker/reference/reference_model.h"
 
@@ -21,23 +22,17 @@ struct WindowScores : SequenceScores {
   int64_t tokens = 0;
 };
 
-// How the models of variants are made.
-struct VariantOptions {
-  int threads = 1;
-  int resident_blocks = 1;       // of one variant at a time
-  Device device = Device::kCpu;  // the full model's
-};
-
 // Scores every variant against `full` on `count` windows of `length` tokens: tokens is [count,
-// length]. One model after the other runs over all windows, then all are scored together: in memory
-// there are the full model as it was made, the blocks of one variant, every model's head and hidden
-// states. The result does not depend on the number of threads. `control` may be null; its progress
-// runs from 0 to 1. INVALID_ARGUMENT: tokens outside the vocabulary, vocabularies that differ,
-// logits that are not finite.
-absl::StatusOr<std::vector<WindowScores>> ScoreWindows(
-    ReferenceModel* full, const std::vector<const WeightProvider*>& variants,
-    const std::vector<int32_t>& tokens, int64_t count, int64_t length,
-    const VariantOptions& options, TaskControl* control);
+// length]. One model after the other runs over all windows (a variant that does not keep its blocks
+// drops them then), and all are scored together: in memory there are the full model as it was made,
+// every model's head and hidden states. The result does not depend on the number of `threads`.
+// `control` may be null; its progress runs from 0 to 1. INVALID_ARGUMENT: tokens outside the
+// vocabulary, vocabularies that differ, logits that are not finite.
+absl::StatusOr<std::vector<WindowScores>> ScoreWindows(ReferenceModel* full,
+                                                       const std::vector<VariantModel*>& variants,
+                                                       const std::vector<int32_t>& tokens,
+                                                       int64_t count, int64_t length, int threads,
+                                                       TaskControl* control);
 
 // The weights of one layer, quantized in some way: [rows, cols], as WeightProvider::Read gives
 // them.

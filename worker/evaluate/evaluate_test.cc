@@ -51,7 +51,15 @@ absl::StatusOr<std::vector<WindowScores>> Scores(const WeightProvider& full,
   VariantOptions options;
   options.threads = threads;
   options.device = device;
-  return ScoreWindows(model->get(), variants, tokens, count, length, options, control);
+  std::vector<std::unique_ptr<VariantModel>> models;
+  std::vector<VariantModel*> pointers;
+  for (const WeightProvider* weights : variants) {
+    auto variant = VariantModel::Create(weights, options);
+    if (!variant.ok()) return variant.status();
+    models.push_back(*std::move(variant));
+    pointers.push_back(models.back().get());
+  }
+  return ScoreWindows(model->get(), pointers, tokens, count, length, threads, control);
 }
 
 // Direct computation in float64 from the naive model.

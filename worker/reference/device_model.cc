@@ -1,14 +1,16 @@
 #include "worker/reference/device_model.h"
 
-#include <ATen/Context.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
+#include <c10/core/InferenceMode.h>
 
+#include <chrono>
 #include <cmath>
 #include <cstring>
 
@@ -166,23 +168,31 @@ absl::Status DeviceModel::VisitInput(int64_t block, BlockInput input, const Hidd
   return RunBlock(block, &copy, &only, control);
 }
 
-absl::Status DeviceModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
-                                    TaskControl* control) {
-  SA_RETURN_IF_ERROR(CheckRun(begin, end, *h));
-  if (!blocks_.keeps_all()) return TorchModel::RunBlocks(begin, end, h, control);
+absl::StatusOr<std::vector<const BlockWeights*>> DeviceModel::PrepareBlocks(
+    int64_t begin, int64_t end, int64_t length, RopeTensors* rope, TaskControl* control) {
   sampler_.reset();
   std::vector<const BlockWeights*> weights;
   for (int64_t block = begin; block < end; ++block) {
     SA_RETURN_IF_ERROR(Check(control));
-    SA_ASSIGN_OR_RETURN(const BlockWeights* const one, PrepareBlock(block, h->length));
+    SA_ASSIGN_OR_RETURN(const BlockWeights* const one, PrepareBlock(block, length));
     weights.push_back(one);
     if (control != nullptr) ++control->progress_count;
   }
-  RopeTensors rope;
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
-    if (begin < end) rope = MakeRopeTensors(rope_, h->length, device_);
+    const c10::InferenceMode normal(false);  // autograd may see them
+    if (begin < end) *rope = MakeRopeTensors(rope_, length, device_);
     return absl::OkStatus();
   }));
+  return weights;
+}
+
+absl::Status DeviceModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                                    TaskControl* control) {
+  SA_RETURN_IF_ERROR(CheckRun(begin, end, *h));
+  if (!keeps_blocks()) return TorchModel::RunBlocks(begin, end, h, control);
+  RopeTensors rope;
+  SA_ASSIGN_OR_RETURN(const std::vector<const BlockWeights*> weights,
+                      PrepareBlocks(begin, end, h->length, &rope, control));
   // A sequence stays on the device from its first block to its last.
   return ParallelFor(h->count, threads_, [&](int64_t sequence) -> absl::Status {
     float* rows = h->data.data() + sequence * h->length * h->hidden;
@@ -195,6 +205,70 @@ absl::Status DeviceModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
     Store(x, rows);
     return absl::OkStatus();
   });
+}
+
+// As TorchModel's, but the inputs of all blocks of a sequence stay on the device.
+absl::Status DeviceModel::Guide(const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+                                const GuidedOptions& options, TaskControl* control,
+                                GuidedStatistics* out) {
+  if (!keeps_blocks()) return TorchModel::Guide(tokens, count, length, options, control, out);
+  SA_ASSIGN_OR_RETURN(HiddenStates h, Embed(tokens, count, length));
+  SA_RETURN_IF_ERROR(CatchTorch([&] { return LoadHead(); }));
+  RopeTensors rope;
+  SA_ASSIGN_OR_RETURN(const std::vector<const BlockWeights*> weights,
+                      PrepareBlocks(0, s_.blocks, length, &rope, control));
+  for (int64_t sequence = 0; sequence < count; ++sequence) {
+    SA_RETURN_IF_ERROR(CatchTorch([&] {
+      const c10::InferenceMode normal(false);
+      return GuideSequence(sequence, weights, rope, tokens, options, &h, control, out);
+    }));
+    if (control != nullptr)
+      control->progress = static_cast<double>(sequence + 1) / static_cast<double>(count);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status DeviceModel::GuideSequence(int64_t sequence,
+                                        const std::vector<const BlockWeights*>& weights,
+                                        const RopeTensors& rope, const std::vector<int32_t>& tokens,
+                                        const GuidedOptions& options, HiddenStates* h,
+                                        TaskControl* control, GuidedStatistics* out) {
+  using Clock = std::chrono::steady_clock;
+  const Clock::time_point start = Clock::now();
+  const int64_t length = h->length;
+  std::vector<at::Tensor> inputs = {Load(h->data.data() + sequence * length * h->hidden, length)};
+  {
+    const at::NoGradGuard no_grad;
+    for (const BlockWeights* block : weights) {
+      SA_RETURN_IF_ERROR(Check(control));
+      inputs.push_back(BlockForward(s_, *block, rope, inputs.back(), nullptr));
+    }
+  }
+  for (const int64_t block : options.boundary_blocks) {
+    HiddenStates state{1, length, s_.hidden, std::vector<float>(length * s_.hidden)};
+    Store(inputs.at(block), state.data.data());
+    options.boundary(block, sequence, state);
+  }
+  inputs.back().narrow(0, 0, 1).cpu();  // waits for the device
+  const Clock::time_point middle = Clock::now();
+  std::vector<int64_t> labels(tokens.begin() + sequence * length + 1,
+                              tokens.begin() + (sequence + 1) * length);
+  const at::Tensor label = at::from_blob(labels.data(), {length - 1}, at::kLong).to(device_);
+  at::Tensor g = LossGradient(s_, final_norm_, head_, inputs.back(), label, ScoreChunk());
+  for (int64_t block = s_.blocks - 1; block >= 0; --block) {
+    SA_RETURN_IF_ERROR(Check(control));
+    inputs.pop_back();
+    const GradientVisitor visit = [&](size_t layer, const at::Tensor& gradient) {
+      const at::Tensor s = MeanSquares(gradient, options.chunks).cpu();
+      std::memcpy(out->blocks[block].layers[layer].data() + sequence * length * options.chunks,
+                  s.const_data_ptr<float>(), s.numel() * sizeof(float));
+    };
+    g = BlockBackward(s_, *weights[block], rope, inputs.back(), g, visit);
+    if (control != nullptr) ++control->progress_count;
+  }
+  out->forward_seconds += std::chrono::duration<double>(middle - start).count();
+  out->backward_seconds += std::chrono::duration<double>(Clock::now() - middle).count();
+  return absl::OkStatus();
 }
 
 at::Tensor DeviceModel::HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,

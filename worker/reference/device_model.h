@@ -19,6 +19,7 @@ class DeviceModel : public TorchModel {
                                                              int threads, int resident_blocks,
                                                              Device device);
 
+  bool stays_on_device() const override { return keeps_blocks(); }
   void DropBlocks() override;
   absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
                         TaskControl* control) override;
@@ -39,6 +40,9 @@ class DeviceModel : public TorchModel {
   absl::Status ScoreTokens(const std::vector<Scored>& models, int64_t sequence, int64_t begin,
                            const std::vector<int32_t>& labels, TaskControl* control,
                            SequenceScores* out) override;
+  absl::Status Guide(const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+                     const GuidedOptions& options, TaskControl* control,
+                     GuidedStatistics* out) override;
   int64_t ScoreChunk() const override { return 512; }
 
  private:
@@ -47,6 +51,14 @@ class DeviceModel : public TorchModel {
   using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&)>;
   absl::Status Run(int64_t block, HiddenStates* h, int threads, const Visit& visit,
                    TaskControl* control);
+  // All blocks' weights, and RoPE of `length`.
+  absl::StatusOr<std::vector<const BlockWeights*>> PrepareBlocks(int64_t begin, int64_t end,
+                                                                 int64_t length, RopeTensors* rope,
+                                                                 TaskControl* control);
+  absl::Status GuideSequence(int64_t sequence, const std::vector<const BlockWeights*>& weights,
+                             const RopeTensors& rope, const std::vector<int32_t>& tokens,
+                             const GuidedOptions& options, HiddenStates* h, TaskControl* control,
+                             GuidedStatistics* out);
   at::Tensor Load(const float* rows, int64_t tokens) const;
   void Store(const at::Tensor& values, float* rows) const;
 

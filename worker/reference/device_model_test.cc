@@ -94,7 +94,18 @@ TEST_P(DeviceModelTest, GivesTheSameTokenWeights) {
   options.chunks = 2;
   const auto expected = cpu_->TokenWeights(tokens_, 3, kLength, options, nullptr).value();
   const auto found = device_->TokenWeights(tokens_, 3, kLength, options, nullptr).value();
-  const auto again = device_->TokenWeights(tokens_, 3, kLength, options, nullptr).value();
+  // Block by block over all sequences, instead of sequence by sequence: the same numbers.
+  auto few = ReferenceModel::Create(weights_.get(), 1, 1, GetParam()).value();
+  HiddenStates boundary;
+  options.boundary_blocks = {2};
+  options.boundary = [&](int64_t, int64_t, const HiddenStates& h) {
+    boundary.data.insert(boundary.data.end(), h.data.begin(), h.data.end());
+  };
+  const auto again = few->TokenWeights(tokens_, 3, kLength, options, nullptr).value();
+  const HiddenStates of_few = std::exchange(boundary, {});
+  ASSERT_TRUE(device_->TokenWeights(tokens_, 3, kLength, options, nullptr).ok());
+  EXPECT_EQ(boundary.data, of_few.data);
+  EXPECT_EQ(boundary.data.size(), tokens_.size() * 48);
   for (size_t b = 0; b < expected.blocks.size(); ++b) {
     EXPECT_EQ(again.blocks[b].layers, found.blocks[b].layers);
     for (size_t l = 0; l < 7; ++l)

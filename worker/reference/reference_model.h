@@ -84,9 +84,10 @@ struct GuidedOptions {
   // Memory for the inputs of all blocks: as many sequences go through forward and backward together
   // as fit, but at least one a thread. The result does not depend on it.
   uint64_t boundary_bytes = uint64_t{1} << 30;
-  // Called with the inputs of block `block` (`blocks`: the last block's output) of sequences
-  // [first, first + h.count), first for all blocks of some sequences, then for later sequences. May
-  // be null.
+  // Called with the input of each of `boundary_blocks` (`blocks`: the last block's output) of
+  // sequences [first, first + h.count): for all blocks, rising, of some sequences, then of later
+  // sequences.
+  std::vector<int64_t> boundary_blocks;
   std::function<void(int64_t block, int64_t first, const HiddenStates& h)> boundary;
 };
 
@@ -115,6 +116,8 @@ class ReferenceModel {
                                                                 Device device = Device::kCpu);
 
   virtual const ArchitectureSpec& spec() const = 0;
+  virtual bool keeps_blocks() const = 0;     // resident_blocks is 0
+  virtual bool stays_on_device() const = 0;  // RunBlocks moves a sequence to a device and back once
   // Frees blocks, not the embedding and the head. They are read again when they are needed.
   virtual void DropBlocks() = 0;
 

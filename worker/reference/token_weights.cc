@@ -1,5 +1,4 @@
 // TorchModel::TokenWeights: forward keeping the input of every block, then backward.
-#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
 
@@ -56,19 +55,6 @@ class Progress {
   std::atomic<int64_t> done_{0};
 };
 
-// Mean squares over each chunk of columns of g [tokens, rows]: out [tokens, chunks].
-void MeanSquares(const at::Tensor& g, int64_t chunks, float* out) {
-  const int64_t rows = g.size(1);
-  const at::Tensor square = g.square();
-  at::Tensor means = at::empty({g.size(0), chunks}, g.options());
-  for (int64_t c = 0; c < chunks; ++c) {
-    const int64_t begin = rows * c / chunks, end = rows * (c + 1) / chunks;
-    means.select(1, c).copy_(square.narrow(1, begin, end - begin).mean(1));
-  }
-  const at::Tensor host = means.cpu();
-  std::memcpy(out, host.const_data_ptr<float>(), host.numel() * sizeof(float));
-}
-
 }  // namespace
 
 // Some sequences, from the embedding to the last block's output and back.
@@ -99,13 +85,19 @@ class TorchModel::Backward {
   absl::Status Forward(int64_t count, int64_t length) {
     SA_ASSIGN_OR_RETURN(gradient_, m_.Embed(tokens_, count, length));
     for (int64_t block = 0; block < m_.s_.blocks; ++block) {
-      if (options_.boundary) options_.boundary(block, first_, gradient_);
+      ShowBoundary(block);
       inputs_.push_back(gradient_);
       SA_RETURN_IF_ERROR(m_.RunBlock(block, &gradient_, nullptr, control_));
       progress_.Forward(count);
     }
-    if (options_.boundary) options_.boundary(m_.s_.blocks, first_, gradient_);
+    ShowBoundary(m_.s_.blocks);
     return absl::OkStatus();
+  }
+
+  void ShowBoundary(int64_t block) const {
+    const std::vector<int64_t>& wanted = options_.boundary_blocks;
+    if (std::find(wanted.begin(), wanted.end(), block) != wanted.end())
+      options_.boundary(block, first_, gradient_);
   }
 
   // gradient_: from the last block's output to the gradient there, in place.
@@ -139,7 +131,9 @@ class TorchModel::Backward {
       const at::Tensor h = Load(inputs_.back(), sequence);
       const GradientVisitor visit = [&](size_t layer, const at::Tensor& gradient) {
         const int64_t offset = (first_ + sequence) * length * options_.chunks;
-        MeanSquares(gradient, options_.chunks, layers[layer].data() + offset);
+        const at::Tensor s = MeanSquares(gradient, options_.chunks).cpu();
+        std::memcpy(layers[layer].data() + offset, s.const_data_ptr<float>(),
+                    s.numel() * sizeof(float));
       };
       Store(BlockBackward(m_.s_, *weights, rope, h, g, visit), sequence);
       progress_.Backward();
@@ -189,6 +183,13 @@ absl::StatusOr<GuidedStatistics> TorchModel::TokenWeights(const std::vector<int3
   for (int64_t block = 0; block < s_.blocks; ++block) {
     out.blocks.push_back({std::vector<std::vector<float>>(layers, std::vector<float>(numbers))});
   }
+  SA_RETURN_IF_ERROR(Guide(tokens, count, length, options, control, &out));
+  return out;
+}
+
+absl::Status TorchModel::Guide(const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+                               const GuidedOptions& options, TaskControl* control,
+                               GuidedStatistics* out) {
   Progress progress(control, 2 * count * s_.blocks);
   const uint64_t sequence_bytes =
       static_cast<uint64_t>(s_.blocks * length * s_.hidden) * sizeof(float);
@@ -196,12 +197,12 @@ absl::StatusOr<GuidedStatistics> TorchModel::TokenWeights(const std::vector<int3
       std::max<int64_t>(threads_, static_cast<int64_t>(options.boundary_bytes / sequence_bytes));
   for (int64_t first = 0; first < count; first += together) {
     const int64_t size = std::min(together, count - first);
-    Backward pass(this, options, control, &progress, &out);
+    Backward pass(this, options, control, &progress, out);
     SA_RETURN_IF_ERROR(
         pass.Run({tokens.begin() + first * length, tokens.begin() + (first + size) * length}, first,
                  size, length));
   }
-  return out;
+  return absl::OkStatus();
 }
 
 }  // namespace shiftadd::reference

@@ -1,5 +1,5 @@
 // Forward and backward of guided statistics on a real model: SHIFTADD_TEST_MODEL or SmolLM2-135M.
-// Arguments: sequences, tokens, threads.
+// Arguments: sequences, tokens, threads, 1 for CUDA.
 #include <benchmark/benchmark.h>
 
 #include <cstdlib>
@@ -27,7 +27,9 @@ void TokenWeights(benchmark::State& state) {
     tokens[i] = static_cast<int32_t>(i * 7919 % (*source)->spec().vocab);
   double forward = 0, backward = 0;
   for (auto _ : state) {
-    auto model = ReferenceModel::Create(source->get(), static_cast<int>(state.range(2)), 0);
+    auto model = ReferenceModel::Create(source->get(), static_cast<int>(state.range(2)), 0,
+                                        state.range(3) == 1 ? Device::kCuda : Device::kCpu);
+    if (!model.ok()) return state.SkipWithError(std::string(model.status().message()).c_str());
     const auto result = (*model)->TokenWeights(tokens, count, length, {}, nullptr);
     if (!result.ok()) return state.SkipWithError(std::string(result.status().message()).c_str());
     forward += result->forward_seconds;
@@ -38,8 +40,9 @@ void TokenWeights(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * count * length);
 }
 BENCHMARK(TokenWeights)
-    ->Args({2, 512, 1})
-    ->Args({4, 512, 2})
+    ->Args({2, 512, 1, 0})
+    ->Args({4, 512, 2, 0})
+    ->Args({16, 2048, 16, 1})
     ->UseRealTime()
     ->Unit(benchmark::kSecond);
 

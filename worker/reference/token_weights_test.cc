@@ -191,6 +191,7 @@ TEST(TokenWeights, HandOutTheBoundariesOfTheForwardPass) {
   }
   GuidedOptions options;
   options.boundary_bytes = 1;  // one sequence at a time
+  options.boundary_blocks = {0, 1, 2};
   int64_t calls = 0;
   options.boundary = [&](int64_t block, int64_t first, const HiddenStates& found) {
     EXPECT_EQ(block, calls % 3);
@@ -232,6 +233,7 @@ TEST(TokenWeights, RefuseBadInputAndStopWhenCancelled) {
   EXPECT_FALSE(model->TokenWeights({1, 2}, 1, 2, options, nullptr).ok());
   options.chunks = 1;
   TaskControl control;
+  options.boundary_blocks = {2};
   options.boundary = [&](int64_t block, int64_t, const HiddenStates&) {
     control.cancelled = block == 2;
   };

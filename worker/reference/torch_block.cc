@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/full.h>
 #include <ATen/ops/rsqrt.h>
@@ -140,6 +141,17 @@ at::Tensor BlockBackward(const ArchitectureSpec& s, const BlockWeights& w, const
   visit(0, g_q);
   x.backward(w.q.InputGradient(g_q) + w.k.InputGradient(g_k) + w.v.InputGradient(g_v));
   return g_middle + GradientAt(input);
+}
+
+at::Tensor MeanSquares(const at::Tensor& g, int64_t chunks) {
+  const int64_t rows = g.size(1);
+  const at::Tensor square = g.square();
+  at::Tensor means = at::empty({g.size(0), chunks}, g.options());
+  for (int64_t c = 0; c < chunks; ++c) {
+    const int64_t begin = rows * c / chunks, end = rows * (c + 1) / chunks;
+    means.select(1, c).copy_(square.narrow(1, begin, end - begin).mean(1));
+  }
+  return means;
 }
 
 at::Tensor LossGradient(const ArchitectureSpec& s, const at::Tensor& final_norm, const Linear& head,

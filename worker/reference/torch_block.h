@@ -45,6 +45,10 @@ at::Tensor BlockBackward(const ArchitectureSpec& spec, const BlockWeights& weigh
                          const RopeTensors& rope, const at::Tensor& h, const at::Tensor& g,
                          const GradientVisitor& visit);
 
+// Means over each of `chunks` equal consecutive runs of columns of g^2, g [tokens, rows]: [tokens,
+// chunks].
+at::Tensor MeanSquares(const at::Tensor& g, int64_t chunks);
+
 // The gradient at h [tokens, hidden], the last block's output, of the summed cross entropy
 //   sum over t < tokens - 1 of -log softmax(head(norm(h_t)))[labels[t]],
 // labels [tokens - 1] (I64, on h's device). Logits exist for `chunk` tokens at a time.

@@ -26,6 +26,8 @@ class TorchModel : public ReferenceModel {
              at::Device device = at::kCPU);
 
   const ArchitectureSpec& spec() const override { return s_; }
+  bool keeps_blocks() const override { return blocks_.keeps_all(); }
+  bool stays_on_device() const override { return false; }
   void DropBlocks() override {
     blocks_.Clear();
     decoder_.reset();
@@ -67,6 +69,10 @@ class TorchModel : public ReferenceModel {
   virtual absl::Status ScoreTokens(const std::vector<Scored>& models, int64_t sequence,
                                    int64_t begin, const std::vector<int32_t>& labels,
                                    TaskControl* control, SequenceScores* out);
+  // TokenWeights of checked tokens, into zeros.
+  virtual absl::Status Guide(const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+                             const GuidedOptions& options, TaskControl* control,
+                             GuidedStatistics* out);
   virtual int64_t ScoreChunk() const { return kLogitsChunk; }  // tokens whose logits exist together
   // A block's weights and RoPE for sequences of `length`. Valid until the next call, or longer if
   // all blocks are kept.

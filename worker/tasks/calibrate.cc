@@ -82,11 +82,10 @@ absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<u
   GuidedOptions options;
   options.chunks = std::max<int64_t>(1, task.chunks());
   options.boundary_bytes = session->memory_bytes() / 8;
+  options.boundary_blocks.assign(splits.begin(), splits.end());
   options.boundary = [&](int64_t block, int64_t first, const HiddenStates& some) {
-    const auto found = boundaries.find(block);
-    if (found == boundaries.end()) return;
     std::copy(some.data.begin(), some.data.end(),
-              found->second.data.begin() + first * some.length * some.hidden);
+              boundaries[block].data.begin() + first * some.length * some.hidden);
   };
   SA_ASSIGN_OR_RETURN(
       GuidedStatistics statistics,

@@ -25,6 +25,32 @@ absl::StatusOr<std::unique_ptr<WeightProvider>> OpenVariant(const v1::EvaluateTa
       [session](const std::string& digest) { return session->store().Get(digest); });
 }
 
+// The models of the task's variants: those of the last task if they are the same. On a GPU they
+// keep their blocks if all of them fit beside the full model; on a CPU reading them again costs
+// little beside running them.
+absl::StatusOr<JobSession::Variants*> OpenVariants(const v1::EvaluateTask& task,
+                                                   JobSession* session) {
+  v1::EvaluateTask same;
+  *same.mutable_variants() = task.variants();
+  same.set_head_digest(task.head_digest());
+  same.set_unquantized_digest(task.unquantized_digest());
+  std::string key = same.SerializeAsString();
+  JobSession::Variants& variants = session->variants();
+  if (variants.key == key) return &variants;
+  variants = {};
+  VariantOptions options{session->threads(), 1, session->device()};
+  if (session->device() != Device::kCpu && session->Fits(1 + task.variants_size()))
+    options.resident_blocks = 0;
+  for (const v1::Variant& variant : task.variants()) {
+    SA_ASSIGN_OR_RETURN(auto weights, OpenVariant(task, variant, session));
+    SA_ASSIGN_OR_RETURN(auto model, VariantModel::Create(weights.get(), options));
+    variants.weights.push_back(std::move(weights));
+    variants.models.push_back(std::move(model));
+  }
+  variants.key = std::move(key);
+  return &variants;
+}
+
 // The largest difference of the packed executor's logits from the reference's on dequantized
 // weights, as a fraction of the reference logits' range.
 absl::StatusOr<double> ServerLogitError(const v1::EvaluateTask& task, const WeightProvider& variant,
@@ -75,23 +101,16 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
   // The activations of PROFILING are not needed again.
   session->held().clear();
   session->SetHeldBlock(-1);
-  std::vector<std::unique_ptr<WeightProvider>> variants;
-  std::vector<const WeightProvider*> pointers;
-  for (const v1::Variant& variant : task.variants()) {
-    SA_ASSIGN_OR_RETURN(auto opened, OpenVariant(task, variant, session));
-    pointers.push_back(opened.get());
-    variants.push_back(std::move(opened));
-  }
+  SA_ASSIGN_OR_RETURN(JobSession::Variants* const variants, OpenVariants(task, session));
+  std::vector<VariantModel*> models;
+  for (const auto& model : variants->models) models.push_back(model.get());
   v1::EvaluateResult result;
   {
     SA_ASSIGN_OR_RETURN(ReferenceModel* const full, session->model());
-    VariantOptions options{session->threads(), 1, session->device()};
-    // On a GPU a sequence stays there from block to block only if they are all there.
-    if (session->device() == Device::kCuda) options.resident_blocks = session->resident_blocks();
     PhaseTimer timer(session->metrics().measure);
     SA_ASSIGN_OR_RETURN(const std::vector<WindowScores> scores,
-                        ScoreWindows(full, pointers, windows.tokens, windows.count, windows.length,
-                                     options, control));
+                        ScoreWindows(full, models, windows.tokens, windows.count, windows.length,
+                                     session->threads(), control));
     for (const WindowScores& score : scores) {
       v1::WindowScore* out = result.add_windows();
       out->set_nll_full(score.nll_full);
@@ -101,8 +120,8 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
     }
   }
   if (task.check_server()) {
-    SA_ASSIGN_OR_RETURN(const double error,
-                        ServerLogitError(task, *variants.front(), windows, session, control));
+    SA_ASSIGN_OR_RETURN(const double error, ServerLogitError(task, *variants->weights.front(),
+                                                             windows, session, control));
     result.set_server_max_logit_error(error);
   }
   return result;

@@ -124,7 +124,7 @@ absl::StatusOr<std::unique_ptr<JobSession>> JobSession::Open(const v1::TaskConte
   return session;
 }
 
-int JobSession::resident_blocks() const {
+bool JobSession::Fits(int models) const {
   uint64_t elements = 0;
   for (const SourceTensor& tensor : source_->tensors())
     elements += static_cast<uint64_t>(tensor.info.elements());
@@ -133,7 +133,7 @@ int JobSession::resident_blocks() const {
     const std::optional<Gpu> gpu = FindGpu();
     memory = gpu.has_value() ? gpu->memory_bytes : 0;
   }
-  return 2 * elements * sizeof(float) < memory ? 0 : 1;
+  return static_cast<uint64_t>(models) * elements * sizeof(float) < memory;
 }
 
 absl::StatusOr<ReferenceModel*> JobSession::model() {

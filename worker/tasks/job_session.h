@@ -10,6 +10,7 @@
 #include "absl/status/statusor.h"
 #include "services/blob/blob_store.h"
 #include "shiftadd/v1/task.pb.h"
+#include "worker/evaluate/variant_model.h"
 #include "worker/model/model_source.h"
 #include "worker/model/tokenizer.h"
 #include "worker/reference/reference_model.h"
@@ -47,9 +48,10 @@ class JobSession {
   WorkerMetrics& metrics() const { return *metrics_; }
   int threads() const { return options_.threads; }
   Device device() const { return options_.device; }
-  // Blocks that a model may keep in memory: all (0) if twice the model fits the worker's memory, on
-  // a GPU the GPU's.
-  int resident_blocks() const;
+  // Whether the weights of so many models, in fp32, fit the worker's memory, on a GPU the GPU's.
+  bool Fits(int models) const;
+  // Blocks that a model may keep in memory: all (0) if twice the model fits.
+  int resident_blocks() const { return Fits(2) ? 0 : 1; }
   uint64_t memory_bytes() const { return options_.memory_bytes; }
 
   // The full-precision executor, made at first use, with resident_blocks().
@@ -72,6 +74,14 @@ class JobSession {
   int64_t held_block() const { return held_block_; }
   void SetHeldBlock(int64_t block) { held_block_ = block; }
 
+  // The variants of an evaluation, kept for the next task of the same.
+  struct Variants {
+    std::string key;
+    std::vector<std::unique_ptr<WeightProvider>> weights;
+    std::vector<std::unique_ptr<VariantModel>> models;
+  };
+  Variants& variants() { return variants_; }
+
  private:
   JobSession() = default;
 
@@ -86,6 +96,7 @@ class JobSession {
   std::vector<int32_t> text_tokens_;
   std::vector<HiddenStates> held_;
   int64_t held_block_ = -1;
+  Variants variants_;
 };
 
 // The absolute path of a file:// URI.
