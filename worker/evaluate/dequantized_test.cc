@@ -131,10 +131,11 @@ TEST(OpenDequantized, ScoresLikeADirectComputation) {
   const auto rough = two.Open(model.spec()).value(), fine = four.Open(model.spec()).value();
   const std::vector<int32_t> tokens = RandomTokens(3, 12, 61);
   const auto reference = ReferenceModel::Create(&model, 1, 0, Device::kCpu).value();
-  const WindowScores s =
-      ScoreWindows(reference.get(), {rough.get(), fine.get()}, tokens, 1, 12, VariantOptions(),
-                   nullptr)
-          .value()[0];
+  const auto rough_model = VariantModel::Create(rough.get(), {}).value();
+  const auto fine_model = VariantModel::Create(fine.get(), {}).value();
+  const WindowScores s = ScoreWindows(reference.get(), {rough_model.get(), fine_model.get()},
+                                      tokens, 1, 12, 1, nullptr)
+                             .value()[0];
   EXPECT_GT(s.kl[0], 2 * s.kl[1]);
   EXPECT_GT(s.kl[1], 0);
   const std::vector<double> full = testing::NaiveLogits(model, tokens),
