@@ -47,12 +47,14 @@ class CompareTest : public ::testing::Test {
 };
 
 TEST_F(CompareTest, MethodsOverOneCalibration) {
+  WriteFile(root_ + "/refined.yaml", "propagate: quantized\neffort: fast\n");
   const Json json =
-      Parse(Shiftadd({"compare", root_ + "/tiny", "--methods", "rtn,lat,shiftadd", "--bits", "2,4",
+      Parse(Shiftadd({"compare", root_ + "/tiny", "--methods", "rtn,optq,lat,acc,shiftadd",
+                      "--recipe", root_ + "/refined.yaml", "--bits", "2,4",
                       "--calibration-sequences", "8", "--calibration-length", "32", "--json"}));
-  ASSERT_EQ(json["rows"].size(), 6u);
+  ASSERT_EQ(json["rows"].size(), 12u);
   EXPECT_GT(json["full_precision"]["perplexity"], 1);
-  for (size_t i = 0; i < 6; i += 2) {
+  for (size_t i = 0; i < 12; i += 2) {
     const Json &two = json["rows"][i], &four = json["rows"][i + 1];
     EXPECT_EQ(two["planes"], 2) << two;
     EXPECT_EQ(four["planes"], 4) << four;

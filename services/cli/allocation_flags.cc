@@ -39,15 +39,16 @@ absl::StatusOr<v1::Budget> ParseBudget(const AllocationFlags& flags, const std::
 
 }  // namespace
 
-void AddAllocationFlags(CLI::App* command, AllocationFlags* flags) {
+void AddAllocationFlags(CLI::App* command, AllocationFlags* flags, const std::string& criterion) {
   command->add_option("--bits", flags->bits,
                       "Budget: average binary planes of the quantized layers");
   command->add_option("--stored-bits", flags->stored_bits,
                       "Budget: average bits with scales and offsets");
   command->add_option("--bytes", flags->bytes, "Budget: size of the whole package, such as 4GiB");
   command->add_option("--criterion", flags->criterion,
-                      "What the widths minimise: guided, output, weight, paper, measured (default "
-                      "guided with guided Hessians, else output)");
+                      absl::StrCat("What the widths minimise: guided, output, weight, paper, "
+                                   "measured (default ",
+                                   criterion, ")"));
   command->add_flag("--uniform", flags->uniform,
                     "One width for all layers: the widest that fits the budget");
 }

@@ -19,8 +19,9 @@ struct AllocationFlags {
   bool uniform = false;
 };
 
-// `flags` lives as long as the command.
-void AddAllocationFlags(CLI::App* command, AllocationFlags* flags);
+// `flags` lives as long as the command. `criterion`: what applies where none is given, for the
+// help.
+void AddAllocationFlags(CLI::App* command, AllocationFlags* flags, const std::string& criterion);
 
 // A budget for each number given, in their order. INVALID_ARGUMENT names the flag and the number.
 absl::StatusOr<std::vector<v1::Budget>> MakeBudgets(const AllocationFlags& flags);

@@ -123,7 +123,7 @@ void AddPlanCommand(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand(
       "plan", "What another budget would give from a job's candidates; publish it");
   command->add_option("job", flags->job_id, "The job's id")->required();
-  AddAllocationFlags(command, &flags->allocation);
+  AddAllocationFlags(command, &flags->allocation, "the job's");
   command->add_option("--publish", flags->publish,
                       "Measure this budget and publish it as NAME[:TAG]");
   AddEvaluationFlags(command, &flags->evaluation);

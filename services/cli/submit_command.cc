@@ -74,7 +74,7 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
       ->add_option("source", flags->source,
                    "GGUF file or Hugging Face folder (path or file:// URI)")
       ->required();
-  AddAllocationFlags(command, &flags->allocation);
+  AddAllocationFlags(command, &flags->allocation, "guided with guided Hessians, else output");
   command->add_option("--name", flags->name, "NAME[:TAG] of the package")->required();
   auto* recipe =
       command->add_option("--recipe", flags->recipe_file, "How to quantize: a YAML or JSON file");
