@@ -11,7 +11,7 @@
 #   --windows N            of that text (default 24)
 #   --plot FILE            writes the curves as SVG, from the lines of --out
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 recipe=$quality_home/recipes/default.json bits='2 3 4' criteria=guided measure=c4 windows=24 plot=''
@@ -68,5 +68,8 @@ for series in $criteria uniform; do
     emit "$(quality point "$series" "$planes" <"$path")"
   done
 done
-[ -z "$plot" ] || quality plot "$plot" <"$out"
+if [ -n "$out" ]; then
+  while read -r line; do has "$line" || emit "$line"; done < <(quality judge <"$out")
+  [ -z "$plot" ] || quality plot "$plot" <"$out"
+fi
 exit $code

@@ -7,6 +7,7 @@
   quality.py seconds               wall time until a job's candidates were there, from its report on stdin
   quality.py point SERIES PLANES   one line of curve.sh from a report on stdin
   quality.py tau                   Kendall's tau of every criterion against the measured KL, from a report on stdin
+  quality.py judge                 whether the curves of that table on stdin fall, and lie below uniform widths
   quality.py plot FILE             the lines of curve.sh's table on stdin as an SVG file
 """
 import itertools
@@ -131,6 +132,34 @@ def read_curves(lines):
     return {name: sorted(points) for name, points in curves.items()}
 
 
+def interpolate(series, bits):
+    """KL at these stored bits on a straight line in log KL between a series' points; None outside them."""
+    for (x0, y0, _), (x1, y1, _) in zip(series, series[1:]):
+        if x0 <= bits <= x1 and y0 > 0 and y1 > 0:
+            return y0 * (y1 / y0) ** ((bits - x0) / (x1 - x0)) if x1 > x0 else y0
+    return series[0][1] if len(series) == 1 and series[0][0] == bits else None
+
+
+def judge(curves):
+    """A line a series: does its KL fall with the bits, but for two standard errors, and is it below that of uniform widths?"""
+    lines = []
+    for name, series in curves.items():
+        if name == "uniform":
+            continue
+        rises = [(b[1] - a[1]) / math.hypot(a[2], b[2]) if a[2] or b[2] else math.inf
+                 for a, b in zip(series, series[1:]) if b[1] > a[1]]
+        text = f"{name}: {len(series)} points, KL falls from each to the next" if not rises else (
+            f"{name}: {len(series)} points, KL rises {len(rises)} times, by at most {max(rises):.1f} standard errors")
+        ratios = [kl / uniform for bits, kl, _ in series
+                  if (uniform := interpolate(curves.get("uniform", [(0, 0, 0)]), bits)) is not None]
+        if ratios:
+            mean = math.exp(sum(map(math.log, ratios)) / len(ratios))
+            text += (f"; over {len(ratios)} points KL is {mean:.2f} of uniform widths' (geometric mean; least {min(ratios):.2f}, "
+                     f"most {max(ratios):.2f}; uniform widths interpolated in log KL)")
+        lines.append(text + ".")
+    return "\n".join(lines)
+
+
 def svg(curves, width=760, height=480):
     """KL, on a logarithmic scale, over stored bits; bars of one standard error either side."""
     left, right, top, bottom = 70, 20, 20, 50
@@ -193,6 +222,8 @@ def main(arguments):
         print(point(*arguments, json.load(sys.stdin)))
     elif command == "tau":
         print(tau_table(json.load(sys.stdin)))
+    elif command == "judge":
+        print(judge(read_curves(sys.stdin)))
     elif command == "plot":
         with open(arguments[0], "w", encoding="utf-8") as file:
             file.write(svg(read_curves(sys.stdin)))

@@ -75,6 +75,16 @@ class Tables(unittest.TestCase):
 
 
 class Plots(unittest.TestCase):
+    def test_judge(self):
+        uniform = [(2.0, 4.0, 0.1), (4.0, 1.0, 0.1)]
+        self.assertAlmostEqual(quality.interpolate(uniform, 3.0), 2.0)
+        self.assertIsNone(quality.interpolate(uniform, 4.5))
+        falling = quality.judge({"guided": [(2.0, 4.0, 0.1), (3.0, 1.0, 0.1), (5.0, 0.5, 0.1)], "uniform": uniform})
+        self.assertEqual(falling, "guided: 3 points, KL falls from each to the next; over 2 points KL is 0.71 of uniform widths' "
+                                  "(geometric mean; least 0.50, most 1.00; uniform widths interpolated in log KL).")
+        rising = quality.judge({"paper": [(2.0, 1.0, 0.3), (3.0, 1.5, 0.4)]})
+        self.assertEqual(rising, "paper: 2 points, KL rises 1 times, by at most 1.0 standard errors.")
+
     def test_svg(self):
         curves = quality.read_curves(["| series | planes | stored bits | KL | ± |", "|---|---|---|---|---|",
                                       "| mixed | 3 | 3.2 | 0.5 | 0.01 | x |", "| mixed | 2 | 2.2 | 2 | 0.1 | x |", "| uniform | 2 | 2.2 | 3 | 0.1 | x |"])

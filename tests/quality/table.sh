@@ -18,7 +18,7 @@
 #                          calibration's windows)
 #   --valid-windows N      (default 16)
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 reference='rtn optq lat acc acc-butterfly plain sweeps guided guided-c4 wht128-free-offset wht128-free wht128-shift-offset wht128-shift'

@@ -6,7 +6,7 @@
 #   --recipe FILE          (default recipes/default.json)
 #   --bits "…"             candidate widths (default "2 3 4")
 set -euo pipefail
-# shellcheck source=lib.sh
+# shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 recipe=$quality_home/recipes/default.json bits='2 3 4'
