@@ -64,6 +64,11 @@ start_cluster() {
   export SHIFTADD_DATA_DIR=$data
   unset SHIFTADD_COORDINATOR SHIFTADD_PACKAGER
   trap stop_cluster EXIT
+  # Lines end in \n, as in a text that Python has read: the published perplexities are of such texts.
+  local file
+  mkdir -p "$data/texts"
+  for file in {c4-calibration,wikitext2-test,wikitext2-valid}.txt; do sed 's/\r$//' "$texts/$file" >"$data/texts/$file"; done
+  texts=$data/texts
   "$bin/shiftadd" up --workers "$workers" --coordinator-port 0 --packager-port 0 \
     ${threads:+--threads "$threads"} ${device:+--device "$device"} >&2
 }
