@@ -163,7 +163,7 @@ LoopFactor MakeLoopFactor(const Factor& factor, int64_t group) {
   const int64_t k = factor.k;
   LoopFactor out;
   out.k = k;
-  out.u = ToPanels(factor.u, k);
+  if (group < k) out.u = ToPanels(factor.u, k);
   out.u_diagonal.resize(k);
   for (int64_t i = 0; i < k; ++i) out.u_diagonal[i] = static_cast<float>(factor.u[i * (k + 1)]);
   for (int64_t begin = 0; begin < k; begin += group) {

@@ -24,7 +24,7 @@ struct LoopFactor {
     std::vector<float> omega;     // [size]: the diagonal of R_GG R_GG^T
   };
   int64_t k = 0;
-  PanelMatrix u;                  // [k, k]: U, upper
+  PanelMatrix u;                  // [k, k]: U, upper; empty if there is only one group
   std::vector<float> u_diagonal;  // [k]
   PanelMatrix h;                  // [k, k]: the damped H itself; only if there are sweeps
   std::vector<Group> groups;
