@@ -1,4 +1,4 @@
-// The full-precision executor of an ArchitectureSpec, on LibTorch (fp32 on the CPU). Calibration
+// The full-precision executor of an ArchitectureSpec, on LibTorch (fp32; see Device). Calibration
 // and evaluation run on it. No LibTorch type appears here.
 //
 // Results are the same bytes for any number of threads: sequences run in parallel, each with one

@@ -483,6 +483,29 @@ TEST_F(TasksTest, TextsAreCutIntoWindowsPlainOrJsonl) {
   EXPECT_FALSE(count_of("", 0).ok());
 }
 
+TEST_F(TasksTest, WindowsOfATextBeginWhereTheyAreTold) {
+  auto runner = NewRunner();
+  std::string text;
+  for (int i = 0; i < 400; ++i) absl::StrAppend(&text, "word", i, " ");
+  const std::string digest = store_->Put(text).value();
+  auto session = JobSession::Open(context_, {1, {dir_}, 1 << 30}, store_.get(), metrics_.get());
+  ASSERT_TRUE(session.ok()) << session.status();
+  const auto windows = [&](uint32_t skip, uint32_t count) {
+    v1::Task task = NewTask(v1::TASK_KIND_CALIBRATE);
+    task.mutable_calibrate()->set_first(100);  // behind the calibration's: no part in it
+    task.mutable_calibrate()->set_text_digest(digest);
+    task.mutable_calibrate()->set_text_first(skip);
+    task.mutable_calibrate()->set_count(count);
+    task.mutable_calibrate()->set_length(16);
+    task.mutable_calibrate()->set_held_out(true);
+    const auto result = Run(runner.get(), task);
+    EXPECT_TRUE(result.ok()) << result.status();
+    return (*session)->ReadTokens(result->calibrate().digest()).value().tokens;
+  };
+  const std::vector<int32_t> all = windows(0, 8);
+  EXPECT_EQ(windows(3, 4), std::vector<int32_t>(all.begin() + 3 * 16, all.begin() + 7 * 16));
+}
+
 TEST_F(TasksTest, ACancelledTaskEndsAndHoldsNothing) {
   auto runner = NewRunner();
   const std::vector<std::string> parts = Calibrate(runner.get());
