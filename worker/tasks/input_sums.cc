@@ -9,6 +9,20 @@
 namespace shiftadd {
 namespace {
 
+// Products of inputs with larger weights may leave fp32. PROFILING sees that in the sum and takes
+// unit-RMS tokens; a part knows the other parts' weights, not their sums.
+constexpr float kLargestWeight = 1e20f;
+
+bool Usable(const InputSumsOptions& options, const std::string& kind) {
+  if (!TokenWeightsFault(options.weights, kind, options.chunks).empty()) return false;
+  for (const TokenWeights& part : options.weights) {
+    for (const float s : part.layers.at(kind)) {
+      if (s > kLargestWeight) return false;
+    }
+  }
+  return true;
+}
+
 // One chunk of rows of one layer, or of all that share the input.
 struct Sum {
   size_t of = 0;  // index into the result
@@ -27,8 +41,7 @@ class Summation {
     for (size_t i = 0; i < separate; ++i) {
       const LinearLayer& layer = options.layers[i];
       QuantHessian kind = options.kind;
-      if (guided && !TokenWeightsFault(options.weights, layer.kind, options.chunks).empty())
-        kind = QuantHessian::kRms;
+      if (guided && !Usable(options, layer.kind)) kind = QuantHessian::kRms;
       results_.push_back({guided ? layer.name : "", {kind, {}}});
       for (int64_t c = 0; c < (kind == QuantHessian::kGuided ? options.chunks : 1); ++c)
         AddSum(i, c, kind, layer);
