@@ -1,10 +1,11 @@
 // Quantizes linear layers into binary planes on an NVIDIA GPU of compute capability 8.0 or more
-// (only 9.0 was ever run): the group loop (weighted start, OPTQ rounding and refits inside a group,
-// feedback to later groups), coordinate descent and the joint refit of a layer's scales.
+// with 140 KiB of shared memory a block (8.0, 9.0; only 9.0 was ever run): the group loop (weighted
+// start, OPTQ rounding and refits inside a group, feedback to later groups), coordinate descent and
+// the joint refit of a layer's scales.
 //
 // Sources: OPTQ (arXiv 2210.17323) for the feedback, ShiftAddLLM (2406.05981) for binary codes in
 // it. Plain C++; a stream is a cudaStream_t. All pointers are to memory of the current device,
-// aligned to 16 bytes, row-major, and stay the caller's. Work is queued on the stream and not
+// row-major, hold finite numbers, and stay the caller's. Work is queued on the stream and not
 // waited for. Two runs on one kind of GPU give the same bits; they are not the CPU's bits: fp32
 // sums run in another order, and products with H and U are taken on the tensor cores, every fp32
 // number split into two fp16 (22 bits).
@@ -83,8 +84,8 @@ struct CudaLayerCodes {
 
 inline constexpr int kMaxCudaWidths = 8;
 
-// One layer at several widths, step by step. Owns the workspace: about 4 k^2 + (10 + 11 widths) n k
-// bytes besides what it is given. Not thread-safe; one object belongs on one stream.
+// One layer at several widths, step by step. Owns the workspace: about 8 k^2 bytes, 8 n k more a
+// width, and up to 1 GiB for the refit. Not thread-safe; one object belongs on one stream.
 class CudaLayerQuantizer {
  public:
   // Checks everything and allocates. OUT_OF_MEMORY says how many bytes were wanted.

@@ -1,6 +1,7 @@
-// Seconds a layer on a GPU, stage by stage: cuda_quantize_benchmark [quick]
-// Gaussian weights and inputs of an AR(1) process, whose factors are known in closed form (what is
-// timed depends on the sizes, hardly on the values). CUDA events; the middle one of three runs.
+// Seconds a layer on a GPU, stage by stage: cuda_quantize_benchmark [quick: the default recipe
+// alone] Gaussian weights and inputs of an AR(1) process, whose factors are known in closed form
+// (what is timed depends on the sizes, hardly on the values). CUDA events; the middle one of three
+// runs.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -162,8 +163,8 @@ double Layer(const Inputs& inputs, int64_t n, int64_t k, const std::vector<int>&
     Check(CudaLayerQuantizer::Create(recipe, problem, views.data(), count, nullptr, &quantizer));
   });
   const double loop = Milliseconds([&] { Check(quantizer->GroupLoop()); });
-  const double fit = Milliseconds(
-      [&] { Check(CudaFitGroups(recipe, fits.data(), count, nullptr)); });
+  const double fit =
+      Milliseconds([&] { Check(CudaFitGroups(recipe, fits.data(), count, nullptr)); });
   const double descent = Milliseconds([&] { Check(quantizer->Descend()); });
   const double refit = Milliseconds([&] { Check(quantizer->Refit(false)); });
   const double total = create + loop + recipe.sweeps * (descent + refit);
@@ -204,6 +205,7 @@ int main(int argc, char** argv) {
     }
     block += 2 * Layer(inputs, 1024, 4096, {2, 3, 4}, recipe);
     for (const bool free_scales : {false, true}) {
+      if (quick) continue;
       CudaQuantizeRecipe other = recipe;
       other.free_scales = free_scales;
       other.offset = true;
@@ -215,8 +217,9 @@ int main(int argc, char** argv) {
     const Inputs inputs(14336);
     block += Layer(inputs, 4096, 14336, {2, 3, 4}, recipe);
   }
-  std::printf("\nan 8B model (32 blocks of 2 x 4096x4096, 2 x 1024x4096, 2 x 14336x4096, "
-              "1 x 4096x14336) at 2, 3 and 4: %.1f s\n",
-              32 * block);
+  std::printf(
+      "\nan 8B model (32 blocks of 2 x 4096x4096, 2 x 1024x4096, 2 x 14336x4096, "
+      "1 x 4096x14336) at 2, 3 and 4: %.1f s\n",
+      32 * block);
   return 0;
 }

@@ -10,6 +10,7 @@ namespace shiftadd::kernels::quantize {
 
 inline constexpr int64_t kMaxRows = int64_t{1} << 22;
 inline constexpr int64_t kMaxInputs = int64_t{1} << 18;
+inline constexpr int kSharedBytes = 140 << 10;  // that every kernel can make do with
 
 inline CudaStatus Invalid(std::string message) {
   return {CudaCode::kInvalidArgument, std::move(message)};
@@ -20,22 +21,28 @@ inline CudaStatus ToStatus(cudaError_t error, const std::string& doing) {
   CudaCode code = CudaCode::kInternal;
   if (error == cudaErrorMemoryAllocation) code = CudaCode::kOutOfMemory;
   if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver ||
-      error == cudaErrorInitializationError || error == cudaErrorNoKernelImageForDevice) {
+      error == cudaErrorInitializationError || error == cudaErrorNoKernelImageForDevice ||
+      error == cudaErrorNotSupported) {
     code = CudaCode::kUnavailable;
   }
   return {code, doing + ": " + cudaGetErrorString(error)};
 }
 
 inline CudaStatus CheckDevice() {
-  int major = 0, multiprocessors = 0;
-  if (const cudaError_t error = CurrentDevice(&major, &multiprocessors); error != cudaSuccess) {
+  DeviceLimits device;
+  if (const cudaError_t error = CurrentDevice(&device); error != cudaSuccess) {
     CudaStatus status = ToStatus(error, "no CUDA device to quantize on");
     status.code = CudaCode::kUnavailable;
     return status;
   }
-  if (major < 8) {
+  if (device.major < 8) {
     return {CudaCode::kUnavailable, "CUDA device: found compute capability " +
-                                        std::to_string(major) + ".x, expected 8.0 or more"};
+                                        std::to_string(device.major) + ".x, expected 8.0 or more"};
+  }
+  if (device.shared_bytes < kSharedBytes) {
+    return {CudaCode::kUnavailable, "CUDA device: found " + std::to_string(device.shared_bytes) +
+                                        " bytes of shared memory a block, expected " +
+                                        std::to_string(kSharedBytes)};
   }
   return {};
 }

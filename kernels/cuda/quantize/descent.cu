@@ -65,30 +65,36 @@ class Descender {
     CodeWords<Q, C> at[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) level[r] = shared_.tables.level(place_.row(r));
+    const float* inverse = shared_.inverse;
 #pragma unroll
-    for (int m = 0; m < C; ++m) {
-      const float* h = shared_.h + m * kRowLanes * kColumns + place_.lane8 * 4;
-      const float* inverse = shared_.inverse + m * kRowLanes;
-      for (int l = 0; l < kRowLanes; ++l, h += kColumns) {  // input m * 8 + l
-        float delta[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const int owner = place_.slot * kRowLanes + l;
-          const float residual = __shfl_sync(kAllLanes, residual_[r][m], owner);
-          const float old = __shfl_sync(kAllLanes, old_[r][m], owner);
-          const int found = search.Find(r, old + residual * inverse[l]);
-          delta[r] = level[r][found] - old;
-          if (place_.lane8 == l) at[r].Put(m, found);
-        }
-#pragma unroll
-        for (int quad = m / 4; quad < C / 4; ++quad) {
-          const float4 four = *reinterpret_cast<const float4*>(h + quad * 32);
+    for (int quad = 0; quad < C / 4; ++quad) {
+      const float* h = shared_.h + quad * 32 * kColumns + place_.lane8 * 4;
+#pragma unroll 1
+      for (int i = 0; i < 4; ++i) {  // not unrolled: the instruction cache is small
+#pragma unroll 1
+        for (int l = 0; l < kRowLanes;
+             ++l, h += kColumns, ++inverse) {  // input quad * 32 + i * 8 + l
+          float delta[kRows];
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
-            residual_[r][quad * 4] -= delta[r] * four.x;
-            residual_[r][quad * 4 + 1] -= delta[r] * four.y;
-            residual_[r][quad * 4 + 2] -= delta[r] * four.z;
-            residual_[r][quad * 4 + 3] -= delta[r] * four.w;
+            const int owner = place_.slot * kRowLanes + l;
+            const float residual =
+                __shfl_sync(kAllLanes, PickOf4(&residual_[r][quad * 4], i), owner);
+            const float old = __shfl_sync(kAllLanes, PickOf4(&old_[r][quad * 4], i), owner);
+            const int found = search.Find(r, old + residual * *inverse);
+            delta[r] = level[r][found] - old;
+            if (place_.lane8 == l) at[r].PutInQuad(quad, i, found);
+          }
+#pragma unroll
+          for (int later = quad; later < C / 4; ++later) {
+            const float4 four = *reinterpret_cast<const float4*>(h + later * 32);
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+              residual_[r][later * 4] -= delta[r] * four.x;
+              residual_[r][later * 4 + 1] -= delta[r] * four.y;
+              residual_[r][later * 4 + 2] -= delta[r] * four.z;
+              residual_[r][later * 4 + 3] -= delta[r] * four.w;
+            }
           }
         }
       }
@@ -101,7 +107,7 @@ class Descender {
 
   // Level tables, residuals and the weights that the codes stand for.
   __device__ void LoadRows() {
-    RowScales<Q, kShift> scales[kRows];
+    RowScales<Q, kShift>(&scales)[kRows] = scales_;
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
       const int64_t row = Row(r) < group_.n ? Row(r) : 0;
@@ -136,19 +142,36 @@ class Descender {
       const bool inside = Row(r) < group_.n;
       const int64_t row = inside ? Row(r) : 0;
       const int size = inside ? static_cast<int>(group_.size) : 0;
-      const float* level = shared_.tables.level(place_.row(r));
+      [[maybe_unused]] const float* level = shared_.tables.level(place_.row(r));
       const uint8_t* code_of = shared_.tables.code(place_.row(r));
       uint8_t* codes = group_.codes + row * group_.ldcodes;
-      float delta[C];
+      if constexpr (kShift) {
+        // s times a difference of units, which fp16 holds exactly.
+        const float* unit = shared_.tables.unit(place_.row(r));
 #pragma unroll
-      for (int m = 0; m < C; ++m) {
-        const int c = m * kRowLanes + place_.lane8;
-        delta[m] = c < size ? level[at[r].Get(m)] - old_[r][m] : 0.0f;
-        if (c < size) codes[c] = code_of[at[r].Get(m)];
+        for (int m = 0; m < C; ++m) {
+          const int c = m * kRowLanes + place_.lane8;
+          if (c >= size) continue;
+          float old;
+          LevelOf<Q, kShift>(codes[c], q_, scales_[r], batch_.grids, &old);
+          group_.delta_hi[row * group_.ldd + c] = __float2half_rn(unit[at[r].Get(m)] - old);
+          codes[c] = code_of[at[r].Get(m)];
+        }
+        for (int chunk = place_.lane8; chunk * 32 < size; chunk += kRowLanes) {
+          group_.delta_factor[row * group_.ld_factor + chunk] = scales_[r].alpha[0];
+        }
+      } else {
+        float delta[C];
+#pragma unroll
+        for (int m = 0; m < C; ++m) {
+          const int c = m * kRowLanes + place_.lane8;
+          delta[m] = c < size ? level[at[r].Get(m)] - old_[r][m] : 0.0f;
+          if (c < size) codes[c] = code_of[at[r].Get(m)];
+        }
+        StoreSplit<C>(place_, delta, size, group_.delta_hi + row * group_.ldd,
+                      group_.delta_lo + row * group_.ldd,
+                      group_.delta_factor + row * group_.ld_factor);
       }
-      StoreSplit<C>(place_, delta, size, group_.delta_hi + row * group_.ldd,
-                    group_.delta_lo + row * group_.ldd,
-                    group_.delta_factor + row * group_.ld_factor);
     }
   }
 
@@ -158,6 +181,7 @@ class Descender {
   DescentShared<C, kTuned> shared_;
   const int q_;
   const int64_t first_row_;
+  RowScales<Q, kShift> scales_[kRows];
   float residual_[kRows][C], old_[kRows][C];
 };
 
@@ -181,11 +205,15 @@ __global__ void __launch_bounds__(BlockShape<kTuned>::kWarps * 32, 1)
 }
 
 template <bool kShift, int C, bool kTuned>
-cudaError_t LaunchBatch(DescentBatch* batch, int multiprocessors, cudaStream_t stream) {
+cudaError_t LaunchBatch(DescentBatch* batch, const DeviceLimits& device, cudaStream_t stream) {
   if (batch->count == 0) return cudaSuccess;
+  const int most = WarpsThatFit(
+      BlockShape<kTuned>::kWarps, DescentShared<C, kTuned>::Bytes(0),
+      DescentShared<C, kTuned>::Bytes(1) - DescentShared<C, kTuned>::Bytes(0), device.shared_bytes);
+  if (most == 0) return cudaErrorNotSupported;
   int64_t tiles = 0;
   for (int i = 0; i < batch->count; ++i) tiles += (batch->groups[i].n + kWarpRows - 1) / kWarpRows;
-  const int warps = WarpsPerBlock(tiles, BlockShape<kTuned>::kWarps, multiprocessors);
+  const int warps = WarpsPerBlock(tiles, most, device.multiprocessors);
   batch->first_block[0] = 0;
   for (int i = 0; i < batch->count; ++i) {
     const int64_t rows = warps * kWarpRows;
@@ -197,20 +225,20 @@ cudaError_t LaunchBatch(DescentBatch* batch, int multiprocessors, cudaStream_t s
 }
 
 template <bool kTuned>
-cudaError_t LaunchKind(bool shift, bool small, DescentBatch* batch, int multiprocessors,
+cudaError_t LaunchKind(bool shift, bool small, DescentBatch* batch, const DeviceLimits& device,
                        cudaStream_t stream) {
-  if (shift && small) return LaunchBatch<true, 8, kTuned>(batch, multiprocessors, stream);
-  if (shift) return LaunchBatch<true, 16, kTuned>(batch, multiprocessors, stream);
-  if (small) return LaunchBatch<false, 8, kTuned>(batch, multiprocessors, stream);
-  return LaunchBatch<false, 16, kTuned>(batch, multiprocessors, stream);
+  if (shift && small) return LaunchBatch<true, 8, kTuned>(batch, device, stream);
+  if (shift) return LaunchBatch<true, 16, kTuned>(batch, device, stream);
+  if (small) return LaunchBatch<false, 8, kTuned>(batch, device, stream);
+  return LaunchBatch<false, 16, kTuned>(batch, device, stream);
 }
 
 }  // namespace
 
 cudaError_t LaunchDescents(bool free_scales, const GroupDescent* groups, int count,
                            cudaStream_t stream) {
-  int major = 0, multiprocessors = 0;
-  if (const cudaError_t error = CurrentDevice(&major, &multiprocessors); error != cudaSuccess) {
+  DeviceLimits device;
+  if (const cudaError_t error = CurrentDevice(&device); error != cudaSuccess) {
     return error;
   }
   for (const bool tuned : {true, false}) {
@@ -224,9 +252,9 @@ cudaError_t LaunchDescents(bool free_scales, const GroupDescent* groups, int cou
     }
     std::stable_sort(batch.groups, batch.groups + batch.count,
                      [](const GroupDescent& a, const GroupDescent& b) { return a.q > b.q; });
-    const cudaError_t error =
-        tuned ? LaunchKind<true>(!free_scales, small, &batch, multiprocessors, stream)
-              : LaunchKind<false>(!free_scales, small, &batch, multiprocessors, stream);
+    const cudaError_t error = tuned
+                                  ? LaunchKind<true>(!free_scales, small, &batch, device, stream)
+                                  : LaunchKind<false>(!free_scales, small, &batch, device, stream);
     if (error != cudaSuccess) return error;
   }
   return cudaSuccess;

@@ -254,28 +254,34 @@ class GroupSolver {
     const float* level[kRows];
 #pragma unroll
     for (int r = 0; r < kRows; ++r) level[r] = shared_.tables.level(place_.row(r));
+    const float* inverse = shared_.inverse;
 #pragma unroll
-    for (int m = 0; m < C; ++m) {
-      const float* u = shared_.u + m * kRowLanes * kColumns + place_.lane8 * 4;
-      const float* inverse = shared_.inverse + m * kRowLanes;
-      for (int l = 0; l < kRowLanes; ++l, u += kColumns) {  // input m * 8 + l
-        float e[kRows];
-#pragma unroll
-        for (int r = 0; r < kRows; ++r) {
-          const float value = __shfl_sync(kAllLanes, v[r][m], place_.slot * kRowLanes + l);
-          const int found = search.Find(r, value);
-          e[r] = (value - level[r][found]) * inverse[l];
-          if (place_.lane8 == l) at[r].Put(m, found);
-        }
-#pragma unroll
-        for (int quad = m / 4; quad < C / 4; ++quad) {
-          const float4 four = *reinterpret_cast<const float4*>(u + quad * 32);
+    for (int quad = 0; quad < C / 4; ++quad) {
+      const float* u = shared_.u + quad * 32 * kColumns + place_.lane8 * 4;
+#pragma unroll 1
+      for (int i = 0; i < 4; ++i) {  // not unrolled: the instruction cache is small
+#pragma unroll 1
+        for (int l = 0; l < kRowLanes;
+             ++l, u += kColumns, ++inverse) {  // input quad * 32 + i * 8 + l
+          float e[kRows];
 #pragma unroll
           for (int r = 0; r < kRows; ++r) {
-            v[r][quad * 4] -= e[r] * four.x;
-            v[r][quad * 4 + 1] -= e[r] * four.y;
-            v[r][quad * 4 + 2] -= e[r] * four.z;
-            v[r][quad * 4 + 3] -= e[r] * four.w;
+            const float value =
+                __shfl_sync(kAllLanes, PickOf4(&v[r][quad * 4], i), place_.slot * kRowLanes + l);
+            const int found = search.Find(r, value);
+            e[r] = (value - level[r][found]) * *inverse;
+            if (place_.lane8 == l) at[r].PutInQuad(quad, i, found);
+          }
+#pragma unroll
+          for (int later = quad; later < C / 4; ++later) {
+            const float4 four = *reinterpret_cast<const float4*>(u + later * 32);
+#pragma unroll
+            for (int r = 0; r < kRows; ++r) {
+              v[r][later * 4] -= e[r] * four.x;
+              v[r][later * 4 + 1] -= e[r] * four.y;
+              v[r][later * 4 + 2] -= e[r] * four.z;
+              v[r][later * 4 + 3] -= e[r] * four.w;
+            }
           }
         }
       }
@@ -514,11 +520,15 @@ __global__ void __launch_bounds__(BlockShape<kTuned>::kWarps * 32, 1)
 }
 
 template <bool kShift, int C, bool kTuned>
-cudaError_t LaunchBatch(FitBatch* batch, int multiprocessors, cudaStream_t stream) {
+cudaError_t LaunchBatch(FitBatch* batch, const DeviceLimits& device, cudaStream_t stream) {
   if (batch->count == 0) return cudaSuccess;
+  const int most = WarpsThatFit(BlockShape<kTuned>::kWarps, FitShared<C, kTuned>::Bytes(0),
+                                FitShared<C, kTuned>::Bytes(1) - FitShared<C, kTuned>::Bytes(0),
+                                device.shared_bytes);
+  if (most == 0) return cudaErrorNotSupported;
   int64_t tiles = 0;  // of one warp
   for (int i = 0; i < batch->count; ++i) tiles += (batch->fits[i].n + kWarpRows - 1) / kWarpRows;
-  const int warps = WarpsPerBlock(tiles, BlockShape<kTuned>::kWarps, multiprocessors);
+  const int warps = WarpsPerBlock(tiles, most, device.multiprocessors);
   batch->first_block[0] = 0;
   for (int i = 0; i < batch->count; ++i) {
     const int64_t rows = warps * kWarpRows;
@@ -530,20 +540,20 @@ cudaError_t LaunchBatch(FitBatch* batch, int multiprocessors, cudaStream_t strea
 }
 
 template <bool kTuned>
-cudaError_t LaunchKind(bool shift, bool small, FitBatch* batch, int multiprocessors,
+cudaError_t LaunchKind(bool shift, bool small, FitBatch* batch, const DeviceLimits& device,
                        cudaStream_t stream) {
-  if (shift && small) return LaunchBatch<true, 8, kTuned>(batch, multiprocessors, stream);
-  if (shift) return LaunchBatch<true, 16, kTuned>(batch, multiprocessors, stream);
-  if (small) return LaunchBatch<false, 8, kTuned>(batch, multiprocessors, stream);
-  return LaunchBatch<false, 16, kTuned>(batch, multiprocessors, stream);
+  if (shift && small) return LaunchBatch<true, 8, kTuned>(batch, device, stream);
+  if (shift) return LaunchBatch<true, 16, kTuned>(batch, device, stream);
+  if (small) return LaunchBatch<false, 8, kTuned>(batch, device, stream);
+  return LaunchBatch<false, 16, kTuned>(batch, device, stream);
 }
 
 }  // namespace
 
 cudaError_t LaunchGroupFits(const CudaQuantizeRecipe& recipe, const CudaGroupFit* fits, int count,
                             cudaStream_t stream) {
-  int major = 0, multiprocessors = 0;
-  if (const cudaError_t error = CurrentDevice(&major, &multiprocessors); error != cudaSuccess) {
+  DeviceLimits device;
+  if (const cudaError_t error = CurrentDevice(&device); error != cudaSuccess) {
     return error;
   }
   const ShiftGrids grids = MakeShiftGrids();
@@ -563,9 +573,8 @@ cudaError_t LaunchGroupFits(const CudaQuantizeRecipe& recipe, const CudaGroupFit
       std::stable_sort(batch.fits, batch.fits + batch.count,
                        [](const CudaGroupFit& a, const CudaGroupFit& b) { return a.q > b.q; });
       const bool shift = !recipe.free_scales;
-      const cudaError_t error =
-          tuned ? LaunchKind<true>(shift, small, &batch, multiprocessors, stream)
-                : LaunchKind<false>(shift, small, &batch, multiprocessors, stream);
+      const cudaError_t error = tuned ? LaunchKind<true>(shift, small, &batch, device, stream)
+                                      : LaunchKind<false>(shift, small, &batch, device, stream);
       if (error != cudaSuccess) return error;
     }
   }

@@ -30,33 +30,36 @@ __device__ __forceinline__ void LoadOmega(const LanePlace& place, const float* o
 
 // ---- Shift scales -------------------------------------------------------------------------------
 
-// Units of the nearest level for a value whose distance from the offset is `a` >= 0.
+// Units of the nearest level for a value whose distance from the offset is `a` >= 0. On a midpoint
+// the larger.
 template <int Q>
 struct UnitSearch {
-  static constexpr int kHalf = Width<Q>::kLevels / 2;
-  float threshold[Q == 0 ? 1 : (kHalf > 1 ? kHalf - 1 : 1)];
-  const float* unit = nullptr;
-  float scale = 0.0f, smallest = 0.0f, largest = 0.0f;  // Q == 0: the uniform grid
+  static constexpr float kWhole = 8388608.0f;  // 2^23: floats from here on are whole numbers
+  float per_step = 0.0f;                       // steps in a weight of 1
+  float held = 0.0f;                      // Q != 0: this lane's entry of the table by whole part
+  float smallest = 0.0f, largest = 0.0f;  // Q == 0: the uniform grid
 
-  __device__ void Set(int q, const ShiftGrids& grids, int set, float s) {
+  __device__ __forceinline__ void SetTable(int q, const ShiftGrids& grids, int set) {
     if constexpr (Q == 0) {
       smallest = __uint_as_float(static_cast<unsigned>(127 + 1 - q) << 23);
       largest = 2.0f - smallest;
-      scale = 0.5f / (s * smallest);
     } else {
-      unit = grids.q[Q - 2].unit[set];
-#pragma unroll
-      for (int i = 0; i + 1 < kHalf; ++i) threshold[i] = grids.q[Q - 2].middle[set][i] * s;
+      held = grids.q[Q - 2].nearest[set][threadIdx.x % 32];
+    }
+  }
+  __device__ __forceinline__ void SetScale(const ShiftGrids& grids, int set, float s) {
+    if constexpr (Q == 0) {
+      per_step = 0.5f / (s * smallest);
+    } else {
+      per_step = grids.q[Q - 2].per_step[set] / s;
     }
   }
   __device__ __forceinline__ float Find(float a) const {
     if constexpr (Q == 0) {
-      return fminf((2.0f * floorf(a * scale) + 1.0f) * smallest, largest);
+      return fminf((2.0f * floorf(a * per_step) + 1.0f) * smallest, largest);
     } else {
-      float u = unit[0];
-#pragma unroll
-      for (int i = 0; i + 1 < kHalf; ++i) u = a >= threshold[i] ? unit[i + 1] : u;
-      return u;
+      const float whole = fminf(__fmaf_rd(a, per_step, kWhole), kWhole + 31.0f);
+      return __shfl_sync(kAllLanes, held, static_cast<int>(__float_as_uint(whole) & 31u));
     }
   }
 };
@@ -109,25 +112,36 @@ __device__ void StartShift(const LanePlace& place, const StartInput& in, const S
       }
       z[r] = z0[r];
     }
+    UnitSearch<Q> search;
+    search.SetTable(in.q, grids, set);
     for (int t = 0; t < in.rounds; ++t) {
       bool moved = false;
 #pragma unroll
       for (int r = 0; r < kRows; ++r) {
-        UnitSearch<Q> search;
-        search.Set(in.q, grids, set, s[r]);
+        search.SetScale(grids, set, s[r]);
         float uu = 0.0f, uw = 0.0f, u_sum = 0.0f;
+        if (in.offset) {
 #pragma unroll
-        for (int m = 0; m < C; ++m) {
-          const float x = w[r][m] - z[r];
-          const float u = copysignf(search.Find(fabsf(x)), x);
-          const float wu = omega[m] * u;
-          uu += wu * u;
-          uw += wu * w[r][m];
-          u_sum += wu;
+          for (int m = 0; m < C; ++m) {
+            const float x = w[r][m] - z[r];
+            const float u = copysignf(search.Find(fabsf(x)), x);
+            const float wu = omega[m] * u;
+            uu += wu * u;
+            uw += wu * w[r][m];
+            u_sum += wu;
+          }
+          u_sum = RowSum(u_sum);
+        } else {  // signs cancel
+#pragma unroll
+          for (int m = 0; m < C; ++m) {
+            const float u = search.Find(fabsf(w[r][m]));
+            const float wu = omega[m] * u;
+            uu += wu * u;
+            uw += wu * fabsf(w[r][m]);
+          }
         }
         uu = RowSum(uu);
         uw = RowSum(uw);
-        if (in.offset) u_sum = RowSum(u_sum);
         const float s_before = s[r], z_before = z[r];
         SolveShift(uu, uw, u_sum, total, weighted_sum[r], in.offset, &s[r], &z[r]);
         moved = moved || s[r] != s_before || z[r] != z_before;
@@ -136,13 +150,12 @@ __device__ void StartShift(const LanePlace& place, const StartInput& in, const S
     }
 #pragma unroll
     for (int r = 0; r < kRows; ++r) {
-      UnitSearch<Q> search;
-      search.Set(in.q, grids, set, s[r]);
+      search.SetScale(grids, set, s[r]);
       float error = 0.0f;
 #pragma unroll
       for (int m = 0; m < C; ++m) {
-        const float x = w[r][m] - z[r];
-        const float d = fabsf(x) - s[r] * search.Find(fabsf(x));
+        const float x = fabsf(w[r][m] - z[r]);
+        const float d = x - s[r] * search.Find(x);
         error += omega[m] * (d * d);
       }
       error = RowSum(error);

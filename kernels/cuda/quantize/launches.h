@@ -38,7 +38,8 @@ struct GroupDescent {
   const float* scale = nullptr;
   const uint8_t* set = nullptr;
   const float* offset = nullptr;
-  // The change of the weights as fp16 pairs; one factor for 32 inputs of a row.
+  // The change of the weights as fp16 pairs; one factor for 32 inputs of a row. Shift scales: hi
+  // alone, exactly, with the scale as its factor.
   __half *delta_hi = nullptr, *delta_lo = nullptr;
   int64_t ldd = 0;
   float* delta_factor = nullptr;
@@ -50,7 +51,8 @@ cudaError_t LaunchDescents(bool free_scales, const GroupDescent* groups, int cou
 // ---- split_gemm.cu ------------------------------------------------------------------------------
 
 // out[i][c] = in[i][c] + sign * sum_t a[i][t] b[c][t] for i < n, c < columns, t < inner. a's row i
-// has the factor a_factor[i][t / 32], b one factor (device). `in` may be null (zero) or `out`.
+// has the factor a_factor[i][t / 32], b one factor (device). `in` may be null (zero) or `out`; a.lo
+// may be null (zero), in all products of a launch or none.
 struct SplitProduct {
   int64_t n = 0, columns = 0, inner = 0;
   SplitMatrix a, b;

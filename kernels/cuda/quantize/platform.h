@@ -18,7 +18,7 @@
 namespace shiftadd::kernels::quantize {
 
 __device__ __forceinline__ char* DynamicShared() {
-  extern __shared__ __align__(16) char shared[];
+  extern __shared__ __align__(1024) char shared[];
   return shared;
 }
 
@@ -80,15 +80,19 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t
   return cudaGetLastError();
 }
 
-inline cudaError_t CurrentDevice(int* major, int* multiprocessors) {
+struct DeviceLimits {
+  int major = 0, multiprocessors = 0;
+  int shared_bytes = 0;  // that a block may have
+};
+inline cudaError_t CurrentDevice(DeviceLimits* out) {
   int device = 0;
   cudaError_t error = cudaGetDevice(&device);
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(major, cudaDevAttrComputeCapabilityMajor, device);
-  }
-  if (error == cudaSuccess) {
-    error = cudaDeviceGetAttribute(multiprocessors, cudaDevAttrMultiProcessorCount, device);
-  }
+  const auto get = [&](int* to, cudaDeviceAttr attribute) {
+    if (error == cudaSuccess) error = cudaDeviceGetAttribute(to, attribute, device);
+  };
+  get(&out->major, cudaDevAttrComputeCapabilityMajor);
+  get(&out->multiprocessors, cudaDevAttrMultiProcessorCount);
+  get(&out->shared_bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin);
   if (error != cudaSuccess) (void)cudaGetLastError();
   return error;
 }

@@ -293,6 +293,8 @@ class LayerQuantizer : public CudaLayerQuantizer {
     p.a = width.change;
     p.a_factor = width.change_factor;
     p.ld_factor = block_ / 32;
+    // What a descent changes with shift scales is exact without the low half.
+    if (b.hi == h_.hi && !recipe_.free_scales) p.a.lo = nullptr;
     p.b = b;
     p.b_factor = factor;
     p.sign = -1.0f;
@@ -309,7 +311,8 @@ class LayerQuantizer : public CudaLayerQuantizer {
     SplitProduct products[kProductsPerLaunch];
     for (size_t i = 0; i < widths_.size(); ++i) {
       SplitProduct& p = products[i];
-      p = Product(widths_[i], At(b, begin, block), factor);
+      p = Product(widths_[i], b, factor);
+      p.b = At(b, begin, block);
       p.columns = size;
       p.inner = begin - block;
       p.in = widths_[i].state.residual + begin;
@@ -326,7 +329,8 @@ class LayerQuantizer : public CudaLayerQuantizer {
     SplitProduct products[kProductsPerLaunch];
     for (size_t i = 0; i < widths_.size(); ++i) {
       SplitProduct& p = products[i];
-      p = Product(widths_[i], At(b, first, block), factor);
+      p = Product(widths_[i], b, factor);
+      p.b = At(b, first, block);
       p.columns = problem_.k - first;
       p.inner = end - block;
       p.in = p.out = widths_[i].state.residual + first;

@@ -70,6 +70,12 @@ __device__ __forceinline__ float RowMax(float x) {
   return x;
 }
 
+// x[i] of four registers.
+__device__ __forceinline__ float PickOf4(const float* x, int i) {
+  const float low = i == 0 ? x[0] : x[1], high = i == 2 ? x[2] : x[3];
+  return i < 2 ? low : high;
+}
+
 // A lane's C codes of one row.
 template <int Q, int C>
 struct CodeWords {
@@ -79,7 +85,12 @@ struct CodeWords {
   __device__ __forceinline__ int Get(int m) const {
     return static_cast<int>(words[m * kBits / 32] >> (m * kBits % 32)) & Width<Q>::kCodeMask;
   }
-  // The place must be 0 before.
+  // Column quad * 4 + i, with a quad known when compiled and an i that is not.
+  __device__ __forceinline__ void PutInQuad(int quad, int i, int code) {
+    words[quad * 4 * kBits / 32] |= static_cast<uint32_t>(code)
+                                    << (quad * 4 * kBits % 32 + i * kBits);
+  }
+  // The place must be 0 before, as for PutInQuad.
   __device__ __forceinline__ void Put(int m, int code) {
     words[m * kBits / 32] |= static_cast<uint32_t>(code) << (m * kBits % 32);
   }
@@ -94,15 +105,17 @@ struct RowScales {
   int set = 0;
 };
 
-// The exponent sets of one q as the kernels want them: of each set the planes 2^e_i and, ascending,
-// the upper half of its 2^q sums (the lower half mirrors it) with the midpoints between them.
+// The exponent sets of one q as the kernels want them. In steps of a set's smallest power of two
+// all its sums have one parity, so the midpoints between them are whole numbers, and the sum
+// nearest to a positive number depends on the number's whole part alone.
 struct ShiftGrid {
-  static constexpr int kSets = 8, kHalf = 8;
+  static constexpr int kSets = 8;
   int count = 0;
-  float start = 0.0f;  // s_0 = start rms / total
-  float plane[kSets][4] = {};
-  float total[kSets] = {};
-  float unit[kSets][kHalf] = {}, middle[kSets][kHalf - 1] = {};
+  float start = 0.0f;             // s_0 = start rms / total
+  float plane[kSets][4] = {};     // 2^e_i
+  float total[kSets] = {};        // their sum
+  float per_step[kSets] = {};     // 1 / the smallest
+  float nearest[kSets][32] = {};  // by whole part, in units of s
 };
 struct ShiftGrids {
   ShiftGrid q[3];  // 2, 3, 4

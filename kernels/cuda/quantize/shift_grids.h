@@ -27,15 +27,27 @@ inline ShiftGrids MakeShiftGrids() {
         }
       }
       std::sort(sums, sums + (1 << q));
+      const float* upper = sums + (1 << (q - 1));
       const int half = 1 << (q - 1);
-      grid.total[set] = sums[2 * half - 1];
-      for (int i = 0; i < half; ++i) grid.unit[set][i] = sums[half + i];
-      for (int i = 0; i + 1 < half; ++i) {
-        grid.middle[set][i] = 0.5f * (grid.unit[set][i] + grid.unit[set][i + 1]);
+      grid.total[set] = upper[half - 1];
+      grid.per_step[set] = 1.0f / *std::min_element(grid.plane[set], grid.plane[set] + q);
+      for (int whole = 0; whole < 32; ++whole) {
+        int at = 0;
+        while (at + 1 < half && static_cast<float>(whole) >=
+                                    0.5f * (upper[at] + upper[at + 1]) * grid.per_step[set]) {
+          ++at;
+        }
+        grid.nearest[set][whole] = upper[at];
       }
     }
   }
   return grids;
+}
+
+// The most warps of a block that has `block` bytes of shared memory and `warp` more for each; 0 if
+// the device has too little.
+inline int WarpsThatFit(int most, int block, int warp, int available) {
+  return std::clamp((available - block) / warp, 0, most);
 }
 
 // Warps of a block, one block a multiprocessor: a wave takes about as long as (4 + its warps),

@@ -207,9 +207,11 @@ inline float __uint_as_float(unsigned bits) {
   std::memcpy(&x, &bits, sizeof x);
   return x;
 }
-template <class T>
-T __ldg(const T* p) {
-  return *p;
+// a b + c, rounded down.
+inline float __fmaf_rd(float a, float b, float c) {
+  const double exact = static_cast<double>(a) * b + c;
+  const float x = static_cast<float>(exact);
+  return x > exact ? std::nextafterf(x, -__builtin_huge_valf()) : x;
 }
 
 struct __half {
@@ -285,7 +287,8 @@ enum cudaError_t {
   cudaErrorInitializationError = 3,
   cudaErrorInsufficientDriver = 35,
   cudaErrorNoDevice = 100,
-  cudaErrorNoKernelImageForDevice = 209
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorNotSupported = 801
 };
 enum cudaMemcpyKind { cudaMemcpyDeviceToDevice };
 
@@ -336,11 +339,11 @@ cudaError_t Launch(void (*kernel)(Parameters...), dim3 grid, int threads, size_t
 }
 
 // A device that is always there.
-inline cudaError_t CurrentDevice(int* major, int* multiprocessors) {
-  *major = 9;
-  *multiprocessors = 4;
-  return cudaSuccess;
-}
+struct DeviceLimits {
+  int major = 8, multiprocessors = 4;
+  int shared_bytes = 163 << 10;
+};
+inline cudaError_t CurrentDevice(DeviceLimits*) { return cudaSuccess; }
 inline bool IsDevicePointer(const void* p) { return p != nullptr; }
 
 }  // namespace shiftadd::kernels::quantize
