@@ -92,6 +92,7 @@ enum class CudaPath {
   kAuto,
   kBinary,   // b1 tensor cores, planes as stored; up to 4 digits * tokens
   kInteger,  // int8 tensor cores on decoded planes
+  kPrompt,   // the same for more than 32 digits * tokens, activations in shared memory
 };
 
 struct CudaMultiplyOptions {

@@ -276,6 +276,42 @@ TEST_F(CudaLinearTest, AnyNumberOfWarpsAgrees) {
   }
 }
 
+// More tiles than fit the device at once, every path; x and y are aligned to no more than a float.
+TEST_F(CudaLinearTest, ManyTilesAgreeWithFloat64) {
+  const int64_t n = 17003, k = 512;
+  for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree, Encoding::kInt8Group}) {
+    const TestMatrix m({.encoding = encoding, .q = 3, .n = n, .k = k}, 21);
+    const auto w = Load(m);
+    std::vector<double> weights(n * k);
+    DequantizeRows(m.view, 0, n, weights.data());
+    for (const int64_t tokens : {1, 2, 5, 16, 24, 100}) {
+      std::vector<float> x = TestActivations(tokens * k + 1, 22);
+      const DeviceVector<float> device(x);
+      std::unique_ptr<CudaActivations> a;
+      Check(CudaActivations::Create(tokens, k, 128, Precision::kA8, nullptr, &a));
+      Check(a->Prepare(device.data() + 1, k, tokens, nullptr));
+      const DeviceVector<float> out(tokens * n + 1);
+      const CudaProduct product = {w.get(), out.data() + 1, n};
+      Check(CudaMultiply(*a, &product, 1, nullptr));
+      Check(cudaDeviceSynchronize());
+      const std::vector<float> y = out.ToHost();
+      Activations digits;
+      Check(a->ToHost(nullptr, &digits));
+      const int64_t token = tokens - 1;
+      for (int64_t row = 0; row < n; ++row) {
+        double sum = 0, size = 0;
+        for (int64_t i = 0; i < k; ++i) {
+          const double term = weights[row * k + i] * digits.scale[token * 4 + i / 128] *
+                              digits.digits[token * k + i];
+          sum += term;
+          size += std::abs(term);
+        }
+        ASSERT_NEAR(y[1 + token * n + row], sum, 1e-5 * size) << tokens << " tokens, row " << row;
+      }
+    }
+  }
+}
+
 TEST_F(CudaLinearTest, RowsOutsideGatherNaN) {
   const TestMatrix m({.n = 20, .k = 300}, 12);
   const auto w = Load(m);
@@ -400,6 +436,7 @@ LinearBackends MakeLinearBackends() {
   }
   backends.all.push_back(std::make_unique<CudaBackend>("cuda", CudaPath::kAuto));
   backends.all.push_back(std::make_unique<CudaBackend>("cuda integer", CudaPath::kInteger));
+  backends.all.push_back(std::make_unique<CudaBackend>("cuda prompt", CudaPath::kPrompt));
   return backends;
 }
 

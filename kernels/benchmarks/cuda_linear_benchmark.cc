@@ -297,18 +297,28 @@ void Table(Bench* bench) {
 
 void Prompt(Bench* bench) {
   const Shape shape = kShapes[1];
-  std::printf("\nus, 14336x4096, shift, A8%14s", "");
-  for (const int64_t m : {64, 256, 1024}) std::printf(" %10s%-5ld", "M=", static_cast<long>(m));
+  constexpr int64_t kTokens[] = {32, 64, 128, 256, 512, 1024};
+  std::printf("\n%-28s", "us, 14336x4096, A8");
+  for (const int64_t m : kTokens) std::printf(" %8s%-5ld", "M=", static_cast<long>(m));
   std::printf("\n%-28s", "cuBLAS fp16");
-  for (const int64_t m : {64, 256, 1024}) std::printf(" %15.2f", bench->CublasProduct(shape, m));
+  for (const int64_t m : kTokens) std::printf(" %13.2f", bench->CublasProduct(shape, m));
   std::printf("\n");
-  for (const int q : {2, 3, 4}) {
-    bench->Load(Encoding::kBcqShift, q, shape);
-    std::printf("q%-27d", q);
-    for (const int64_t m : {64, 256, 1024}) {
-      std::printf(" %15.2f", bench->Product(m, Precision::kA8, {}));
+  for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
+    for (const int q : {2, 3, 4}) {
+      bench->Load(encoding, q, shape);
+      for (const CudaPath path : {CudaPath::kAuto, CudaPath::kInteger, CudaPath::kPrompt}) {
+        const char* name = path == CudaPath::kAuto      ? ""
+                           : path == CudaPath::kInteger ? "integer"
+                                                        : "prompt";
+        std::printf("q%d %-9s %-14s ", q, Name(encoding), name);
+        for (const int64_t m : kTokens) {
+          CudaMultiplyOptions options;
+          options.path = path;
+          std::printf(" %13.2f", bench->Product(m, Precision::kA8, options));
+        }
+        std::printf("\n");
+      }
     }
-    std::printf("\n");
   }
 }
 
@@ -357,8 +367,8 @@ void Sweep(Bench* bench) {
               }
               if (path == CudaPath::kInteger && m == 1 && precision == Precision::kA8) continue;
               std::printf(path == CudaPath::kBinary ? " binary" : " integer");
-              for (const int warps : {4, 8, 16}) {
-                if (warps == 16 && path == CudaPath::kInteger) continue;
+              for (const int warps : {2, 4, 8, 16}) {
+                if (warps == (path == CudaPath::kInteger ? 16 : 2)) continue;
                 CudaMultiplyOptions options;
                 options.path = path;
                 options.warps = warps;

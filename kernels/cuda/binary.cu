@@ -5,23 +5,23 @@ namespace shiftadd::kernels::cuda {
 namespace {
 
 // The commonest launches, one kind and one slot, have kernels of their own.
-template <int C>
+template <int C, int D>
 auto KernelFor(int kind, int slots) {
-  if (slots == 2) return BinaryKernel<kMixedKinds, 2, C>;
+  if (slots == 2) return BinaryKernel<kMixedKinds, 2, C, D>;
   switch (kind) {
 #define SHIFTADD_CASE(form, zeta, q) \
   case KindOf(form, zeta, q):        \
-    return BinaryKernel<KindOf(form, zeta, q), 1, C>;
+    return BinaryKernel<KindOf(form, zeta, q), 1, C, D>;
     SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
 #undef SHIFTADD_CASE
     default:
-      return BinaryKernel<kMixedKinds, 1, C>;
+      return BinaryKernel<kMixedKinds, 1, C, D>;
   }
 }
 
-template <int C>
+template <int C, int D>
 cudaError_t LaunchColumns(const LaunchParams& p, const LaunchConfig& config) {
-  return Launch(KernelFor<C>(config.kind, p.x.slots), dim3(config.tiles), config.warps * 32,
+  return Launch(KernelFor<C, D>(config.kind, p.x.slots), dim3(config.tiles), config.warps * 32,
                 config.programmatic, config.stream, p);
 }
 
@@ -29,13 +29,15 @@ cudaError_t LaunchColumns(const LaunchParams& p, const LaunchConfig& config) {
 
 cudaError_t HasCode() {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, KernelFor<1>(0, 1));
+  return cudaFuncGetAttributes(&attributes, KernelFor<1, 1>(0, 1));
 }
 
 cudaError_t LaunchBinary(const LaunchParams& p, const LaunchConfig& config) {
-  if (p.x.bit_stride == 1) return LaunchColumns<1>(p, config);
-  if (p.x.bit_stride == 2) return LaunchColumns<2>(p, config);
-  return LaunchColumns<4>(p, config);
+  if (p.x.bit_stride == 1) return LaunchColumns<1, 1>(p, config);
+  if (p.x.digits == 1) {
+    return p.x.bit_stride == 2 ? LaunchColumns<2, 1>(p, config) : LaunchColumns<4, 1>(p, config);
+  }
+  return p.x.bit_stride == 2 ? LaunchColumns<2, 2>(p, config) : LaunchColumns<4, 2>(p, config);
 }
 
 }  // namespace shiftadd::kernels::cuda

@@ -32,11 +32,82 @@ struct BinaryColumns {
   }
 };
 
-// Adds one slot of one half of a block times C columns to acc.
-template <Form F, bool Z, int Q, int S, int C>
+// The powers of two of bcq/shift. A look-up (PRMT) takes four set numbers, those of rows g and g+8
+// for two slots, to four bytes.
+template <Form F, int Q>
+struct ShiftFactors {
+  uint2 doubled[F == Form::kShift ? Q : 1];  // of each plane, by set
+  uint2 sum;
+  float zeta_unit;
+
+  __device__ __forceinline__ ShiftFactors(const LaunchParams& p, int part) {
+    if constexpr (F == Form::kShift) {
+      const ShiftSets& sets = p.sets[part];
+#pragma unroll
+      for (int i = 0; i < Q; ++i) {
+        doubled[i] = make_uint2(sets.words[2 * i], sets.words[2 * i + 1]);
+      }
+      sum = make_uint2(sets.words[8], sets.words[9]);
+      zeta_unit = p.out[part].zeta_unit;
+    }
+  }
+};
+
+__device__ __forceinline__ uint32_t PairBytes(uint32_t first, uint32_t second, bool odd_slot) {
+  return PickBytes(first, second, odd_slot ? 0x7362 : 0x5140);
+}
+
+// One slot's factors: byte pairs of row g below, of row g+8 above, for the two-way products.
+template <int Q>
+struct SlotFactors {
+  uint32_t low;   // planes 0 and 1
+  uint32_t high;  // plane 2, and 3 or (Q = 3) the sum
+  uint32_t sum;   // Q = 2, 4: the sum and 0
+
+  __device__ __forceinline__ SlotFactors(const ShiftFactors<Form::kShift, Q>& all, uint32_t sets,
+                                         bool odd_slot) {
+    uint32_t plane[Q];
+#pragma unroll
+    for (int i = 0; i < Q; ++i) {
+      plane[i] = PickBytes(all.doubled[i].x, all.doubled[i].y, sets);
+    }
+    const uint32_t sums = PickBytes(all.sum.x, all.sum.y, sets);
+    low = PairBytes(plane[0], plane[1], odd_slot);
+    high =
+        Q == 2 ? 0 : PairBytes(plane[Q - (Q == 4 ? 2 : 1)], Q == 3 ? sums : plane[Q - 1], odd_slot);
+    sum = PairBytes(sums, 0, odd_slot);
+  }
+};
+
+// The two-way product of one row: 16-bit halves of `pair` times the row's two bytes.
+__device__ __forceinline__ int RowProduct(int r, uint32_t pair, uint32_t factors, int sum) {
+  const int a = static_cast<int>(pair), b = static_cast<int>(factors);
+  return r == 0 ? __dp2a_lo(a, b, sum) : __dp2a_hi(a, b, sum);
+}
+
+// Counts of row r's planes times their powers of two, less the digits' sum times the sum of those.
+// Counts and the sum fit 16 bits: two share a register and are multiplied in one instruction.
+template <bool Z, int Q>
+__device__ __forceinline__ int ShiftAndAdd(int r, const int (&count)[Q], int digit_sum,
+                                           const SlotFactors<Q>& f) {
+  const uint32_t minus_sum = Z ? 0 : static_cast<uint32_t>(-digit_sum);
+  int sum = 0;
+  if constexpr (!Z && Q != 3) sum = RowProduct(r, minus_sum, f.sum, sum);
+  sum = RowProduct(r, PickBytes(count[0], count[1], 0x5410), f.low, sum);
+  if constexpr (Q > 2) {
+    const uint32_t last = Q == 3 ? minus_sum : static_cast<uint32_t>(count[Q - 1]);
+    sum = RowProduct(r, PickBytes(count[2], last, 0x5410), f.high, sum);
+  }
+  return sum;
+}
+
+// Adds one slot of one half of a block times C / D tokens to acc. The two digits of 16-bit
+// activations (D = 2) are joined as integers: 255 high + low.
+template <Form F, bool Z, int Q, int S, int C, int D>
 __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s,
-                                        const BinaryColumns<S, C>& x, uint32_t sets,
-                                        float zeta_unit, int lane, float (&acc)[C][2]) {
+                                        const BinaryColumns<S, C>& x,
+                                        const ShiftFactors<F, Q>& factors, int lane,
+                                        float (&acc)[C / D][2]) {
   const int t = lane & 3;
   const int sign = t == 3 ? -2 : 2;
   const int once = t == 0 ? ~0 : 0;  // a digit sum must enter a row in one lane only
@@ -47,121 +118,111 @@ __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s
   for (int i = 0; i < Block<F, Z, Q, S>::kScales; ++i) scale[i] = HalvesToFloats(w.scale[i][slot]);
   float2 zeta = {0, 0};
   if constexpr (Z) zeta = HalvesToFloats(w.zeta[slot]);
-  uint32_t set[2] = {0, 0};
-  int total[2] = {0, 0};
-  if constexpr (F == Form::kShift) {
-#pragma unroll
-    for (int r = 0; r < 2; ++r) {
-      set[r] = __shfl_sync(~0u, sets, w.sets >> (8 * slot + 4 * r), 16);
-      if constexpr (!Z) total[r] = __dp4a(static_cast<int>(set[r]), 0x01010101, 0) >> 1;
-    }
-  } else if constexpr (!Z) {
+  if constexpr (F == Form::kFree && !Z) {
 #pragma unroll
     for (int i = 0; i < Q; ++i) zeta.x -= scale[i].x, zeta.y -= scale[i].y;
   }
 #pragma unroll
-  for (int c = 0; c < C; ++c) {
-    int count[2][Q];
+  for (int token = 0; token < C / D; ++token) {
+    int sum = 0;
+    int joined[2][F == Form::kFree ? Q : 1];
 #pragma unroll
-    for (int i = 0; i < Q; ++i) {
-      int product[4];
-      BinaryMma(w.Word(h, i, 0), w.Word(h, i, 1), mine ? x.bits[c] : 0, product);
-      count[0][i] = product[0] + sign * product[1];
-      count[1][i] = product[2] + sign * product[3];
+    for (int d = 0; d < D; ++d) {
+      const int c = token * D + d;
+      int count[2][Q];
+#pragma unroll
+      for (int i = 0; i < Q; ++i) {
+        int product[4];
+        BinaryMma(w.Word(h, i, 0), w.Word(h, i, 1), mine ? x.bits[c] : 0, product);
+        count[0][i] = product[0] + sign * product[1];
+        count[1][i] = product[2] + sign * product[3];
+      }
+      const int own_sum = x.scale[s][c].sum & once;
+      sum = d == 0 ? own_sum : 255 * sum + own_sum;
+#pragma unroll
+      for (int r = 0; r < 2; ++r) {
+        if constexpr (F == Form::kFree) {
+#pragma unroll
+          for (int i = 0; i < Q; ++i) {
+            joined[r][i] = d == 0 ? count[r][i] : 255 * joined[r][i] + count[r][i];
+          }
+        } else {
+          const SlotFactors<Q> f(factors, w.sets >> (slot / 2 * 16), slot % 2 != 0);
+          const int shifted = ShiftAndAdd<Z, Q>(r, count[r], own_sum, f);
+          joined[r][0] = d == 0 ? shifted : 255 * joined[r][0] + shifted;
+        }
+      }
     }
-    const int sum = x.scale[s][c].sum & once;
-    float term[2];
+    float term[2] = {0, 0};
     if constexpr (F == Form::kFree) {
       const float half_sum = 0.5f * static_cast<float>(sum);
       term[0] = zeta.x * half_sum;
       term[1] = zeta.y * half_sum;
 #pragma unroll
       for (int i = 0; i < Q; ++i) {
-        term[0] = fmaf(scale[i].x, static_cast<float>(count[0][i]), term[0]);
-        term[1] = fmaf(scale[i].y, static_cast<float>(count[1][i]), term[1]);
+        term[0] = fmaf(scale[i].x, static_cast<float>(joined[0][i]), term[0]);
+        term[1] = fmaf(scale[i].y, static_cast<float>(joined[1][i]), term[1]);
       }
     } else {
-#pragma unroll
-      for (int r = 0; r < 2; ++r) {
-        // Shift and add: counts of two planes a register (they fit 16 bits) times powers of two.
-        int shifted = Z ? 0 : -total[r] * sum;
-        const uint32_t low = __byte_perm(count[r][0], count[r][1], 0x5410);
-        shifted = __dp2a_lo(static_cast<int>(low), static_cast<int>(set[r]), shifted);
-        if constexpr (Q > 2) {
-          const uint32_t high =
-              Q == 3 ? count[r][2] : __byte_perm(count[r][2], count[r][Q - 1], 0x5410);
-          shifted = __dp2a_hi(static_cast<int>(high), static_cast<int>(set[r]), shifted);
-        }
-        term[r] = (r == 0 ? scale[0].x : scale[0].y) * static_cast<float>(shifted);
-      }
+      term[0] = scale[0].x * static_cast<float>(joined[0][0]);
+      term[1] = scale[0].y * static_cast<float>(joined[1][0]);
       if constexpr (Z) {
-        const float unit_sum = zeta_unit * static_cast<float>(sum);
+        const float unit_sum = factors.zeta_unit * static_cast<float>(sum);
         term[0] = fmaf(zeta.x, unit_sum, term[0]);
         term[1] = fmaf(zeta.y, unit_sum, term[1]);
       }
     }
-    acc[c][0] = fmaf(x.scale[s][c].scale, term[0], acc[c][0]);
-    acc[c][1] = fmaf(x.scale[s][c].scale, term[1], acc[c][1]);
+    // The low digit's scale is the token's.
+    const float x_scale = x.scale[s][token * D + D - 1].scale;
+    acc[token][0] = fmaf(x_scale, term[0], acc[token][0]);
+    acc[token][1] = fmaf(x_scale, term[1], acc[token][1]);
   }
 }
 
-// acc[c][r]: this lane's part of row g + 8r times column c.
-template <Form F, bool Z, int Q, int S, int C>
+// acc[token][r]: this lane's part of row g + 8r.
+template <Form F, bool Z, int Q, int S, int C, int D>
 __device__ __forceinline__ void MultiplyBinaryTile(const LaunchParams& p, const Tile& at,
-                                                   float (&acc)[C][2]) {
+                                                   float (&acc)[C / D][2]) {
   using B = Block<F, Z, Q, S>;
-  // With four columns there is enough to compute to need the next block on its way meanwhile.
-  constexpr bool kAhead = C > 2;
   const int lane = threadIdx.x & 31;
   const int warp = threadIdx.x >> 5;
   const int warps = blockDim.x >> 5;
   int left = p.units - warp;  // units of this warp are `warps` apart
-  const uint8_t* block = at.blocks + (int64_t{at.tile} * p.units + warp) * B::kBytes;
+  const uint8_t* block = at.blocks + uint64_t{at.tile * p.units + warp} * B::kBytes;
   B w;
   if (left > 0) w.Load(block, lane);
-  uint32_t sets = 0;
-  float zeta_unit = 1;
-  if constexpr (F == Form::kShift) {
-    sets = LoadWeights4(at.blocks - kSetsBytes + (lane & 15) * 4);
-    if constexpr (Z) zeta_unit = p.out[at.part].zeta_unit;
-  }
+  const ShiftFactors<F, Q> factors(p, at.part);
   const uint32_t* bits = p.x.bits + int64_t{warp} * (2 * C * 32) + lane;
   const ColumnScale* scales = p.x.scales + int64_t{warp} * (2 * S * 8);
   StartNextKernel();
   WaitForPreviousKernel();
 #pragma unroll 1
   while (left > 0) {
-    B next;
-    left -= warps;
-    block += warps * B::kBytes;
-    if (kAhead && left > 0) next.Load(block, lane);
     BinaryColumns<S, C> x[2];
     x[0].Load(bits, scales);
     if constexpr (C <= 2) x[1].Load(bits + C * 32, scales + S * 8);
 #pragma unroll
-    for (int s = 0; s < S; ++s) AddSlot(w, 0, s, x[0], sets, zeta_unit, lane, acc);
+    for (int s = 0; s < S; ++s) AddSlot<F, Z, Q, S, C, D>(w, 0, s, x[0], factors, lane, acc);
     if constexpr (C > 2) x[1].Load(bits + C * 32, scales + S * 8);
 #pragma unroll
-    for (int s = 0; s < S; ++s) AddSlot(w, 1, s, x[1], sets, zeta_unit, lane, acc);
+    for (int s = 0; s < S; ++s) AddSlot<F, Z, Q, S, C, D>(w, 1, s, x[1], factors, lane, acc);
     bits += warps * (2 * C * 32);
     scales += warps * (2 * S * 8);
-    if constexpr (kAhead) {
-      w = next;
-    } else if (left > 0) {
-      w.Load(block, lane);
-    }
+    left -= warps;
+    block += warps * B::kBytes;
+    if (left > 0) w.Load(block, lane);
   }
 }
 
 // K: the kind of all matrices, or kMixedKinds.
-template <int K, int S, int C>
+template <int K, int S, int C, int D>
 __device__ __forceinline__ void MultiplyBinary(const LaunchParams& p, const Tile& at,
-                                               float (&acc)[C][2]) {
+                                               float (&acc)[C / D][2]) {
   switch (K == kMixedKinds ? p.kind[at.part] : K) {
 #define SHIFTADD_CASE(form, zeta, q)                                \
   case KindOf(form, zeta, q):                                       \
     if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) { \
-      MultiplyBinaryTile<form, zeta, q, S, C>(p, at, acc);          \
+      MultiplyBinaryTile<form, zeta, q, S, C, D>(p, at, acc);       \
     }                                                               \
     break;
     SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
@@ -169,40 +230,37 @@ __device__ __forceinline__ void MultiplyBinary(const LaunchParams& p, const Tile
   }
 }
 
-// C is 1, 2 or 4, x.bit_stride is C. With one slot and one or two columns everything fits 64
-// registers, so that 32 warps an SM keep enough reads in flight.
-template <int K, int S, int C>
-__global__ void __launch_bounds__(C <= 2 ? 512 : 256, C <= 2 ? 3 - S : 4 - S)
+// C is 1, 2 or 4 and x.bit_stride, D is x.digits. With one slot and one or two columns everything
+// fits 64 registers, so that 32 warps an SM keep enough reads in flight; with four columns 96 and
+// 20 warps.
+template <int K, int S, int C, int D>
+__global__ void __launch_bounds__(C <= 2 ? 512 : 320, 3 - S)
     BinaryKernel(const __grid_constant__ LaunchParams p) {
-  __shared__ float sums[kMaxWarps][C * kTileRows];
+  constexpr int kTokens = C / D;
+  __shared__ float sums[kMaxWarps][kTokens * kTileRows];
   const int lane = threadIdx.x & 31;
   const int warp = threadIdx.x >> 5;
   const Tile at = FindTile(p);
-  float acc[C][2] = {};
-  MultiplyBinary<K, S, C>(p, at, acc);
+  float acc[kTokens][2] = {};
+  MultiplyBinary<K, S, C, D>(p, at, acc);
   const float weight = static_cast<float>(1 << (2 * (lane & 3)));
 #pragma unroll
-  for (int c = 0; c < C; ++c) {
+  for (int token = 0; token < kTokens; ++token) {
 #pragma unroll
     for (int r = 0; r < 2; ++r) {
-      float v = acc[c][r] * weight;
+      float v = acc[token][r] * weight;
       v += __shfl_xor_sync(~0u, v, 1);
       v += __shfl_xor_sync(~0u, v, 2);
-      if ((lane & 3) == 0) sums[warp][c * kTileRows + (lane >> 2) + 8 * r] = v;
+      if ((lane & 3) == 0) sums[warp][token * kTileRows + (lane >> 2) + 8 * r] = v;
     }
   }
   __syncthreads();
-  // A thread an output; C * 16 is at most 64 and a CTA of one warp has 32.
   const PartOutput& out = p.out[at.part];
   const int warps = blockDim.x >> 5;
   for (int i = threadIdx.x; i < p.x.m * kTileRows; i += blockDim.x) {
-    const int token = i / kTileRows, r = i % kTileRows;
-    float y = SumOfWarps<C * kTileRows>(&sums[0][token * p.x.digits * kTileRows + r], warps);
-    if (C > 1 && p.x.digits == 2) {
-      y += SumOfWarps<C * kTileRows>(&sums[0][(token * 2 + 1) * kTileRows + r], warps);
-    }
-    const int64_t row = int64_t{at.tile} * kTileRows + r;
-    if (row < out.n) out.y[token * out.ldy + row] = y * out.unit;
+    const float y = SumOfWarps<kTokens * kTileRows>(&sums[0][i], warps);
+    const int64_t row = int64_t{at.tile} * kTileRows + i % kTileRows;
+    if (row < out.n) out.y[i / kTileRows * out.ldy + row] = y * out.unit;
   }
 }
 

@@ -20,6 +20,7 @@ add_library(shiftadd_kernels_cuda STATIC
   cuda/multiply.cc
   cuda/plain.cu
   cuda/prepare.cu
+  cuda/prompt.cu
   cuda/repack.cu
   cuda/shift_table.cc
   cuda/status.cc)

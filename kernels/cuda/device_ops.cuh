@@ -19,21 +19,27 @@ __device__ __forceinline__ void BinaryMma(uint32_t a0, uint32_t a1, uint32_t b, 
       : "r"(a0), "r"(a1), "r"(b), "r"(0), "r"(0), "r"(0), "r"(0));
 }
 
-// c += a b over 32 inputs; bytes of b are signed, those of a are if kSigned.
-template <bool kSigned>
+// c += a b over 32 inputs, signed bytes.
 __device__ __forceinline__ void IntegerMma(const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
                                            int (&c)[4]) {
-  if constexpr (kSigned) {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  } else {
-    asm("mma.sync.aligned.m16n8k32.row.col.s32.u8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
-        "{%0,%1,%2,%3};"
-        : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
-        : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
-  }
+  asm("mma.sync.aligned.m16n8k32.row.col.s32.s8.s8.s32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+      : "+r"(c[0]), "+r"(c[1]), "+r"(c[2]), "+r"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Bytes of (low, high) by the nibbles of `selector`, each 0..7. (__byte_perm would mask them
+// first.)
+__device__ __forceinline__ uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t selector) {
+  uint32_t v;
+  asm("prmt.b32 %0,%1,%2,%3;" : "=r"(v) : "r"(low), "r"(high), "r"(selector));
+  return v;
+}
+// Bits of `ones` where `mask` is 1, of `zeros` elsewhere.
+__device__ __forceinline__ uint32_t PickBits(uint32_t mask, uint32_t ones, uint32_t zeros) {
+  uint32_t v;
+  asm("lop3.b32 %0,%1,%2,%3,0xca;" : "=r"(v) : "r"(mask), "r"(ones), "r"(zeros));
+  return v;
 }
 
 __device__ __forceinline__ float2 HalvesToFloats(uint32_t pair) {

@@ -7,6 +7,9 @@
 namespace shiftadd::kernels::cuda {
 
 inline constexpr int kMaxBinaryColumns = 4;
+// Tiles and groups of 8 columns of a thread block of LaunchPrompt.
+inline constexpr int kPromptTiles = 6;
+inline constexpr int kPromptGroups8 = 8;
 
 // p.x.columns <= kMaxBinaryColumns, p.x.slots <= 2, no part is int8/group; units >= config.warps.
 cudaError_t LaunchBinary(const LaunchParams& p, const LaunchConfig& config);
@@ -14,6 +17,8 @@ cudaError_t LaunchBinary(const LaunchParams& p, const LaunchConfig& config);
 cudaError_t LaunchInteger(const LaunchParams& p, const LaunchConfig& config);
 // cudaSuccess if this build has code for the current device.
 cudaError_t HasCode();
+// One matrix; p.x.slots is 1 and p.x.groups8 a multiple of 8.
+cudaError_t LaunchPrompt(const LaunchParams& p, const LaunchConfig& config);
 // Any matrix of Form::kPlain.
 cudaError_t LaunchPlain(const DeviceMatrix& w, const DeviceActivations& x, float* y, int64_t ldy,
                         bool programmatic, cudaStream_t stream);

@@ -15,10 +15,6 @@
 //   int8     scale
 // Anything else stays as packed (Form::kPlain).
 //
-// Before the blocks lie the exponent sets of bcq/shift, by set number: for the binary path 16
-// words, the doubled integers of four planes, a byte each; for the integer path 16 pairs of words,
-// the weight of each code, signed bytes (q = 4: .x of planes 0 and 1, .y of planes 2 and 3).
-//
 // Activations: digits of token m are "columns" m*D + d, D = 1 (A8) or 2 (A16: high, low). Strides
 // are of a few kinds, so that kernels know them when they are compiled; what pads them is never
 // used.
@@ -100,31 +96,27 @@ struct DeviceActivations {
   int32_t digits = 1;      // a token
   int32_t columns = 0;     // m * digits
   int32_t bit_stride = 0;  // columns, but 4 for 3
-  int32_t groups8 = 0;     // of 8 columns: 1, 2 or a multiple of 4
+  int32_t groups8 = 0;     // of 8 columns: 1, 2, 4 or a multiple of 8
   int32_t halves = 0;      // even
   int32_t slots = 1;
 };
 
 constexpr int32_t BitStride(int32_t columns) { return columns == 3 ? 4 : columns; }
 constexpr int32_t Groups8(int32_t columns) {
-  return columns <= 8 ? 1 : columns <= 16 ? 2 : (columns + 31) / 32 * 4;
+  return columns <= 8 ? 1 : columns <= 16 ? 2 : columns <= 32 ? 4 : (columns + 63) / 64 * 8;
 }
 
 // Shift scales whose sets are small integers times one power of two: bcq/shift's usual case.
 // Integers 2^(e_i - e_min) of every set sum to at most kMaxShiftSum.
 inline constexpr int kMaxShiftSum = 63;
-// Four planes do not fit one look-up of 8 bytes: two look-ups are added, and without zeta both are
-// kept positive by this bias each.
-inline constexpr int kLookUpBias = 64;
-
-// What lies before the blocks.
-struct ShiftSets {
-  uint32_t binary[kMaxExponentSets] = {};
-  uint2 integer[kMaxExponentSets] = {};
-  uint32_t unused[16] = {};  // blocks begin at a multiple of 256
+// The exponent sets of bcq/shift as a kernel reads them.
+// Binary path: bytes by set number, eight of each of the four planes, the doubled integer, then
+// eight sums of a set's integers. Integer path: eight bytes a set, the weight of each code (q = 4:
+// four bytes of planes 0 and 1, four of planes 2 and 3).
+inline constexpr int kMaxTiledSets = 8;  // a selector of PRMT tells eight bytes apart
+struct alignas(16) ShiftSets {
+  uint32_t words[2 * kMaxTiledSets] = {};
 };
-inline constexpr int kSetsBytes = sizeof(ShiftSets);
-static_assert(kSetsBytes == 256);
 
 // Which body of code multiplies a matrix.
 __host__ __device__ constexpr int KindOf(Form form, bool zeta, int q) {
@@ -163,6 +155,7 @@ struct LaunchParams {
   int8_t kind[kMaxCudaProducts] = {};
   DeviceActivations x;
   PartOutput out[kMaxCudaProducts];
+  ShiftSets sets[kMaxCudaProducts];
 };
 
 struct LaunchConfig {

@@ -96,17 +96,12 @@ CudaStatus PackedLinear::Upload(const PackedMatrix& m, cudaStream_t stream) {
 CudaStatus PackedLinear::Tile(cudaStream_t stream) {
   const int bytes = BlockBytes(view_.form, view_.q, view_.zeta, view_.slots);
   SHIFTADD_CUDA_RETURN_IF_ERROR(
-      blocks_.Allocate(kSetsBytes + static_cast<size_t>(view_.tiles() * view_.units) * bytes));
+      blocks_.Allocate(static_cast<size_t>(view_.tiles() * view_.units) * bytes));
   SHIFTADD_CUDA_RETURN_IF_ERROR(
-      FromCuda(cudaMemcpyAsync(blocks_.as<void>(), &shift_table_.sets, kSetsBytes,
-                               cudaMemcpyHostToDevice, stream),
-               "copying to the device"));
-  uint8_t* blocks = blocks_.as<uint8_t>() + kSetsBytes;
-  SHIFTADD_CUDA_RETURN_IF_ERROR(
-      FromCuda(LaunchRepack(view_, blocks, stream), "launching the repacking"));
+      FromCuda(LaunchRepack(view_, blocks_.as<uint8_t>(), stream), "launching the repacking"));
   SHIFTADD_CUDA_RETURN_IF_ERROR(FromCuda(cudaStreamSynchronize(stream), "repacking"));
   for (Buffer* b : {&planes_, &scale_, &exponents_, &alpha_, &zetas_, &codes_}) *b = Buffer();
-  view_.blocks = blocks;
+  view_.blocks = blocks_.as<uint8_t>();
   view_.planes = nullptr;
   view_.scale = view_.alpha = view_.zetas = nullptr;
   view_.exponents = nullptr;

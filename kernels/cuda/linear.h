@@ -26,7 +26,7 @@ class PackedLinear : public CudaLinear {
   uint64_t bytes() const override;
 
   const DeviceMatrix& view() const { return view_; }
-  float unit() const { return shift_table_.unit; }
+  const ShiftTable& shift_table() const { return shift_table_; }
   uint64_t signs_hash() const { return signs_hash_; }
 
  private:

@@ -9,10 +9,10 @@ namespace shiftadd::kernels {
 namespace cuda {
 namespace {
 
-// With 8 warps a CTA four CTAs fit an SM, with 16 two: what is better depends on how many tiles
-// there are for an SM's slots and how many units for a tile's warps (measured on an H100).
-constexpr double kManyTilesPerSm = 3.8;
-constexpr int kShortTileUnits = 32;
+// Digits * tokens up to which the binary path is the faster one, measured on an H100.
+int MostBinaryColumns(const DeviceMatrix& w) {
+  return w.form == Form::kShift && w.q < 4 ? 2 : kMaxBinaryColumns;
+}
 
 int SmCount() {
   int device = 0, count = 0;
@@ -53,6 +53,20 @@ CudaStatus CheckProduct(const PackedActivations& x, const CudaProduct& product, 
   return CheckDevicePointer(product.y, sizeof(float), (name + ".y").c_str());
 }
 
+// The path of a tiled matrix.
+CudaPath PathOf(const DeviceMatrix& w, const DeviceActivations& x, CudaPath wanted) {
+  if (wanted == CudaPath::kAuto) {
+    wanted = x.columns <= MostBinaryColumns(w) ? CudaPath::kBinary : CudaPath::kInteger;
+    // Where its thread blocks are enough for every multiprocessor, as measured.
+    const int64_t blocks = (w.tiles() + kPromptTiles - 1) / kPromptTiles * (x.groups8 / 8);
+    const int enough = w.form == Form::kShift && w.q < 4 ? 2 : 4;
+    if (blocks >= enough * SmCount()) wanted = CudaPath::kPrompt;
+  }
+  if (wanted == CudaPath::kBinary && w.form == Form::kInt8) return CudaPath::kInteger;
+  const bool prompt = x.slots == 1 && x.groups8 % kPromptGroups8 == 0;
+  return wanted == CudaPath::kPrompt && !prompt ? CudaPath::kInteger : wanted;
+}
+
 PartOutput OutputOf(const Member& member) {
   const DeviceMatrix& w = member.w->view();
   PartOutput out;
@@ -61,26 +75,35 @@ PartOutput OutputOf(const Member& member) {
   out.n = static_cast<int32_t>(w.n);
   if (w.form == Form::kFree) out.unit = 2;
   if (w.form == Form::kShift) {
-    out.unit = member.w->unit();
-    out.zeta_unit = 1 / member.w->unit();
+    out.unit = member.w->shift_table().unit;
+    out.zeta_unit = 1 / member.w->shift_table().unit;
   }
   return out;
 }
 
+// As many warps a CTA as leave all tiles resident at once: fewer units a warp, but no second wave.
+// Where there are several waves anyway, few warps for short units and many for long ones (measured
+// on an H100).
 int ChooseWarps(const CudaMultiplyOptions& options, bool binary, int columns, int64_t tiles,
-                int64_t units) {
-  const int most = binary && columns <= 2 ? 16 : 8;
+                int64_t units, int q) {
+  const bool many = binary && columns <= 2;
+  const int most = many ? 16 : 8;
   int64_t warps = options.warps;
   if (warps == 0) {
-    const bool wide = static_cast<double>(tiles) >= kManyTilesPerSm * SmCount();
-    warps = binary && columns <= 2 ? (wide && units <= kShortTileUnits ? 8 : 16) : 8;
+    // Warps that an SM holds, by the kernels' registers.
+    const int64_t resident = int64_t{SmCount()} * (many ? 32 : binary ? 20 : 16);
+    warps = most;
+    while (warps > 4 && tiles * warps > resident) warps /= 2;
+    if (many && tiles * warps > resident && q > 2) warps = 16;
   }
   return static_cast<int>(std::clamp<int64_t>(warps, 1, std::min<int64_t>(most, units)));
 }
 
 // All members in one launch, widest first: the longest tiles should not be the last to start.
-CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members, bool binary,
+CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members, CudaPath path,
                          const CudaMultiplyOptions& options, cudaStream_t stream) {
+  const bool binary = path == CudaPath::kBinary;
+  if (members.empty()) return {};
   std::stable_sort(members.begin(), members.end(),
                    [](const Member& a, const Member& b) { return a.w->view().q > b.w->view().q; });
   LaunchParams params;
@@ -95,16 +118,21 @@ CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members
     params.blocks[i] = w.blocks;
     params.first_tile[i] = static_cast<uint32_t>(tiles);
     params.out[i] = OutputOf(members[i]);
+    const ShiftTable& table = members[i].w->shift_table();
+    params.sets[i] = binary ? table.binary : table.integer;
     tiles += w.tiles();
   }
   params.units = static_cast<int32_t>(members[0].w->view().units);
   params.x = x.view();
   config.tiles = static_cast<uint32_t>(tiles);
-  config.warps = ChooseWarps(options, binary, params.x.columns, tiles, params.units);
+  config.warps =
+      ChooseWarps(options, binary, params.x.columns, tiles, params.units, members[0].w->view().q);
   config.programmatic = options.programmatic && x.programmatic();
   config.stream = stream;
-  return FromCuda(binary ? LaunchBinary(params, config) : LaunchInteger(params, config),
-                  "launching a product");
+  const auto launch = path == CudaPath::kPrompt ? LaunchPrompt
+                      : binary                  ? LaunchBinary
+                                                : LaunchInteger;
+  return FromCuda(launch(params, config), "launching a product");
 }
 
 }  // namespace
@@ -122,9 +150,7 @@ CudaStatus Multiply(const PackedActivations& x, const CudaProduct* products, int
     return InvalidArgument("the binary path takes " + std::to_string(kMaxBinaryColumns) +
                            " digits * tokens, found " + std::to_string(columns));
   }
-  const bool binary = options.path == CudaPath::kBinary ||
-                      (options.path == CudaPath::kAuto && columns <= kMaxBinaryColumns);
-  std::vector<Member> planes, codes;
+  std::vector<Member> binary, integer;
   for (int i = 0; i < count; ++i) {
     const Member member = {static_cast<const PackedLinear*>(products[i].w), &products[i]};
     const DeviceMatrix& w = member.w->view();
@@ -133,15 +159,18 @@ CudaStatus Multiply(const PackedActivations& x, const CudaProduct* products, int
           FromCuda(LaunchPlain(w, x.view(), products[i].y, products[i].ldy,
                                options.programmatic && x.programmatic(), stream),
                    "launching a product"));
+      continue;
+    }
+    const CudaPath path = PathOf(w, x.view(), options.path);
+    if (path == CudaPath::kPrompt) {
+      SHIFTADD_CUDA_RETURN_IF_ERROR(MultiplyTiled(x, {member}, path, options, stream));
     } else {
-      (w.form == Form::kInt8 && binary ? codes : planes).push_back(member);
+      (path == CudaPath::kBinary ? binary : integer).push_back(member);
     }
   }
-  if (!planes.empty()) {
-    SHIFTADD_CUDA_RETURN_IF_ERROR(MultiplyTiled(x, std::move(planes), binary, options, stream));
-  }
-  if (codes.empty()) return {};
-  return MultiplyTiled(x, std::move(codes), false, options, stream);
+  SHIFTADD_CUDA_RETURN_IF_ERROR(
+      MultiplyTiled(x, std::move(binary), CudaPath::kBinary, options, stream));
+  return MultiplyTiled(x, std::move(integer), CudaPath::kInteger, options, stream);
 }
 
 }  // namespace cuda

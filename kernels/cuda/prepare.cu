@@ -89,23 +89,46 @@ __device__ void RotateHalf(const uint32_t (&signs)[4], int length, int lane, Hal
   }
 }
 
-// The largest magnitude among the inputs that share word t's scale: those of its weight group.
-__device__ void ChunkTops(const PrepareParams& p, int64_t half, const Half& v, float (&top)[4]) {
-  int word_top[4];
+// What the inputs of a word of 32 are multiplied with, and what their digits stand for.
+struct WordScale {
+  float inverse, scale;
+
+  __device__ __forceinline__ void Set(int top_bits, float limit) {
+    const float top = __int_as_float(top_bits);
+    const bool zero = !(top >= kTiny);
+    inverse = zero ? 0.0f : limit / top;
+    scale = zero ? 0.0f : top / limit;
+  }
+};
+
+// By the largest magnitude among the inputs that share a scale: those of a weight group in a half.
+// Magnitudes are compared by their bits, whose order is the same.
+__device__ void FindScales(const PrepareParams& p, int64_t half, const Half& v, float limit,
+                           WordScale (&out)[4]) {
+  if (p.out.slots == 1) {
+    int bits = 0;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) bits = max(bits, __float_as_int(v.of[t]) & INT32_MAX);
+    out[0].Set(__reduce_max_sync(~0u, bits), limit);
+#pragma unroll
+    for (int t = 1; t < 4; ++t) out[t] = out[0];
+    return;
+  }
+  int top[4];
   int64_t group[4];
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    word_top[t] = __reduce_max_sync(~0u, __float_as_int(v.of[t]) & INT32_MAX);
+    top[t] = __reduce_max_sync(~0u, __float_as_int(v.of[t]) & INT32_MAX);
     group[t] = (half * 4 + t) * 32 / p.group;
   }
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    int most = 0;
+    int bits = 0;
 #pragma unroll
     for (int other = 0; other < 4; ++other) {
-      if (group[other] == group[t] && word_top[other] > most) most = word_top[other];
+      if (group[other] == group[t]) bits = max(bits, top[other]);
     }
-    top[t] = __int_as_float(most);
+    out[t].Set(bits, limit);
   }
 }
 
@@ -154,15 +177,14 @@ template <bool kTwoDigits>
 __device__ void QuantizeHalf(const PrepareParams& p, int64_t token, int64_t half, const Half& v,
                              int lane) {
   constexpr float kLimit = kTwoDigits ? 32512.0f : 127.0f;
-  float top[4], scale[4];
-  ChunkTops(p, half, v, top);
+  WordScale scales[4];
+  FindScales(p, half, v, kLimit, scales);
+  float scale[4];
   int high[4], low[4];
 #pragma unroll
   for (int t = 0; t < 4; ++t) {
-    const bool zero = !(top[t] >= kTiny);
-    const float inverse = zero ? 0.0f : kLimit / top[t];
-    scale[t] = zero ? 0.0f : top[t] / kLimit;
-    const int value = RoundWithin(v.of[t] * inverse, kLimit);
+    scale[t] = scales[t].scale;
+    const int value = RoundWithin(v.of[t] * scales[t].inverse, kLimit);
     high[t] = value;
     if constexpr (kTwoDigits) {
       high[t] = (value + 127 + 128 * 255) / 255 - 128;  // floor((value + 127) / 255)

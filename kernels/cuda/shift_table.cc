@@ -14,11 +14,8 @@ int LowestExponent(const ExponentTable& table) {
   return lowest;
 }
 
-void SetByte(uint32_t* word, int byte, int value) {
-  *word |= (static_cast<uint32_t>(value) & 0xffu) << (8 * byte);
-}
-void SetByte(uint2* words, int byte, int value) {
-  SetByte(byte < 4 ? &words->x : &words->y, byte % 4, value);
+void SetByte(ShiftSets* sets, int byte, int value) {
+  sets->words[byte / 4] |= (static_cast<uint32_t>(value) & 0xffu) << (8 * (byte % 4));
 }
 
 // What planes [first, last) of a code contribute: sum of 2 p m with zeta, of (2p - 1) m without.
@@ -35,7 +32,7 @@ int CodeValue(const int* integers, int first, int last, int code, bool zeta) {
 
 std::optional<ShiftTable> MakeShiftTable(const ExponentTable& table, bool zeta) {
   const int q = table.q;
-  if (q < 2 || q > 4) return std::nullopt;
+  if (q < 2 || q > 4 || table.count > kMaxTiledSets) return std::nullopt;
   const int lowest = LowestExponent(table);
   ShiftTable out;
   out.unit = std::ldexp(1.0f, lowest);
@@ -47,19 +44,16 @@ std::optional<ShiftTable> MakeShiftTable(const ExponentTable& table, bool zeta) 
       if (shift > 6) return std::nullopt;
       integers[i] = 1 << shift;
       sum += integers[i];
-      SetByte(&out.sets.binary[s], i, 2 * integers[i]);
+      SetByte(&out.binary, 8 * i + s, 2 * integers[i]);
     }
     if (sum > kMaxShiftSum) return std::nullopt;
-    if (q < 4) {
-      for (int code = 0; code < 1 << q; ++code) {
-        SetByte(&out.sets.integer[s], code, CodeValue(integers, 0, q, code, zeta));
-      }
-    } else {
-      const int bias = zeta ? 0 : kLookUpBias;
-      for (int code = 0; code < 4; ++code) {
-        SetByte(&out.sets.integer[s], code, CodeValue(integers, 0, 2, code, zeta) + bias);
-        SetByte(&out.sets.integer[s], 4 + code, CodeValue(integers, 2, 4, code, zeta) + bias);
-      }
+    SetByte(&out.binary, 32 + s, sum);
+    const int first_planes = q == 4 ? 2 : q;
+    for (int code = 0; code < 1 << first_planes; ++code) {
+      SetByte(&out.integer, 8 * s + code, CodeValue(integers, 0, first_planes, code, zeta));
+    }
+    for (int code = 0; q == 4 && code < 4; ++code) {
+      SetByte(&out.integer, 8 * s + 4 + code, CodeValue(integers, 2, 4, code, zeta));
     }
   }
   return out;

@@ -10,10 +10,11 @@ namespace shiftadd::kernels::cuda {
 
 struct ShiftTable {
   float unit = 1;  // 2^e_min: sums are integers times this
-  ShiftSets sets;
+  ShiftSets binary, integer;
 };
 
-// Nothing if some set's integers 2^(e_i - e_min) sum to more than kMaxShiftSum, or q is not 2..4.
+// Nothing if q is not 2..4, there are more than kMaxTiledSets sets, or some set's integers
+// 2^(e_i - e_min) sum to more than kMaxShiftSum.
 std::optional<ShiftTable> MakeShiftTable(const ExponentTable& table, bool zeta);
 
 }  // namespace shiftadd::kernels::cuda
