@@ -96,6 +96,7 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   job.job.set_validate_only(request.validate_only());
   job.request_id = request.request_id();
   job.fingerprint = Fingerprint(request);
+  job.quantizer_version = options_.quantizer_version;
   SA_ASSIGN_OR_RETURN(JobRecord record, store_->CreateJob(job));
   if (record.job.job_id() == job.job.job_id()) {
     spdlog::info("{}: submitted by {}: {}", record.job.job_id(), owner, job.job.spec().source());

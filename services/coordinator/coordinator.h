@@ -14,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "services/base/clock.h"
+#include "services/base/version.h"
 #include "services/blob/blob_store.h"
 #include "services/coordinator/field_faults.h"
 #include "services/coordinator/job_view.h"
@@ -31,6 +32,9 @@ struct Observer {
 
 struct CoordinatorOptions {
   absl::Duration lease = absl::Seconds(30);
+  // Workers of another one idle, and jobs that another one has begun fail: their candidates would
+  // not be of one kind.
+  std::string quantizer_version = QuantizerVersion();
   Observer observer;
 };
 

@@ -9,13 +9,14 @@
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/job_allocation.h"
 #include "services/coordinator/job_spec.h"
+#include "services/coordinator/planner.h"
 
 namespace shiftadd::coordinator {
 namespace {
 
 constexpr size_t kMostSizes = 1'000'000;
 
-absl::Status CheckParent(const JobView& view) {
+absl::Status CheckParent(const JobView& view, const std::string& quantizer_version) {
   const v1::Job& job = view.job();
   if (job.state() != v1::JOB_STATE_SUCCEEDED) {
     return absl::FailedPreconditionError(absl::StrCat(
@@ -28,6 +29,8 @@ absl::Status CheckParent(const JobView& view) {
                      ": its layers were refined for its own budget (recipe.propagate "
                      "quantized) and are no candidates for another: submit another job"));
   }
+  const std::string fault = VersionFault(view.record(), quantizer_version);
+  if (!fault.empty()) return absl::FailedPreconditionError(fault);
   return CheckCandidates(view);
 }
 
@@ -124,7 +127,7 @@ absl::StatusOr<v1::Job> Coordinator::PublishBudget(const v1::PublishBudgetReques
   CheckRequestId(request.request_id(), faults);
   CheckWindow(parent.job().plan(), spec.evaluation(), faults);
   if (!faults->empty()) return absl::InvalidArgumentError(FaultMessage(*faults));
-  SA_RETURN_IF_ERROR(CheckParent(parent));
+  SA_RETURN_IF_ERROR(CheckParent(parent, options_.quantizer_version));
   // Known now, it need not be found out by a job.
   SA_RETURN_IF_ERROR(AllocateJob(parent, spec, Sizes()).status());
 
@@ -135,6 +138,7 @@ absl::StatusOr<v1::Job> Coordinator::PublishBudget(const v1::PublishBudgetReques
   job.set_device_class(parent.job().device_class());
   *job.mutable_spec() = spec;
   *job.mutable_plan() = parent.job().plan();
+  child.quantizer_version = options_.quantizer_version;
   child.tasks = Inherited(parent, job.job_id());
   // Pinned before the job exists: from here on the parent may be deleted. If this process dies in
   // between, the pins expire by themselves.

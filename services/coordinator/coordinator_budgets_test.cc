@@ -379,6 +379,18 @@ TEST(PublishBudget, IsRefusedWhereTheCandidatesDoNotServe) {
   EXPECT_EQ(cluster.core->List({})->jobs_size(), 3);
 }
 
+// An upgrade between the two: the package must not say that its layers are of the new version.
+TEST(PublishBudget, CandidatesOfAnotherQuantizerAreNotPublished) {
+  SimulatedCluster cluster;
+  const v1::Job parent = Finished(&cluster);
+  cluster.Restart("0-of-tomorrow");
+  const auto child = Publish(&cluster, Publication(parent.job_id()));
+  EXPECT_EQ(child.status().code(), StatusCode::kFailedPrecondition);
+  EXPECT_NE(child.status().message().find("this cluster runs 0-of-tomorrow"), std::string::npos)
+      << child.status();
+  EXPECT_TRUE(Plan(&cluster, parent.job_id(), 2.5).ok());  // looking is allowed
+}
+
 TEST(PublishBudget, SurvivesACrashInEveryState) {
   const std::string expected = DirectConfig(2.5);
   for (const auto state : {v1::JOB_STATE_QUEUED, v1::JOB_STATE_ALLOCATING, v1::JOB_STATE_EVALUATING,

@@ -109,6 +109,7 @@ absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
   PlanContext context;
   SA_ASSIGN_OR_RETURN(context.workers, WorkersFor(view.job()));
   context.blob_sizes = Sizes();
+  context.quantizer_version = options_.quantizer_version;
   SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> update, PlanNext(view, context));
   if (update.has_value()) return Apply(*update);
   if (pinned.ok()) MemoryOf(job_id).signature = signature;

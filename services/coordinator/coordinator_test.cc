@@ -450,6 +450,22 @@ TEST(Workers, AnotherDeviceClassIdlesUnlessAllowed) {
   EXPECT_EQ(cluster.Lease("w1", "cpu-generic")->context().job_id(), job.job_id());
 }
 
+TEST(Job, AnUpgradeInItsMidstFailsIt) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  ASSERT_TRUE(cluster.Complete("w0", *cluster.Lease("w0")).ok());
+  cluster.Restart("0-of-tomorrow");
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
+  EXPECT_NE(cluster.Get(job.job_id()).error().find("submit it again"), std::string::npos);
+  cluster.Restart();  // back again: nothing was lost
+  ASSERT_TRUE(cluster.core->Retry(job.job_id()).ok());
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(cluster.publisher.published.at(0).config_json(), PublishedConfig(1));
+}
+
 TEST(Workers, AnotherQuantizerVersionIdles) {
   SimulatedCluster cluster;
   cluster.Submit(SimulatedCluster::Request());

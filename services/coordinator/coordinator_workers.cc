@@ -4,7 +4,6 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
-#include "services/base/version.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/result_check.h"
@@ -92,10 +91,10 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
   SA_RETURN_IF_ERROR(store_->TouchWorker(query));
   v1::LeaseTaskResponse response;
   // Another version's candidates would not be the same bytes.
-  const bool other_version = !query.version.empty() && query.version != QuantizerVersion();
+  const bool other_version = !query.version.empty() && query.version != options_.quantizer_version;
   if (other_version) {
     response.set_idle_reason(absl::StrCat("idle: quantizer version ", query.version,
-                                          ", this cluster runs ", QuantizerVersion()));
+                                          ", this cluster runs ", options_.quantizer_version));
   }
   const absl::Time end =
       absl::Now() + std::clamp(ToDuration(request.max_wait()), absl::ZeroDuration(), kMaxWait);

@@ -112,7 +112,8 @@ absl::StatusOr<std::string> ComposeConfig(const JobView& view, const v1::Variant
   }
   config["exponent_sets"] = ExponentSets(job.spec().recipe(), variant);
   config["inputs"] = Inputs(view);
-  config["quantizer_version"] = QuantizerVersion();
+  const std::string& version = view.record().quantizer_version;
+  config["quantizer_version"] = version.empty() ? QuantizerVersion() : version;
   // With any device allowed, which one came first is chance and must not show.
   config["device_class"] = job.spec().any_device() ? "any" : job.device_class();
   if (quality != nullptr) config["quality"] = QualityJson(*quality);

@@ -107,9 +107,18 @@ absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const Pla
   if (const ViewedTask* failed = view.FirstFailed()) {
     return FailJob(view, internal::TaskFailure(*failed));
   }
+  const std::string fault = VersionFault(view.record(), context.quantizer_version);
+  if (!fault.empty()) return FailJob(view, fault);
   auto update = internal::PlanState(view, context);
   if (update.ok() || internal::MayPass(update.status())) return update;
   return FailJob(view, std::string(update.status().message()));
+}
+
+std::string VersionFault(const JobRecord& job, const std::string& quantizer_version) {
+  if (job.quantizer_version.empty() || job.quantizer_version == quantizer_version) return "";
+  return absl::StrCat("job ", job.job.job_id(), " is of quantizer version ", job.quantizer_version,
+                      ", this cluster runs ", quantizer_version,
+                      ": candidates of both would not go together, submit it again");
 }
 
 JobUpdate FailJob(const JobView& view, const std::string& error) {

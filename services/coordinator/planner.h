@@ -29,12 +29,16 @@ namespace shiftadd::coordinator {
 struct PlanContext {
   int workers = 1;       // alive, of the job's device class
   BlobSizes blob_sizes;  // asked in ALLOCATING only
+  std::string quantizer_version;
 };
 
 // The next step, or nothing to do until a task ends. A job that must fail is a step too. An error
 // is one of `blob_sizes` that may pass: plan again later. PACKAGING is not planned here: see
 // Coordinator.
 absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const PlanContext& context);
+
+// What is in the way of going on with the job's candidates at this version; empty: nothing.
+std::string VersionFault(const JobRecord& job, const std::string& quantizer_version);
 
 // The step that ends a job as FAILED with `error`.
 JobUpdate FailJob(const JobView& view, const std::string& error);

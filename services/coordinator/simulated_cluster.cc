@@ -94,13 +94,16 @@ SimulatedCluster::~SimulatedCluster() {
   std::filesystem::remove_all(dir);
 }
 
-void SimulatedCluster::Restart() {
+void SimulatedCluster::Restart(const std::string& quantizer_version) {
   core.reset();
   store.reset();
   auto opened = OpenSqliteJobStore(dir + "/coordinator.db", clock);
   ASSERT_TRUE(opened.ok()) << opened.status();
   store = *std::move(opened);
-  core = std::make_unique<Coordinator>(store.get(), &publisher, scratch.get(), clock.get());
+  CoordinatorOptions options;
+  options.quantizer_version = quantizer_version;
+  core =
+      std::make_unique<Coordinator>(store.get(), &publisher, scratch.get(), clock.get(), options);
 }
 
 v1::SubmitJobRequest SimulatedCluster::Request() {

@@ -42,7 +42,7 @@ class SimulatedCluster {
   ~SimulatedCluster();
 
   // Closes the database and opens it again, as a coordinator that was killed would.
-  void Restart();
+  void Restart(const std::string& quantizer_version = QuantizerVersion());
 
   // shiftadd with hessian rms, 3 planes, three parts of calibration and two of held-out windows.
   static v1::SubmitJobRequest Request();

@@ -33,6 +33,8 @@ struct JobRecord {
   v1::Job job;            // state, device_class and last_sequence as they are now; no progress
   uint64_t revision = 0;  // moves with every JobUpdate, cancel and retry
   bool cleaned = false;   // its scratch is gone
+  // That made, or will make, its candidates; empty for jobs of coordinators that did not say.
+  std::string quantizer_version;
 };
 
 struct TaskRecord {
@@ -77,6 +79,7 @@ struct NewJob {
   std::string request_id;   // may be empty
   std::string fingerprint;  // of the request: the same request_id must come with the same one
   std::vector<NewTask> tasks;
+  std::string quantizer_version;
 };
 
 // One step of a job. `events` get their job, time and sequence from the store; if the state

@@ -118,10 +118,12 @@ TEST_P(JobStoreConformance, AJobMayTakeOverTasksThatAreDone) {
   job.job.set_job_id("job-a");
   job.job.set_state(v1::JOB_STATE_QUEUED);
   job.job.set_device_class("cpu-avx2");
+  job.quantizer_version = "17";
   job.tasks.push_back({v1::TASK_KIND_PROFILE, 3, 0, 0, "payload", "result", "w7"});
   ASSERT_TRUE(store_->CreateJob(job).ok());
   Reopen();
   EXPECT_EQ(store_->GetJob("job-a")->job.device_class(), "cpu-avx2");
+  EXPECT_EQ(store_->GetJob("job-a")->quantizer_version, "17");
   const auto tasks = store_->ListTasks("job-a", true);
   ASSERT_TRUE(tasks.ok());
   ASSERT_EQ(tasks->size(), 1u);

@@ -57,7 +57,26 @@ TEST_F(SqliteFile, RefusesANewerSchema) {
   }
   const auto opened = OpenSqliteJobStore(path_, clock_);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(opened.status().message().find("found version 2"), std::string::npos);
+  EXPECT_NE(opened.status().message().find("found version 3"), std::string::npos);
+}
+
+// A database of the first schema, with a job in it, is brought up to date.
+TEST_F(SqliteFile, KeepsTheJobsOfAnOlderSchema) {
+  {
+    auto db = sqlite::Database::Open(path_);
+    ASSERT_TRUE(db.ok());
+    ASSERT_TRUE(sqlite::Migrate(db->get(), {sqlite::JobMigrations().front()}).ok());
+    ASSERT_TRUE((*db)
+                    ->Execute("INSERT INTO jobs VALUES (1, 'job-a', 'ann', '', '', 1, 0, 0, "
+                              "'cpu-avx2', 0, 1, 0, x'')")
+                    .ok());
+  }
+  const auto store = OpenSqliteJobStore(path_, clock_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto job = (*store)->GetJob("job-a");
+  ASSERT_TRUE(job.ok()) << job.status();
+  EXPECT_EQ(job->job.device_class(), "cpu-avx2");
+  EXPECT_EQ(job->quantizer_version, "");
 }
 
 TEST_F(SqliteFile, AFailedMigrationLeavesTheOldVersion) {

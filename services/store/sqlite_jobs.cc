@@ -15,7 +15,8 @@ using sqlite::Statement;
 using sqlite::Transaction;
 
 constexpr char kJobColumns[] =
-    "SELECT state, device_class, last_sequence, revision, cleaned, document, number FROM jobs ";
+    "SELECT state, device_class, last_sequence, revision, cleaned, quantizer_version, document, "
+    "number FROM jobs ";
 
 google::protobuf::Timestamp ToProto(int64_t micros) {
   google::protobuf::Timestamp t;
@@ -31,6 +32,7 @@ absl::StatusOr<JobRecord> ReadJobRow(Statement* row, int64_t* number) {
   const auto last_sequence = static_cast<uint64_t>(row->GetInt());
   record.revision = static_cast<uint64_t>(row->GetInt());
   record.cleaned = row->GetInt() != 0;
+  record.quantizer_version = row->GetText();
   if (!record.job.ParseFromString(row->GetText())) {
     return absl::DataLossError("database: a job's document is damaged");
   }
@@ -155,8 +157,8 @@ absl::StatusOr<JobRecord> SqliteJobStore::CreateJob(const NewJob& job) {
   *stored.mutable_create_time() = ToProto(Now());
   Statement write(db_->get(),
                   "INSERT INTO jobs (job_id, owner, request_id, fingerprint, state, priority, "
-                  "any_device, device_class, last_sequence, revision, cleaned, document) "
-                  "VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, ?)");
+                  "any_device, device_class, last_sequence, revision, cleaned, "
+                  "quantizer_version, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, ?, ?)");
   SA_RETURN_IF_ERROR(write.Text(stored.job_id())
                          .Text(stored.owner())
                          .Text(job.request_id)
@@ -165,6 +167,7 @@ absl::StatusOr<JobRecord> SqliteJobStore::CreateJob(const NewJob& job) {
                          .Int(stored.spec().priority())
                          .Int(stored.spec().any_device())
                          .Text(stored.device_class())
+                         .Text(job.quantizer_version)
                          .Blob(Document(stored))
                          .Run());
   for (const NewTask& task : job.tasks) SA_RETURN_IF_ERROR(AddTask(stored.job_id(), task));

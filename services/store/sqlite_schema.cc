@@ -66,6 +66,9 @@ const std::vector<std::string>& JobMigrations() {
       memory INTEGER NOT NULL,
       version TEXT NOT NULL,
       last_seen INTEGER NOT NULL) WITHOUT ROWID;
+  )sql",
+                                                          R"sql(
+    ALTER TABLE jobs ADD COLUMN quantizer_version TEXT NOT NULL DEFAULT '';
   )sql"};
   return *steps;
 }
