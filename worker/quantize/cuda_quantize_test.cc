@@ -93,7 +93,9 @@ struct DeviceLayer {
     std::vector<float> u_host(k * k), h_host(k * k), r_host(layer.groups() * g * g, 0.0f);
     for (int64_t i = 0; i < k; ++i) {
       for (int64_t j = 0; j < k; ++j) {
-        u_host[i * k + j] = layer.factor.u.at(i, j);
+        // A single group's U is kept with the group alone.
+        u_host[i * k + j] =
+            layer.factor.u.empty() ? layer.factor.groups[0].u[i * k + j] : layer.factor.u.at(i, j);
         h_host[i * k + j] = layer.factor.h.at(i, j);
       }
     }
