@@ -185,6 +185,11 @@ std::vector<unsigned char> Outputs(const TileKernels& kernels, int q, bool offse
   append(codes.data(), codes.size());
   append(what.data(), what.size() * sizeof(float));
   append(unit.data(), unit.size() * sizeof(float));
+  std::vector<float> residual = Gaussian(n * kLanes, 10), moved(w.size());
+  kernels.descend(residual.data(), n, levels, u.data(), n, what.data(), codes.data(), moved.data());
+  append(residual.data(), residual.size() * sizeof(float));
+  append(codes.data(), codes.size());
+  append(moved.data(), moved.size() * sizeof(float));
   kernels.tri_mul(w.data(), n, u.data(), n, product.data());
   append(product.data(), product.size() * sizeof(float));
   kernels.trail(w.data(), kLanes, n, u.data(), n, n - 1, product.data(), kLanes);
