@@ -80,6 +80,7 @@ absl::StatusOr<std::vector<WindowScores>> ScoreWindows(ReferenceModel* full,
   SA_RETURN_IF_ERROR(CheckVariants(full->spec(), variants));
   const Watch watch(variants, control);
   std::vector<ReferenceModel*> models = {full};
+  models.reserve(variants.size() + 1);
   for (const VariantModel* variant : variants) models.push_back(variant->model());
   int64_t blocks = 0;
   for (const ReferenceModel* model : models) blocks += model->spec().blocks;
@@ -96,6 +97,7 @@ absl::StatusOr<std::vector<WindowScores>> ScoreWindows(ReferenceModel* full,
   SA_ASSIGN_OR_RETURN(std::vector<SequenceScores> scores,
                       ScoreAll(full, hidden[0], scored, tokens, threads, &progress));
   std::vector<WindowScores> out;
+  out.reserve(scores.size());
   for (SequenceScores& window : scores) out.push_back({std::move(window), length - 1});
   return out;
 }

@@ -56,6 +56,7 @@ class Measurement {
       states.push_back(std::move(hidden));
     }
     std::vector<ReferenceModel::Scored> scored;
+    scored.reserve(states.size());
     for (const HiddenStates& hidden : states) scored.push_back({&full_, &hidden});
     SA_ASSIGN_OR_RETURN(const std::vector<SequenceScores> scores,
                         ScoreAll(&full_, last_, scored, tokens_, options_.threads, &progress_));

@@ -6,10 +6,12 @@
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
+#include <algorithm>
 #include <chrono>
 #include <cmath>
 #include <cstring>
@@ -255,16 +257,28 @@ absl::Status DeviceModel::GuideSequence(int64_t sequence,
                               tokens.begin() + (sequence + 1) * length);
   const at::Tensor label = at::from_blob(labels.data(), {length - 1}, at::kLong).to(device_);
   at::Tensor g = LossGradient(s_, final_norm_, head_, inputs.back(), label, ScoreChunk());
+  // Copied to the host together: each copy waits for the device.
+  std::vector<at::Tensor> squares;
   for (int64_t block = s_.blocks - 1; block >= 0; --block) {
     SA_RETURN_IF_ERROR(Check(control));
     inputs.pop_back();
+    std::vector<at::Tensor> of_block(out->blocks[block].layers.size());
     const GradientVisitor visit = [&](size_t layer, const at::Tensor& gradient) {
-      const at::Tensor s = MeanSquares(gradient, options.chunks).cpu();
-      std::memcpy(out->blocks[block].layers[layer].data() + sequence * length * options.chunks,
-                  s.const_data_ptr<float>(), s.numel() * sizeof(float));
+      of_block[layer] = MeanSquares(gradient, options.chunks);
     };
     g = BlockBackward(s_, *weights[block], rope, inputs.back(), g, visit);
+    squares.push_back(at::stack(of_block));
     if (control != nullptr) ++control->progress_count;
+  }
+  const at::Tensor host =
+      at::stack(squares).cpu();  // [blocks from the last, layers, length, chunks]
+  const float* from = host.const_data_ptr<float>();
+  const int64_t numbers = length * options.chunks;
+  for (int64_t block = s_.blocks - 1; block >= 0; --block) {
+    for (std::vector<float>& layer : out->blocks[block].layers) {
+      std::copy_n(from, numbers, layer.begin() + sequence * numbers);
+      from += numbers;
+    }
   }
   out->forward_seconds += std::chrono::duration<double>(middle - start).count();
   out->backward_seconds += std::chrono::duration<double>(Clock::now() - middle).count();

@@ -86,12 +86,10 @@ class Accumulation {
     for (Sum& sum : sums_) {
       auto hessian = FinishSum(&sum);
       ++control->progress_count;
-      const auto shared =
-          hessian.ok() ? std::make_shared<const HessianMatrix>(*std::move(hessian)) : nullptr;
-      for (const size_t layer : sum.layers) {
-        if (shared == nullptr) status[layer].Update(hessian.status());
-        (*plans)[layer].chunks.push_back(shared);
-      }
+      for (const size_t layer : sum.layers) status[layer].Update(hessian.status());
+      if (!hessian.ok()) continue;
+      const auto shared = std::make_shared<const HessianMatrix>(*std::move(hessian));
+      for (const size_t layer : sum.layers) (*plans)[layer].chunks.push_back(shared);
     }
     return status;
   }
