@@ -95,8 +95,7 @@ at::Tensor MlpBackward(const ArchitectureSpec& s, const BlockWeights& w, const a
 
 RopeTensors MakeRopeTensors(const RopeTable& table, int64_t tokens, at::Device device) {
   const auto copy = [&](const std::vector<float>& values) {
-    const int64_t half = static_cast<int64_t>(values.size()) / table.length();
-    return at::from_blob(const_cast<float*>(values.data()), {tokens, 1, half}, at::kFloat)
+    return at::from_blob(const_cast<float*>(values.data()), {tokens, 1, table.half()}, at::kFloat)
         .clone()
         .to(device);
   };

@@ -27,7 +27,8 @@ class RopeTable {
   // out = scale * rope(in, position) for one head [head_dim], rotate-half. `out` may not overlap
   // `in`.
   void Apply(const float* in, int64_t position, float scale, float* out) const;
-  const std::vector<float>& cos() const { return cos_; }  // [length, head_dim / 2]
+  int64_t half() const { return half_; }                  // head_dim / 2
+  const std::vector<float>& cos() const { return cos_; }  // [length, half]
   const std::vector<float>& sin() const { return sin_; }
 
  private:
