@@ -477,6 +477,7 @@ TEST(CudaFitGroups, OneLaunchForManyIsTheSame) {
       EXPECT_TRUE(status.ok()) << status.message;
     }
     std::vector<HostCodes> out;
+    out.reserve(results.size());
     for (const DeviceCodes& result : results) out.push_back(result.Host());
     return out;
   };

@@ -71,10 +71,12 @@ __global__ void ErrorKernel(const __grid_constant__ WidthState s, SplitMatrix ou
   for (int64_t chunk = threadIdx.x / 32; chunk * 32 < out.ld; chunk += kWarps) {
     const int64_t column = chunk * 32 + lane;
     float error = 0.0f;
-    if (column < s.k) {
-      float unit;
-      error = s.w[row * s.k + column] -
-              WeightOf(s, row, column / s.group, s.codes[row * s.k + column], &unit);
+    if (chunk * 32 < s.k) {  // groups are whole numbers of chunks
+      const GroupWeights weights(s, row, chunk * 32 / s.group);
+      if (column < s.k) {
+        const int64_t at = row * s.k + column;
+        error = s.w[at] - weights.Weight(weights.Unit(s.codes[at]));
+      }
     }
     float largest = fabsf(error);
 #pragma unroll

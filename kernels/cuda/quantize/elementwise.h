@@ -12,24 +12,35 @@ __device__ __forceinline__ float WarpSum(float x) {
   return x;
 }
 
-// The weight of one code of one row's group, as LevelOf (row_lanes.h) computes it. unit: what the
-// scale is multiplied with (shift only).
-__device__ __forceinline__ float WeightOf(const WidthState& s, int64_t row, int64_t group, int code,
-                                          float* unit) {
-  const int64_t at = row * s.groups + group;
-  const float z = s.has_offset ? s.offset[at] : 0.0f;
-  float sum = 0.0f;
-  if (s.free_scales) {
-    const float* alpha = s.scale + at * s.q;
-    for (int i = 0; i < s.q; ++i) sum += ((code >> i) & 1) != 0 ? alpha[i] : -alpha[i];
-    *unit = 0.0f;
-    return sum + z;
+// What the codes of one row's group stand for, as LevelOf (row_lanes.h) computes it.
+struct GroupWeights {
+  float plane[8];  // free: alpha_i; shift: 2^e_i
+  float scale = 1.0f, z = 0.0f;
+  bool free_scales;
+  int q;
+
+  __device__ GroupWeights(const WidthState& s, int64_t row, int64_t group)
+      : free_scales(s.free_scales), q(s.q) {
+    const int64_t at = row * s.groups + group;
+    if (s.has_offset) z = s.offset[at];
+    if (!free_scales) scale = s.scale[at];
+    const int set = free_scales ? 0 : s.set[at] & 7;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i < q) plane[i] = free_scales ? s.scale[at * q + i] : s.units.set[set][i];
+    }
   }
-  const float* plane = s.units.set[s.set[at] & 7];
-  for (int i = 0; i < s.q; ++i) sum += ((code >> i) & 1) != 0 ? plane[i] : -plane[i];
-  *unit = sum;
-  return s.scale[at] * sum + z;
-}
+  // In units of s; free: without the offset.
+  __device__ float Unit(int code) const {
+    float sum = 0.0f;
+#pragma unroll
+    for (int i = 0; i < 8; ++i) {
+      if (i < q) sum += ((code >> i) & 1) != 0 ? plane[i] : -plane[i];
+    }
+    return sum;
+  }
+  __device__ float Weight(float unit) const { return free_scales ? unit + z : scale * unit + z; }
+};
 
 }  // namespace shiftadd::kernels::quantize
 

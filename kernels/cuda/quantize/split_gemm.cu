@@ -45,10 +45,13 @@ __device__ __forceinline__ void MultiplyStage(const WarpPlace& place, const char
   }
 }
 
-__device__ __forceinline__ void StoreSum(const SplitProduct& p, int64_t r, int64_t c, float sum) {
-  if (r >= p.n || c >= p.columns) return;
-  const float before = p.in != nullptr ? p.in[r * p.ld_in + c] : 0.0f;
-  p.out[r * p.ld_out + c] = before + sum;
+// What is there before the sum; all of a thread's are read before the first is written, since `in`
+// may be `out`.
+__device__ __forceinline__ float Before(const SplitProduct& p, int64_t r, int64_t c) {
+  return p.in != nullptr && r < p.n && c < p.columns ? p.in[r * p.ld_in + c] : 0.0f;
+}
+__device__ __forceinline__ void Store(const SplitProduct& p, int64_t r, int64_t c, float x) {
+  if (r < p.n && c < p.columns) p.out[r * p.ld_out + c] = x;
 }
 
 template <bool kLow>
@@ -111,15 +114,22 @@ template <bool kLow>
     }
   }
   const float scale = p.sign * *p.b_factor;
+  const int64_t r = row + place.row + lane / 4, c = column + place.column + lane % 4 * 2;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
+    float before[4][4];
 #pragma unroll
     for (int j = 0; j < 4; ++j) {
 #pragma unroll
       for (int e = 0; e < 4; ++e) {
-        const int64_t r = row + place.row + i * 16 + lane / 4 + e / 2 * 8;
-        const int64_t c = column + place.column + j * 8 + lane % 4 * 2 + e % 2;
-        StoreSum(p, r, c, scale * sum[i][j][e]);
+        before[j][e] = Before(p, r + i * 16 + e / 2 * 8, c + j * 8 + e % 2);
+      }
+    }
+#pragma unroll
+    for (int j = 0; j < 4; ++j) {
+#pragma unroll
+      for (int e = 0; e < 4; ++e) {
+        Store(p, r + i * 16 + e / 2 * 8, c + j * 8 + e % 2, before[j][e] + scale * sum[i][j][e]);
       }
     }
   }
@@ -215,7 +225,15 @@ __device__ __forceinline__ void WgmmaTile(const SplitProduct& p, int64_t row, in
   for (int j = 0; j < 16; ++j) {
 #pragma unroll
     for (int e = 0; e < 4; ++e) {
-      StoreSum(p, mine + e / 2 * 8, column + j * 8 + lane % 4 * 2 + e % 2, scale * sum[j][e]);
+      part[0][j][e] = Before(p, mine + e / 2 * 8, column + j * 8 + lane % 4 * 2 + e % 2);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < 16; ++j) {
+#pragma unroll
+    for (int e = 0; e < 4; ++e) {
+      Store(p, mine + e / 2 * 8, column + j * 8 + lane % 4 * 2 + e % 2,
+            part[0][j][e] + scale * sum[j][e]);
     }
   }
 }

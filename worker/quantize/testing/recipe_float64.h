@@ -211,9 +211,9 @@ class RowReference {
       return out;
     };
     std::vector<double> d = times_r([&](int k) { return w[k] - Weight(*s, codes[k]); });
-    std::vector<std::vector<double>> p;
+    std::vector<std::vector<double>> p(m);
     for (int i = 0; i < m; ++i) {
-      p.push_back(times_r([&](int k) { return Column(*s, codes[k], i); }));
+      p[i] = times_r([&](int k) { return Column(*s, codes[k], i); });
     }
     std::vector<double> a(m * m, 0.0), x(m, 0.0);
     double mean = 0.0;
