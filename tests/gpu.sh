@@ -2,6 +2,7 @@
 # Runs the GPU tests on a machine with a GPU; builds nothing there.
 #   tests/gpu.sh DIRECTORY [plain|memcheck|racecheck|all]     (default: all)
 # DIRECTORY has the kernels_cuda_*_test programs of a build with SHIFTADD_CUDA=ON (build/cuda/tests, or a copy of them).
+# kernels_cuda_quantize_test links LibTorch (it compares with the CPU's quantizer): LD_LIBRARY_PATH must find it.
 # memcheck and racecheck need compute-sanitizer; SHIFTADD_SANITIZER_FILTER chooses their tests (a GoogleTest filter).
 # Ends with one line a part; exits 1 if any part failed or nothing ran. tests/results/gpu_h100.txt keeps a past run.
 set -uo pipefail
