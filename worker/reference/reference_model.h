@@ -81,8 +81,9 @@ struct SequenceScores {
 // How TokenWeights works.
 struct GuidedOptions {
   int64_t chunks = 1;  // C: equal consecutive runs of a layer's rows, n * c / C … n * (c + 1) / C
-  // Memory for the inputs of all blocks: as many sequences go through forward and backward together
-  // as fit, but at least one a thread. The result does not depend on it.
+  // Memory for the inputs of all blocks. A model that keeps its blocks takes one sequence a thread
+  // through forward and backward; one that has to read them again takes as many together as fit,
+  // but at least one a thread. The result does not depend on it.
   uint64_t boundary_bytes = uint64_t{1} << 30;
   // Called with the input of each of `boundary_blocks` (`blocks`: the last block's output) of
   // sequences [first, first + h.count): for all blocks, rising, of some sequences, then of later

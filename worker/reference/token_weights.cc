@@ -193,8 +193,11 @@ absl::Status TorchModel::Guide(const std::vector<int32_t>& tokens, int64_t count
   Progress progress(control, 2 * count * s_.blocks);
   const uint64_t sequence_bytes =
       static_cast<uint64_t>(s_.blocks * length * s_.hidden) * sizeof(float);
+  // More sequences than threads only save reading blocks again.
   const int64_t together =
-      std::max<int64_t>(threads_, static_cast<int64_t>(options.boundary_bytes / sequence_bytes));
+      keeps_blocks() ? threads_
+                     : std::max<int64_t>(
+                           threads_, static_cast<int64_t>(options.boundary_bytes / sequence_bytes));
   for (int64_t first = 0; first < count; first += together) {
     const int64_t size = std::min(together, count - first);
     Backward pass(this, options, control, &progress, out);
