@@ -7,6 +7,7 @@
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/result_check.h"
+#include "services/rpc/proto_duration.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -14,17 +15,6 @@ namespace {
 constexpr absl::Duration kMaxWait = absl::Seconds(30);
 // Between two looks at the caller's connection while it waits for a task.
 constexpr absl::Duration kLeaseWait = absl::Milliseconds(500);
-
-absl::Duration ToDuration(const google::protobuf::Duration& d) {
-  return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
-}
-
-google::protobuf::Duration ToProto(absl::Duration d) {
-  google::protobuf::Duration out;
-  out.set_seconds(absl::IDivDuration(d, absl::Seconds(1), &d));
-  out.set_nanos(static_cast<int32_t>(absl::ToInt64Nanoseconds(d)));
-  return out;
-}
 
 absl::StatusOr<LeaseQuery> ToQuery(const v1::LeaseTaskRequest& request) {
   if (request.worker_id().empty() || request.worker_id().size() > 200) {
@@ -50,7 +40,7 @@ absl::StatusOr<v1::Task> ToTask(const TaskRecord& record, absl::Duration lease) 
   }
   task.set_task_id(record.task_id);
   task.set_lease_epoch(record.lease_epoch);
-  *task.mutable_lease() = ToProto(lease);
+  *task.mutable_lease() = rpc::ToProto(lease);
   task.set_attempt(static_cast<uint32_t>(record.lost_attempts()) + 1);
   return task;
 }
@@ -97,7 +87,7 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
                                           ", this cluster runs ", options_.quantizer_version));
   }
   const absl::Time end =
-      absl::Now() + std::clamp(ToDuration(request.max_wait()), absl::ZeroDuration(), kMaxWait);
+      absl::Now() + std::clamp(rpc::FromProto(request.max_wait()), absl::ZeroDuration(), kMaxWait);
   uint64_t seen = 0;
   while (true) {
     const uint64_t now = store_->AwaitChange(seen, absl::ZeroDuration());
@@ -130,7 +120,7 @@ absl::StatusOr<v1::RenewLeaseResponse> Coordinator::Renew(const v1::RenewLeaseRe
   SA_ASSIGN_OR_RETURN(const Renewal renewal,
                       store_->RenewLease(KeyOf(request), request.progress()));
   v1::RenewLeaseResponse response;
-  *response.mutable_lease() = ToProto(options_.lease);
+  *response.mutable_lease() = rpc::ToProto(options_.lease);
   response.set_cancel(renewal.cancel);
   return response;
 }

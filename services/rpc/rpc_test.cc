@@ -6,6 +6,7 @@
 #include <grpcpp/impl/service_type.h>
 #include <gtest/gtest.h>
 
+#include <limits>
 #include <string>
 #include <thread>
 
@@ -13,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/http/listen_address.h"
 #include "services/rpc/error_details.h"
+#include "services/rpc/proto_duration.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::rpc {
@@ -53,6 +55,18 @@ TEST(StatusTest, DetailsThatAreNoneAreIgnored) {
     EXPECT_EQ(status.code(), StatusCode::kAborted);
     EXPECT_EQ(status.message(), "m");
   }
+}
+
+TEST(ProtoDurationTest, GoesBothWaysAndSaturates) {
+  for (const absl::Duration d : {absl::ZeroDuration(), absl::Nanoseconds(1), absl::Seconds(30),
+                                 absl::Milliseconds(2500), absl::Hours(1) + absl::Nanoseconds(7)}) {
+    EXPECT_EQ(FromProto(ToProto(d)), d);
+  }
+  EXPECT_EQ(ToProto(absl::Milliseconds(2500)).seconds(), 2);
+  EXPECT_EQ(ToProto(absl::Milliseconds(2500)).nanos(), 500'000'000);
+  google::protobuf::Duration longest;
+  longest.set_seconds(std::numeric_limits<int64_t>::max());
+  EXPECT_GT(FromProto(longest), absl::Hours(24 * 365 * 100));
 }
 
 TEST(ListenAddressTest, ParsesAndKnowsLoopback) {

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
 #include "services/base/version.h"
+#include "services/rpc/proto_duration.h"
 #include "services/rpc/rpc.h"
 #include "worker/model/utf8.h"
 
@@ -19,10 +20,6 @@ constexpr absl::Duration kRpcTimeout = absl::Seconds(10);
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(200);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(5);
 constexpr absl::Duration kReportFor = absl::Minutes(10);
-
-absl::Duration FromProto(const google::protobuf::Duration& d) {
-  return absl::Seconds(d.seconds()) + absl::Nanoseconds(d.nanos());
-}
 
 // RESOURCE_EXHAUSTED: the coordinator's disk is full; it may have space again before the lease
 // ends.
@@ -146,8 +143,8 @@ void LeaseLoop::RunTask(const v1::Task& task) {
 
 bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
                           const std::atomic<bool>* done) {
-  absl::Duration lease = FromProto(task.lease());
-  const absl::Duration stall_limit = FromProto(task.stall_limit());
+  absl::Duration lease = rpc::FromProto(task.lease());
+  const absl::Duration stall_limit = rpc::FromProto(task.stall_limit());
   absl::Time renewed = absl::Now(), asked = renewed, moved = renewed;
   uint64_t count = 0;
   while (!*done) {
@@ -177,7 +174,7 @@ bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
     const absl::Status status = rpc::FromGrpc(stub_->RenewLease(&context, request, &response));
     if (status.ok()) {
       renewed = now;
-      lease = FromProto(response.lease());
+      lease = rpc::FromProto(response.lease());
       if (response.cancel()) control->cancelled = true;
     } else if (!WorthRepeating(status)) {
       spdlog::warn("renewing {}: {}", task.task_id(), status.ToString());
