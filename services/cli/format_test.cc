@@ -54,6 +54,7 @@ TEST(TableText, AlignsByCharacters) {
 TEST(Reference, AddsLatestAndRefuses) {
   EXPECT_EQ(*NormalizeReference("smollm2"), "smollm2:latest");
   EXPECT_EQ(*NormalizeReference("org/a-b.c:v1.0"), "org/a-b.c:v1.0");
+  EXPECT_EQ(*NormalizeReference("a__b--c"), "a__b--c:latest");
   const std::string digest = "a@sha256:" + std::string(64, 'a');
   EXPECT_EQ(*NormalizeReference(digest), digest);
   for (const char* bad :

@@ -8,9 +8,8 @@
 
 namespace shiftadd::cli {
 
-// "smollm2" -> "smollm2:latest". INVALID_ARGUMENT unless the name is an OCI repository name
-// (lower-case letters, digits and single . _ - or / between them) and the tag 1..128 of
-// [A-Za-z0-9_.-]. Also takes NAME@sha256:HEX.
+// "smollm2" -> "smollm2:latest"; anything else by the grammar of services/packaging/reference.h, so
+// NAME@sha256:HEX too.
 absl::StatusOr<std::string> NormalizeReference(const std::string& text);
 
 }  // namespace shiftadd::cli

@@ -6,6 +6,7 @@
 #include "services/base/digest.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/recipe.h"
+#include "services/packaging/reference.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -38,36 +39,20 @@ void ResolveWindows(v1::JobSpec* spec, FaultList* faults) {
   }
 }
 
-bool IsName(absl::string_view name) {
-  auto plain = [](char c) { return (c >= 'a' && c <= 'z') || (c >= '0' && c <= '9'); };
-  bool after_plain = false;
-  for (char c : name) {
-    const bool separator = c == '.' || c == '_' || c == '/' || c == '-';
-    if (!plain(c) && !(separator && after_plain)) return false;
-    after_plain = plain(c);
-  }
-  return after_plain && name.size() <= kMaxName;
-}
-
-bool IsTag(absl::string_view tag) {
-  if (tag.empty() || tag.size() > 128 || tag[0] == '.' || tag[0] == '-') return false;
-  return std::all_of(tag.begin(), tag.end(), [](unsigned char c) {
-    return c < 0x80 && (std::isalnum(c) || c == '_' || c == '.' || c == '-');
-  });
-}
-
 void ResolveOutput(v1::JobSpec* spec, FaultList* faults) {
   std::string* output = spec->mutable_output();
   const size_t colon = output->find(':');
   const std::string name = output->substr(0, colon);
   const std::string tag = colon == std::string::npos ? "latest" : output->substr(colon + 1);
-  if (!IsName(name)) {
-    faults->Add("output",
-                absl::StrCat("found name \"", name.substr(0, 100),
-                             "\", expected lower-case letters and digits in parts joined by one of "
-                             ". _ - /"));
+  if (name.size() > kMaxName || !packaging::IsName(name)) {
+    faults->Add(
+        "output",
+        absl::StrCat("found name \"", name.substr(0, 100), "\", expected at most ", kMaxName,
+                     " lower-case letters and digits in parts joined by . _ - /"));
   }
-  if (!IsTag(tag)) {
+  if (packaging::IsReferrersTag(tag)) {
+    faults->Add("output", "found a tag of the form sha256-hex, which is kept for provenance");
+  } else if (!packaging::IsTag(tag)) {
     faults->Add("output", absl::StrCat("found tag \"", tag.substr(0, 100),
                                        "\", expected up to 128 letters, digits, _ . - that do not "
                                        "begin with . or -"));

@@ -87,6 +87,9 @@ TEST(ResolveSpec, BudgetsAndNames) {
     spec.set_output(name);
     EXPECT_NE(Faults(spec), "") << name;
   }
+  // Found out here, not when all work is done and the packager refuses it.
+  spec.set_output("a:sha256-" + std::string(64, 'a'));
+  EXPECT_EQ(Faults(spec), "output ");
   spec = Good();
   spec.set_source("file:///models/../etc");
   EXPECT_EQ(Faults(spec), "source ");

@@ -33,6 +33,13 @@ bool IsComponent(absl::string_view text) {
   return true;
 }
 
+absl::Status Malformed(absl::string_view text, absl::string_view what) {
+  return absl::InvalidArgumentError(absl::StrCat(
+      "reference: expected name:tag or name@sha256:hex, found \"", text, "\": ", what));
+}
+
+}  // namespace
+
 bool IsName(absl::string_view name) {
   if (name.size() > kMaxName) return false;
   for (absl::string_view component : absl::StrSplit(name, '/')) {
@@ -47,13 +54,6 @@ bool IsTag(absl::string_view tag) {
     return absl::ascii_isalnum(static_cast<unsigned char>(c)) || c == '.' || c == '_' || c == '-';
   });
 }
-
-absl::Status Malformed(absl::string_view text, absl::string_view what) {
-  return absl::InvalidArgumentError(absl::StrCat(
-      "reference: expected name:tag or name@sha256:hex, found \"", text, "\": ", what));
-}
-
-}  // namespace
 
 absl::StatusOr<Reference> ParseReference(absl::string_view text) {
   Reference reference;

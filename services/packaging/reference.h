@@ -9,15 +9,18 @@
 
 namespace shiftadd::packaging {
 
+// The grammar of OCI registries, so that every package can be pushed to one: a name is components
+// joined by "/", each of lower-case letters and digits with ".", "_", "__" or "-"s between them,
+// 255 at most; a tag is 1 to 128 of [A-Za-z0-9._-], the first a letter, a digit or "_".
+bool IsName(absl::string_view name);
+bool IsTag(absl::string_view tag);
+
 // Exactly one of `tag` and `digest` is set.
 struct Reference {
   std::string name, tag, digest;
   std::string ToString() const { return digest.empty() ? name + ":" + tag : name + "@" + digest; }
 };
 
-// The grammar of OCI registries, so that every package can be pushed to one: NAME is components
-// joined by "/", each of lower-case letters and digits with ".", "_", "__" or "-"s between them,
-// 255 at most; TAG is 1 to 128 of [A-Za-z0-9._-], the first a letter, a digit or "_".
 // INVALID_ARGUMENT says which part is wrong and what was expected.
 absl::StatusOr<Reference> ParseReference(absl::string_view text);
 // The same, but only NAME:TAG. Tags "sha256-HEX" are refused: they name what refers to a package.
