@@ -36,6 +36,12 @@ void AddCalibrationTasks(const v1::Job& job, JobUpdate* update) {
   }
 }
 
+// What the held-out windows follow in their text, in words; empty: they begin it.
+std::string HeldOutPlace(const v1::Evaluation& e) {
+  if (e.text_digest().empty()) return " behind the calibration's";
+  return e.skip() == 0 ? "" : absl::StrCat(" behind the ", e.skip(), " of evaluation.skip");
+}
+
 absl::Status CheckPlan(const v1::Plan& plan) {
   if (plan.layers().empty() || plan.blocks() == 0) {
     return absl::InvalidArgumentError("source: the model has no linear layer to quantize");
@@ -83,7 +89,7 @@ std::string MissingWindows(const JobView& view) {
     if (made[held_out] >= wanted[held_out]) continue;
     return absl::StrCat(field[held_out], ": the text gives ", made[held_out], " windows of ",
                         length[held_out], " tokens, asked for ", wanted[held_out],
-                        held_out ? " behind the calibration's" : "",
+                        held_out ? HeldOutPlace(spec.evaluation()) : "",
                         ": give a longer text, or fewer or shorter windows");
   }
   return "";
