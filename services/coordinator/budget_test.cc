@@ -94,6 +94,19 @@ TEST(FillImportance, ALayerWithoutGradientsIsPricedByItsOutputError) {
   EXPECT_DOUBLE_EQ(m.reports["without"].candidates(0).importance(), 0.01);
 }
 
+TEST(FillImportance, WithoutAnyGradientsTheOutputErrorsDecide) {
+  Model m = Empty(3);
+  m.Add("a", 10, 10).mutable_candidates(0)->set_output_error(0.5);
+  m.Add("b", 10, 20).mutable_candidates(0)->set_output_error(0.25);
+  ReportMap output = m.reports;
+  ASSERT_TRUE(FillImportance(v1::CRITERION_OUTPUT, &output).ok());
+  ASSERT_TRUE(FillImportance(v1::CRITERION_GUIDED, &m.reports).ok());
+  for (const char* layer : {"a", "b"}) {
+    EXPECT_EQ(m.reports[layer].candidates(0).importance(), 50);
+    EXPECT_EQ(output[layer].candidates(0).importance(), 50);
+  }
+}
+
 TEST(FillImportance, RelativeErrorsCountTheLayersSize) {
   Model m = Empty(3);
   v1::CandidateReport* c = m.Add("l", 10, 20).mutable_candidates(0);
@@ -126,7 +139,7 @@ TEST(FillImportance, ThePapersSlopeIsTheLeastSquaresFitAtEveryWidth) {
 TEST(FillImportance, NamesWhatTheCandidatesLack) {
   Model m = Empty(3);
   m.Add("l0", 8, 8);
-  for (const auto criterion : {v1::CRITERION_GUIDED, v1::CRITERION_PAPER, v1::CRITERION_MEASURED}) {
+  for (const auto criterion : {v1::CRITERION_PAPER, v1::CRITERION_MEASURED}) {
     const absl::Status status = FillImportance(criterion, &m.reports);
     EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
     EXPECT_NE(status.message().find("criterion " + CriterionName(criterion)), std::string::npos)

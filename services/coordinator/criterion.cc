@@ -28,7 +28,7 @@ bool HasGuided(const v1::LayerReport& report) {
                      [](const v1::CandidateReport& c) { return c.guided_error() > 0; });
 }
 
-absl::Status FillGuided(ReportMap* reports) {
+void FillGuided(ReportMap* reports) {
   double guided = 0, output = 0;  // over layers that have both
   for (const auto& [name, report] : *reports) {
     if (!HasGuided(report)) continue;
@@ -37,16 +37,11 @@ absl::Status FillGuided(ReportMap* reports) {
       output += c.output_error() * SizeOf(report);
     }
   }
-  if (guided == 0) {
-    return absl::FailedPreconditionError(
-        "criterion guided: no candidate has a guided error; use criterion output, or a recipe with "
-        "hessian guided");
-  }
-  const double scale = output > 0 ? guided / output : 0;
+  double scale = output > 0 ? guided / output : 0;
+  if (guided == 0) scale = 1;  // nothing to be comparable with
   Fill(reports, [&](const v1::LayerReport& report, const v1::CandidateReport& c) {
     return HasGuided(report) ? c.guided_error() : scale * c.output_error() * SizeOf(report);
   });
-  return absl::OkStatus();
 }
 
 absl::Status FillPaper(ReportMap* reports) {
@@ -99,7 +94,8 @@ std::string CriterionName(v1::Criterion criterion) {
 absl::Status FillImportance(v1::Criterion criterion, ReportMap* reports) {
   switch (criterion) {
     case v1::CRITERION_GUIDED:
-      return FillGuided(reports);
+      FillGuided(reports);
+      return absl::OkStatus();
     case v1::CRITERION_OUTPUT:
       Fill(reports, [](const v1::LayerReport& report, const v1::CandidateReport& c) {
         return c.output_error() * SizeOf(report);

@@ -21,7 +21,8 @@ std::string CriterionName(v1::Criterion criterion);
 
 // Sets `importance` of every candidate; a skipped layer's is 0. UNSPECIFIED (jobs of an older
 // coordinator) leaves them as the worker gave them. A layer whose gradients could not be used has
-// no guided error: its output error stands in, scaled as in the layers that have both.
+// no guided error: its output error stands in, scaled as in the layers that have both, or as it is
+// for CRITERION_OUTPUT if none has.
 // FAILED_PRECONDITION names what the candidates lack.
 absl::Status FillImportance(v1::Criterion criterion, ReportMap* reports);
 
