@@ -104,17 +104,26 @@ absl::StatusOr<Json> ParseYaml(const std::string& text, const std::string& name,
 
 absl::StatusOr<Json> ParseJson(const std::string& text, const std::string& name,
                                std::vector<std::string>* faults) {
-  std::vector<std::set<std::string>> open;  // keys seen in each object that is open
-  const auto repeated = [&](int, Json::parse_event_t event, Json& value) {
-    if (event == Json::parse_event_t::object_start) open.emplace_back();
-    if (event == Json::parse_event_t::object_end) open.pop_back();
-    if (event == Json::parse_event_t::key && !open.back().insert(value.get<std::string>()).second) {
+  // Keys of the object that is open at each depth.
+  std::vector<std::set<std::string>> seen(kMaxDepth + 2);
+  bool too_deep = false;
+  const auto keep = [&](int depth, Json::parse_event_t event, Json& value) {
+    if (depth > kMaxDepth) {
+      too_deep = true;
+      return false;
+    }
+    if (event == Json::parse_event_t::object_start) seen[depth + 1].clear();
+    if (event == Json::parse_event_t::key && !seen[depth].insert(value.get<std::string>()).second) {
       faults->push_back(absl::StrCat("recipe: '", value.get<std::string>(), "' is given twice"));
     }
     return true;
   };
   try {
-    return Json::parse(text, repeated);
+    Json json = Json::parse(text, keep);
+    if (too_deep) {
+      faults->push_back(absl::StrCat("recipe: nested deeper than ", kMaxDepth, " levels"));
+    }
+    return json;
   } catch (const Json::exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": not JSON: ", e.what()));
   }

@@ -6,6 +6,7 @@
 namespace shiftadd::cli {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::HasSubstr;
 
 TEST(Recipe, YamlAndJsonAgree) {
@@ -117,6 +118,12 @@ TEST(Recipe, RefusesWhatIsNoRecipe) {
   EXPECT_THAT(message("- 1", "r.yaml"), HasSubstr("expected fields and values"));
   EXPECT_THAT(message("seed: 1\nseed: 2", "r.yaml"), HasSubstr("given twice"));
   EXPECT_THAT(message("{\"seed\": 1, \"seed\": 2}", "r.json"), HasSubstr("given twice"));
+  EXPECT_THAT(message("{\"overrides\": [{\"glob\": 1}, {\"glob\": \"*\", \"glob\": 1}]}", "r.json"),
+              HasSubstr("'glob' is given twice"));
+  const std::string deep = std::string(300'000, '[') + std::string(300'000, ']');
+  EXPECT_THAT(message(deep, "r.json"), HasSubstr("nested deeper than 16 levels"));
+  EXPECT_THAT(message("{\"seed\": " + deep + ", \"sede\": 1}", "r.json"),
+              AllOf(HasSubstr("nested deeper than 16 levels"), HasSubstr("recipe.sede: unknown")));
   EXPECT_THAT(message("seed: 1\n---\nseed: 2", "r.yaml"), HasSubstr("2 documents"));
   EXPECT_THAT(message("seed: \"1\"", "r.yaml"), HasSubstr("found \"1\""));
   EXPECT_THAT(message("seed: &a [*a]", "r.yaml"), HasSubstr("recipe"));
