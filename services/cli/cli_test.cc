@@ -20,6 +20,7 @@ namespace shiftadd::cli {
 namespace {
 
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // Answers from what the test has put in.
 class FakeJobs : public v1::JobService::Service {
@@ -269,6 +270,7 @@ TEST_F(CliTest, PlanShowsOneBudgetOrACurve) {
   EXPECT_EQ(jobs_.planned.at(0).criterion(), v1::CRITERION_PAPER);
   EXPECT_THAT(out_, HasSubstr("2.5 planes   2.500"));
   EXPECT_THAT(out_, HasSubstr("block     q  mean\n    0     3  3.00\n"));
+  EXPECT_THAT(out_, HasSubstr("the same command with --publish NAME[:TAG]"));
   ASSERT_EQ(Shiftadd({"plan", "job-1", "--bits", "2,2.25, 2.5", "--json"}), kExitOk) << err_;
   const auto json = nlohmann::json::parse(out_);
   ASSERT_EQ(json["plans"].size(), 3u);
@@ -278,6 +280,9 @@ TEST_F(CliTest, PlanShowsOneBudgetOrACurve) {
   EXPECT_EQ(json["plans"][1]["layers"][0]["bits"], 3);
   EXPECT_EQ(Shiftadd({"plan", "job-2", "--bits", "2"}), kExitFailed);
   EXPECT_THAT(err_, HasSubstr("2 planes: no job job-2"));
+  jobs_.job.mutable_spec()->mutable_recipe()->set_propagate(v1::PROPAGATE_QUANTIZED);
+  ASSERT_EQ(Shiftadd({"plan", "job-1", "--bits", "2.5"}), kExitOk) << err_;
+  EXPECT_THAT(out_, Not(HasSubstr("--publish"))) << "a refined job's candidates are not published";
 }
 
 TEST_F(CliTest, PlanPublishes) {

@@ -72,9 +72,11 @@ int ShowPlans(Context& context, const JobClient& jobs, const PlanFlags& flags) {
   request.set_job_id(flags.job_id);
   const absl::StatusOr<v1::Job> job = jobs.Call(&JobClient::Stub::GetJob, request);
   if (!job.ok()) return Report(context, job.status());
-  context.out << "\n"
-              << FormatWidths((*plans)[0].plan, job->plan().layers())
-              << "measure and publish it: the same command with --publish NAME[:TAG]\n";
+  context.out << "\n" << FormatWidths((*plans)[0].plan, job->plan().layers());
+  if (job->state() == v1::JOB_STATE_SUCCEEDED &&
+      job->spec().recipe().propagate() != v1::PROPAGATE_QUANTIZED) {
+    context.out << "measure and publish it: the same command with --publish NAME[:TAG]\n";
+  }
   return kExitOk;
 }
 
