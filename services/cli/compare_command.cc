@@ -6,6 +6,7 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "services/base/ids.h"
 #include "services/base/status_macros.h"
@@ -56,26 +57,13 @@ std::string NameOf(const std::string& path) {
   return name.empty() || name[0] == '-' ? "recipe" + name : name;
 }
 
-absl::StatusOr<std::vector<NamedRecipe>> LoadRecipes(const CompareFlags& flags) {
-  std::vector<NamedRecipe> recipes;
-  for (absl::string_view word : absl::StrSplit(flags.methods, ',', absl::SkipWhitespace())) {
-    const std::string method(absl::StripAsciiWhitespace(word));
-    absl::StatusOr<v1::Recipe> recipe = MethodRecipe(method);
-    if (!recipe.ok()) return Annotate(recipe.status(), "--methods");
-    recipes.push_back({method, *std::move(recipe)});
-  }
-  for (const std::string& path : flags.recipe_files) {
-    SA_ASSIGN_OR_RETURN(v1::Recipe recipe, LoadRecipe(path));
-    recipes.push_back({NameOf(path), std::move(recipe)});
-  }
-  if (recipes.empty()) {
-    return absl::InvalidArgumentError("say what to compare: --methods, --recipe or both");
-  }
+absl::Status CheckNamesAndSeeds(const std::vector<NamedRecipe>& recipes,
+                                const CompareFlags& flags) {
   std::set<std::string> names;
   for (const NamedRecipe& recipe : recipes) {
     if (!names.insert(recipe.name).second) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("recipe '", recipe.name, "' is given twice: rename one of the files"));
+      return absl::InvalidArgumentError(absl::StrCat(
+          "'", recipe.name, "' is given twice: name a method once, and give files other names"));
     }
     // The seed is that of the text that the model writes.
     if (flags.calibration.file.empty() && recipe.recipe.seed() != recipes[0].recipe.seed()) {
@@ -85,6 +73,34 @@ absl::StatusOr<std::vector<NamedRecipe>> LoadRecipes(const CompareFlags& flags) 
           ": expected one seed, or --calibration"));
     }
   }
+  return absl::OkStatus();
+}
+
+// What `--methods` and `--recipe` name, in that order; the faults of all of them at once.
+absl::StatusOr<std::vector<NamedRecipe>> LoadRecipes(const CompareFlags& flags) {
+  std::vector<NamedRecipe> recipes;
+  absl::Status first;
+  std::vector<std::string> faults;
+  const auto add = [&](const std::string& name, absl::StatusOr<v1::Recipe> recipe) {
+    if (recipe.ok()) {
+      recipes.push_back({name, *std::move(recipe)});
+    } else {
+      first.Update(recipe.status());
+      faults.emplace_back(recipe.status().message());
+    }
+  };
+  for (absl::string_view word : absl::StrSplit(flags.methods, ',', absl::SkipWhitespace())) {
+    const std::string method(absl::StripAsciiWhitespace(word));
+    absl::StatusOr<v1::Recipe> recipe = MethodRecipe(method);
+    if (!recipe.ok()) recipe = Annotate(recipe.status(), "--methods");
+    add(method, std::move(recipe));
+  }
+  for (const std::string& path : flags.recipe_files) add(NameOf(path), LoadRecipe(path));
+  if (!first.ok()) return absl::Status(first.code(), absl::StrJoin(faults, "\n"));
+  if (recipes.empty()) {
+    return absl::InvalidArgumentError("say what to compare: --methods, --recipe or both");
+  }
+  SA_RETURN_IF_ERROR(CheckNamesAndSeeds(recipes, flags));
   return recipes;
 }
 
@@ -105,14 +121,16 @@ absl::StatusOr<ComparisonPlan> MakePlan(const CompareFlags& flags) {
 
 void RemoveOrTell(Context& context, ComparisonRun& run, const std::vector<ComparisonRow>& rows,
                   bool keep) {
-  if (keep) return;
+  const auto failed = std::count_if(rows.begin(), rows.end(),
+                                    [](const ComparisonRow& row) { return !row.error.empty(); });
+  if (keep || failed == static_cast<ptrdiff_t>(rows.size())) return;
   const auto packages = ConnectPackages(context);
   const absl::Status status = packages.ok() ? run.Remove(**packages, rows) : packages.status();
   if (!status.ok()) {
     context.err << "shiftadd: not all packages and jobs were removed: " << status.message() << "\n";
   } else {
-    context.err << "packages and jobs were removed (--keep keeps them); `shiftadd gc` frees their "
-                   "space\n";
+    context.err << "packages and jobs were removed" << (failed > 0 ? ", but for what failed" : "")
+                << " (--keep keeps them); `shiftadd gc` frees their space\n";
   }
 }
 

@@ -87,7 +87,8 @@ absl::StatusOr<v1::Job> ComparisonRun::Submit(const NamedRecipe& recipe,
   spec->set_uniform(true);
   spec->set_output(row->package);
   request.set_request_id(NewId("cli"));
-  SA_ASSIGN_OR_RETURN(v1::Job job, jobs_.Call(&JobClient::Stub::SubmitJob, request));
+  SA_ASSIGN_OR_RETURN(v1::Job job,
+                      Patiently([&] { return jobs_.Call(&JobClient::Stub::SubmitJob, request); }));
   row->job_id = job.job_id();
   running_.insert(row->job_id);
   return job;
@@ -100,9 +101,21 @@ absl::StatusOr<v1::Job> ComparisonRun::Publish(const std::string& parent, Compar
   request.set_uniform(true);
   request.set_output(row->package);
   request.set_request_id(NewId("cli"));
-  SA_ASSIGN_OR_RETURN(v1::Job job, jobs_.Call(&JobClient::Stub::PublishBudget, request));
+  SA_ASSIGN_OR_RETURN(
+      v1::Job job, Patiently([&] { return jobs_.Call(&JobClient::Stub::PublishBudget, request); }));
   row->job_id = job.job_id();
   running_.insert(row->job_id);
+  return job;
+}
+
+absl::StatusOr<v1::Job> ComparisonRun::Patiently(
+    const std::function<absl::StatusOr<v1::Job>()>& call) const {
+  const absl::Time deadline = absl::Now() + plan_.patience;
+  absl::StatusOr<v1::Job> job = call();
+  while (absl::IsUnavailable(job.status()) && !interrupted() && absl::Now() < deadline) {
+    guard_.Sleep(plan_.poll);
+    job = call();
+  }
   return job;
 }
 

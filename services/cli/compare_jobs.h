@@ -3,6 +3,7 @@
 #define SHIFTADD_SERVICES_CLI_COMPARE_JOBS_H_
 
 #include <cstdint>
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -53,6 +54,9 @@ class ComparisonRun {
   absl::StatusOr<v1::Job> Submit(const NamedRecipe& recipe, const std::vector<uint32_t>& widths,
                                  ComparisonRow* row);
   absl::StatusOr<v1::Job> Publish(const std::string& parent, ComparisonRow* row);
+  // `call` once more while a daemon cannot be reached, as when it restarts. It must be one that may
+  // be made twice, which a request_id sees to.
+  absl::StatusOr<v1::Job> Patiently(const std::function<absl::StatusOr<v1::Job>()>& call) const;
   // Until the job has ended. CANCELLED after Ctrl-C; FAILED_PRECONDITION if it did not succeed.
   absl::StatusOr<v1::Job> Await(const ComparisonRow& row);
   // Waits for the row's job and fills in its figures or its error.

@@ -22,8 +22,10 @@
 namespace shiftadd::cli {
 namespace {
 
+using ::testing::AllOf;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 // A coordinator whose jobs succeed at once, except those of method lat, which fail, and those of
 // method acc, which it refuses; `endless` jobs end by being cancelled.
@@ -50,6 +52,10 @@ class FakeJobs : public v1::JobService::Service {
   }
   grpc::Status PublishBudget(grpc::ServerContext*, const v1::PublishBudgetRequest* request,
                              v1::Job* job) override {
+    if (unreachable > 0) {
+      --unreachable;
+      return {grpc::StatusCode::UNAVAILABLE, "packager: connection refused"};
+    }
     published.push_back(*request);
     v1::JobSpec spec;
     *spec.mutable_budget() = request->budget();
@@ -64,7 +70,7 @@ class FakeJobs : public v1::JobService::Service {
     *job = jobs[request->job_id()];
     if (endless && !asked) {
       asked = true;
-      kill(getpid(), SIGINT);
+      kill(getpid(), signal);
     }
     return grpc::Status::OK;
   }
@@ -106,8 +112,10 @@ class FakeJobs : public v1::JobService::Service {
     return job;
   }
 
+  int unreachable = 0;  // calls of PublishBudget that find no packager
   bool endless = false;
   bool asked = false;
+  int signal = SIGINT;  // what an `endless` job sends when it is asked for
   std::mutex mutex;
   std::map<std::string, v1::Job> jobs;
   std::vector<v1::JobSpec> submitted;
@@ -226,9 +234,16 @@ TEST_F(CompareTest, WhatFailsSaysWhyAndStopsNothing) {
   EXPECT_EQ(json["rows"][5]["seconds"], 64) << "evaluating does not count";
   EXPECT_EQ(json["rows"][5]["error"], "");
   EXPECT_EQ(jobs_.deleted.size(), 2u) << "the failed job stays, to be looked at";
+  EXPECT_THAT(err_, HasSubstr("were removed, but for what failed"));
   EXPECT_EQ(Compare({"--methods", "lat", "--bits", "2"}), kExitFailed);
   EXPECT_THAT(out_, HasSubstr("failed"));
   EXPECT_THAT(out_, HasSubstr("lat, 2 planes: job-"));
+}
+
+TEST_F(CompareTest, ADaemonThatRestartsIsAskedAgain) {
+  jobs_.unreachable = 1;
+  EXPECT_EQ(Compare({"--methods", "rtn", "--bits", "2,3"}), kExitOk) << out_;
+  EXPECT_EQ(jobs_.published.size(), 1u);
 }
 
 TEST_F(CompareTest, ARefinedRecipeTakesAJobAWidth) {
@@ -249,6 +264,14 @@ TEST_F(CompareTest, CtrlCCancelsItsJobs) {
   EXPECT_EQ(jobs_.submitted.size(), 1u);
   EXPECT_THAT(out_, HasSubstr("rtn, 2 planes: interrupted\noptq, 2 planes: not started\n"));
   EXPECT_TRUE(packages_.deleted.empty());
+  EXPECT_THAT(err_, Not(HasSubstr("removed"))) << "there was nothing to remove";
+}
+
+TEST_F(CompareTest, SigtermCancelsItsJobs) {
+  jobs_.endless = true;
+  jobs_.signal = SIGTERM;
+  EXPECT_EQ(Compare({"--methods", "rtn", "--bits", "2"}), kExitFailed);
+  EXPECT_THAT(jobs_.cancelled, ElementsAre("job-1"));
 }
 
 TEST_F(CompareTest, JudgesItsFlagsFirst) {
@@ -259,8 +282,10 @@ TEST_F(CompareTest, JudgesItsFlagsFirst) {
   const std::string a = File("rtn.json", "{\"method\": \"rtn\"}");
   const std::string b = File("b.json", "{\"seed\": 1}");
   EXPECT_THAT(usage({}), HasSubstr("--methods, --recipe or both"));
-  EXPECT_THAT(usage({"--methods", "rtn,best"}),
-              HasSubstr("--methods: recipe.method: expected one"));
+  EXPECT_THAT(usage({"--methods", "rtn,best,worst", "--recipe", File("d.json", "{\"sede\": 0}")}),
+              AllOf(HasSubstr("--methods: recipe.method: expected one"), HasSubstr("\"best\""),
+                    HasSubstr("\"worst\""), HasSubstr("recipe.sede: unknown field")));
+  EXPECT_THAT(usage({"--methods", "rtn,rtn"}), HasSubstr("'rtn' is given twice"));
   EXPECT_THAT(usage({"--methods", "rtn", "--recipe", a}), HasSubstr("'rtn' is given twice"));
   EXPECT_THAT(usage({"--methods", "rtn", "--bits", "2.5"}), HasSubstr("--bits: found '2.5'"));
   EXPECT_THAT(usage({"--methods", "rtn", "--bits", "2,2"}), HasSubstr("2 is given twice"));

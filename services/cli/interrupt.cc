@@ -23,7 +23,8 @@ InterruptGuard::InterruptGuard(std::function<void()> on_interrupt) {
   struct sigaction action = {};
   action.sa_handler = OnSignal;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &previous_);
+  sigaction(SIGINT, &action, &previous_int_);
+  sigaction(SIGTERM, &action, &previous_term_);
   thread_ = std::thread([this, call = std::move(on_interrupt)] {
     while (!stop_) {
       if (g_interrupted) {
@@ -38,7 +39,8 @@ InterruptGuard::InterruptGuard(std::function<void()> on_interrupt) {
 InterruptGuard::~InterruptGuard() {
   stop_ = true;
   thread_.join();
-  sigaction(SIGINT, &previous_, nullptr);
+  sigaction(SIGINT, &previous_int_, nullptr);
+  sigaction(SIGTERM, &previous_term_, nullptr);
 }
 
 bool InterruptGuard::interrupted() const { return g_interrupted; }

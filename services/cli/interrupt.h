@@ -1,4 +1,4 @@
-// Ctrl-C as something to ask for instead of the end of the process.
+// Ctrl-C and SIGTERM as something to ask for instead of the end of the process.
 #ifndef SHIFTADD_SERVICES_CLI_INTERRUPT_H_
 #define SHIFTADD_SERVICES_CLI_INTERRUPT_H_
 
@@ -12,8 +12,8 @@
 
 namespace shiftadd::cli {
 
-// While it lives, SIGINT sets a flag and calls `on_interrupt` once, on a thread of its own, within
-// 50 ms. One at a time in a process.
+// While it lives, SIGINT or SIGTERM sets a flag and calls `on_interrupt` once, on a thread of its
+// own, within 50 ms. One at a time in a process.
 class InterruptGuard {
  public:
   explicit InterruptGuard(std::function<void()> on_interrupt);
@@ -26,7 +26,7 @@ class InterruptGuard {
   void Sleep(absl::Duration duration) const;
 
  private:
-  struct sigaction previous_;
+  struct sigaction previous_int_, previous_term_;
   std::atomic<bool> stop_ = false;
   std::thread thread_;
 };
