@@ -273,7 +273,11 @@ TEST(GlobMatches, StarsAndQuestionMarks) {
   EXPECT_TRUE(GlobMatches("*down", "blocks.0.mlp.down"));
   EXPECT_FALSE(GlobMatches("down", "blocks.0.mlp.down"));
   EXPECT_TRUE(GlobMatches("a*b*c", "aXbXbYc"));
+  EXPECT_TRUE(GlobMatches("a*b*c", "a-b-b-c"));
   EXPECT_FALSE(GlobMatches("a*b*c", "aXbXbY"));
+  EXPECT_FALSE(GlobMatches("a*b", "a-b-c"));
+  EXPECT_FALSE(GlobMatches("blocks.1.*", "blocks.12.attn.q"));
+  EXPECT_FALSE(GlobMatches("?", ""));
   EXPECT_FALSE(GlobMatches("", "a"));
   EXPECT_FALSE(GlobMatches("a[0-9]", "a1"));  // brackets mean themselves
 }

@@ -16,11 +16,12 @@ double SecondsSince(Clock::time_point start) {
   return std::chrono::duration<double>(Clock::now() - start).count();
 }
 
-// What the recipe asks of one layer: its widths, or none if it is skipped.
+// What the recipe asks of one layer: its widths, or none if it is skipped. A task's overrides name
+// single layers: the coordinator has expanded the patterns.
 std::vector<int> WidthsOf(const v1::Recipe& recipe, const std::string& layer) {
   std::vector<int> widths(recipe.candidate_bits().begin(), recipe.candidate_bits().end());
   for (const v1::RecipeOverride& override_ : recipe.overrides()) {
-    if (!GlobMatches(override_.glob(), layer)) continue;
+    if (override_.glob() != layer) continue;
     if (override_.skip()) return {};
     if (override_.has_bits()) widths = {static_cast<int>(override_.bits())};
   }

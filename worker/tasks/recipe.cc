@@ -63,25 +63,4 @@ QuantRecipe ToQuantRecipe(const v1::Recipe& recipe) {
   return out;
 }
 
-bool GlobMatches(const std::string& glob, const std::string& name) {
-  // Greedy matching with one point of return: the last star.
-  size_t g = 0, n = 0, star = std::string::npos, mark = 0;
-  while (n < name.size()) {
-    if (g < glob.size() && (glob[g] == '?' || glob[g] == name[n])) {
-      ++g;
-      ++n;
-    } else if (g < glob.size() && glob[g] == '*') {
-      star = g++;
-      mark = n;
-    } else if (star != std::string::npos) {
-      g = star + 1;
-      n = ++mark;
-    } else {
-      return false;
-    }
-  }
-  while (g < glob.size() && glob[g] == '*') ++g;
-  return g == glob.size();
-}
-
 }  // namespace shiftadd

@@ -34,8 +34,6 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
 
 // The quantizer's form of a resolved recipe.
 QuantRecipe ToQuantRecipe(const v1::Recipe& recipe);
-// True if `name` matches `glob` (* any run, ? one character).
-bool GlobMatches(const std::string& glob, const std::string& name);
 
 }  // namespace shiftadd
 
