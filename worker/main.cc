@@ -132,8 +132,9 @@ int Run(const Flags& flags) {
   WorkerMetrics worker_metrics(registry.get());
 
   TaskRunnerOptions options;
-  options.threads =
-      flags.threads > 0 ? flags.threads : static_cast<int>(std::thread::hardware_concurrency());
+  options.threads = flags.threads > 0
+                        ? flags.threads
+                        : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   options.source_roots = flags.source_roots;
   options.device = *device;
   options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();

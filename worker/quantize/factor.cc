@@ -11,14 +11,18 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/reference/torch_seam.h"
 
 namespace shiftadd::quantize {
 
-absl::StatusOr<Factor> FactorHessian(const std::vector<double>& h, int64_t k) {
+namespace {
+
+absl::Status FillFactor(const std::vector<double>& h, int64_t k, Factor* out) {
   // One ATen thread a caller: a factor must not depend on how many cores the machine has.
   at::set_num_threads(1);
   const int64_t count = k * k;
-  Factor factor;
+  Factor& factor = *out;
   factor.k = k;
   // Each step's input goes before the next: wide layers have room for few matrices at a time.
   {
@@ -48,6 +52,14 @@ absl::StatusOr<Factor> FactorHessian(const std::vector<double>& h, int64_t k) {
           absl::StrCat("factor of the Hessian of width ", k, " is not finite at ", i, ",", j));
     }
   }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::StatusOr<Factor> FactorHessian(const std::vector<double>& h, int64_t k) {
+  Factor factor;
+  SA_RETURN_IF_ERROR(CatchTorch([&] { return FillFactor(h, k, &factor); }));
   return factor;
 }
 

@@ -75,7 +75,7 @@ absl::StatusOr<Factor> FactorDamped(std::vector<double>* h, int64_t k, double da
     for (int64_t i = 0; i < k; ++i) (*h)[i * k + i] += lambda - damped;
     damped = lambda;
     absl::StatusOr<Factor> factor = FactorHessian(*h, k);
-    if (factor.ok()) return factor;
+    if (factor.ok() || !absl::IsFailedPrecondition(factor.status())) return factor;
     last = factor.status();
   }
   return last;

@@ -10,6 +10,7 @@ namespace shiftadd {
 absl::StatusOr<v1::CalibrateResult> RunCalibrate(const v1::TaskContext& context,
                                                  const v1::CalibrateTask& task, JobSession* session,
                                                  TaskControl* control) {
+  if (task.length() == 0) return absl::InvalidArgumentError("calibrate task: windows of 0 tokens");
   TokenWindows windows{task.count(), task.length(), {}};
   if (task.text_digest().empty()) {
     SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->model());

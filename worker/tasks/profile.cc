@@ -122,7 +122,8 @@ absl::StatusOr<std::vector<TokenWeights>> ReadWeights(const v1::ProfileTask& tas
 // only.
 class HessianPreparer {
  public:
-  HessianPreparer(QuantRecipe recipe, Phase* phase) : recipe_(recipe), phase_(*phase) {}
+  HessianPreparer(QuantRecipe recipe, Phase* phase, TaskControl* control)
+      : recipe_(recipe), phase_(*phase), control_(*control) {}
 
   // Takes the layer's Hessians.
   absl::StatusOr<std::vector<std::shared_ptr<const PreparedHessian>>> Prepare(
@@ -136,6 +137,8 @@ class HessianPreparer {
     for (const auto& h : of_) {
       SA_ASSIGN_OR_RETURN(auto made, PreparedHessian::Create(*h, recipe));
       prepared_.push_back(std::move(made));
+      ++control_.progress_count;
+      SA_RETURN_IF_ERROR(control_.Check());
     }
     return prepared_;
   }
@@ -143,6 +146,7 @@ class HessianPreparer {
  private:
   const QuantRecipe recipe_;
   Phase& phase_;
+  TaskControl& control_;
   std::vector<std::shared_ptr<const HessianMatrix>> of_;
   std::vector<std::shared_ptr<const PreparedHessian>> prepared_;
 };
@@ -198,7 +202,7 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
                         return Advance(task, session, model, control);
                       }));
 
-  HessianPreparer preparer(recipe, &session->metrics().hessian);
+  HessianPreparer preparer(recipe, &session->metrics().hessian, control);
   v1::ProfileResult result;
   for (size_t i = 0; i < layers.size(); ++i) {
     const LinearLayer& layer = layers[i];

@@ -1,7 +1,9 @@
 #include "worker/tasks/task_runner.h"
 
 #include <chrono>
+#include <exception>
 #include <new>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
@@ -107,6 +109,12 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskC
     status = absl::ResourceExhaustedError(
         absl::StrCat("out of memory in ", v1::TaskKind_Name(task.kind()), "; the worker may use ",
                      options_.memory_bytes >> 20, " MiB"));
+  } catch (const std::exception& e) {
+    // Of a library. One task fails, not the worker; LibTorch's carry a trace behind their first
+    // line.
+    const std::string what = e.what();
+    status = absl::InternalError(
+        absl::StrCat(v1::TaskKind_Name(task.kind()), ": ", what.substr(0, what.find('\n'))));
   }
   if (!status.ok()) {
     session_.reset();  // Nothing half-done is kept.

@@ -473,6 +473,10 @@ TEST_F(TasksTest, TextsAreCutIntoWindowsPlainOrJsonl) {
   EXPECT_EQ(count_of(text, 100000).value(), 0u);
   EXPECT_FALSE(count_of("{\"text\": \"x\"}\n{\"no\": 1}\n", 0).ok());
   EXPECT_FALSE(count_of("", 0).ok());
+  v1::Task task = NewTask(v1::TASK_KIND_CALIBRATE);
+  task.mutable_calibrate()->set_text_digest(store_->Put(text).value());
+  task.mutable_calibrate()->set_count(8);  // of no length
+  EXPECT_EQ(Run(runner.get(), task).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
 TEST_F(TasksTest, WindowsOfATextBeginWhereTheyAreTold) {
