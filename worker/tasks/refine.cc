@@ -351,8 +351,10 @@ absl::StatusOr<v1::RefineResult> RunRefine(const v1::TaskContext& context,
                                            const v1::RefineTask& task, JobSession* session,
                                            TaskControl* control) {
   const QuantRecipe recipe = ToQuantRecipe(context.recipe());
-  // The executor of the original weights is not needed again, nor what PROFILING held.
+  // The executor of the original weights is not needed again, nor the variants of EVALUATING, nor
+  // what PROFILING held.
   session->ReleaseModel();
+  session->variants() = {};
   session->held().clear();
   session->SetHeldBlock(-1);
   SA_ASSIGN_OR_RETURN(const std::vector<LinearLayer> layers,
