@@ -1,4 +1,4 @@
-// Allocation for a job as it stands: what PLANNING and users' questions about other budgets share.
+// Allocation for a job as it stands: for ALLOCATING and for users' questions about other budgets.
 #ifndef SHIFTADD_SERVICES_COORDINATOR_JOB_ALLOCATION_H_
 #define SHIFTADD_SERVICES_COORDINATOR_JOB_ALLOCATION_H_
 

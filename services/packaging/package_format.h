@@ -4,17 +4,21 @@
 //   {"format": {"major": 1, "minor": 0},
 //    "architecture": ArchitectureSpec (worker/model/architecture_spec.h),
 //    "recipe": {what services/coordinator/recipe.h says of the method: method, rotation, hessian,
-//    group_size or whole_row, candidate_bits, head, seed, overrides, …}, "budget":
-//    {"planes"|"stored_bits"|"bytes": number}, "criterion": "guided"|…, "uniform": true (only if
-//    one width for all was asked for), "simulated": true (only method acc: raw layers, bits and
-//    stored_bytes as their codes would take), "layers": [{"name", "bits" (0 = raw), "rows", "cols",
-//    "digest", "stored_bytes"}…] in
-//    model order, "head": digest, "unquantized": digest, "tokenizer": digest, "config": digest,
-//    "generation_config": digest, "exponent_sets": {"2": [[0,-1],…], "3": …, …} for every width in
-//    use, "inputs": {"source": [{"path","bytes","digest"}…], "calibration": [digests],
-//    "evaluation": [digests]}, "quantizer_version": "2", "device_class": "cpu-avx2", "quality":
-//    {kl, kl_standard_error, perplexity_full, perplexity_quantized, windows, window_length, planes,
-//    stored_bits}}
+//      group_size or whole_row, candidate_bits, head, seed, overrides, …},
+//    "budget": {"planes"|"stored_bits"|"bytes": number}, "criterion": "guided"|…,
+//    "uniform": true (only if one width for all was asked for),
+//    "simulated": true (only method acc: raw layers, bits and stored_bytes as their codes would
+//      take),
+//    "layers": [{"name", "bits" (0 = raw), "rows", "cols", "digest", "stored_bytes"}…] in model
+//      order (refined layers: their digests; stored_bytes are the candidates', which are the same),
+//    "head": digest, "unquantized": digest, "tokenizer": digest, "config": digest,
+//    "generation_config": digest (only if the source has one),
+//    "exponent_sets": {"2": [[0,-1],…], "3": …, …} for every width in use (shift scales only),
+//    "inputs": {"source": [{"path","bytes","digest"}…], "calibration": [digests],
+//      "evaluation": [digests]},
+//    "quantizer_version": "2", "device_class": "cpu-avx512-6-8f"|"gpu-…"|"any",
+//    "quality": {kl, kl_standard_error, perplexity_full, perplexity_quantized, windows,
+//      window_length, planes, stored_bits}}
 //
 // A layer blob is a safetensors file; "__metadata__": {"layer", "encoding" ("bcq/shift",
 // "bcq/free", "bcq/block8"), "q", "rows", "cols", "group", "rotation" ("none", "wht128"),

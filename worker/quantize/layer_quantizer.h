@@ -71,11 +71,11 @@ struct StageSeconds {
 
 // Quantizes W [n, k] (row-major, unrotated, finite) at each of `bits` (1..8). `name` goes into
 // blobs and messages. `chunks`: one Hessian for all rows, or C of them, chunk c of the layer's rows
-// (ChunkBegin) with the c-th; each prepared for the same width and recipe. Only shiftadd rotates;
-// only it uses scales, offset, sweeps. recipe.group: a multiple of 32, or the whole row (<= 0 or
-// >= k); lat shares a scale among 8 inputs x group/8 rows. Rows are split over `threads`; the bytes
-// do not depend on it. `seconds` may be null. A scale that leaves fp16's range is an
-// INVALID_ARGUMENT naming the tensor.
+// (ChunkBegin) with the c-th; each prepared for the same width and recipe. Only shiftadd takes
+// wht128, scales, offset and sweeps, only acc butterflies. recipe.group: a multiple of 32, or <= 0:
+// the whole row; lat shares a scale among 8 inputs x group/8 rows, acc among group rows of a
+// column. Rows are split over `threads`; the bytes do not depend on it. `seconds` may be null. A
+// scale that leaves fp16's range is an INVALID_ARGUMENT naming the tensor.
 absl::StatusOr<std::vector<Candidate>> QuantizeLayer(
     const std::string& name, const std::vector<float>& w, int64_t n, int64_t k,
     const std::vector<std::shared_ptr<const PreparedHessian>>& chunks, const QuantRecipe& recipe,

@@ -28,7 +28,7 @@ class BlockCache {
   BlockCache(const WeightProvider* weights, int capacity, at::Device device = at::kCPU)
       : weights_(weights), capacity_(capacity), device_(device) {}
   // Makes room before it reads, so no more than `capacity` blocks are ever in memory. The result is
-  // valid until the next call.
+  // valid until the next call, or until Clear if all are kept.
   absl::StatusOr<const BlockWeights*> Get(int64_t block);
   void Clear() { blocks_.clear(); }
   bool keeps_all() const { return capacity_ == 0; }

@@ -33,8 +33,8 @@ class Phase {
   double task_seconds_ = 0;
 };
 
-// The worker's metrics; see the table in README.md. Outlived by its registry. The phases are not
-// thread-safe, the rest is.
+// The worker's metrics; what Prometheus calls them is said beside each. Outlived by its registry.
+// The phases are not thread-safe, the rest is.
 struct WorkerMetrics {
   explicit WorkerMetrics(prometheus::Registry* registry);
   // The seconds of every phase since the last call, without those at 0: TaskResult.stage_seconds.
