@@ -11,7 +11,7 @@
 namespace shiftadd::cli {
 
 ComparisonRun::ComparisonRun(Context& context, const JobClient& jobs, ComparisonPlan plan)
-    : context_(context), jobs_(jobs), plan_(std::move(plan)), guard_([] {}) {}
+    : context_(context), jobs_(jobs), plan_(std::move(plan)), guard_([] {}, {SIGINT, SIGTERM}) {}
 
 std::vector<ComparisonRow> ComparisonRun::Run() {
   std::vector<ComparisonRow> rows;

@@ -32,7 +32,7 @@ struct ComparisonPlan {
   absl::Duration patience = absl::Minutes(2);  // without an answer, before giving up
 };
 
-// While it lives, Ctrl-C cancels the jobs that run and starts no more. Not thread-safe.
+// While it lives, Ctrl-C and SIGTERM cancel the jobs that run and start no more. Not thread-safe.
 class ComparisonRun {
  public:
   ComparisonRun(Context& context, const JobClient& jobs, ComparisonPlan plan);

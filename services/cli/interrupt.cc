@@ -18,13 +18,13 @@ void OnSignal(int) { g_interrupted = true; }
 
 }  // namespace
 
-InterruptGuard::InterruptGuard(std::function<void()> on_interrupt) {
+InterruptGuard::InterruptGuard(std::function<void()> on_interrupt,
+                               const std::vector<int>& signals) {
   g_interrupted = false;
   struct sigaction action = {};
   action.sa_handler = OnSignal;
   sigemptyset(&action.sa_mask);
-  sigaction(SIGINT, &action, &previous_int_);
-  sigaction(SIGTERM, &action, &previous_term_);
+  for (const int signal : signals) sigaction(signal, &action, &previous_[signal]);
   thread_ = std::thread([this, call = std::move(on_interrupt)] {
     while (!stop_) {
       if (g_interrupted) {
@@ -39,8 +39,7 @@ InterruptGuard::InterruptGuard(std::function<void()> on_interrupt) {
 InterruptGuard::~InterruptGuard() {
   stop_ = true;
   thread_.join();
-  sigaction(SIGINT, &previous_int_, nullptr);
-  sigaction(SIGTERM, &previous_term_, nullptr);
+  for (const auto& [signal, previous] : previous_) sigaction(signal, &previous, nullptr);
 }
 
 bool InterruptGuard::interrupted() const { return g_interrupted; }
