@@ -142,6 +142,11 @@ TEST(PlanBudget, SaysWhatIsInTheWay) {
   EXPECT_NE(early.status().message().find("is PROFILING: 2 of 12 layers have candidates"),
             std::string::npos)
       << early.status();
+  EXPECT_NE(early.status().message().find("wait until"), std::string::npos);
+  const v1::Job cancelled = cluster.Submit(SimulatedCluster::Request());
+  ASSERT_TRUE(cluster.core->Cancel(cancelled.job_id()).ok());
+  const auto never = Plan(&cluster, cancelled.job_id(), 3);
+  EXPECT_NE(never.status().message().find("submit it again"), std::string::npos) << never.status();
   cluster.Run(1);
   EXPECT_TRUE(Plan(&cluster, job.job_id(), 3).ok());
   std::string fields;

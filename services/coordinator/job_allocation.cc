@@ -78,11 +78,14 @@ absl::Status CheckCandidates(const JobView& view) {
   }
   const int layers = job.plan().layers_size();
   if (layers > 0 && profiled == layers && view.Done(v1::TASK_KIND_ENDS)) return absl::OkStatus();
+  const char* next = "wait until it is ALLOCATING";
+  if (job.state() == v1::JOB_STATE_FAILED) next = "retry it";
+  if (job.state() == v1::JOB_STATE_CANCELLING || job.state() == v1::JOB_STATE_CANCELLED) {
+    next = "submit it again";
+  }
   return absl::FailedPreconditionError(absl::StrCat(
       "job ", job.job_id(), " is ", v1::JobState_Name(job.state()).substr(sizeof("JOB_STATE_") - 1),
-      ": ", profiled, " of ", layers,
-      " layers have candidates, expected all of them: wait until it is "
-      "ALLOCATING"));
+      ": ", profiled, " of ", layers, " layers have candidates, expected all of them: ", next));
 }
 
 absl::StatusOr<Allocation> AllocateJob(const JobView& view, const v1::JobSpec& spec,
