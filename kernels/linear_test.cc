@@ -6,40 +6,11 @@
 #include <limits>
 
 #include "kernels/linear_test_backend.h"
+#include "kernels/linear_test_cases.h"
 #include "kernels/test_matrix.h"
 
 namespace shiftadd::kernels {
 namespace {
-
-struct Case {
-  std::string name;
-  TestMatrixOptions options;
-};
-
-std::vector<Case> Encodings() {
-  std::vector<Case> cases;
-  for (int q = 1; q <= 8; ++q) {
-    for (const bool zeta : {false, true}) {
-      const std::string tail = std::to_string(q) + (zeta ? "_zeta" : "");
-      cases.push_back({"shift" + tail, {.q = q, .zeta = zeta}});
-      cases.push_back({"free" + tail, {.encoding = Encoding::kBcqFree, .q = q, .zeta = zeta}});
-    }
-    cases.push_back({"block8_" + std::to_string(q), {.encoding = Encoding::kBcqBlock8, .q = q}});
-  }
-  cases.push_back({"int8", {.encoding = Encoding::kInt8Group}});
-  return cases;
-}
-
-struct Shape {
-  int64_t n, k, group, m;
-};
-// Tails in rows, inputs, groups and tokens; groups that do not divide 128; whole rows; more inputs
-// than one pass of a GPU's thread block.
-constexpr Shape kShapes[] = {
-    {1, 1, 32, 1},      {16, 128, 128, 1},  {17, 576, 128, 3},  {33, 200, 64, 5},
-    {5, 333, 32, 9},    {48, 256, 256, 2},  {20, 300, 1000, 4}, {31, 417, 96, 1},
-    {16, 640, 160, 11}, {40, 129, 128, 70}, {3, 31, 64, 2},     {18, 240, 128, 1},
-    {7, 100, 64, 6},    {19, 4736, 128, 1}, {34, 2304, 64, 2},  {16, 1152, 64, 17}};
 
 // What the digits stand for, [m, k] float64.
 std::vector<double> Quantized(const Activations& a) {
@@ -92,7 +63,7 @@ class LinearTest : public ::testing::Test {
   }
 };
 
-class LinearEncodingTest : public ::testing::TestWithParam<Case> {
+class LinearEncodingTest : public ::testing::TestWithParam<LinearCase> {
  protected:
   void SetUp() override {
     if (Backends().all.empty()) GTEST_SKIP() << Backends().unavailable;
@@ -101,7 +72,7 @@ class LinearEncodingTest : public ::testing::TestWithParam<Case> {
 
 TEST_P(LinearEncodingTest, AgreesWithFloat64) {
   uint32_t seed = 1;
-  for (const Shape& s : kShapes) {
+  for (const LinearShape& s : kLinearShapes) {
     TestMatrixOptions o = GetParam().options;
     o.n = s.n, o.k = s.k, o.group = s.group;
     o.block_rows = seed % 2 == 0 ? 16 : 6;
@@ -179,7 +150,7 @@ TEST_P(LinearEncodingTest, ExtremesDoNotOverflow) {
   }
 }
 
-INSTANTIATE_TEST_SUITE_P(All, LinearEncodingTest, ::testing::ValuesIn(Encodings()),
+INSTANTIATE_TEST_SUITE_P(All, LinearEncodingTest, ::testing::ValuesIn(LinearEncodings()),
                          [](const auto& info) { return info.param.name; });
 
 TEST_F(LinearTest, RotationCancels) {

@@ -1,4 +1,4 @@
-// What linear_test.cc runs its bodies on: each test program defines LinearBackends().
+// What linear_test.cc runs its bodies on: each test program defines MakeLinearBackends().
 #ifndef SHIFTADD_KERNELS_LINEAR_TEST_BACKEND_H_
 #define SHIFTADD_KERNELS_LINEAR_TEST_BACKEND_H_
 
