@@ -47,8 +47,7 @@ F16 WeightedMean(const float* w, const float* omega, int64_t n) {
   return sum / Splat(TotalOmega(omega, n));
 }
 
-// ---- Free scales
-// ----------------------------------------------------------------------------------------------
+// --- Free scales ---
 
 void GreedyStart(const float* w, const float* omega, int64_t n, const StartOptions& o,
                  CodeBuffer* code, FreeScales* out) {
@@ -176,8 +175,7 @@ void StartFree(const float* w, const float* omega, int64_t n, const StartOptions
   }
 }
 
-// ---- Shift scales
-// ---------------------------------------------------------------------------------------------
+// --- Shift scales ---
 
 // The distinct sums of +-2^e_i in ascending order: the first, the steps between them, and the
 // midpoints.
@@ -305,8 +303,7 @@ void StartShift(const float* w, const float* omega, int64_t n, const StartOption
   }
 }
 
-// ---- The loop inside a group
-// ----------------------------------------------------------------------------------
+// --- The loop inside a group ---
 
 SA_INLINE void StoreCodes(uint8_t* out, I16 code) {
   int32_t lanes[kLanes];
@@ -382,8 +379,7 @@ void RoundColumn(const float* w, const Levels& levels, float ujj, uint8_t* code,
   Store(err, (value - l) / Splat(ujj));
 }
 
-// ---- Products
-// -------------------------------------------------------------------------------------------------
+// --- Products ---
 
 // acc[b] = sum_k x[k] r[k * ldr + b], k < n: B neighbouring columns of r at once.
 template <int B>
