@@ -231,13 +231,14 @@ TEST(PublishBudget, GivesWhatAJobOfThatBudgetGives) {
   EXPECT_EQ(states, (std::vector<v1::JobState>{v1::JOB_STATE_QUEUED, v1::JOB_STATE_ALLOCATING,
                                                v1::JOB_STATE_EVALUATING, v1::JOB_STATE_PACKAGING,
                                                v1::JOB_STATE_SUCCEEDED}));
-  // Its own work: two parts of held-out windows, each sampled and evaluated.
+  // Its own work: the source hashed, two parts of held-out windows, each sampled and evaluated.
   const auto report = cluster.core->Report(child.job_id());
   ASSERT_TRUE(report.ok());
-  EXPECT_EQ(report->kind_seconds().size(), 2u);
+  EXPECT_EQ(report->kind_seconds().size(), 3u);
+  EXPECT_EQ(report->kind_seconds().count("HASH"), 1u);
   EXPECT_EQ(report->kind_seconds().count("CALIBRATE"), 1u);
   EXPECT_EQ(report->kind_seconds().count("EVALUATE"), 1u);
-  EXPECT_EQ(report->stage_seconds().at("load"), 4 * 0.25);
+  EXPECT_EQ(report->stage_seconds().at("load"), 5 * 0.25);
   EXPECT_EQ(report->layers(0).worker(), "w0");
   // Scratch is the child's own.
   const auto tasks = cluster.store->ListTasks(child.job_id(), true);
@@ -247,6 +248,20 @@ TEST(PublishBudget, GivesWhatAJobOfThatBudgetGives) {
     ASSERT_TRUE(task.ParseFromString(t.payload));
     EXPECT_EQ(task.context().job_id(), child.job_id());
   }
+}
+
+TEST(PublishBudget, IsNotMeasuredAgainstAnotherSource) {
+  SimulatedCluster cluster;
+  const v1::Job parent = Finished(&cluster);
+  cluster.source_content = "other weights in the same file";
+  const auto child = Publish(&cluster, Publication(parent.job_id()));
+  ASSERT_TRUE(child.ok()) << child.status();
+  cluster.Run(1);
+  const v1::Job failed = cluster.Get(child->job_id());
+  EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+  EXPECT_NE(failed.error().find("model.gguf has changed since it was quantized"), std::string::npos)
+      << failed.error();
+  EXPECT_EQ(cluster.publisher.published.size(), 1u);
 }
 
 TEST(PublishBudget, DoesNotNeedItsParent) {
@@ -439,7 +454,7 @@ TEST(PublishBudget, ARestartAfterEveryCompletionLosesNothing) {
     ASSERT_TRUE(cluster.Complete("w0", *task).ok());  // the answer was lost: repeated
     ASSERT_LT(++tasks, 10);
   }
-  EXPECT_EQ(tasks, 4);
+  EXPECT_EQ(tasks, 5);
   ASSERT_EQ(cluster.publisher.published.size(), 2u);
   EXPECT_EQ(cluster.publisher.published[1].config_json(), DirectConfig(2.5));
 }

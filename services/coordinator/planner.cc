@@ -49,8 +49,10 @@ MaybeUpdate PlanQueued(const JobView& view) {
   JobUpdate update = StartUpdate(view);
   if (!view.job().spec().parent_job_id().empty()) {
     // A child of PublishBudget has its parent's plan and candidates; what it lacks are windows to
-    // measure on, which were scratch.
+    // measure on, which were scratch, and to know that the source is still the one that was
+    // quantized.
     update.job.set_state(v1::JOB_STATE_ALLOCATING);
+    AddHashTask(view.job(), &update);
     AddHeldOutTasks(view.job(), &update);
     return update;
   }

@@ -57,6 +57,12 @@ absl::Status CheckPlan(const v1::Plan& plan) {
 
 }  // namespace
 
+void AddHashTask(const v1::Job& job, JobUpdate* update) {
+  v1::Task hash = StartTask(job, v1::TASK_KIND_HASH);
+  *hash.mutable_hash()->mutable_files() = job.plan().source_files();
+  AddTask(update, hash, 0);
+}
+
 void AddHeldOutTasks(const v1::Job& job, JobUpdate* update) {
   const v1::Calibration& c = job.spec().calibration();
   const v1::Evaluation& e = job.spec().evaluation();
@@ -119,9 +125,7 @@ MaybeUpdate PlanIngesting(const JobView& view) {
     return update;
   }
   if (!plan->budget_feasible()) return absl::FailedPreconditionError(plan->budget_message());
-  v1::Task hash = StartTask(update.job, v1::TASK_KIND_HASH);
-  *hash.mutable_hash()->mutable_files() = plan->source_files();
-  AddTask(&update, hash, 0);
+  AddHashTask(update.job, &update);
   return update;
 }
 

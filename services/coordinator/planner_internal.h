@@ -18,6 +18,8 @@ void AddTask(JobUpdate* update, const v1::Task& task, uint32_t ordinal, int rank
              uint32_t lane = 0);
 void AddLog(JobUpdate* update, const std::string& text);
 
+// The HASH task: digests of the source's files.
+void AddHashTask(const v1::Job& job, JobUpdate* update);
 // CALIBRATE tasks for the held-out windows, behind the calibration's.
 void AddHeldOutTasks(const v1::Job& job, JobUpdate* update);
 // Fewer windows than asked for, in numbers; empty if there are enough.

@@ -18,6 +18,24 @@ bool Guided(const JobView& view) {
   return view.job().spec().recipe().hessian() == v1::HESSIAN_GUIDED;
 }
 
+// A child scores its variants against the source, which must be what its parent quantized.
+absl::Status CheckSource(const JobView& view) {
+  std::map<std::string, std::string> quantized;
+  for (const v1::SourceFile& file : view.job().plan().source_files()) {
+    quantized[file.path()] = file.digest();
+  }
+  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_HASH)) {
+    for (const v1::SourceFile& file : t->result.hash().files()) {
+      const std::string& expected = quantized[file.path()];
+      if (file.digest() == expected) continue;
+      return absl::FailedPreconditionError(
+          absl::StrCat("source: ", file.path(), " has changed since it was quantized: expected ",
+                       expected, ", found ", file.digest()));
+    }
+  }
+  return absl::OkStatus();
+}
+
 // The segments of PROFILING, as the FORWARD tasks were told; empty without any.
 std::vector<uint32_t> PlannedSplits(const JobView& view) {
   const auto forward = view.OfKind(v1::TASK_KIND_FORWARD);
@@ -120,8 +138,9 @@ MaybeUpdate PlanProfiling(const JobView& view) {
 }
 
 MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context) {
-  // A child's held-out windows, which no other state makes.
+  // A child's held-out windows, which no other state makes, and its look at the source.
   if (!view.AllDone()) return std::nullopt;
+  SA_RETURN_IF_ERROR(CheckSource(view));
   if (const std::string missing = MissingWindows(view); !missing.empty()) {
     return absl::InvalidArgumentError(missing);
   }

@@ -179,7 +179,7 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
       break;
     case v1::TASK_KIND_HASH:
       for (v1::SourceFile file : task.hash().files()) {
-        file.set_digest(Sha256Digest(file.path()));
+        file.set_digest(Sha256Digest(file.path() + source_content));
         *result.mutable_hash()->add_files() = file;
       }
       break;

@@ -67,6 +67,7 @@ class SimulatedCluster {
 
   std::shared_ptr<FakeClock> clock = std::make_shared<FakeClock>();
   RecordingPublisher publisher;
+  std::string source_content;  // what HASH finds in every file of the source
   std::unique_ptr<JobStore> store;
   std::unique_ptr<BlobStore> scratch;
   std::unique_ptr<Coordinator> core;
