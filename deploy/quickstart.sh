@@ -198,7 +198,7 @@ step "Model" "under a minute the first time, 98 MB"
 setup_model
 step "Cluster with two workers" "seconds"
 "$shiftadd" up --workers 2 || die "starting the cluster" "read the message above and the logs in $data/logs"
-step "Quantize to 3 bits" "about 6 minutes on two cores"
+step "Quantize to 3 bits" "about 7 minutes on two cores"
 quantize
 step "Report" "seconds"
 show_report
