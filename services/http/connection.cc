@@ -18,6 +18,8 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/string_view.h"
+#include "services/base/ids.h"
 #include "services/base/version.h"
 
 namespace shiftadd::http {
@@ -39,6 +41,13 @@ constexpr uint64_t kLingerBytes = 64u << 20;
 
 enum class ReadResult { kRequest, kClosed, kRefused };
 
+bool IsId(absl::string_view text) {
+  if (text.empty() || text.size() > 128) return false;
+  return std::all_of(text.begin(), text.end(), [](unsigned char c) {
+    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
+  });
+}
+
 Request ToRequest(const bhttp::request<bhttp::string_body>& from) {
   Request request;
   request.method = absl::AsciiStrToUpper(std::string(from.method_string()));
@@ -56,6 +65,8 @@ Request ToRequest(const bhttp::request<bhttp::string_body>& from) {
     if (!value.empty()) value += ", ";
     value += std::string(field.value());
   }
+  const auto id = request.headers.find("x-request-id");
+  request.id = id != request.headers.end() && IsId(id->second) ? id->second : NewId("req");
   request.body = from.body();
   return request;
 }
@@ -80,6 +91,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
   void Serve() override {
     while (!stopping_) {
       parser_.emplace();
+      head_ = Request();
+      head_.id = NewId("req");
       parser_->header_limit(kMaxHeaderBytes);
       parser_->body_limit(options_.max_body_bytes);
       const ReadResult result = ReadRequest();
@@ -206,9 +219,11 @@ class ConnectionImpl : public Connection, public StreamWriter {
       bhttp::async_read_header(stream_, buffer_, *parser_, [done](Error e, size_t) { done(e); });
     });
     if (e) return Refuse(e, "headers");
+    head_ = ToRequest(parser_->get());
     if (overloaded_) {
       return Refuse(JsonError(503, "too many connections", "", "overloaded"));
     }
+    if (const std::optional<Response> answer = CheckHead()) return Refuse(*answer);
     const std::string expect = absl::AsciiStrToLower(std::string(parser_->get()["Expect"]));
     if (!expect.empty() && expect != "100-continue") {
       return Refuse(JsonError(417, "Expect: only 100-continue is known"));
@@ -263,9 +278,35 @@ class ConnectionImpl : public Connection, public StreamWriter {
     return ReadResult::kRefused;
   }
 
+  // A browser's question before a request to another origin carries no key: it comes first.
+  std::optional<Response> CheckHead() const {
+    if (!options_.cors_origins.empty() && head_.method == "OPTIONS" &&
+        head_.headers.count("access-control-request-method") > 0) {
+      Response response;
+      response.status = 204;
+      response.headers["Access-Control-Allow-Methods"] = "GET, POST, OPTIONS";
+      response.headers["Access-Control-Allow-Headers"] =
+          "Authorization, Content-Type, X-Request-Id";
+      response.headers["Access-Control-Max-Age"] = "600";
+      return response;
+    }
+    return options_.guard ? options_.guard(head_) : std::nullopt;
+  }
+
+  // The value of Access-Control-Allow-Origin; empty: the page may not read the answer.
+  std::string AllowedOrigin() const {
+    const auto origin = head_.headers.find("origin");
+    if (origin == head_.headers.end()) return "";
+    for (const std::string& allowed : options_.cors_origins) {
+      if (allowed == "*" || allowed == origin->second) return origin->second;
+    }
+    return "";
+  }
+
   // False if the connection ends here.
   bool Answer() {
-    const Request request = ToRequest(parser_->get());
+    head_.body = std::move(parser_->get().body());
+    const Request& request = head_;
     Response response;
     const Handler* handler = router_.Find(request.method, request.path, &response);
     alive_ = true;
@@ -302,6 +343,12 @@ class ConnectionImpl : public Connection, public StreamWriter {
   void FillHead(const Response& from, bool keep_alive, Message* message) const {
     message->set(bhttp::field::server, "shiftadd/" + ::shiftadd::Version());
     message->set(bhttp::field::content_type, from.content_type);
+    if (!head_.id.empty()) message->set("X-Request-Id", head_.id);
+    if (const std::string origin = AllowedOrigin(); !origin.empty()) {
+      message->set(bhttp::field::access_control_allow_origin, origin);
+      message->set(bhttp::field::vary, "Origin");
+      message->set(bhttp::field::access_control_expose_headers, "X-Request-Id");
+    }
     for (const auto& [name, value] : from.headers) message->set(name, value);
     message->keep_alive(keep_alive);
   }
@@ -320,6 +367,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
   asio::steady_timer deadline_;
   beast::flat_buffer buffer_;
   std::optional<bhttp::request_parser<bhttp::string_body>> parser_;
+  Request head_;          // of the request being served; its body once it is read
   bool first_ = true;     // no request was served yet
   bool reading_ = false;  // the serving thread waits for the client; only that thread looks
   bool started_ = false, chunked_ = false, alive_ = true;  // of the response being streamed

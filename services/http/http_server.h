@@ -7,7 +7,9 @@
 #include <functional>
 #include <map>
 #include <memory>
+#include <optional>
 #include <string>
+#include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
@@ -15,6 +17,9 @@
 namespace shiftadd::http {
 
 struct Request {
+  // The client's X-Request-Id if it is one (1 to 128 letters, digits, '.', '_', '-'), else a new
+  // one; the answer has it in the same header.
+  std::string id;
   std::string method;  // upper case
   std::string path;    // without the query
   std::string query;
@@ -52,12 +57,19 @@ class StreamWriter {
 // (ignored then). Called on a worker thread; may block. `writer` is never null.
 using Handler = std::function<Response(const Request& request, StreamWriter* writer)>;
 
+// Looks at a request before its body is read and before its path is. Nothing: go on; a response:
+// that is the answer. Called from several threads.
+using Guard = std::function<std::optional<Response>(const Request& head)>;
+
 struct HttpServerOptions {
   std::string address;  // host:port; port 0 picks one
   bool insecure_beyond_loopback = false;
   uint64_t max_body_bytes = 8u << 20;  // beyond: 413 before the body is read
   int max_connections = 256;           // beyond: 503
   int header_timeout_seconds = 10;     // from the first byte of a request to its last header: 408
+  Guard guard;                         // may be null
+  // Origins whose pages may read the answers ("*": all), by CORS; none unless named here.
+  std::vector<std::string> cors_origins;
 };
 
 class HttpServer {

@@ -1,6 +1,7 @@
 #include "worker/serve/engine.h"
 
 #include <algorithm>
+#include <new>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -15,6 +16,17 @@ namespace {
 constexpr int64_t kPromptRows = 128;
 constexpr int64_t kPromptRowsBeside = 48;
 
+int64_t Pages(int64_t tokens) { return (tokens + kCachePageTokens - 1) / kCachePageTokens; }
+int64_t WholePages(int64_t tokens) { return tokens / kCachePageTokens; }
+int64_t Size(const std::vector<int32_t>& tokens) { return static_cast<int64_t>(tokens.size()); }
+
+EngineOptions Completed(EngineOptions options) {
+  const int64_t context = Pages(options.context);
+  if (options.cache_pages <= 0) options.cache_pages = context * options.sequences;
+  options.cache_pages = std::max(options.cache_pages, context);
+  return options;
+}
+
 }  // namespace
 
 absl::Status ContextExceeded(int64_t prompt_tokens, int64_t context) {
@@ -22,18 +34,14 @@ absl::Status ContextExceeded(int64_t prompt_tokens, int64_t context) {
                                                            " tokens or more, the context holds ",
                                                            context, " with the answer"));
   status.SetPayload(kPromptTokensPayload, absl::Cord(absl::StrCat(prompt_tokens)));
+  status.SetPayload(kContextPayload, absl::Cord(absl::StrCat(context)));
   return status;
 }
 
 Engine::Engine(PackedModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
                ServerMetrics* metrics)
-    : model_(model), tokenizer_(tokenizer), options_(options), metrics_(metrics) {
+    : model_(model), tokenizer_(tokenizer), options_(Completed(options)), metrics_(metrics) {
   for (const int64_t id : model->spec().eos_tokens) eos_.insert(static_cast<int32_t>(id));
-  if (metrics_ != nullptr) {
-    const int64_t pages = (options.context + 31) / 32;
-    metrics_->kv_blocks_total->Set(static_cast<double>(pages * options.sequences));
-    metrics_->weight_bytes->Set(static_cast<double>(model->weight_bytes()));
-  }
   thread_ = std::thread([this] { Loop(); });
 }
 
@@ -88,19 +96,88 @@ absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(std::vector<GenerateP
 }
 
 void Engine::Admit() {
-  while (!queue_.empty() && running_.size() < static_cast<size_t>(options_.sequences)) {
-    Request request = std::move(queue_.front());
-    queue_.pop_front();
-    std::unique_ptr<Sequence> sequence = std::move(request.front());
-    request.pop_front();
-    if (!request.empty()) queue_.push_back(std::move(request));
-    if (sequence->generation().cancelled()) {
-      sequence->Fail(absl::CancelledError("cancelled"));
-    } else {
-      sequence->Start(*model_);
-    }
-    if (!sequence->finished()) running_.push_back(std::move(sequence));
+  while (running_.size() < static_cast<size_t>(options_.sequences) && AdmitOne()) {
   }
+}
+
+bool Engine::AdmitOne() {
+  for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+    Sequence* const next = it->front().get();
+    next->FinishIfNothingToDo();
+    const Admission admission = next->finished() ? Admission::kStarted : Start(next);
+    // Who needs many pages is not overtaken by those who need few.
+    if (admission == Admission::kNoPages) return false;
+    if (admission == Admission::kPrefixToCome) continue;
+    if (!next->finished()) running_.push_back(std::move(it->front()));
+    Request rest = std::move(*it);
+    rest.pop_front();
+    queue_.erase(it);
+    if (!rest.empty()) queue_.push_back(std::move(rest));  // behind the others
+    return true;
+  }
+  return false;
+}
+
+Engine::Admission Engine::Start(Sequence* sequence) {
+  const std::vector<int32_t>& tokens = sequence->tokens();
+  const int64_t reusable = options_.reuse_prefixes ? sequence->Reusable() : 0;
+  PrefixStore::Match best;
+  if (reusable >= kCachePageTokens && model_->shares_cache_pages()) {
+    best = kept_.Find(tokens);
+    int64_t to_come = 0;
+    for (const auto& other : running_) {
+      const int64_t common = std::min(CommonPrefix(other->tokens(), tokens), reusable);
+      const int64_t there = std::min(common, other->position());
+      if (there > best.tokens) best = {other->cache(), there};
+      if (other->in_prompt()) to_come = std::max(to_come, common);
+    }
+    best.tokens = std::min(best.tokens, reusable);
+    if (WholePages(to_come) > WholePages(best.tokens)) return Admission::kPrefixToCome;
+  }
+  sequence->Start(*model_, best.cache, best.tokens);
+  const int64_t reused = sequence->position();
+  // Room for a page of each running sequence: else the first of them to need one would preempt.
+  const int64_t need = Pages(Size(tokens) + 1) - WholePages(reused) + PromisedPages() +
+                       static_cast<int64_t>(running_.size());
+  const auto free = [this] { return options_.cache_pages - model_->cache_pages(); };
+  while (free() < need && kept_.EvictOldest()) {
+  }
+  if (free() < need && !running_.empty()) {
+    sequence->TakeCache();
+    return Admission::kNoPages;
+  }
+  totals_.reused_tokens += reused;
+  if (metrics_ != nullptr) metrics_->reused_tokens->Increment(static_cast<double>(reused));
+  return Admission::kStarted;
+}
+
+int64_t Engine::PromisedPages() const {
+  int64_t pages = 0;
+  for (const auto& sequence : running_) {
+    pages += Pages(Size(sequence->tokens())) - Pages(sequence->position());
+  }
+  return pages;
+}
+
+int64_t Engine::MakeRoom(int64_t pages, int64_t planned, size_t index) {
+  const auto free = [&] { return options_.cache_pages - model_->cache_pages() - planned; };
+  while (free() < pages) {
+    if (kept_.EvictOldest()) continue;
+    if (running_.size() <= index + 1) break;
+    Preempt();
+  }
+  return std::clamp<int64_t>(free(), 0, pages);
+}
+
+void Engine::Preempt() {
+  std::unique_ptr<Sequence> sequence = std::move(running_.back());
+  running_.pop_back();
+  sequence->TakeCache();
+  Request alone;
+  alone.push_back(std::move(sequence));
+  queue_.push_front(std::move(alone));
+  ++totals_.preemptions;
+  if (metrics_ != nullptr) metrics_->preemptions->Increment();
 }
 
 void Engine::DropCancelled() {
@@ -114,11 +191,14 @@ void Engine::DropCancelled() {
   std::erase_if(queue_, [](const Request& request) { return request.empty(); });
 }
 
-void Engine::UpdateGauges() {
-  if (metrics_ == nullptr) return;
-  metrics_->queue_depth->Set(static_cast<double>(queue_.size()));
-  metrics_->running_sequences->Set(static_cast<double>(running_.size()));
-  metrics_->kv_blocks_used->Set(static_cast<double>(model_->cache_pages()));
+EngineStats Engine::Stats() const {
+  std::lock_guard<std::mutex> lock(mutex_);
+  EngineStats stats = totals_;
+  stats.waiting = static_cast<int64_t>(queue_.size());
+  stats.running = static_cast<int64_t>(running_.size());
+  stats.pages_used = model_->cache_pages();
+  stats.pages_total = options_.cache_pages;
+  return stats;
 }
 
 void Engine::Loop() {
@@ -127,7 +207,6 @@ void Engine::Loop() {
       std::unique_lock<std::mutex> lock(mutex_);
       DropCancelled();
       Admit();
-      UpdateGauges();
       if (running_.empty()) {
         changed_.notify_all();
         if (stop_) return;
@@ -140,33 +219,72 @@ void Engine::Loop() {
   }
 }
 
-void Engine::Step() {
-  std::vector<BatchRow> rows;
-  std::vector<Sequence*> in_step;
+void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step) {
   bool decoding = false;
   for (const auto& sequence : running_) decoding |= !sequence->in_prompt();
   int64_t prompt_rows = decoding ? kPromptRowsBeside : kPromptRows;
-  for (const auto& sequence : running_) {
+  int64_t planned = 0;
+  for (size_t i = 0; i < running_.size(); ++i) {  // making room may shorten it
+    Sequence* const sequence = running_[i].get();
     const bool in_prompt = sequence->in_prompt();
-    if (in_prompt && prompt_rows <= 0) continue;
-    const size_t before = rows.size();
-    sequence->AddRows(in_prompt ? prompt_rows : 1, &rows);
-    if (in_prompt) prompt_rows -= static_cast<int64_t>(rows.size() - before);
-    in_step.push_back(sequence.get());
+    int64_t count =
+        std::min(in_prompt ? prompt_rows : 1, Size(sequence->tokens()) - sequence->position());
+    if (count <= 0) continue;
+    const int64_t held = Pages(sequence->position());
+    const int64_t room = MakeRoom(Pages(sequence->position() + count) - held, planned, i) + held;
+    count = std::min(count, room * kCachePageTokens - sequence->position());
+    if (count <= 0) continue;
+    planned += Pages(sequence->position() + count) - held;
+    sequence->AddRows(count, rows);
+    if (in_prompt) prompt_rows -= count;
+    in_step->push_back(sequence);
   }
-  if (metrics_ != nullptr) metrics_->batch_size->Observe(static_cast<double>(rows.size()));
-  if (absl::Status status = model_->ForwardBatch(rows, &logits_); !status.ok()) {
+  totals_.computed_tokens += static_cast<int64_t>(rows->size());
+}
+
+void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Sequence*>& in_step) {
+  absl::Status status;
+  try {
+    status = model_->ForwardBatch(rows, &logits_);
+  } catch (const std::bad_alloc&) {
+    status = absl::ResourceExhaustedError("out of memory");
+  }
+  if (!status.ok()) {
     spdlog::error("forward pass of {} tokens failed: {}", rows.size(),
                   std::string(status.message()));
-    for (Sequence* sequence : in_step) sequence->Fail(status);
-  } else {
-    const float* logits = logits_.data();
     for (Sequence* sequence : in_step) {
-      logits += sequence->Accept(logits) * model_->spec().vocab;
+      sequence->Fail(status);
+      sequence->TakeCache();  // half a step may stand in it
     }
+    return;
   }
-  std::lock_guard<std::mutex> lock(mutex_);
+  const float* logits = logits_.data();
+  for (Sequence* sequence : in_step) {
+    logits += sequence->Accept(logits) * model_->spec().vocab;
+  }
+}
+
+// Takes finished sequences out; their caches are kept.
+void Engine::Retire() {
+  const bool keep = options_.reuse_prefixes && model_->shares_cache_pages();
+  for (const auto& sequence : running_) {
+    if (!keep || !sequence->finished() || sequence->cache() == nullptr) continue;
+    kept_.Add(sequence->tokens(), sequence->TakeCache());
+  }
   std::erase_if(running_, [](const auto& sequence) { return sequence->finished(); });
+}
+
+void Engine::Step() {
+  std::vector<BatchRow> rows;
+  std::vector<Sequence*> in_step;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    Plan(&rows, &in_step);
+  }
+  if (metrics_ != nullptr) metrics_->batch_size->Observe(static_cast<double>(rows.size()));
+  Forward(rows, in_step);
+  std::lock_guard<std::mutex> lock(mutex_);
+  Retire();
 }
 
 bool Engine::draining() const {

@@ -17,25 +17,48 @@
 #include "worker/model/tokenizer.h"
 #include "worker/serve/generation.h"
 #include "worker/serve/packed_model.h"
+#include "worker/serve/prefix_store.h"
 #include "worker/serve/sequence.h"
 #include "worker/serve/server_metrics.h"
 
 namespace shiftadd {
 
-// OUT_OF_RANGE; the payload carries the number of prompt tokens.
+// OUT_OF_RANGE; the payloads carry the number of prompt tokens and the context's length.
 inline constexpr char kPromptTokensPayload[] = "shiftadd/n_prompt_tokens";
+inline constexpr char kContextPayload[] = "shiftadd/n_ctx";
 absl::Status ContextExceeded(int64_t prompt_tokens, int64_t context);
 
 struct EngineOptions {
   int64_t context = 8192;  // tokens of prompt and answer together
   int queue = 64;          // requests that may wait
   int sequences = 4;       // slots: sequences that run together
+  // Cache pages for all sequences together, kept prefixes among them; at least one whole context.
+  // 0: a whole context for every slot.
+  int64_t cache_pages = 0;
+  bool reuse_prefixes = true;  // keep caches for prompts that begin alike
+};
+
+struct EngineStats {
+  int64_t waiting = 0;  // requests with sequences that wait for a slot
+  int64_t running = 0;  // sequences
+  int64_t pages_used = 0, pages_total = 0;
+  int64_t preemptions = 0;      // since the start
+  int64_t computed_tokens = 0;  // that went through the model since the start
+  int64_t reused_tokens = 0;    // prompt tokens that kept caches gave since the start
 };
 
 // Every step takes one token of each running sequence and part of a prompt, so that a long prompt
 // holds nobody up for long. Requests that wait take turns, one sequence each: a request of a
-// hundred prompts does not keep others waiting. Thread-safe. `model`, `tokenizer` and `metrics`
-// (may be null) must outlive the engine; the model is called from the engine's thread only.
+// hundred prompts does not keep others waiting.
+//
+// Memory: a sequence starts once the pages of its prompt are free. When the running ones outgrow
+// the cache, kept prefixes go first, oldest first; then the sequence that started last gives up its
+// pages and waits, and later computes its tokens again: the oldest always goes on, and no text
+// changes by it. A prompt that begins like one that is being computed waits for those pages rather
+// than compute them too.
+//
+// Thread-safe. `model`, `tokenizer` and `metrics` (may be null) must outlive the engine; the model
+// is called from the engine's thread only.
 class Engine {
  public:
   Engine(PackedModel* model, const Tokenizer* tokenizer, const EngineOptions& options,
@@ -54,20 +77,35 @@ class Engine {
   // runs.
   void Drain(absl::Duration grace);
   bool draining() const;
+  EngineStats Stats() const;
 
   const EngineOptions& options() const { return options_; }
 
  private:
   using Request = std::deque<std::unique_ptr<Sequence>>;
 
+  enum class Admission { kStarted, kNoPages, kPrefixToCome };
+
   absl::Status Check(const GenerateParams& params) const;
   void Loop();
   // Fills free slots, round robin over requests. Under mutex_.
   void Admit();
+  bool AdmitOne();
+  // Gives the sequence its cache, or says why not now. Under mutex_.
+  Admission Start(Sequence* sequence);
+  // Pages that running sequences will still take for tokens they have.
+  int64_t PromisedPages() const;
+  // Frees pages until `pages` are free, of kept prefixes and of running sequences behind `index`;
+  // gives how many of `pages` are free. `planned` are taken by the step that is being planned.
+  int64_t MakeRoom(int64_t pages, int64_t planned, size_t index);
+  void Preempt();
   // One forward pass over the running sequences.
   void Step();
+  // What goes through the model in the next step, in the order of `in_step`.
+  void Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step);
+  void Forward(const std::vector<BatchRow>& rows, const std::vector<Sequence*>& in_step);
+  void Retire();
   void DropCancelled();
-  void UpdateGauges();
 
   PackedModel* const model_;
   const Tokenizer* const tokenizer_;
@@ -81,7 +119,9 @@ class Engine {
   bool draining_ = false;
   bool cancel_all_ = false;
   bool stop_ = false;
-  std::vector<std::unique_ptr<Sequence>> running_;  // changed by the loop only, under mutex_
+  std::vector<std::unique_ptr<Sequence>> running_;  // oldest first; the loop's, under mutex_
+  EngineStats totals_;                              // its counters; the loop's, under mutex_
+  PrefixStore kept_;                                // the loop's
   std::vector<float> logits_;
   std::thread thread_;
 };

@@ -19,6 +19,7 @@ namespace {
 constexpr absl::Duration kPoll = absl::Milliseconds(100);
 constexpr uint32_t kDefaultMaxTokens = 128;
 constexpr int kMaxStops = 16;
+constexpr uint32_t kMaxTop = 20;
 
 using Ids = google::protobuf::RepeatedField<uint32_t>;
 
@@ -36,40 +37,140 @@ absl::StatusOr<std::vector<int32_t>> CheckedIds(const Ids& ids, int64_t vocab, c
   return out;
 }
 
+absl::StatusOr<std::vector<ChatMessage>> Messages(const v1::Chat& chat) {
+  std::vector<ChatMessage> messages;
+  for (int i = 0; i < chat.messages_size(); ++i) {
+    const v1::ChatMessage& m = chat.messages(i);
+    if (m.role() != "system" && m.role() != "user" && m.role() != "assistant") {
+      return rpc::InvalidFields(
+          {{absl::StrCat("chat.messages[", i, "].role"),
+            absl::StrCat("\"", m.role(), "\" must be system, user or assistant")}});
+    }
+    messages.push_back({m.role(), m.content()});
+  }
+  if (messages.empty()) return rpc::InvalidFields({{"chat.messages", "is empty"}});
+  return messages;
+}
+
+absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& request,
+                                            const ServedModel& served) {
+  switch (request.prompt_case()) {
+    case v1::GenerateRequest::kText:
+      return served.Encode(request.text(), /*add_special=*/true);
+    case v1::GenerateRequest::kTokens:
+      return CheckedIds(request.tokens().ids(), served.model->spec().vocab, "tokens.ids");
+    case v1::GenerateRequest::kChat:
+      break;
+    default:
+      return rpc::InvalidFields({{"prompt", "one of text, tokens and chat must be set"}});
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, Messages(request.chat()));
+  SA_ASSIGN_OR_RETURN(const std::string text, served.tokenizer->RenderChat(messages, true));
+  return served.Encode(text, /*add_special=*/false);
+}
+
+absl::StatusOr<GenerateParams> Params(const v1::GenerateRequest& request,
+                                      const ServedModel& served) {
+  std::vector<rpc::FieldViolation> faults;
+  const v1::Sampling& s = request.sampling();
+  if (!(s.temperature() >= 0 && s.temperature() <= 2)) {
+    faults.push_back(
+        {"sampling.temperature", absl::StrCat(s.temperature(), " is not from 0 to 2")});
+  }
+  if (!(s.top_p() >= 0 && s.top_p() <= 1)) {
+    faults.push_back({"sampling.top_p", absl::StrCat(s.top_p(), " is not from 0 to 1")});
+  }
+  if (request.stop_size() > kMaxStops) {
+    faults.push_back({"stop", absl::StrCat(request.stop_size(), " strings, at most ", kMaxStops)});
+  }
+  if (!faults.empty()) return rpc::InvalidFields(faults);
+  GenerateParams params;
+  params.max_tokens = request.max_tokens() == 0 ? kDefaultMaxTokens : request.max_tokens();
+  params.sampling.temperature = s.temperature();
+  params.sampling.top_p = s.top_p() == 0 ? 1 : s.top_p();
+  params.sampling.top_k = s.top_k();
+  params.sampling.seed = s.seed();
+  params.stop.assign(request.stop().begin(), request.stop().end());
+  params.ignore_eos = request.ignore_eos();
+  SA_ASSIGN_OR_RETURN(params.prompt, Prompt(request, served));
+  return params;
+}
+
+absl::StatusOr<GenerateParams> Params(const v1::ScoreRequest& request, const ServedModel& served) {
+  if (request.top() > kMaxTop) {
+    return rpc::InvalidFields({{"top", absl::StrCat(request.top(), ", at most ", kMaxTop)}});
+  }
+  GenerateParams params;
+  params.max_tokens = 0;
+  params.prompt_logprobs = true;
+  params.top_logprobs = request.top();
+  if (request.prompt_case() == v1::ScoreRequest::kText) {
+    SA_ASSIGN_OR_RETURN(params.prompt, served.Encode(request.text(), /*add_special=*/true));
+  } else if (request.prompt_case() == v1::ScoreRequest::kTokens) {
+    SA_ASSIGN_OR_RETURN(params.prompt, CheckedIds(request.tokens().ids(),
+                                                  served.model->spec().vocab, "tokens.ids"));
+  } else {
+    return rpc::InvalidFields({{"prompt", "one of text and tokens must be set"}});
+  }
+  return params;
+}
+
+void Fill(const TokenLogprob& from, v1::TokenScore* to) {
+  to->set_token(static_cast<uint32_t>(from.token));
+  if (from.known) to->set_logprob(from.logprob);
+  for (const auto& [token, logprob] : from.top) {
+    v1::TopToken* top = to->add_top();
+    top->set_token(static_cast<uint32_t>(token));
+    top->set_logprob(logprob);
+  }
+}
+
 class Service : public v1::GenerateService::Service {
  public:
-  Service(const ServedModel* served, Engine* engine, ServerMetrics* metrics)
-      : served_(served), engine_(engine), metrics_(metrics) {}
+  Service(const ModelRegistry* registry, const ApiKeys* keys, ServerMetrics* metrics)
+      : registry_(registry), keys_(keys), metrics_(metrics) {}
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
     return Done("Generate", Run(context, *request, writer));
   }
 
-  grpc::Status Tokenize(grpc::ServerContext*, const v1::TokenizeRequest* request,
+  grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
+                     v1::ScoreResponse* response) override {
+    return Done("Score", Run(context, *request, response));
+  }
+
+  grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override {
+    const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
+    if (!model.ok()) return Done("Tokenize", model.status());
     for (const int32_t id :
-         served_->tokenizer->Encode(request->text(), request->add_special_tokens(), true)) {
+         (*model)->tokenizer->Encode(request->text(), request->add_special_tokens(), true)) {
       response->add_ids(static_cast<uint32_t>(id));
     }
     return Done("Tokenize", absl::OkStatus());
   }
 
-  grpc::Status Detokenize(grpc::ServerContext*, const v1::DetokenizeRequest* request,
+  grpc::Status Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
                           v1::DetokenizeResponse* response) override {
-    const auto ids = CheckedIds(request->ids(), served_->model->spec().vocab, "ids");
-    if (ids.ok()) response->set_text(ToValidUtf8(served_->tokenizer->Decode(*ids, false)));
+    const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
+    if (!model.ok()) return Done("Detokenize", model.status());
+    const auto ids = CheckedIds(request->ids(), (*model)->model->spec().vocab, "ids");
+    if (ids.ok()) response->set_text(ToValidUtf8((*model)->tokenizer->Decode(*ids, false)));
     return Done("Detokenize", ids.status());
   }
 
-  grpc::Status GetModelInfo(grpc::ServerContext*, const v1::GetModelInfoRequest*,
+  grpc::Status GetModelInfo(grpc::ServerContext* context, const v1::GetModelInfoRequest* request,
                             v1::ModelInfo* info) override {
-    info->set_name(served_->name);
-    info->set_digest(served_->digest);
-    info->set_context_length(static_cast<uint32_t>(served_->context));
-    info->set_vocabulary(static_cast<uint32_t>(served_->model->spec().vocab));
-    info->set_weight_bytes(served_->model->weight_bytes());
-    info->set_isa(kernels::IsaName(served_->model->isa()));
+    const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
+    if (!model.ok()) return Done("GetModelInfo", model.status());
+    const ServedModel& served = (*model)->served;
+    info->set_name(served.name);
+    info->set_digest(served.digest);
+    info->set_context_length(static_cast<uint32_t>(served.context));
+    info->set_vocabulary(static_cast<uint32_t>(served.model->spec().vocab));
+    info->set_weight_bytes(served.model->weight_bytes());
+    info->set_isa(kernels::IsaName(served.model->isa()));
     return Done("GetModelInfo", absl::OkStatus());
   }
 
@@ -82,68 +183,47 @@ class Service : public v1::GenerateService::Service {
     return rpc::ToGrpc(status);
   }
 
-  absl::StatusOr<std::vector<int32_t>> Prompt(const v1::GenerateRequest& request) const {
-    switch (request.prompt_case()) {
-      case v1::GenerateRequest::kText:
-        return served_->Encode(request.text(), /*add_special=*/true);
-      case v1::GenerateRequest::kTokens:
-        return CheckedIds(request.tokens().ids(), served_->model->spec().vocab, "tokens.ids");
-      case v1::GenerateRequest::kChat:
-        break;
-      default:
-        return rpc::InvalidFields({{"prompt", "one of text, tokens and chat must be set"}});
+  // Checks the caller's key first.
+  absl::StatusOr<ModelPtr> Find(const grpc::ServerContext& context,
+                                const std::string& model) const {
+    if (keys_ != nullptr) {
+      const auto found = context.client_metadata().find("authorization");
+      const absl::string_view value =
+          found == context.client_metadata().end()
+              ? absl::string_view()
+              : absl::string_view(found->second.data(), found->second.size());
+      SA_RETURN_IF_ERROR(keys_->Check(value));
     }
-    std::vector<ChatMessage> messages;
-    for (int i = 0; i < request.chat().messages_size(); ++i) {
-      const v1::ChatMessage& m = request.chat().messages(i);
-      if (m.role() != "system" && m.role() != "user" && m.role() != "assistant") {
-        return rpc::InvalidFields(
-            {{absl::StrCat("chat.messages[", i, "].role"),
-              absl::StrCat("\"", m.role(), "\" must be system, user or assistant")}});
-      }
-      messages.push_back({m.role(), m.content()});
-    }
-    if (messages.empty()) return rpc::InvalidFields({{"chat.messages", "is empty"}});
-    SA_ASSIGN_OR_RETURN(const std::string text, served_->tokenizer->RenderChat(messages, true));
-    return served_->Encode(text, /*add_special=*/false);
-  }
-
-  absl::StatusOr<GenerateParams> Params(const v1::GenerateRequest& request) const {
-    std::vector<rpc::FieldViolation> faults;
-    const v1::Sampling& s = request.sampling();
-    if (!(s.temperature() >= 0 && s.temperature() <= 2)) {
-      faults.push_back(
-          {"sampling.temperature", absl::StrCat(s.temperature(), " is not from 0 to 2")});
-    }
-    if (!(s.top_p() >= 0 && s.top_p() <= 1)) {
-      faults.push_back({"sampling.top_p", absl::StrCat(s.top_p(), " is not from 0 to 1")});
-    }
-    if (request.stop_size() > kMaxStops) {
-      faults.push_back(
-          {"stop", absl::StrCat(request.stop_size(), " strings, at most ", kMaxStops)});
-    }
-    if (!faults.empty()) return rpc::InvalidFields(faults);
-    GenerateParams params;
-    params.max_tokens = request.max_tokens() == 0 ? kDefaultMaxTokens : request.max_tokens();
-    params.sampling.temperature = s.temperature();
-    params.sampling.top_p = s.top_p() == 0 ? 1 : s.top_p();
-    params.sampling.top_k = s.top_k();
-    params.sampling.seed = s.seed();
-    params.stop.assign(request.stop().begin(), request.stop().end());
-    params.ignore_eos = request.ignore_eos();
-    SA_ASSIGN_OR_RETURN(params.prompt, Prompt(request));
-    return params;
+    return registry_->Find(model);
   }
 
   absl::Status Run(grpc::ServerContext* context, const v1::GenerateRequest& request,
                    grpc::ServerWriter<v1::GenerateResponse>* writer) {
-    SA_ASSIGN_OR_RETURN(GenerateParams params, Params(request));
+    SA_ASSIGN_OR_RETURN(const ModelPtr model, Find(*context, request.model()));
+    SA_ASSIGN_OR_RETURN(GenerateParams params, Params(request, model->served));
     const uint32_t prompt_tokens = static_cast<uint32_t>(params.prompt.size());
     SA_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
-                        engine_->Submit({std::move(params)}));
+                        model->engine->Submit({std::move(params)}));
     const absl::Status status = Copy(context, prompt_tokens, generation.get(), writer);
     generation->Cancel();  // if it was left early
     return status;
+  }
+
+  absl::Status Run(grpc::ServerContext* context, const v1::ScoreRequest& request,
+                   v1::ScoreResponse* response) {
+    SA_ASSIGN_OR_RETURN(const ModelPtr model, Find(*context, request.model()));
+    SA_ASSIGN_OR_RETURN(GenerateParams params, Params(request, model->served));
+    SA_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
+                        model->engine->Submit({std::move(params)}));
+    while (!context->IsCancelled()) {
+      const std::optional<GenerateEvent> event = generation->Next(kPoll);
+      if (!event.has_value()) continue;
+      SA_RETURN_IF_ERROR(event->status);
+      for (const TokenLogprob& lp : event->logprobs) Fill(lp, response->add_scores());
+      if (event->last()) return absl::OkStatus();
+    }
+    generation->Cancel();
+    return absl::CancelledError("the client has gone");
   }
 
   static absl::Status Copy(grpc::ServerContext* context, uint32_t prompt_tokens,
@@ -169,16 +249,16 @@ class Service : public v1::GenerateService::Service {
     }
   }
 
-  const ServedModel* const served_;
-  Engine* const engine_;
+  const ModelRegistry* const registry_;
+  const ApiKeys* const keys_;
   ServerMetrics* const metrics_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> NewGenerateService(const ServedModel* served, Engine* engine,
-                                                  ServerMetrics* metrics) {
-  return std::make_unique<Service>(served, engine, metrics);
+std::unique_ptr<grpc::Service> NewGenerateService(const ModelRegistry* registry,
+                                                  const ApiKeys* keys, ServerMetrics* metrics) {
+  return std::make_unique<Service>(registry, keys, metrics);
 }
 
 }  // namespace shiftadd

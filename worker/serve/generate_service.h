@@ -1,4 +1,4 @@
-// GenerateService over an Engine. Translates, calls, translates back.
+// GenerateService over the models of a registry. Translates, calls, translates back.
 #ifndef SHIFTADD_WORKER_SERVE_GENERATE_SERVICE_H_
 #define SHIFTADD_WORKER_SERVE_GENERATE_SERVICE_H_
 
@@ -6,15 +6,16 @@
 
 #include <memory>
 
-#include "worker/serve/engine.h"
-#include "worker/serve/served_model.h"
+#include "worker/serve/api_keys.h"
+#include "worker/serve/model_registry.h"
 #include "worker/serve/server_metrics.h"
 
 namespace shiftadd {
 
-// All must outlive the service; `metrics` may be null. Thread-safe.
-std::unique_ptr<grpc::Service> NewGenerateService(const ServedModel* served, Engine* engine,
-                                                  ServerMetrics* metrics);
+// All must outlive the service; `keys` (null: everybody may) and `metrics` may be null.
+// Thread-safe.
+std::unique_ptr<grpc::Service> NewGenerateService(const ModelRegistry* registry,
+                                                  const ApiKeys* keys, ServerMetrics* metrics);
 
 }  // namespace shiftadd
 

@@ -44,8 +44,9 @@ struct GenerateEvent {
   std::vector<int32_t>
       tokens;  // generated; an end-of-sequence token is among them but not in the text
   std::vector<TokenLogprob> logprobs;  // of the prompt's tokens first (once), then of `tokens`
-  std::string finish_reason;           // last event: "stop" or "length"
-  absl::Status status;                 // not OK: last event, generation failed
+  int64_t cached = 0;         // first event: prompt tokens that an earlier sequence's cache gave
+  std::string finish_reason;  // last event: "stop" or "length"
+  absl::Status status;        // not OK: last event, generation failed
   bool last() const { return !finish_reason.empty() || !status.ok(); }
 };
 

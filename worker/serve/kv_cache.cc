@@ -5,6 +5,8 @@
 
 namespace shiftadd {
 
+static_assert(kPageTokens == kCachePageTokens);
+
 PagedKvCache::PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, PageCounter counter)
     : blocks_(spec.blocks),
       kv_heads_(spec.kv_heads),
@@ -17,32 +19,66 @@ PagedKvCache::PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, PageC
       values_(spec.blocks * spec.kv_heads),
       counter_(std::move(counter)) {}
 
-PagedKvCache::~PagedKvCache() { *counter_ -= static_cast<int64_t>(pages_.size()); }
+PagedKvCache::~PagedKvCache() = default;
+
+int64_t PagedKvCache::PageBytes(const ArchitectureSpec& spec) {
+  const int64_t width = spec.head_dim + (spec.head_dim + 15) / 16 * 16;
+  return spec.blocks * spec.kv_heads * width * kPageTokens * static_cast<int64_t>(sizeof(float));
+}
+
+PagedKvCache::Page PagedKvCache::NewPage() const {
+  // The counter follows the page, whichever cache lets go of it last.
+  Page page(new float[static_cast<size_t>(PageFloats())](), [counter = counter_](float* data) {
+    delete[] data;
+    --*counter;
+  });
+  ++*counter_;
+  return page;
+}
 
 void PagedKvCache::Truncate(int64_t length) {
   length_ = std::clamp<int64_t>(length, 0, length_);
   const size_t keep = static_cast<size_t>((length_ + kPageTokens - 1) / kPageTokens);
   if (keep >= pages_.size()) return;
-  *counter_ -= static_cast<int64_t>(pages_.size() - keep);
   pages_.resize(keep);
   IndexPages();
 }
 
-void PagedKvCache::Reserve(int64_t length) {
-  const size_t need = static_cast<size_t>((length + kPageTokens - 1) / kPageTokens);
-  if (need <= pages_.size()) return;
-  *counter_ += static_cast<int64_t>(need - pages_.size());
-  while (pages_.size() < need) {
-    pages_.push_back(std::make_unique<float[]>(static_cast<size_t>(PageFloats())));
+int64_t PagedKvCache::SharePrefix(const KvCache& from, int64_t tokens) {
+  const auto* other = dynamic_cast<const PagedKvCache*>(&from);
+  if (other == nullptr || other == this || length_ != 0 || !pages_.empty()) return length_;
+  if (other->blocks_ != blocks_ || other->kv_heads_ != kv_heads_ || other->head_dim_ != head_dim_) {
+    return 0;
   }
+  const int64_t whole = std::min({tokens, other->length_, capacity_}) / kPageTokens;
+  if (whole <= 0) return 0;
+  pages_.assign(other->pages_.begin(), other->pages_.begin() + whole);
+  length_ = whole * kPageTokens;
   IndexPages();
+  return length_;
 }
 
-void PagedKvCache::IndexPages() {
+void PagedKvCache::Reserve(int64_t length) {
+  const size_t need = static_cast<size_t>((length + kPageTokens - 1) / kPageTokens);
+  const size_t writes = static_cast<size_t>(length_ / kPageTokens);  // the first page written
+  bool changed = need > pages_.size();
+  for (size_t p = writes; p < std::min(need, pages_.size()); ++p) {
+    if (pages_[p].use_count() == 1) continue;
+    Page own = NewPage();
+    std::copy_n(pages_[p].get(), PageFloats(), own.get());
+    pages_[p] = std::move(own);
+    changed = true;
+  }
+  if (!changed) return;
+  while (pages_.size() < need) pages_.push_back(NewPage());
+  IndexPages(writes);
+}
+
+void PagedKvCache::IndexPages(size_t from) {
   for (int64_t h = 0; h < blocks_ * kv_heads_; ++h) {
     std::vector<const float*>& keys = keys_[h];
     std::vector<const float*>& values = values_[h];
-    const size_t known = std::min(keys.size(), pages_.size());
+    const size_t known = std::min({from, keys.size(), pages_.size()});
     keys.resize(pages_.size());
     values.resize(pages_.size());
     for (size_t p = known; p < pages_.size(); ++p) {

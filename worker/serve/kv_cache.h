@@ -18,8 +18,9 @@ using PageCounter = std::shared_ptr<std::atomic<int64_t>>;
 
 // A page holds all blocks' keys ([kv_heads][head_dim][kPageTokens], so that scores of neighbouring
 // tokens are one vector) and values ([kv_heads][kPageTokens][value_stride]) of 32 tokens, in fp32.
-// Pages are made when first written and zeroed, and freed by Truncate. Not thread-safe; different
-// rows may be stored by different threads after Reserve.
+// Pages are made when first written and zeroed, and freed once no cache holds them. A page that
+// other caches hold too is copied before it is written. Not thread-safe, nor are caches that share
+// pages; different rows may be stored by different threads after Reserve.
 class PagedKvCache : public KvCache {
  public:
   PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, PageCounter counter);
@@ -28,6 +29,7 @@ class PagedKvCache : public KvCache {
   int64_t length() const override { return length_; }
   int64_t capacity() const override { return capacity_; }
   void Truncate(int64_t length) override;
+  int64_t SharePrefix(const KvCache& from, int64_t tokens) override;
 
   // Makes room for tokens up to `length`, which does not become the length yet.
   void Reserve(int64_t length);
@@ -40,14 +42,20 @@ class PagedKvCache : public KvCache {
   int64_t value_stride() const { return value_stride_; }
   // True if the cache was made for a model of this shape.
   bool Fits(const ArchitectureSpec& spec) const;
+  // Bytes of a page for a model of this shape.
+  static int64_t PageBytes(const ArchitectureSpec& spec);
 
  private:
+  using Page = std::shared_ptr<float[]>;
+
   int64_t PageFloats() const { return blocks_ * kv_heads_ * (key_floats_ + value_floats_); }
-  void IndexPages();
+  Page NewPage() const;
+  // Page pointers from page `from` on; those before are right.
+  void IndexPages(size_t from = 0);
 
   const int64_t blocks_, kv_heads_, head_dim_, capacity_, value_stride_, key_floats_, value_floats_;
   int64_t length_ = 0;
-  std::vector<std::unique_ptr<float[]>> pages_;
+  std::vector<Page> pages_;
   std::vector<std::vector<const float*>> keys_;  // [blocks * kv_heads][pages]
   std::vector<std::vector<const float*>> values_;
   PageCounter counter_;

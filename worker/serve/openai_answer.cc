@@ -27,6 +27,12 @@ struct Choice {
   int64_t tokens = 0;
 };
 
+// Prompt tokens that were reused: a prompt counts once, with its first choice, as it does among the
+// prompt tokens.
+int64_t CachedOf(const GenerateEvent& event, int64_t choices) {
+  return static_cast<int64_t>(event.index) % choices == 0 ? event.cached : 0;
+}
+
 // Cancels a generation that is left before its end.
 class Guard {
  public:
@@ -66,11 +72,14 @@ Response Api::Answer(const Job& job, Generation* generation, StreamWriter* write
   Presence presence(writer);
   std::vector<Choice> choices(job.sequences.size());
   size_t left = choices.size();
+  int64_t cached = 0;
+  const Tokenizer& tokenizer = *job.model->tokenizer;
   while (left > 0) {
     std::optional<GenerateEvent> event = generation->Next(kPoll);
     if (presence.Gone()) return ClientClosed();
     if (!event.has_value()) continue;
-    if (!event->status.ok()) return Error(event->status);
+    if (!event->status.ok()) return ErrorResponse(event->status);
+    cached += CachedOf(*event, job.fields.n);
     Choice& choice = choices[event->index];
     choice.text += event->text;
     choice.finish_reason = event->finish_reason;
@@ -87,17 +96,16 @@ Response Api::Answer(const Job& job, Generation* generation, StreamWriter* write
     const bool logprobs = job.fields.params.top_logprobs >= 0;
     if (job.chat) {
       entry["message"] = {{"role", "assistant"}, {"content", choice.text}};
-      if (logprobs) entry["logprobs"] = ChatLogprobs(*served_->tokenizer, choice.logprobs);
+      if (logprobs) entry["logprobs"] = ChatLogprobs(tokenizer, choice.logprobs);
     } else {
       entry["text"] = (job.echo ? job.prompt_texts[i / job.fields.n] : "") + choice.text;
       int64_t offset = 0;
-      if (logprobs)
-        entry["logprobs"] = LegacyLogprobs(*served_->tokenizer, choice.logprobs, &offset);
+      if (logprobs) entry["logprobs"] = LegacyLogprobs(tokenizer, choice.logprobs, &offset);
     }
     list.push_back(std::move(entry));
   }
   json body = job.envelope.Wrap(std::move(list));
-  body["usage"] = Usage(job.prompt_tokens, generated);
+  body["usage"] = Usage(job.prompt_tokens, generated, cached);
   return JsonResponse(200, body);
 }
 
@@ -154,24 +162,25 @@ Response Api::Stream(const Job& job, Generation* generation, StreamWriter* write
     if ((job.chat || job.echo) && !chunks.Choice(std::move(first))) return ClientClosed();
   }
   std::vector<int64_t> offsets(count, 0);
-  int64_t generated = 0;
+  int64_t generated = 0, cached = 0;
+  const Tokenizer& tokenizer = *job.model->tokenizer;
   for (size_t left = count; left > 0;) {
     std::optional<GenerateEvent> event = generation->Next(kPoll);
     if (presence.Gone()) return ClientClosed();
     if (!event.has_value()) continue;
     if (!event->status.ok()) {
-      chunks.Send(ErrorBody(event->status, served_->context));
+      chunks.Send(ErrorBody(event->status));
       return head;
     }
     generated += static_cast<int64_t>(event->tokens.size());
+    cached += CachedOf(*event, job.fields.n);
     const bool logprobs = job.fields.params.top_logprobs >= 0 && !event->logprobs.empty();
     if (!event->text.empty() || logprobs || (event->last() && !job.chat)) {
       json entry = choice(event->index, event->text);
       if (logprobs && job.chat) {
-        entry["logprobs"] = ChatLogprobs(*served_->tokenizer, event->logprobs);
+        entry["logprobs"] = ChatLogprobs(tokenizer, event->logprobs);
       } else if (logprobs) {
-        entry["logprobs"] =
-            LegacyLogprobs(*served_->tokenizer, event->logprobs, &offsets[event->index]);
+        entry["logprobs"] = LegacyLogprobs(tokenizer, event->logprobs, &offsets[event->index]);
       }
       if (event->last() && !job.chat) entry["finish_reason"] = event->finish_reason;
       if (!chunks.Choice(std::move(entry))) return ClientClosed();
@@ -185,7 +194,7 @@ Response Api::Stream(const Job& job, Generation* generation, StreamWriter* write
       if (!chunks.Choice(std::move(end))) return ClientClosed();
     }
   }
-  if (job.fields.include_usage && !chunks.Usage(Usage(job.prompt_tokens, generated))) {
+  if (job.fields.include_usage && !chunks.Usage(Usage(job.prompt_tokens, generated, cached))) {
     return ClientClosed();
   }
   chunks.Done();

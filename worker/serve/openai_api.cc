@@ -4,13 +4,17 @@
 #include <exception>
 #include <utility>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
+#include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "worker/serve/json_fields.h"
+#include "worker/serve/text_stream.h"
 
 namespace shiftadd::openai {
 
@@ -19,15 +23,40 @@ using http::Response;
 using http::StreamWriter;
 using nlohmann::json;
 
+namespace {
+
+// A page of another site may send text and forms without asking first (CORS), but not JSON.
+bool IsJson(const Request& request) {
+  const auto type = request.headers.find("content-type");
+  if (request.method != "POST" || type == request.headers.end()) return true;
+  const std::string media(absl::StripAsciiWhitespace(
+      absl::string_view(type->second).substr(0, type->second.find(';'))));
+  return absl::EqualsIgnoreCase(media, "application/json") ||
+         absl::EndsWithIgnoreCase(media, "+json");
+}
+
+Response NotJson(const Request& request) {
+  return http::JsonError(415,
+                         absl::StrCat("Content-Type must be application/json, not ",
+                                      ToValidUtf8(request.headers.at("content-type"))),
+                         "", "unsupported_media_type");
+}
+
+}  // namespace
+
 http::Handler Api::Counted(const std::string& api, http::Handler handler) {
   return [this, api, handler = std::move(handler)](const Request& request, StreamWriter* writer) {
+    const absl::Time start = absl::Now();
     Response response;
     try {
-      response = handler(request, writer);
+      response = IsJson(request) ? handler(request, writer) : NotJson(request);
     } catch (const std::exception& e) {
-      spdlog::error("{} {}: {}", request.method, request.path, e.what());
-      response = Error(absl::InternalError("internal error"));
+      spdlog::error("{} {} {}: {}", request.id, request.method, request.path, e.what());
+      response = ErrorResponse(absl::InternalError("internal error"));
     }
+    spdlog::info("{} {} {} {} {:.3f} s{}", request.id, request.method, request.path,
+                 response.status, absl::ToDoubleSeconds(absl::Now() - start),
+                 response.status >= 400 ? " " + response.body.substr(0, 300) : "");
     if (metrics_ != nullptr) metrics_->Requests(api, response.status).Increment();
     return response;
   };
@@ -45,35 +74,45 @@ http::HttpServer::Routes Api::Routes() {
   add("/tokenize", "POST", [this](const Request& r, StreamWriter*) { return Tokenize(r); });
   add("/detokenize", "POST", [this](const Request& r, StreamWriter*) { return Detokenize(r); });
   add("/tokenizer_info", "GET",
-      [this](const Request&, StreamWriter*) { return TokenizerInfoAnswer(); });
+      [this](const Request& r, StreamWriter*) { return TokenizerInfoAnswer(r); });
   add("/v1/models", "GET", [this](const Request&, StreamWriter*) { return Models(); });
-  // Clients may write the colon of a tag as %3A.
-  const std::string escaped = absl::StrCat("/v1/models/", served_->name);
-  std::string encoded = escaped;
-  for (size_t at; (at = encoded.find(':')) != std::string::npos;) encoded.replace(at, 1, "%3A");
-  for (const std::string& path : {escaped, encoded}) {
-    routes[path]["GET"] = Counted("/v1/models/{model}", [this](const Request&, StreamWriter*) {
-      return JsonResponse(200, json::parse(Models().body)["data"][0]);
-    });
+  for (const std::string& reference : registry_->References()) {
+    // Clients may write the colon of a tag, and slashes, as %3A and %2F.
+    const std::string encoded = absl::StrReplaceAll(reference, {{":", "%3A"}, {"/", "%2F"}});
+    for (const std::string& name : {reference, encoded}) {
+      routes["/v1/models/" + name]["GET"] =
+          Counted("/v1/models/{model}",
+                  [this, reference](const Request&, StreamWriter*) { return Model(reference); });
+    }
   }
   return routes;
 }
 
-Response Api::Error(const absl::Status& status) const {
-  return ErrorResponse(status, served_->context);
+namespace {
+
+json ModelJson(const ServedModel& served) {
+  return {{"id", served.name},      {"object", "model"},       {"created", served.created},
+          {"owned_by", "shiftadd"}, {"digest", served.digest}, {"max_model_len", served.context}};
 }
+
+}  // namespace
 
 Response Api::Models() {
-  const json model = {{"id", served_->name},         {"object", "model"},
-                      {"created", served_->created}, {"owned_by", "shiftadd"},
-                      {"digest", served_->digest},   {"max_model_len", served_->context}};
-  return JsonResponse(200, {{"object", "list"}, {"data", json::array({model})}});
+  json data = json::array();
+  for (const ModelPtr& model : registry_->All()) data.push_back(ModelJson(model->served));
+  return JsonResponse(200, {{"object", "list"}, {"data", data}});
 }
 
-absl::Status Api::CheckModel(const std::string& name) const {
-  if (name.empty() || served_->IsNamed(name)) return absl::OkStatus();
-  return absl::NotFoundError(absl::StrCat(
-      "model \"", name, "\" is not served here; this server has \"", served_->name, "\""));
+Response Api::Model(const std::string& reference) {
+  const absl::StatusOr<ModelPtr> model = registry_->Find(reference);
+  if (!model.ok()) return ErrorResponse(model.status());
+  return JsonResponse(200, ModelJson((*model)->served));
+}
+
+absl::StatusOr<ModelPtr> Api::FindModel(const json& body) const {
+  std::string name;
+  SA_RETURN_IF_ERROR(JsonFields(body).Read("model", &name));
+  return registry_->Find(name);
 }
 
 void Api::AddSequences(const std::vector<int32_t>& prompt, Job* job) const {
@@ -88,21 +127,21 @@ void Api::AddSequences(const std::vector<int32_t>& prompt, Job* job) const {
 
 absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body) const {
   SA_ASSIGN_OR_RETURN(const json parsed, ParseObject(body));
-  SA_ASSIGN_OR_RETURN(const CompletionFields fields,
-                      ParseCompletion(parsed, served_->model->spec().vocab));
-  SA_RETURN_IF_ERROR(CheckModel(fields.model));
   Job job;
+  SA_ASSIGN_OR_RETURN(job.model, FindModel(parsed));
+  const ServedModel& served = job.model->served;
+  SA_ASSIGN_OR_RETURN(const CompletionFields fields,
+                      ParseCompletion(parsed, served.model->spec().vocab));
   job.fields = fields;
   job.echo = fields.echo;
-  job.envelope = {NewId("cmpl"), "text_completion", absl::ToUnixSeconds(absl::Now()), served_};
+  job.envelope = {NewId("cmpl"), "text_completion", absl::ToUnixSeconds(absl::Now()), &served};
   for (const Prompt& prompt : fields.prompts) {
     std::vector<int32_t> ids = prompt.ids;
     if (prompt.is_text) {
-      SA_ASSIGN_OR_RETURN(ids, served_->Encode(prompt.text, /*add_special=*/true));
+      SA_ASSIGN_OR_RETURN(ids, served.Encode(prompt.text, /*add_special=*/true));
       if (ids.empty()) return FieldError("prompt", "is empty");
     }
-    job.prompt_texts.push_back(prompt.is_text ? prompt.text
-                                              : served_->tokenizer->Decode(ids, false));
+    job.prompt_texts.push_back(prompt.is_text ? prompt.text : served.tokenizer->Decode(ids, false));
     AddSequences(ids, &job);
   }
   return job;
@@ -110,17 +149,17 @@ absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body) const {
 
 absl::StatusOr<Api::Job> Api::ChatJob(const std::string& body) const {
   SA_ASSIGN_OR_RETURN(const json parsed, ParseObject(body));
-  SA_ASSIGN_OR_RETURN(const ChatFields fields, ParseChat(parsed, served_->model->spec().vocab));
-  SA_RETURN_IF_ERROR(CheckModel(fields.model));
   Job job;
+  SA_ASSIGN_OR_RETURN(job.model, FindModel(parsed));
+  const ServedModel& served = job.model->served;
+  SA_ASSIGN_OR_RETURN(const ChatFields fields, ParseChat(parsed, served.model->spec().vocab));
   job.fields = fields;
   job.chat = true;
   job.envelope = {NewId("chatcmpl"), fields.stream ? "chat.completion.chunk" : "chat.completion",
-                  absl::ToUnixSeconds(absl::Now()), served_};
-  SA_ASSIGN_OR_RETURN(const std::string text,
-                      served_->tokenizer->RenderChat(fields.messages, true));
+                  absl::ToUnixSeconds(absl::Now()), &served};
+  SA_ASSIGN_OR_RETURN(const std::string text, served.tokenizer->RenderChat(fields.messages, true));
   // The template writes what special tokens it wants itself.
-  SA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, served_->Encode(text, /*add_special=*/false));
+  SA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, served.Encode(text, /*add_special=*/false));
   AddSequences(ids, &job);
   return job;
 }
@@ -133,49 +172,63 @@ Response Api::ChatCompletions(const Request& request, StreamWriter* writer) {
   return Run(ChatJob(request.body), writer);
 }
 
-absl::StatusOr<std::vector<int32_t>> Api::RequestTokens(const json& body) const {
+namespace {
+
+absl::StatusOr<std::vector<int32_t>> RequestTokens(const json& body, const ServedModel& served) {
   const JsonFields fields(body);
-  std::string model;
-  SA_RETURN_IF_ERROR(fields.Read("model", &model));
-  SA_RETURN_IF_ERROR(CheckModel(model));
   bool add_special = true;
   SA_RETURN_IF_ERROR(fields.Read("add_special_tokens", &add_special));
   if (fields.Find("messages") != nullptr) {
     bool open_turn = true;
     SA_RETURN_IF_ERROR(fields.Read("add_generation_prompt", &open_turn));
     SA_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, ParseMessages(body));
-    SA_ASSIGN_OR_RETURN(const std::string text,
-                        served_->tokenizer->RenderChat(messages, open_turn));
-    return served_->tokenizer->Encode(text, false, true);
+    SA_ASSIGN_OR_RETURN(const std::string text, served.tokenizer->RenderChat(messages, open_turn));
+    return served.tokenizer->Encode(text, false, true);
   }
   if (fields.Find("prompt") == nullptr) return FieldError("prompt", "is missing");
   std::string prompt;
   SA_RETURN_IF_ERROR(fields.Read("prompt", &prompt));
-  return served_->tokenizer->Encode(prompt, add_special, true);
+  return served.tokenizer->Encode(prompt, add_special, true);
 }
+
+}  // namespace
 
 Response Api::Tokenize(const Request& request) {
   const absl::StatusOr<json> body = ParseObject(request.body);
-  if (!body.ok()) return Error(body.status());
-  const absl::StatusOr<std::vector<int32_t>> ids = RequestTokens(*body);
-  if (!ids.ok()) return Error(ids.status());
+  if (!body.ok()) return ErrorResponse(body.status());
+  const absl::StatusOr<ModelPtr> model = FindModel(*body);
+  if (!model.ok()) return ErrorResponse(model.status());
+  const ServedModel& served = (*model)->served;
+  const absl::StatusOr<std::vector<int32_t>> ids = RequestTokens(*body, served);
+  if (!ids.ok()) return ErrorResponse(ids.status());
   return JsonResponse(
-      200, {{"tokens", *ids}, {"count", ids->size()}, {"max_model_len", served_->context}});
+      200, {{"tokens", *ids}, {"count", ids->size()}, {"max_model_len", served.context}});
 }
 
 Response Api::Detokenize(const Request& request) {
   const absl::StatusOr<json> body = ParseObject(request.body);
-  if (!body.ok()) return Error(body.status());
+  if (!body.ok()) return ErrorResponse(body.status());
+  const absl::StatusOr<ModelPtr> model = FindModel(*body);
+  if (!model.ok()) return ErrorResponse(model.status());
   const json* tokens = JsonFields(*body).Find("tokens");
-  if (tokens == nullptr) return Error(FieldError("tokens", "is missing"));
-  const auto ids = ParseTokenIds(*tokens, "tokens", served_->model->spec().vocab);
-  if (!ids.ok()) return Error(ids.status());
-  return JsonResponse(200, {{"prompt", served_->tokenizer->Decode(*ids, false)}});
+  if (tokens == nullptr) return ErrorResponse(FieldError("tokens", "is missing"));
+  const ServedModel& served = (*model)->served;
+  const auto ids = ParseTokenIds(*tokens, "tokens", served.model->spec().vocab);
+  if (!ids.ok()) return ErrorResponse(ids.status());
+  return JsonResponse(200, {{"prompt", served.tokenizer->Decode(*ids, false)}});
 }
 
-Response Api::TokenizerInfoAnswer() {
+Response Api::TokenizerInfoAnswer(const Request& request) {
+  // ?model=NAME where there are several.
+  std::string name;
+  for (const absl::string_view part : absl::StrSplit(request.query, '&')) {
+    if (absl::StartsWith(part, "model=")) name = std::string(part.substr(6));
+  }
+  const absl::StatusOr<ModelPtr> model = registry_->Find(absl::StrReplaceAll(
+      name, {{"%3A", ":"}, {"%3a", ":"}, {"%2F", "/"}, {"%2f", "/"}, {"%40", "@"}}));
+  if (!model.ok()) return ErrorResponse(model.status());
   const auto or_null = [](const std::string& s) { return s.empty() ? json() : json(s); };
-  const TokenizerInfo& info = served_->info;
+  const TokenizerInfo& info = (*model)->served.info;
   return JsonResponse(200, {{"eos_token", or_null(info.eos)},
                             {"bos_token", or_null(info.bos)},
                             {"pad_token", or_null(info.pad)},
@@ -183,9 +236,10 @@ Response Api::TokenizerInfoAnswer() {
 }
 
 Response Api::Run(absl::StatusOr<Job> job, StreamWriter* writer) {
-  if (!job.ok()) return Error(job.status());
-  const absl::StatusOr<std::shared_ptr<Generation>> generation = engine_->Submit(job->sequences);
-  if (!generation.ok()) return Error(generation.status());
+  if (!job.ok()) return ErrorResponse(job.status());
+  const absl::StatusOr<std::shared_ptr<Generation>> generation =
+      job->model->engine->Submit(job->sequences);
+  if (!generation.ok()) return ErrorResponse(generation.status());
   return job->fields.stream ? Stream(*job, generation->get(), writer)
                             : Answer(*job, generation->get(), writer);
 }

@@ -8,10 +8,9 @@
 
 #include "absl/status/statusor.h"
 #include "services/http/http_server.h"
-#include "worker/serve/engine.h"
+#include "worker/serve/model_registry.h"
 #include "worker/serve/openai_request.h"
 #include "worker/serve/openai_response.h"
-#include "worker/serve/served_model.h"
 #include "worker/serve/server_metrics.h"
 
 namespace shiftadd::openai {
@@ -19,8 +18,9 @@ namespace shiftadd::openai {
 // Thread-safe. Everything that is pointed to must outlive the API; `metrics` may be null.
 class Api {
  public:
-  Api(const ServedModel* served, Engine* engine, ServerMetrics* metrics)
-      : served_(served), engine_(engine), metrics_(metrics) {}
+  // Answers for the models that `registry` holds now, by their names.
+  Api(const ModelRegistry* registry, ServerMetrics* metrics)
+      : registry_(registry), metrics_(metrics) {}
 
   // All but /health, /ready and /metrics.
   http::HttpServer::Routes Routes();
@@ -28,6 +28,7 @@ class Api {
  private:
   // What a request became: its sequences prompt by prompt, each prompt's choices together.
   struct Job {
+    ModelPtr model;
     CommonFields fields;
     bool chat = false;
     bool echo = false;
@@ -38,28 +39,26 @@ class Api {
   };
 
   http::Response Models();
-  http::Response Model(const std::string& name);
+  http::Response Model(const std::string& reference);
   http::Response Completions(const http::Request& request, http::StreamWriter* writer);
   http::Response ChatCompletions(const http::Request& request, http::StreamWriter* writer);
   http::Response Tokenize(const http::Request& request);
   http::Response Detokenize(const http::Request& request);
-  http::Response TokenizerInfoAnswer();
+  http::Response TokenizerInfoAnswer(const http::Request& request);
 
-  absl::Status CheckModel(const std::string& name) const;
   absl::StatusOr<Job> CompletionJob(const std::string& body) const;
   absl::StatusOr<Job> ChatJob(const std::string& body) const;
-  absl::StatusOr<std::vector<int32_t>> RequestTokens(const nlohmann::json& body) const;
+  // The model that a body names.
+  absl::StatusOr<ModelPtr> FindModel(const nlohmann::json& body) const;
   void AddSequences(const std::vector<int32_t>& prompt, Job* job) const;
 
   http::Response Run(absl::StatusOr<Job> job, http::StreamWriter* writer);
   http::Response Answer(const Job& job, Generation* generation, http::StreamWriter* writer);
   http::Response Stream(const Job& job, Generation* generation, http::StreamWriter* writer);
-  http::Response Error(const absl::Status& status) const;
   // Wraps a handler so that its answers are counted.
   http::Handler Counted(const std::string& api, http::Handler handler);
 
-  const ServedModel* const served_;
-  Engine* const engine_;
+  const ModelRegistry* const registry_;
   ServerMetrics* const metrics_;
 };
 

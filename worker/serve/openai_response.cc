@@ -28,6 +28,8 @@ ErrorKind KindOf(absl::StatusCode code) {
       return {400, "invalid_request_error", nullptr};
     case absl::StatusCode::kUnimplemented:
       return {400, "invalid_request_error", nullptr};
+    case absl::StatusCode::kUnauthenticated:
+      return {401, "invalid_request_error", "invalid_api_key"};
     case absl::StatusCode::kOutOfRange:
       return {400, "exceed_context_size_error", nullptr};
     case absl::StatusCode::kNotFound:
@@ -73,7 +75,7 @@ http::Response JsonResponse(int status, const json& value) {
   return response;
 }
 
-json ErrorBody(const absl::Status& status, int64_t context) {
+json ErrorBody(const absl::Status& status) {
   const ErrorKind kind = KindOf(status.code());
   json error = {
       {"message", ToValidUtf8(status.message())}, {"type", kind.type}, {"param", nullptr}};
@@ -83,18 +85,22 @@ json ErrorBody(const absl::Status& status, int64_t context) {
     error["code"] = kind.http;
   }
   if (status.code() == absl::StatusCode::kOutOfRange) {
-    int64_t tokens = 0;
-    const auto payload = status.GetPayload(kPromptTokensPayload);
-    if (payload.has_value() && absl::SimpleAtoi(std::string(*payload), &tokens)) {
-      error["n_prompt_tokens"] = tokens;
-    }
-    error["n_ctx"] = context;
+    const auto add = [&](const char* name, const char* payload_name) {
+      int64_t number = 0;
+      const auto payload = status.GetPayload(payload_name);
+      if (payload.has_value() && absl::SimpleAtoi(std::string(*payload), &number)) {
+        error[name] = number;
+      }
+    };
+    add("n_prompt_tokens", kPromptTokensPayload);
+    add("n_ctx", kContextPayload);
   }
   return {{"error", error}};
 }
 
-http::Response ErrorResponse(const absl::Status& status, int64_t context) {
-  http::Response response = JsonResponse(KindOf(status.code()).http, ErrorBody(status, context));
+http::Response ErrorResponse(const absl::Status& status) {
+  http::Response response = JsonResponse(KindOf(status.code()).http, ErrorBody(status));
+  if (response.status == 401) response.headers["WWW-Authenticate"] = "Bearer";
   if (response.status == 429 || response.status == 503) response.headers["Retry-After"] = "1";
   return response;
 }
@@ -148,11 +154,11 @@ json ChatLogprobs(const Tokenizer& tokenizer, const std::vector<TokenLogprob>& l
   return {{"content", content}};
 }
 
-json Usage(int64_t prompt_tokens, int64_t completion_tokens) {
+json Usage(int64_t prompt_tokens, int64_t completion_tokens, int64_t cached_tokens) {
   return {{"prompt_tokens", prompt_tokens},
           {"completion_tokens", completion_tokens},
           {"total_tokens", prompt_tokens + completion_tokens},
-          {"prompt_tokens_details", {{"cached_tokens", 0}}}};
+          {"prompt_tokens_details", {{"cached_tokens", cached_tokens}}}};
 }
 
 json Envelope::Wrap(json choices) const {

@@ -19,10 +19,11 @@ std::string Dump(const nlohmann::json& json);
 http::Response JsonResponse(int status, const nlohmann::json& json);
 
 // The error object with the HTTP status that `status` maps to: INVALID_ARGUMENT 400, OUT_OF_RANGE
-// 400 exceed_context_size_error, NOT_FOUND 404 model_not_found, RESOURCE_EXHAUSTED 429 with
-// Retry-After, UNAVAILABLE 503, UNIMPLEMENTED and FAILED_PRECONDITION 400, else 500.
-http::Response ErrorResponse(const absl::Status& status, int64_t context);
-nlohmann::json ErrorBody(const absl::Status& status, int64_t context);
+// 400 exceed_context_size_error, UNAUTHENTICATED 401, NOT_FOUND 404 model_not_found,
+// RESOURCE_EXHAUSTED 429 with Retry-After, UNAVAILABLE 503, UNIMPLEMENTED and FAILED_PRECONDITION
+// 400, else 500.
+http::Response ErrorResponse(const absl::Status& status);
+nlohmann::json ErrorBody(const absl::Status& status);
 
 // A token as the log-probability fields show it: its text, or "bytes:\xNN…" if it is no whole
 // UTF-8.
@@ -35,7 +36,8 @@ nlohmann::json LegacyLogprobs(const Tokenizer& tokenizer, const std::vector<Toke
 // chat: {content: [{token, logprob, bytes, top_logprobs}]}.
 nlohmann::json ChatLogprobs(const Tokenizer& tokenizer, const std::vector<TokenLogprob>& logprobs);
 
-nlohmann::json Usage(int64_t prompt_tokens, int64_t completion_tokens);
+// `cached_tokens`: of the prompt tokens.
+nlohmann::json Usage(int64_t prompt_tokens, int64_t completion_tokens, int64_t cached_tokens);
 
 // The parts that all answers and chunks of one request share.
 struct Envelope {

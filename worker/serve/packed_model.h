@@ -25,6 +25,9 @@ struct PackedModelOptions {
   kernels::Isa isa = kernels::DetectIsa();
 };
 
+// Caches grow by pages of so many tokens.
+inline constexpr int64_t kCachePageTokens = 32;
+
 // The key/value cache of one sequence.
 class KvCache {
  public:
@@ -32,6 +35,13 @@ class KvCache {
   virtual int64_t length() const = 0;  // tokens held
   virtual int64_t capacity() const = 0;
   virtual void Truncate(int64_t length) = 0;
+  // Makes this cache, which is empty, begin with the first tokens of `from`, a cache of the same
+  // model, by sharing its pages: whole ones only, at most `tokens` tokens. Gives how many it holds
+  // then; 0 if the executor shares no pages. What either appends later stays its own.
+  virtual int64_t SharePrefix(const KvCache& from, int64_t tokens) {
+    (void)from, (void)tokens;
+    return 0;
+  }
 };
 
 // One token of a batch, appended to its sequence's cache.
@@ -64,8 +74,12 @@ class PackedModel {
   // the batch. On an error no cache has changed.
   virtual absl::Status ForwardBatch(const std::vector<BatchRow>& rows,
                                     std::vector<float>* logits) = 0;
-  // Pages of 32 tokens that all caches of this model hold now. Thread-safe.
+  // Pages that all caches of this model hold now; one that several share counts once. Thread-safe.
   virtual int64_t cache_pages() const = 0;
+  // Bytes of a page; 0: not known.
+  virtual int64_t cache_page_bytes() const { return 0; }
+  // True if KvCache::SharePrefix does something: else it is no use to keep a cache for later.
+  virtual bool shares_cache_pages() const { return false; }
 };
 
 }  // namespace shiftadd

@@ -13,33 +13,47 @@ Sequence::Sequence(const Shared& shared, std::shared_ptr<Generation> generation,
       generation_(std::move(generation)),
       index_(index),
       arrival_(absl::Now()),
+      tokens_(params().prompt),
       sampler_(params().sampling, params().stream),
       text_(params().stop),
       max_tokens_(
           std::min(params().max_tokens, shared.context - static_cast<int64_t>(prompt().size()))) {}
 
-void Sequence::Start(const PackedModel& model) {
-  // The last generated token never goes through the model.
-  cache_ =
-      model.NewCache(static_cast<int64_t>(prompt().size()) + std::max<int64_t>(max_tokens_, 0));
+int64_t Sequence::Reusable() const {
+  const int64_t all = static_cast<int64_t>(tokens_.size()) - 1;
+  return params().prompt_logprobs ? std::min(scored_, all) : all;
+}
+
+void Sequence::FinishIfNothingToDo() {
   if (max_tokens_ > 0 || params().prompt_logprobs) return;
-  GenerateEvent event;  // nothing to compute
+  GenerateEvent event;
   Finish("length", &event);
   Push(std::move(event));
 }
 
+void Sequence::Start(const PackedModel& model, const KvCache* from, int64_t tokens) {
+  // The last generated token never goes through the model.
+  cache_ =
+      model.NewCache(static_cast<int64_t>(prompt().size()) + std::max<int64_t>(max_tokens_, 0));
+  position_ = from == nullptr ? 0 : cache_->SharePrefix(*from, tokens);
+  if (cached_ == 0) cached_ = position_;
+}
+
+std::unique_ptr<KvCache> Sequence::TakeCache() {
+  position_ = 0;
+  step_rows_ = 0;
+  return std::move(cache_);
+}
+
+bool Sequence::Wanted(int64_t i) const {
+  if (i + 1 == static_cast<int64_t>(tokens_.size())) return max_tokens_ > 0;
+  return params().prompt_logprobs && i >= scored_ && i + 1 < static_cast<int64_t>(prompt().size());
+}
+
 void Sequence::AddRows(int64_t limit, std::vector<BatchRow>* rows) {
-  if (!in_prompt()) {
-    rows->push_back({next_, cache_.get(), true});
-    step_rows_ = 1;
-    return;
-  }
-  const int64_t size = static_cast<int64_t>(prompt().size());
-  step_rows_ = std::min(limit, size - position_);
+  step_rows_ = std::min(limit, static_cast<int64_t>(tokens_.size()) - position_);
   for (int64_t i = position_; i < position_ + step_rows_; ++i) {
-    const bool last = i + 1 == size;
-    const bool wanted = last ? max_tokens_ > 0 : params().prompt_logprobs;
-    rows->push_back({prompt()[i], cache_.get(), wanted});
+    rows->push_back({tokens_[i], cache_.get(), Wanted(i)});
   }
 }
 
@@ -54,26 +68,29 @@ TokenLogprob Sequence::Logprob(const float* logits, int32_t token) const {
   return out;
 }
 
+int64_t Sequence::AcceptPrompt(const float* logits, GenerateEvent* event) {
+  if (shared_.metrics) shared_.metrics->prompt_tokens->Increment(static_cast<double>(step_rows_));
+  if (!params().prompt_logprobs) return 0;
+  if (!std::exchange(opened_, true)) {
+    TokenLogprob first;
+    first.token = prompt()[0];
+    first.known = false;
+    event->logprobs.push_back(std::move(first));
+  }
+  int64_t used = 0;
+  for (int64_t i = position_; i < position_ + step_rows_; ++i) {
+    if (i + 1 == static_cast<int64_t>(tokens_.size()) || !Wanted(i)) continue;
+    event->logprobs.push_back(Logprob(logits + used++ * shared_.vocab, prompt()[i + 1]));
+    scored_ = i + 1;
+  }
+  return used;
+}
+
 int64_t Sequence::Accept(const float* logits) {
   GenerateEvent event;
-  const int64_t size = static_cast<int64_t>(prompt().size());
-  int64_t used = 0;
-  if (in_prompt()) {
-    const bool score = params().prompt_logprobs;
-    if (score && position_ == 0) {
-      TokenLogprob first;
-      first.token = prompt()[0];
-      first.known = false;
-      event.logprobs.push_back(std::move(first));
-    }
-    const int64_t end = position_ + step_rows_;
-    for (int64_t i = position_; score && i < end && i + 1 < size; ++i) {
-      event.logprobs.push_back(Logprob(logits + used++ * shared_.vocab, prompt()[i + 1]));
-    }
-    if (shared_.metrics) shared_.metrics->prompt_tokens->Increment(static_cast<double>(step_rows_));
-  }
+  int64_t used = in_prompt() ? AcceptPrompt(logits, &event) : 0;
   position_ += step_rows_;
-  if (!in_prompt()) {
+  if (position_ == static_cast<int64_t>(tokens_.size())) {
     if (max_tokens_ > 0) {
       TakeToken(logits + used++ * shared_.vocab, &event);
     } else {
@@ -103,14 +120,14 @@ void Sequence::TakeToken(const float* logits, GenerateEvent* event) {
     shared_.metrics->generated_tokens->Increment();
   }
   last_token_ = now;
-  next_ = *token;
+  tokens_.push_back(*token);
   ++generated_;
-  event->tokens.push_back(next_);
-  if (params().top_logprobs >= 0) event->logprobs.push_back(Logprob(logits, next_));
-  if (!params().ignore_eos && shared_.eos->count(next_) > 0) {
+  event->tokens.push_back(*token);
+  if (params().top_logprobs >= 0) event->logprobs.push_back(Logprob(logits, *token));
+  if (!params().ignore_eos && shared_.eos->count(*token) > 0) {
     return Finish("stop", event);
   }
-  event->text += text_.Push(shared_.tokenizer->Decode({next_}, /*skip_special=*/true));
+  event->text += text_.Push(shared_.tokenizer->Decode({*token}, /*skip_special=*/true));
   if (text_.stopped()) return Finish("stop", event);
   if (generated_ >= max_tokens_) Finish("length", event);
 }
@@ -119,7 +136,6 @@ void Sequence::Finish(const std::string& reason, GenerateEvent* event) {
   event->text += text_.Finish();
   event->finish_reason = reason;
   finished_ = true;
-  cache_.reset();
   Observe(reason);
 }
 
@@ -135,6 +151,8 @@ void Sequence::Fail(const absl::Status& status) {
 
 void Sequence::Push(GenerateEvent event) {
   event.index = index_;
+  event.cached = std::exchange(cached_, -1);
+  event.cached = std::max<int64_t>(event.cached, 0);
   generation_->Push(std::move(event));
 }
 

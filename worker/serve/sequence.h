@@ -36,16 +36,32 @@ class Sequence {
   Sequence(const Shared& shared, std::shared_ptr<Generation> generation, size_t index);
 
   const Generation& generation() const { return *generation_; }
-  // Gives the sequence its cache.
-  void Start(const PackedModel& model);
+  // The prompt and what was generated.
+  const std::vector<int32_t>& tokens() const { return tokens_; }
+  // Tokens that the cache holds.
+  int64_t position() const { return position_; }
+  // How many of the first tokens may come from another cache: not the last one, whose logits are
+  // wanted, and none whose log-probabilities are still owed.
+  int64_t Reusable() const;
   bool finished() const { return finished_; }
-  // True while prompt tokens are left to go through the model.
-  bool in_prompt() const { return position_ < static_cast<int64_t>(prompt().size()); }
+  // True while more than the newest token is left to go through the model, or nothing came yet.
+  bool in_prompt() const {
+    return generated_ == 0 || static_cast<int64_t>(tokens_.size()) - position_ > 1;
+  }
+
+  // Ends a sequence that asks for nothing at all.
+  void FinishIfNothingToDo();
+  // Gives the sequence its cache, which shares the first `tokens` (at most Reusable()) of `from` if
+  // that is not null.
+  void Start(const PackedModel& model, const KvCache* from, int64_t tokens);
+  // Gives up its cache: once finished, for others to begin with; or to go on later from Start.
+  std::unique_ptr<KvCache> TakeCache();
 
   // Appends the rows of the next step, at most `limit` (>= 1) of them.
   void AddRows(int64_t limit, std::vector<BatchRow>* rows);
   // Takes the logits of the rows added last that wanted some; returns how many those were.
   int64_t Accept(const float* logits);
+  const KvCache* cache() const { return cache_.get(); }
   // Ends it with an error, or because it was cancelled.
   void Fail(const absl::Status& status);
 
@@ -53,6 +69,9 @@ class Sequence {
   const GenerateParams& params() const { return generation_->sequences()[index_]; }
   const std::vector<int32_t>& prompt() const { return params().prompt; }
   void Push(GenerateEvent event);
+  // True if the row of tokens_[i] must give logits.
+  bool Wanted(int64_t i) const;
+  int64_t AcceptPrompt(const float* logits, GenerateEvent* event);
   TokenLogprob Logprob(const float* logits, int32_t token) const;
   void TakeToken(const float* logits, GenerateEvent* event);
   void Finish(const std::string& reason, GenerateEvent* event);
@@ -64,13 +83,16 @@ class Sequence {
   const absl::Time arrival_;
   absl::Time last_token_;
   std::unique_ptr<KvCache> cache_;
+  std::vector<int32_t> tokens_;
   Sampler sampler_;
   TextStream text_;
   int64_t position_ = 0;    // tokens that went through the model
   int64_t step_rows_ = 0;   // of the step that runs
   int64_t max_tokens_ = 0;  // that fit
   int64_t generated_ = 0;
-  int32_t next_ = -1;  // the newest token
+  int64_t scored_ = 0;   // prompt tokens whose successor's log-probability is out
+  bool opened_ = false;  // the first token's empty log-probability is out
+  int64_t cached_ = 0;   // tokens that another cache gave at the first start; -1: told
   bool finished_ = false;
 };
 

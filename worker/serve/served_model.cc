@@ -45,11 +45,10 @@ TokenizerInfo ReadTokenizerInfo(const std::string& tokenizer_json, const Tokeniz
   return info;
 }
 
-bool ServedModel::IsNamed(absl::string_view asked) const {
-  const absl::string_view own(name);
-  if (asked == own) return true;
-  const size_t end = std::min(own.find('@'), own.rfind(':'));
-  return end != absl::string_view::npos && asked == own.substr(0, end);
+bool IsNameOf(absl::string_view asked, absl::string_view reference) {
+  if (asked == reference) return true;
+  const size_t end = std::min(reference.find('@'), reference.rfind(':'));
+  return end != absl::string_view::npos && asked == reference.substr(0, end);
 }
 
 absl::StatusOr<std::vector<int32_t>> ServedModel::Encode(absl::string_view text,

@@ -34,11 +34,13 @@ struct ServedModel {
   TokenizerInfo info;
   int64_t longest_token = 1;  // bytes
 
-  // True if `asked` names this model: name:tag, or name alone.
-  bool IsNamed(absl::string_view asked) const;
   // Encodes a prompt. OUT_OF_RANGE at once for a text that is too long whatever its tokens are.
   absl::StatusOr<std::vector<int32_t>> Encode(absl::string_view text, bool add_special) const;
 };
+
+// True if `asked` names the model `reference` (name:tag or name@digest): the same, or the name
+// alone.
+bool IsNameOf(absl::string_view asked, absl::string_view reference);
 
 // The length in bytes of the longest token.
 int64_t LongestToken(const Tokenizer& tokenizer);

@@ -9,9 +9,12 @@
 namespace shiftadd {
 namespace {
 
-void AddPackageFlags(CLI::App* app, PackageLocation* package) {
-  app->add_option("--package", package->reference, "Package to serve: name:tag or name@sha256:…")
+void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageLocation* package) {
+  app->add_option("--package", *packages,
+                  "Package to serve: name:tag or name@sha256:…; repeatable: requests choose by "
+                  "\"model\", the first is the default")
       ->envname("SHIFTADD_SERVER_PACKAGE")
+      ->delimiter(',')
       ->required();
   auto* packager =
       app->add_option("--packager", package->packager, "Packager to get it from, host:port")
@@ -26,28 +29,45 @@ void AddPackageFlags(CLI::App* app, PackageLocation* package) {
 
 void AddModelFlags(CLI::App* app, ServerFlags* flags) {
   using Precision = PackedModelOptions::Precision;
-  app->add_option("--threads", flags->model.threads,
+  app->add_option("--threads", flags->load.model.threads,
                   "Threads of the model; 0: one for each usable core")
       ->envname("SHIFTADD_SERVER_THREADS")
       ->check(CLI::Range(0, 1024));
-  app->add_option("--precision", flags->model.precision,
+  app->add_option("--precision", flags->load.model.precision,
                   "Bits of activations: a8, a16, or auto (a8 for rotated matrices, a16 for others)")
       ->envname("SHIFTADD_SERVER_PRECISION")
       ->transform(CLI::CheckedTransformer(std::map<std::string, Precision>{
           {"auto", Precision::kAuto}, {"a8", Precision::kA8}, {"a16", Precision::kA16}}))
       ->option_text("auto|a8|a16");
-  app->add_option("--context", flags->context,
+  app->add_option("--context", flags->load.context,
                   "Tokens of prompt and answer together; 0: as trained, at most 8192")
       ->envname("SHIFTADD_SERVER_CONTEXT")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 20));
-  app->add_option("--sequences", flags->sequences, "Sequences that run together")
+  app->add_option("--sequences", flags->load.sequences, "Sequences that run together")
       ->envname("SHIFTADD_SERVER_SEQUENCES")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();
-  app->add_option("--queue", flags->queue, "Requests that may wait; beyond: 429")
+  app->add_option("--cache-mib", flags->cache_mib,
+                  "Memory for the key/value caches of all sequences, kept prefixes among them; a "
+                  "whole context always fits")
+      ->envname("SHIFTADD_SERVER_CACHE_MIB")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
+      ->capture_default_str();
+  app->add_option("--queue", flags->load.queue, "Requests that may wait; beyond: 429")
       ->envname("SHIFTADD_SERVER_QUEUE")
       ->check(CLI::Range(0, 100000))
       ->capture_default_str();
+}
+
+void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
+  app->add_option("--api-key-file", flags->api_key_file,
+                  "File of API keys, one a line (or sha256:HEX of one); without it everybody who "
+                  "reaches the server may use it")
+      ->envname("SHIFTADD_SERVER_API_KEY_FILE");
+  app->add_option("--cors-origin", flags->cors_origins,
+                  "Origin whose web pages may use the server (*: all), repeatable; none by default")
+      ->envname("SHIFTADD_SERVER_CORS_ORIGIN")
+      ->delimiter(',');
 }
 
 void AddListenFlags(CLI::App* app, ServerFlags* flags) {
@@ -72,19 +92,27 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
 
 }  // namespace
 
+std::vector<PackageLocation> ServerFlags::Locations() const {
+  std::vector<PackageLocation> out(packages.size(), source);
+  for (size_t i = 0; i < packages.size(); ++i) out[i].reference = packages[i];
+  return out;
+}
+
 int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
   CLI::App app(
       "shiftadd-server: serves a packed model over an OpenAI-compatible HTTP API and gRPC.\n"
       "Exit codes: 0 ended by a signal, 1 failed, 2 wrong usage.",
       "shiftadd-server");
   app.set_version_flag("--version", VersionLine());
-  AddPackageFlags(&app, &flags->package);
+  AddPackageFlags(&app, &flags->packages, &flags->source);
   AddModelFlags(&app, flags);
   AddListenFlags(&app, flags);
+  AddAccessFlags(&app, flags);
   try {
     app.parse(argc, argv);
-    if (flags->package.packager.empty() && flags->package.package_dir.empty()) {
-      flags->package.packager = "127.0.0.1:7071";
+    flags->load.cache_bytes = flags->cache_mib << 20;
+    if (flags->source.packager.empty() && flags->source.package_dir.empty()) {
+      flags->source.packager = "127.0.0.1:7071";
     }
   } catch (const CLI::ParseError& e) {
     return app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;

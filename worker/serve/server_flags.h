@@ -4,23 +4,27 @@
 
 #include <cstdint>
 #include <string>
+#include <vector>
 
+#include "worker/serve/model_loader.h"
 #include "worker/serve/package_source.h"
-#include "worker/serve/packed_model.h"
 
 namespace shiftadd {
 
 struct ServerFlags {
-  PackageLocation package;
+  std::vector<std::string> packages;  // references
+  PackageLocation source;             // where all of them come from; its reference is not set
   std::string listen = "127.0.0.1:7072";
   std::string http = "127.0.0.1:8000";
   std::string port_file;
-  PackedModelOptions model;
-  int64_t context = 0;  // 0: the trained length, at most 8192
-  int queue = 64;
-  int sequences = 4;
+  LoadOptions load;
+  int64_t cache_mib = 512;
   double drain_seconds = 30;
   bool insecure = false;
+  std::string api_key_file;
+  std::vector<std::string> cors_origins;
+
+  std::vector<PackageLocation> Locations() const;
 };
 
 // Fills `flags` from the command line and SHIFTADD_SERVER_* variables. Returns -1 to go on, or the

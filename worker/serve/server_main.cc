@@ -2,15 +2,18 @@
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/service_type.h>
 
-#include <algorithm>
+#include <atomic>
 #include <fstream>
 #include <iostream>
 #include <memory>
+#include <optional>
 #include <string>
+#include <thread>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
-#include "absl/time/clock.h"
+#include "absl/strings/str_join.h"
 #include "kernels/cpu_linear.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
@@ -18,53 +21,16 @@
 #include "services/http/http_server.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
-#include "worker/serve/engine.h"
+#include "worker/serve/api_keys.h"
 #include "worker/serve/generate_service.h"
+#include "worker/serve/model_loader.h"
+#include "worker/serve/model_registry.h"
 #include "worker/serve/openai_api.h"
-#include "worker/serve/package_config.h"
-#include "worker/serve/package_source.h"
+#include "worker/serve/openai_response.h"
 #include "worker/serve/server_flags.h"
 
 namespace shiftadd {
 namespace {
-
-constexpr int64_t kDefaultContext = 8192;
-
-// A model in memory with its tokenizer and its names.
-struct Loaded {
-  std::unique_ptr<PackedModel> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  ServedModel served;
-};
-
-absl::StatusOr<Loaded> Load(const ServerFlags& flags) {
-  const absl::Time start = absl::Now();
-  SA_ASSIGN_OR_RETURN(const ResolvedPackage package, ResolvePackage(flags.package));
-  SA_ASSIGN_OR_RETURN(const PackageConfig config, ParsePackageConfig(package.config_json));
-  Loaded out;
-  SA_ASSIGN_OR_RETURN(out.model, PackedModel::Load(package.config_json, package.read, flags.model));
-  SA_ASSIGN_OR_RETURN(const std::string tokenizer_json, package.read(config.tokenizer));
-  SA_ASSIGN_OR_RETURN(out.tokenizer, Tokenizer::FromJson(tokenizer_json));
-  ServedModel& served = out.served;
-  served.name = package.name;
-  served.digest = package.digest;
-  served.created = package.created > 0 ? package.created : absl::ToUnixSeconds(start);
-  served.context =
-      flags.context > 0 ? flags.context : std::min(config.spec.context, kDefaultContext);
-  served.model = out.model.get();
-  served.tokenizer = out.tokenizer.get();
-  served.info = ReadTokenizerInfo(tokenizer_json, *out.tokenizer, config.spec);
-  served.longest_token = LongestToken(*out.tokenizer);
-  if (served.context > config.spec.context) {
-    spdlog::warn("--context {} is beyond the trained length of {} tokens", served.context,
-                 config.spec.context);
-  }
-  spdlog::info("loaded {} ({}) in {:.2f} s: {:.1f} MB of weights, {} kernels, {} threads",
-               served.name, served.digest, absl::ToDoubleSeconds(absl::Now() - start),
-               static_cast<double>(out.model->weight_bytes()) / 1e6,
-               kernels::IsaName(out.model->isa()), out.model->threads());
-  return out;
-}
 
 absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port) {
   if (path.empty()) return absl::OkStatus();
@@ -79,40 +45,107 @@ absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port
   return absl::OkStatus();
 }
 
-absl::Status Serve(const ServerFlags& flags) {
-  SA_ASSIGN_OR_RETURN(const Loaded loaded, Load(flags));
-  const auto registry = std::make_shared<prometheus::Registry>();
-  metrics::AddBuildInfo(registry.get(), "shiftadd-server");
-  ServerMetrics server_metrics(registry.get());
-  server_metrics.SetPackage(loaded.served.name, loaded.served.digest,
-                            kernels::IsaName(loaded.model->isa()));
-  Engine engine(loaded.model.get(), loaded.tokenizer.get(),
-                {loaded.served.context, flags.queue, flags.sequences}, &server_metrics);
-  openai::Api api(&loaded.served, &engine, &server_metrics);
-  http::HttpServer::Routes routes = api.Routes();
-  const auto ready = [&engine] {
-    return engine.draining() ? std::string("shutting down") : std::string();
+// Who has no key may ask whether the server lives, nothing else.
+http::Guard KeyGuard(const ApiKeys* keys) {
+  if (keys == nullptr) return nullptr;
+  return [keys](const http::Request& head) -> std::optional<http::Response> {
+    if (head.path == "/health" || head.path == "/ready") return std::nullopt;
+    const auto found = head.headers.find("authorization");
+    const absl::Status status =
+        keys->Check(found == head.headers.end() ? absl::string_view() : found->second);
+    if (status.ok()) return std::nullopt;
+    return openai::ErrorResponse(status);
   };
-  for (auto& [path, methods] : metrics::DaemonRoutes(registry, ready, nullptr)) {
+}
+
+http::Response Health(const ModelRegistry& registry) {
+  nlohmann::json models = nlohmann::json::array();
+  bool well = true;
+  for (const ModelState& state : registry.States()) {
+    well = well && state.error.empty();
+    models.push_back({{"id", state.reference},
+                      {"digest", state.digest},
+                      {"state", state.state},
+                      {"error", state.error}});
+  }
+  return openai::JsonResponse(200, {{"status", well ? "ok" : "degraded"}, {"models", models}});
+}
+
+void RefreshGauges(const ModelRegistry& registry, ServerMetrics* metrics) {
+  for (const ModelPtr& model : registry.All()) {
+    const EngineStats stats = model->engine->Stats();
+    metrics->SetModel(
+        model->served.name,
+        {static_cast<double>(stats.waiting), static_cast<double>(stats.running),
+         static_cast<double>(stats.pages_used), static_cast<double>(stats.pages_total),
+         static_cast<double>(model->model->weight_bytes())});
+  }
+}
+
+http::HttpServer::Routes Routes(openai::Api* api, const ModelRegistry* registry,
+                                const std::shared_ptr<prometheus::Registry>& prometheus,
+                                ServerMetrics* metrics, const std::atomic<bool>* draining) {
+  http::HttpServer::Routes routes = api->Routes();
+  const auto ready = [draining] {
+    return draining->load() ? std::string("shutting down") : std::string();
+  };
+  for (auto& [path, methods] : metrics::DaemonRoutes(
+           prometheus, ready, [registry, metrics] { RefreshGauges(*registry, metrics); })) {
     routes[path] = std::move(methods);
   }
+  routes["/health"]["GET"] = [registry](const http::Request&, http::StreamWriter*) {
+    return Health(*registry);
+  };
+  return routes;
+}
+
+// What runs may end, all models at once.
+void Drain(const ModelRegistry& registry, absl::Duration grace) {
+  std::vector<std::thread> threads;
+  for (const ModelPtr& model : registry.All()) {
+    threads.emplace_back([model, grace] { model->engine->Drain(grace); });
+  }
+  for (std::thread& thread : threads) thread.join();
+}
+
+absl::Status Serve(const ServerFlags& flags) {
+  std::unique_ptr<ApiKeys> keys;
+  if (!flags.api_key_file.empty()) {
+    SA_ASSIGN_OR_RETURN(keys, ApiKeys::FromFile(flags.api_key_file));
+  }
+  const auto prometheus = std::make_shared<prometheus::Registry>();
+  metrics::AddBuildInfo(prometheus.get(), "shiftadd-server");
+  ServerMetrics server_metrics(prometheus.get());
+  ModelRegistry registry;
+  for (const PackageLocation& location : flags.Locations()) {
+    SA_ASSIGN_OR_RETURN(const ModelPtr model, LoadModel(location, flags.load, &server_metrics));
+    server_metrics.SetPackage(model->served.name, model->served.digest,
+                              kernels::IsaName(model->model->isa()));
+    registry.Put(model);
+  }
+  openai::Api api(&registry, &server_metrics);
+  std::atomic<bool> draining{false};
 
   const std::unique_ptr<grpc::Service> service =
-      NewGenerateService(&loaded.served, &engine, &server_metrics);
+      NewGenerateService(&registry, keys.get(), &server_metrics);
   SA_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> rpc_server,
                       rpc::Server::Start({flags.listen, flags.insecure}, {service.get()}));
   http::HttpServerOptions http_options;
   http_options.address = flags.http;
   http_options.insecure_beyond_loopback = flags.insecure;
+  http_options.guard = KeyGuard(keys.get());
+  http_options.cors_origins = flags.cors_origins;
   SA_ASSIGN_OR_RETURN(const std::unique_ptr<http::HttpServer> http_server,
-                      http::HttpServer::Start(http_options, std::move(routes)));
+                      http::HttpServer::Start(http_options, Routes(&api, &registry, prometheus,
+                                                                   &server_metrics, &draining)));
   SA_RETURN_IF_ERROR(WritePortFile(flags.port_file, rpc_server->port(), http_server->port()));
-  spdlog::info("serving {}: HTTP on port {}, gRPC on port {}", loaded.served.name,
-               http_server->port(), rpc_server->port());
+  spdlog::info("serving {}: HTTP on port {}, gRPC on port {}",
+               absl::StrJoin(registry.References(), ", "), http_server->port(), rpc_server->port());
 
   WaitForShutdown();
   spdlog::info("shutting down: running requests have {} s", flags.drain_seconds);
-  engine.Drain(absl::Seconds(flags.drain_seconds));
+  draining = true;
+  Drain(registry, absl::Seconds(flags.drain_seconds));
   rpc_server->Shutdown(absl::Seconds(1));
   http_server->Shutdown();
   return absl::OkStatus();

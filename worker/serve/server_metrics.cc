@@ -3,8 +3,9 @@
 namespace shiftadd {
 namespace {
 
-prometheus::Gauge* NewGauge(prometheus::Registry* r, const char* name, const char* help) {
-  return &prometheus::BuildGauge().Name(name).Help(help).Register(*r).Add({});
+prometheus::Family<prometheus::Gauge>* NewGauges(prometheus::Registry* r, const char* name,
+                                                 const char* help) {
+  return &prometheus::BuildGauge().Name(name).Help(help).Register(*r);
 }
 
 prometheus::Counter* NewCounter(prometheus::Registry* r, const char* name, const char* help) {
@@ -29,15 +30,19 @@ ServerMetrics::ServerMetrics(prometheus::Registry* r) {
   batch_size =
       NewHistogram(r, "shiftadd_batch_size", "Tokens that went through the model in one step.",
                    {1, 2, 4, 8, 16, 32, 64, 128, 256});
-  queue_depth =
-      NewGauge(r, "shiftadd_queue_depth", "Requests with sequences that wait for a slot.");
-  running_sequences = NewGauge(r, "shiftadd_running_sequences", "Sequences that hold a slot.");
-  kv_blocks_used = NewGauge(r, "shiftadd_kv_blocks_used", "Cache pages of 32 tokens in use.");
-  kv_blocks_total =
-      NewGauge(r, "shiftadd_kv_blocks_total", "Cache pages that full slots would use.");
-  weight_bytes = NewGauge(r, "shiftadd_weight_bytes", "Resident packed weights.");
+  queue_depth_ =
+      NewGauges(r, "shiftadd_queue_depth", "Requests with sequences that wait for a slot.");
+  running_sequences_ = NewGauges(r, "shiftadd_running_sequences", "Sequences that hold a slot.");
+  kv_blocks_used_ = NewGauges(r, "shiftadd_kv_blocks_used",
+                              "Cache pages of 32 tokens in use, kept prefixes among them.");
+  kv_blocks_total_ = NewGauges(r, "shiftadd_kv_blocks_total", "Cache pages that may be used.");
+  weight_bytes_ = NewGauges(r, "shiftadd_weight_bytes", "Resident packed weights.");
   prompt_tokens = NewCounter(r, "shiftadd_prompt_tokens_total", "Prompt tokens processed.");
   generated_tokens = NewCounter(r, "shiftadd_generated_tokens_total", "Tokens generated.");
+  reused_tokens = NewCounter(r, "shiftadd_prompt_tokens_reused_total",
+                             "Prompt tokens that the cache of an earlier sequence gave.");
+  preemptions = NewCounter(r, "shiftadd_preemptions_total",
+                           "Sequences that gave up their cache for older ones.");
   request_seconds_ = &prometheus::BuildHistogram()
                           .Name("shiftadd_request_seconds")
                           .Help("A sequence's time from arrival to end.")
@@ -47,10 +52,11 @@ ServerMetrics::ServerMetrics(prometheus::Registry* r) {
                    .Name("shiftadd_requests_total")
                    .Help("Requests answered, by API and status code.")
                    .Register(*r);
-  package_info_ = &prometheus::BuildGauge()
-                       .Name("shiftadd_package_info")
-                       .Help("The package that is served.")
-                       .Register(*r);
+  loads_ = &prometheus::BuildCounter()
+                .Name("shiftadd_package_loads_total")
+                .Help("Versions of packages loaded, or not, by model.")
+                .Register(*r);
+  package_info_ = NewGauges(r, "shiftadd_package_info", "The packages that are served.");
 }
 
 prometheus::Histogram& ServerMetrics::RequestSeconds(const std::string& outcome) {
@@ -61,9 +67,26 @@ prometheus::Counter& ServerMetrics::Requests(const std::string& api, int code) {
   return requests_->Add({{"api", api}, {"code", std::to_string(code)}});
 }
 
-void ServerMetrics::SetPackage(const std::string& name, const std::string& digest,
+prometheus::Counter& ServerMetrics::Loads(const std::string& model, const std::string& outcome) {
+  return loads_->Add({{"model", model}, {"outcome", outcome}});
+}
+
+void ServerMetrics::SetPackage(const std::string& model, const std::string& digest,
                                const std::string& isa) {
-  package_info_->Add({{"name", name}, {"digest", digest}, {"isa", isa}}).Set(1);
+  const std::lock_guard<std::mutex> lock(mutex_);
+  prometheus::Gauge*& gauge = packages_[model];
+  if (gauge != nullptr) package_info_->Remove(gauge);
+  gauge = &package_info_->Add({{"name", model}, {"digest", digest}, {"isa", isa}});
+  gauge->Set(1);
+}
+
+void ServerMetrics::SetModel(const std::string& model, const ModelGauges& values) {
+  const prometheus::Labels labels = {{"model", model}};
+  queue_depth_->Add(labels).Set(values.queue_depth);
+  running_sequences_->Add(labels).Set(values.running_sequences);
+  kv_blocks_used_->Add(labels).Set(values.kv_blocks_used);
+  kv_blocks_total_->Add(labels).Set(values.kv_blocks_total);
+  weight_bytes_->Add(labels).Set(values.weight_bytes);
 }
 
 }  // namespace shiftadd

@@ -33,22 +33,35 @@ std::vector<nlohmann::json> FakeWriter::Events() const {
   return events;
 }
 
-TinyServer::TinyServer(const TinyServerOptions& options)
-    : package(MakeTinyPackage(options.package)) {
+ModelPtr MakeVersion(const TinyPackage& package, const std::string& name,
+                     const EngineOptions& engine) {
+  auto version = std::make_shared<ModelVersion>();
   PackedModelOptions model_options;
   model_options.threads = 1;
-  model = *PackedModel::Load(package.config_json(), package.Reader(), model_options);
-  tokenizer = *Tokenizer::FromJson(package.tokenizer_json);
-  served.name = "tiny:latest";
+  version->model = *PackedModel::Load(package.config_json(), package.Reader(), model_options);
+  version->tokenizer = *Tokenizer::FromJson(package.tokenizer_json);
+  ServedModel& served = version->served;
+  served.name = name;
   served.digest = "sha256:" + std::string(64, 'a');
   served.created = 1;
-  served.context = options.engine.context;
-  served.model = model.get();
-  served.tokenizer = tokenizer.get();
-  served.info = ReadTokenizerInfo(package.tokenizer_json, *tokenizer, package.spec);
-  served.longest_token = LongestToken(*tokenizer);
-  engine = std::make_unique<Engine>(model.get(), tokenizer.get(), options.engine, nullptr);
-  api = std::make_unique<openai::Api>(&served, engine.get(), nullptr);
+  served.context = engine.context;
+  served.model = version->model.get();
+  served.tokenizer = version->tokenizer.get();
+  served.info = ReadTokenizerInfo(package.tokenizer_json, *version->tokenizer, package.spec);
+  served.longest_token = LongestToken(*version->tokenizer);
+  version->engine =
+      std::make_unique<Engine>(version->model.get(), version->tokenizer.get(), engine, nullptr);
+  return version;
+}
+
+TinyServer::TinyServer(const TinyServerOptions& options)
+    : package(MakeTinyPackage(options.package)) {
+  const ModelPtr version = MakeVersion(package, "tiny:latest", options.engine);
+  model = version->model.get();
+  tokenizer = version->tokenizer.get();
+  engine = version->engine.get();
+  registry.Put(version);
+  api = std::make_unique<openai::Api>(&registry, nullptr);
   routes = api->Routes();
 }
 

@@ -9,8 +9,8 @@
 #include "nlohmann/json.hpp"
 #include "services/http/http_server.h"
 #include "worker/serve/engine.h"
+#include "worker/serve/model_registry.h"
 #include "worker/serve/openai_api.h"
-#include "worker/serve/served_model.h"
 #include "worker/serve/testing/tiny_package.h"
 
 namespace shiftadd::testing {
@@ -37,6 +37,10 @@ struct TinyServerOptions {
   EngineOptions engine = {256, 8, 2};
 };
 
+// A version of `package` that serves as `name`.
+ModelPtr MakeVersion(const TinyPackage& package, const std::string& name,
+                     const EngineOptions& engine);
+
 // Served as "tiny:latest".
 class TinyServer {
  public:
@@ -49,10 +53,11 @@ class TinyServer {
                       int expected_status = 200);
 
   const TinyPackage package;
-  std::unique_ptr<PackedModel> model;
-  std::unique_ptr<Tokenizer> tokenizer;
-  ServedModel served;
-  std::unique_ptr<Engine> engine;
+  // Of the version that the registry holds.
+  PackedModel* model = nullptr;
+  Tokenizer* tokenizer = nullptr;
+  Engine* engine = nullptr;
+  ModelRegistry registry;
   std::unique_ptr<openai::Api> api;
   http::HttpServer::Routes routes;
 };

@@ -1,0 +1,99 @@
+#include "worker/serve/model_registry.h"
+
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
+#include "absl/time/clock.h"
+
+namespace shiftadd {
+
+ModelRegistry::Slot* ModelRegistry::FindSlot(absl::string_view reference) {
+  for (Slot& slot : slots_) {
+    if (slot.state.reference == reference) return &slot;
+  }
+  return nullptr;
+}
+
+const ModelRegistry::Slot* ModelRegistry::Match(absl::string_view asked) const {
+  for (const Slot& slot : slots_) {
+    if (asked.empty() || asked == slot.state.reference) return &slot;
+  }
+  for (const Slot& slot : slots_) {
+    if (IsNameOf(asked, slot.state.reference)) return &slot;
+  }
+  return nullptr;
+}
+
+void ModelRegistry::Put(ModelPtr version) {
+  ModelPtr old;  // let go after the lock
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Slot* slot = FindSlot(version->served.name);
+  if (slot == nullptr) slot = &slots_.emplace_back();
+  slot->state = {version->served.name, version->served.digest, "serving", ""};
+  old = std::exchange(slot->version, std::move(version));
+  changed_.notify_all();
+}
+
+ModelPtr ModelRegistry::Take(const std::string& reference) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Slot* slot = FindSlot(reference);
+  if (slot == nullptr) return nullptr;
+  slot->state.digest.clear();
+  slot->state.state = "waiting";
+  return std::move(slot->version);
+}
+
+void ModelRegistry::Note(const std::string& reference, const std::string& state,
+                         const std::string& error) {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  Slot* slot = FindSlot(reference);
+  if (slot == nullptr) return;
+  if (!state.empty()) slot->state.state = state;
+  slot->state.error = error;
+}
+
+absl::StatusOr<ModelPtr> ModelRegistry::Find(absl::string_view asked, absl::Duration wait) const {
+  std::unique_lock<std::mutex> lock(mutex_);
+  const auto deadline = absl::ToChronoTime(absl::Now() + wait);
+  while (true) {
+    const Slot* slot = Match(asked);
+    if (slot == nullptr) {
+      const auto quoted = [](std::string* out, const Slot& s) {
+        absl::StrAppend(out, "\"", s.state.reference, "\"");
+      };
+      return absl::NotFoundError(absl::StrCat("model \"", asked,
+                                              "\" is not served here; this server has ",
+                                              absl::StrJoin(slots_, ", ", quoted)));
+    }
+    if (slot->version != nullptr) return slot->version;
+    if (changed_.wait_until(lock, deadline) == std::cv_status::timeout) {
+      return absl::UnavailableError(
+          absl::StrCat("model \"", slot->state.reference, "\" is being replaced; try again later"));
+    }
+  }
+}
+
+std::vector<ModelPtr> ModelRegistry::All() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<ModelPtr> out;
+  for (const Slot& slot : slots_) {
+    if (slot.version != nullptr) out.push_back(slot.version);
+  }
+  return out;
+}
+
+std::vector<ModelState> ModelRegistry::States() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  std::vector<ModelState> out;
+  for (const Slot& slot : slots_) out.push_back(slot.state);
+  return out;
+}
+
+std::vector<std::string> ModelRegistry::References() const {
+  std::vector<std::string> out;
+  for (const ModelState& state : States()) out.push_back(state.reference);
+  return out;
+}
+
+}  // namespace shiftadd
