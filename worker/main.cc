@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/build_info.h"
 #include "kernels/cpu_linear.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
@@ -111,7 +112,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
   app->add_flag("--insecure-i-know", flags->insecure, "Serve plain HTTP beyond loopback");
-  app->set_version_flag("--version", VersionLine());
+  app->set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
 }
 
 int Fail(const absl::Status& status) {

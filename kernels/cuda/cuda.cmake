@@ -10,11 +10,18 @@ if(NOT CMAKE_CUDA_COMPILER AND NOT DEFINED ENV{CUDACXX})
 endif()
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
+if(CMAKE_CUDA_COMPILER_VERSION VERSION_LESS 12.1)
+  message(FATAL_ERROR "The CUDA kernels need nvcc 12.1 or later; found "
+                      "${CMAKE_CUDA_COMPILER_VERSION} at ${CMAKE_CUDA_COMPILER}. Set CUDACXX, or SHIFTADD_CUDA=OFF.")
+endif()
 
 add_library(shiftadd_kernels_cuda STATIC
   cuda/activations.cc
   cuda/binary.cu
+  cuda/cublas.cc
+  cuda/dense.cu
   cuda/gather.cu
+  cuda/half.cu
   cuda/integer.cu
   cuda/linear.cc
   cuda/multiply.cc
@@ -23,12 +30,27 @@ add_library(shiftadd_kernels_cuda STATIC
   cuda/prompt.cu
   cuda/repack.cu
   cuda/shift_table.cc
-  cuda/status.cc)
+  cuda/status.cc
+  cuda/workspace.cc)
 add_library(shiftadd::kernels_cuda ALIAS shiftadd_kernels_cuda)
-target_link_libraries(shiftadd_kernels_cuda PUBLIC shiftadd_kernels PRIVATE CUDA::cudart_static)
-string(REPLACE ";" ", " _architectures "${SHIFTADD_CUDA_ARCHITECTURES}")
-set_source_files_properties(cuda/status.cc PROPERTIES COMPILE_DEFINITIONS
-  "SHIFTADD_CUDA_ARCHITECTURES=\"sm_${_architectures}\"")
+target_link_libraries(shiftadd_kernels_cuda PUBLIC shiftadd_kernels PRIVATE CUDA::cudart_static ${CMAKE_DL_LIBS})
+# What --version says of it. Code for 9.0 was run, on an H100; "-virtual" and families never.
+set(_code "")
+set(_never_run "")
+foreach(_architecture ${SHIFTADD_CUDA_ARCHITECTURES})
+  string(REGEX REPLACE "-real$" "" _name "sm_${_architecture}")
+  list(APPEND _code "${_name}")
+  if(NOT _name MATCHES "^sm_90a?$")
+    list(APPEND _never_run "${_name}")
+  endif()
+endforeach()
+string(REPLACE ";" ", " _code "${_code}")
+string(REPLACE ";" ", " _never_run "${_never_run}")
+if(_never_run)
+  string(APPEND _code " (never run: ${_never_run})")
+endif()
+set_source_files_properties(build_info.cc PROPERTIES COMPILE_DEFINITIONS
+  "SHIFTADD_CUDA_CODE=\"${_code}, run on compute capability 9.0 (H100) only\"")
 set_target_properties(shiftadd_kernels_cuda PROPERTIES
   POSITION_INDEPENDENT_CODE ON EXPORT_NAME kernels_cuda
   CUDA_STANDARD 17 CUDA_STANDARD_REQUIRED ON CUDA_RUNTIME_LIBRARY Static)

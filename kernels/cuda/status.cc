@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "kernels/build_info.h"
 #include "kernels/cuda/launch.h"
 
 namespace shiftadd::kernels {
@@ -59,10 +60,7 @@ CudaStatus CheckRange(const char* name, int64_t found, int64_t low, int64_t high
 
 }  // namespace cuda
 
-const char* CudaBuildInfo() {
-  return "CUDA kernels for " SHIFTADD_CUDA_ARCHITECTURES
-         "; run so far on compute capability 9.0 (H100) only";
-}
+const char* CudaBuildInfo() { return KernelsBuildInfo(); }
 
 CudaStatus CudaAvailable() {
   int count = 0, driver = 0, device = 0, major = 0, minor = 0;

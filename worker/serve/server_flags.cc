@@ -4,6 +4,7 @@
 #include <iostream>
 #include <map>
 
+#include "kernels/build_info.h"
 #include "services/base/version.h"
 
 namespace shiftadd {
@@ -103,7 +104,7 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
       "shiftadd-server: serves a packed model over an OpenAI-compatible HTTP API and gRPC.\n"
       "Exit codes: 0 ended by a signal, 1 failed, 2 wrong usage.",
       "shiftadd-server");
-  app.set_version_flag("--version", VersionLine());
+  app.set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
   AddPackageFlags(&app, &flags->packages, &flags->source);
   AddModelFlags(&app, flags);
   AddListenFlags(&app, flags);
