@@ -87,18 +87,47 @@ struct CudaProduct {
 
 inline constexpr int kMaxCudaProducts = 4;
 
-// Which kernel multiplies bcq matrices of 2 to 4 planes; for measurements.
+// Which kernels multiply.
 enum class CudaPath {
   kAuto,
   kBinary,   // b1 tensor cores, planes as stored; up to 4 digits * tokens
   kInteger,  // int8 tensor cores on decoded planes
-  kPrompt,   // the same for more than 32 digits * tokens, activations in shared memory
+  kHalf,     // fp16 tensor cores on planes decoded to fp16; what kAuto takes off 9.0
+  kPrompt,   // kInteger for more than 32 digits * tokens, activations in shared memory
+  kDense,    // weights and activations to fp16 in a CudaWorkspace, then cuBLAS
+  kPlain,    // no tensor cores; what matrices take that the others do not
+};
+
+// What kDense needs: device memory, and cuBLAS, which is opened at run time (SHIFTADD_CUBLAS names
+// the library; libcublas.so.13 or .12 without). Work on one object belongs on one stream.
+//
+// Everything is allocated by Create: activations as fp16 (2 max_m max_k bytes), `weight_bytes` for
+// the fp16 weights of as many rows as fit (a matrix is decoded and multiplied in pieces), and 32
+// MiB for cuBLAS.
+class CudaWorkspace {
+ public:
+  static constexpr uint64_t kDefaultWeightBytes = uint64_t{64} << 20;
+  // For up to `max_m` tokens of up to `max_k` inputs. `weight_bytes`: at least 32 max_k bytes, each
+  // rounded up to 128 inputs. Without cuBLAS the object is made but dense() is false, and nothing
+  // is allocated.
+  static CudaStatus Create(int64_t max_m, int64_t max_k, uint64_t weight_bytes,
+                           std::unique_ptr<CudaWorkspace>* out);
+  virtual ~CudaWorkspace() = default;
+
+  virtual bool dense() const = 0;          // whether kDense can be taken with it
+  virtual std::string cublas() const = 0;  // its version, or why there is none
+  virtual uint64_t bytes() const = 0;      // on the device
 };
 
 struct CudaMultiplyOptions {
   // Programmatic dependent launch: weights are read while the kernel before on the stream ends.
   bool programmatic = false;
+  // kAuto takes the fastest as measured on an H100; on devices that are not of compute capability
+  // 9.0, kHalf in place of kBinary and kInteger. kHalf rounds a weight to fp16 once (2^-11 of each
+  // term of a sum), kDense a weight and an activation; the others are exact but for float sums.
   CudaPath path = CudaPath::kAuto;
+  // Lets kAuto take kDense for many tokens, where it has dense(). It must fit the product then.
+  CudaWorkspace* workspace = nullptr;
   int warps = 0;  // a CTA, 0: chosen; for measurements
 };
 
@@ -106,6 +135,10 @@ struct CudaMultiplyOptions {
 // run on the same kind of tensor core.
 CudaStatus CudaMultiply(const CudaActivations& x, const CudaProduct* products, int count,
                         CudaStream stream, const CudaMultiplyOptions& options = {});
+
+// The path that CudaMultiply takes for `w` with so many tokens of x; never kAuto.
+CudaPath CudaPathFor(const CudaActivations& x, int64_t m, const CudaLinear& w,
+                     const CudaMultiplyOptions& options = {});
 
 }  // namespace shiftadd::kernels
 

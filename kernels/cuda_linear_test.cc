@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstdlib>
 #include <cstring>
 #include <functional>
 #include <limits>
@@ -18,10 +19,21 @@ using cuda::Check;
 using cuda::DeviceVector;
 using cuda::Graph;
 
+// A weight and an activation rounded to fp16 once each.
+constexpr double kHalfTolerance = 1e-3;
+// fp16 weights of 16 rows, an input.
+constexpr uint64_t kTileBytes = 32;
+
 class CudaBackend : public LinearBackend {
  public:
-  CudaBackend(std::string name, CudaPath path) : name_(std::move(name)) { options_.path = path; }
+  CudaBackend(std::string name, CudaPath path, CudaWorkspace* workspace = nullptr,
+              double tolerance = 1e-5)
+      : name_(std::move(name)), tolerance_(tolerance) {
+    options_.path = path;
+    options_.workspace = workspace;
+  }
   std::string name() const override { return name_; }
+  double tolerance() const override { return tolerance_; }
 
   std::string Load(const PackedMatrix& w) override {
     linear_.reset();
@@ -71,6 +83,7 @@ class CudaBackend : public LinearBackend {
 
  private:
   std::string name_;
+  double tolerance_;
   CudaMultiplyOptions options_;
   std::vector<uint32_t> signs_;
   std::unique_ptr<CudaLinear> linear_;
@@ -196,10 +209,14 @@ TEST_F(CudaLinearTest, SeveralMatricesShareALaunch) {
                      3);
   const TestMatrix other({.encoding = Encoding::kInt8Group, .n = 33, .k = kInputs}, 4);
   const TestMatrix odd({.q = 5, .n = 30, .k = kInputs}, 5);
+  std::unique_ptr<CudaWorkspace> workspace;
+  Check(CudaWorkspace::Create(300, kInputs, 100 * 2 * 1408, &workspace));
   for (const std::vector<const TestMatrix*>& set :
        {std::vector{&q, &k, &v}, std::vector{&v, &other, &odd, &k}}) {
-    for (const int64_t m : {1, 2, 3, 7, 16, 40}) {
+    for (const int64_t m : {1, 2, 3, 7, 16, 40, 300}) {
       const auto x = Activate(TestActivations(m * kInputs, 6), m);
+      CudaMultiplyOptions options;
+      if (m == 300) options.workspace = workspace.get();
       std::vector<std::unique_ptr<CudaLinear>> linears;
       std::vector<DeviceVector<float>> outputs;
       std::vector<CudaProduct> products;
@@ -208,10 +225,11 @@ TEST_F(CudaLinearTest, SeveralMatricesShareALaunch) {
         outputs.emplace_back(m * t->view.n);
         products.push_back({linears.back().get(), outputs.back().data(), t->view.n});
       }
-      Check(CudaMultiply(*x, products.data(), static_cast<int>(products.size()), nullptr));
+      Check(CudaMultiply(*x, products.data(), static_cast<int>(products.size()), nullptr, options));
       Check(cudaDeviceSynchronize());
       for (size_t i = 0; i < set.size(); ++i) {
-        EXPECT_EQ(outputs[i].ToHost(), Multiply(*x, *linears[i])) << "matrix " << i << " m " << m;
+        EXPECT_EQ(outputs[i].ToHost(), Multiply(*x, *linears[i], options))
+            << "matrix " << i << " m " << m;
       }
     }
   }
@@ -261,7 +279,7 @@ TEST_F(CudaLinearTest, AnyNumberOfWarpsAgrees) {
   const std::vector<float> expected = Multiply(*x, *w);
   double norm = 0;
   for (const float v : expected) norm += static_cast<double>(v) * v;
-  for (const CudaPath path : {CudaPath::kBinary, CudaPath::kInteger}) {
+  for (const CudaPath path : {CudaPath::kBinary, CudaPath::kInteger, CudaPath::kHalf}) {
     for (const int warps : {1, 2, 3, 4, 8, 16, 99}) {
       CudaMultiplyOptions options;
       options.path = path;
@@ -271,7 +289,7 @@ TEST_F(CudaLinearTest, AnyNumberOfWarpsAgrees) {
       for (size_t n = 0; n < y.size(); ++n) {
         error += std::pow(static_cast<double>(y[n]) - expected[n], 2);
       }
-      EXPECT_LT(std::sqrt(error / norm), 2e-5) << warps;
+      EXPECT_LT(std::sqrt(error / norm), path == CudaPath::kHalf ? 4e-4 : 2e-5) << warps;
     }
   }
 }
@@ -310,6 +328,122 @@ TEST_F(CudaLinearTest, ManyTilesAgreeWithFloat64) {
       }
     }
   }
+}
+
+// In pieces, from a graph, in a workspace whose memory says nothing before; every run the same
+// bits.
+TEST_F(CudaLinearTest, DenseProductsAreCaptured) {
+  const int64_t n = 5000, k = 1344, m = 300;
+  std::unique_ptr<CudaWorkspace> workspace;
+  Check(CudaWorkspace::Create(m, k, 2 * 1408 * 700, &workspace));
+  ASSERT_TRUE(workspace->dense()) << workspace->cublas();
+  EXPECT_EQ(workspace->cublas().substr(0, 7), "cuBLAS ");
+  EXPECT_GE(workspace->bytes(), 2u * 1408 * (700 + m) + (32u << 20));
+  const TestMatrix matrix({.q = 3, .n = n, .k = k}, 41);
+  const auto w = Load(matrix);
+  CudaMultiplyOptions options;
+  options.workspace = workspace.get();
+  for (const Precision precision : {Precision::kA8, Precision::kA16}) {
+    const auto x = Activate(TestActivations(m * k, 42), m, precision);
+    EXPECT_EQ(CudaPathFor(*x, m, *w, options), CudaPath::kDense);
+    const std::vector<float> exact = Multiply(*x, *w);
+    const DeviceVector<float> y(m * n);
+    Graph graph([&](cudaStream_t stream) {
+      const CudaProduct product = {w.get(), y.data(), n};
+      Check(CudaMultiply(*x, &product, 1, stream, options));
+    });
+    std::vector<float> first;
+    for (int run = 0; run < 3; ++run) {
+      graph.Launch();
+      graph.Wait();
+      std::vector<float> found = y.ToHost();
+      if (run == 0) first = found;
+      ASSERT_EQ(found, first);
+    }
+    double error = 0, norm = 0;
+    for (size_t i = 0; i < exact.size(); ++i) {
+      error += std::pow(static_cast<double>(first[i]) - exact[i], 2);
+      norm += static_cast<double>(exact[i]) * exact[i];
+    }
+    EXPECT_LT(std::sqrt(error / norm), 4e-4);
+    EXPECT_GT(error, 0);  // it was another path
+  }
+}
+
+// Weights and activations far beyond what fp16 holds, both ways.
+TEST_F(CudaLinearTest, DenseProductsAreScaled) {
+  const int64_t k = 256, n = 32, m = 4;
+  std::unique_ptr<CudaWorkspace> workspace;
+  Check(CudaWorkspace::Create(m, k, 1 << 20, &workspace));
+  for (const Encoding encoding :
+       {Encoding::kBcqShift, Encoding::kBcqFree, Encoding::kInt8Group, Encoding::kBcqBlock8}) {
+    for (const uint16_t half : {uint16_t{0x7bff}, uint16_t{0x0001}}) {  // 65504, 2^-24
+      TestMatrix matrix({.encoding = encoding, .q = 3, .n = n, .k = k}, 43);
+      for (auto* halves : {&matrix.scale, &matrix.alpha}) {
+        for (uint16_t& h : *halves) h = half;
+      }
+      const auto w = Load(matrix);
+      std::vector<double> weights(n * k);
+      DequantizeRows(matrix.view, 0, n, weights.data());
+      for (const float size : {1e10f, 1e-10f}) {
+        std::vector<float> input = TestActivations(m * k, 44);
+        for (float& v : input) v *= size;
+        const auto x = Activate(input, m, Precision::kA16);
+        CudaMultiplyOptions options;
+        options.path = CudaPath::kDense;
+        options.workspace = workspace.get();
+        const std::vector<float> y = Multiply(*x, *w, options);
+        for (int64_t i = 0; i < m * n; ++i) {
+          double sum = 0, magnitude = 0;
+          for (int64_t j = 0; j < k; ++j) {
+            const double term = weights[i % n * k + j] * input[i / n * k + j];
+            sum += term;
+            magnitude += std::abs(term);
+          }
+          ASSERT_NEAR(y[i], sum, 2e-3 * magnitude) << i << " half " << half << " size " << size;
+        }
+      }
+    }
+  }
+}
+
+TEST_F(CudaLinearTest, PathsAreToldBefore) {
+  std::unique_ptr<CudaWorkspace> workspace;
+  Check(CudaWorkspace::Create(2000, kInputs, CudaWorkspace::kDefaultWeightBytes, &workspace));
+  const auto shift = Load(TestMatrix({.q = 3, .n = 40, .k = kInputs}, 51));
+  const auto block8 =
+      Load(TestMatrix({.encoding = Encoding::kBcqBlock8, .q = 3, .n = 40, .k = kInputs}, 52));
+  const auto x = Activate(TestActivations(kInputs, 53), 1);
+  CudaMultiplyOptions with;
+  with.workspace = workspace.get();
+  EXPECT_EQ(CudaPathFor(*x, 1, *shift, with), CudaPath::kBinary);
+  EXPECT_EQ(CudaPathFor(*x, 16, *shift, with), CudaPath::kInteger);
+  EXPECT_EQ(CudaPathFor(*x, 1024, *shift, with), CudaPath::kDense);
+  EXPECT_EQ(CudaPathFor(*x, 1024, *block8, with), CudaPath::kDense);
+  EXPECT_EQ(CudaPathFor(*x, 1, *block8, with), CudaPath::kPlain);
+  EXPECT_NE(CudaPathFor(*x, 1024, *shift), CudaPath::kDense);
+  EXPECT_EQ(CudaPathFor(*x, 1024, *block8), CudaPath::kPlain);
+}
+
+// Without cuBLAS the other paths work as ever, and what is missing has its words.
+TEST_F(CudaLinearTest, NoCublasIsTold) {
+  setenv("SHIFTADD_CUBLAS", "/nowhere/libcublas.so", 1);
+  std::unique_ptr<CudaWorkspace> workspace;
+  const CudaStatus created = CudaWorkspace::Create(1024, kInputs, 1 << 20, &workspace);
+  unsetenv("SHIFTADD_CUBLAS");
+  Check(created);
+  EXPECT_FALSE(workspace->dense());
+  EXPECT_EQ(workspace->bytes(), 0u);
+  EXPECT_NE(workspace->cublas().find("/nowhere/libcublas.so"), std::string::npos);
+  const auto w = Load(TestMatrix({.n = 40, .k = kInputs}, 61));
+  const auto x = Activate(TestActivations(300 * kInputs, 62), 300);
+  CudaMultiplyOptions options;
+  options.workspace = workspace.get();
+  EXPECT_EQ(Multiply(*x, *w, options), Multiply(*x, *w));
+  options.path = CudaPath::kDense;
+  const DeviceVector<float> y(300 * 40);
+  const CudaProduct product = {w.get(), y.data(), 40};
+  EXPECT_EQ(CudaMultiply(*x, &product, 1, nullptr, options).code, CudaCode::kUnavailable);
 }
 
 TEST_F(CudaLinearTest, RowsOutsideGatherNaN) {
@@ -356,6 +490,19 @@ TEST_F(CudaLinearTest, BadInputIsRefused) {
     Check(a->Prepare(input.data(), k, 1, nullptr));
     return a;
   };
+  std::unique_ptr<CudaWorkspace> small, narrow, made_workspace;
+  Check(CudaWorkspace::Create(1, kInputs, 1 << 20, &small));
+  Check(CudaWorkspace::Create(2, kInputs - 1, 1 << 20, &narrow));
+  const auto workspace = [&](int64_t tokens, int64_t inputs, uint64_t bytes) {
+    return CudaWorkspace::Create(tokens, inputs, bytes, &made_workspace);
+  };
+  const auto dense = [&](CudaWorkspace* in, CudaPath path = CudaPath::kDense) {
+    CudaMultiplyOptions options;
+    options.path = path;
+    options.workspace = in;
+    const CudaProduct product = {w.get(), y.data(), 40};
+    return CudaMultiply(*x, &product, 1, nullptr, options);
+  };
   float* const aligned = y.data();
   auto* const odd = reinterpret_cast<float*>(reinterpret_cast<uintptr_t>(aligned) + 2);
   const std::string size = std::to_string(kInputs);
@@ -389,6 +536,15 @@ TEST_F(CudaLinearTest, BadInputIsRefused) {
        "products[0].w has groups of 128, the activations were prepared for 64"},
       {multiply(*prepared_with(kInputs, 128, signs.data()), {w.get(), aligned, 40}),
        "products[0].w is rotated with other signs than the activations"},
+      {workspace(0, kInputs, 1 << 20), "max_m is 0, expected 1..1048576"},
+      {workspace(1, 0, 1 << 20), "max_k is 0, expected 1..2147483647"},
+      {workspace(1, kInputs, 32 * 1408 - 1), "weight_bytes is 45055, expected 45056.."},
+      {workspace(1, kInputs, ~uint64_t{0}), "weight_bytes is 9223372036854775807, expected"},
+      {workspace(1 << 20, 1 << 30, 1 << 30), "allocating"},
+      {dense(nullptr), "the dense path needs a workspace"},
+      {dense(small.get()), "m in this workspace is 2, expected 1..1"},
+      {dense(narrow.get()), "k in this workspace is " + size + ", expected 1.."},
+      {dense(nullptr, CudaPath::kPlain), "kPlain is not a path to ask for"},
       {w->GatherRows(nullptr, 1, aligned, kInputs, nullptr), "rows is null"},
       {w->GatherRows(reinterpret_cast<int32_t*>(aligned), 0, aligned, kInputs, nullptr),
        "count is 0, expected 1.."},
@@ -437,6 +593,15 @@ LinearBackends MakeLinearBackends() {
   backends.all.push_back(std::make_unique<CudaBackend>("cuda", CudaPath::kAuto));
   backends.all.push_back(std::make_unique<CudaBackend>("cuda integer", CudaPath::kInteger));
   backends.all.push_back(std::make_unique<CudaBackend>("cuda prompt", CudaPath::kPrompt));
+  backends.all.push_back(
+      std::make_unique<CudaBackend>("cuda half", CudaPath::kHalf, nullptr, kHalfTolerance));
+  // Weights in pieces of a few tiles.
+  static std::unique_ptr<CudaWorkspace> workspace;
+  Check(CudaWorkspace::Create(70, 4736, kTileBytes * 4736, &workspace));
+  if (workspace->dense()) {
+    backends.all.push_back(std::make_unique<CudaBackend>("cuda dense", CudaPath::kDense,
+                                                         workspace.get(), kHalfTolerance));
+  }
   return backends;
 }
 

@@ -16,6 +16,8 @@ class LinearBackend {
  public:
   virtual ~LinearBackend() = default;
   virtual std::string name() const = 0;
+  // How far y may be from its sum in float64, in parts of the sum of the terms' magnitudes.
+  virtual double tolerance() const { return 1e-5; }
 
   // Loads `w`, or says why not.
   virtual std::string Load(const PackedMatrix& w) = 0;

@@ -1,6 +1,7 @@
 // Microseconds of products and of the preparation of activations on one GPU.
 //
-//   cuda_linear_benchmark [table|prompt|prepare|sweep|profile]…   (default: table prompt prepare)
+//   cuda_linear_benchmark [table|prompt|prepare|sweep|pieces|profile]…   (default: table prompt
+//   prepare)
 //
 // Every figure is the median of replays of a graph of launches between CUDA events, over the
 // launches. Weights are rotated over more than 300 MB, so that no launch finds its own in L2.
@@ -16,8 +17,8 @@
 #include <string>
 #include <vector>
 
-#include "kernels/benchmarks/cublas.h"
 #include "kernels/benchmarks/read_floor.h"
+#include "kernels/cuda/cublas.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/cuda_linear.h"
 #include "kernels/test_matrix.h"
@@ -31,6 +32,7 @@ using cuda::Graph;
 
 constexpr double kRotatedBytes = 320e6;
 constexpr int64_t kMaxTokens = 1024;
+constexpr int64_t kMaxInputs = 28672;
 
 struct Shape {
   int64_t n, k;
@@ -120,9 +122,24 @@ class RandomMatrix {
 
 class Bench {
  public:
-  Bench() : memory_(size_t{700} << 20), sink_(1), y_(kMaxTokens * 28672), x_(MakeInput()) {
+  Bench()
+      : memory_(size_t{700} << 20),
+        sink_(1),
+        y_(kMaxTokens * kMaxInputs),
+        x_(MakeInput()),
+        scalars_(std::vector<float>{1, 0}) {
     memory_.FillBytes(0x3c);
+    if (const CudaStatus s = cuda::Cublas::Open(&cublas_); !s.ok()) {
+      std::printf("%s\n", s.message.c_str());
+    }
+    MakeWorkspace(CudaWorkspace::kDefaultWeightBytes);
   }
+
+  void MakeWorkspace(uint64_t weight_bytes) {
+    workspace_.reset();
+    Check(CudaWorkspace::Create(kMaxTokens, kMaxInputs, weight_bytes, &workspace_));
+  }
+  CudaWorkspace* workspace() { return workspace_.get(); }
 
   // The best time to read so many bytes.
   double Floor(uint64_t bytes) {
@@ -191,21 +208,30 @@ class Bench {
     });
   }
 
-  double CublasProduct(Shape shape, int64_t m) {
-    if (!cublas_.available()) return 0;
+  double CublasProduct(Shape shape, int64_t m, bool half_output = true) {
+    if (cublas_ == nullptr) return 0;
     const size_t bytes = static_cast<size_t>(shape.n * shape.k) * 2;
     const int copies =
         std::min<int>(Copies(static_cast<double>(bytes)), static_cast<int>(memory_.size() / bytes));
     return Time(std::max(copies, 1), [&](int i, cudaStream_t stream) {
-      cublas_.Multiply(x_.data(), memory_.data() + i * bytes, y_.data(), m, shape.n, shape.k,
-                       stream);
+      cuda::HalfProduct p;
+      p.x = x_.data();
+      p.w = memory_.data() + i * bytes;
+      p.y = y_.data();
+      p.m = m;
+      p.n = p.ldy = shape.n;
+      p.k = p.ldx = p.ldw = shape.k;
+      p.factor = scalars_.data();
+      p.zero = scalars_.data() + 1;
+      p.half_output = half_output;
+      Check(cublas_->Multiply(p, stream));
     });
   }
 
  private:
   static std::vector<float> MakeInput() {
     std::vector<float> x = TestActivations(1 << 20, 3);
-    const size_t size = kMaxTokens * 28672 + 28672;
+    const size_t size = kMaxTokens * kMaxInputs + kMaxInputs;
     while (x.size() < size) x.insert(x.end(), x.begin(), x.begin() + (1 << 20));
     return x;
   }
@@ -214,8 +240,7 @@ class Bench {
     auto& a = activations_[{shape_.k, precision}];
     if (a == nullptr) {
       const std::vector<uint32_t> signs = Signs(shape_.k);
-      const int64_t tokens = shape_.k == 4096 ? kMaxTokens : 32;
-      Check(CudaActivations::Create(tokens, shape_.k, 128, precision, signs.data(), &a));
+      Check(CudaActivations::Create(kMaxTokens, shape_.k, 128, precision, signs.data(), &a));
     }
     Check(a->Prepare(x_.data(), shape_.k, m, nullptr));
     Check(cudaDeviceSynchronize());
@@ -225,8 +250,9 @@ class Bench {
   Shape shape_ = {};
   DeviceVector<uint8_t> memory_;
   DeviceVector<uint32_t> sink_;
-  DeviceVector<float> y_, x_;
-  Cublas cublas_;
+  DeviceVector<float> y_, x_, scalars_;
+  std::unique_ptr<cuda::Cublas> cublas_;
+  std::unique_ptr<CudaWorkspace> workspace_;
   std::map<uint64_t, double> floors_;
   std::vector<std::unique_ptr<CudaLinear>> linears_;
   std::map<std::pair<int64_t, Precision>, std::unique_ptr<CudaActivations>> activations_;
@@ -295,31 +321,60 @@ void Table(Bench* bench) {
   }
 }
 
-void Prompt(Bench* bench) {
-  const Shape shape = kShapes[1];
+void Prompt(Bench* bench, Shape shape) {
   constexpr int64_t kTokens[] = {32, 64, 128, 256, 512, 1024};
-  std::printf("\n%-28s", "us, 14336x4096, A8");
+  char title[32];
+  std::snprintf(title, sizeof(title), "us, %ldx%ld, A8", static_cast<long>(shape.n),
+                static_cast<long>(shape.k));
+  std::printf("\n%-28s", title);
   for (const int64_t m : kTokens) std::printf(" %8s%-5ld", "M=", static_cast<long>(m));
-  std::printf("\n%-28s", "cuBLAS fp16");
-  for (const int64_t m : kTokens) std::printf(" %13.2f", bench->CublasProduct(shape, m));
+  for (const bool half_output : {true, false}) {
+    std::printf("\n%-28s", half_output ? "cuBLAS fp16" : "cuBLAS fp16, y in fp32");
+    for (const int64_t m : kTokens) {
+      std::printf(" %13.2f", bench->CublasProduct(shape, m, half_output));
+    }
+  }
   std::printf("\n");
   for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
     for (const int q : {2, 3, 4}) {
       bench->Load(encoding, q, shape);
-      for (const CudaPath path : {CudaPath::kAuto, CudaPath::kInteger, CudaPath::kPrompt}) {
-        const char* name = path == CudaPath::kAuto      ? ""
-                           : path == CudaPath::kInteger ? "integer"
-                                                        : "prompt";
+      for (const auto& [path, name] :
+           {std::pair{CudaPath::kAuto, ""}, std::pair{CudaPath::kInteger, "integer"},
+            std::pair{CudaPath::kPrompt, "prompt"}, std::pair{CudaPath::kDense, "dense"}}) {
         std::printf("q%d %-9s %-14s ", q, Name(encoding), name);
         for (const int64_t m : kTokens) {
+          if (path == CudaPath::kInteger && m > 256) continue;  // far behind by then
           CudaMultiplyOptions options;
           options.path = path;
+          options.workspace = bench->workspace();
           std::printf(" %13.2f", bench->Product(m, Precision::kA8, options));
         }
         std::printf("\n");
       }
+      std::fflush(stdout);
     }
   }
+}
+
+// What the size of the pieces does to dense products.
+void Pieces(Bench* bench) {
+  for (const Shape& shape : {kShapes[1], kShapes[3]}) {
+    bench->Load(Encoding::kBcqShift, 3, shape);
+    for (const int64_t m : {128, 256, 512, 1024}) {
+      std::printf("%ldx%ld q3 shift M=%ld cuBLAS %.2f", static_cast<long>(shape.n),
+                  static_cast<long>(shape.k), static_cast<long>(m), bench->CublasProduct(shape, m));
+      for (const int mib : {12, 16, 24, 33, 48, 64, 96, 128, 256}) {
+        bench->MakeWorkspace(static_cast<uint64_t>(mib) << 20);
+        CudaMultiplyOptions options;
+        options.path = CudaPath::kDense;
+        options.workspace = bench->workspace();
+        std::printf(" %dMiB %.2f", mib, bench->Product(m, Precision::kA8, options));
+      }
+      std::printf("\n");
+      std::fflush(stdout);
+    }
+  }
+  bench->MakeWorkspace(CudaWorkspace::kDefaultWeightBytes);
 }
 
 void Prepare(Bench* bench) {
@@ -353,22 +408,24 @@ void Prepare(Bench* bench) {
 void Sweep(Bench* bench) {
   for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
     for (const int q : {2, 3, 4}) {
-      for (const Shape& s : kShapes) {
+      for (const Shape& s : {kShapes[0], kShapes[1], kShapes[4]}) {
         bench->Load(encoding, q, s);
         const double floor = bench->Floor(bench->bytes());
         for (const Precision precision : kPrecisions) {
-          for (const int64_t m : {1, 2, 4, 8, 16}) {
+          for (const int64_t m : {1, 2, 4, 8, 16, 32}) {
+            const int64_t columns = m * (precision == Precision::kA16 ? 2 : 1);
+            if (precision == Precision::kA16 && columns > 4) continue;  // as A8's
             std::printf("%ldx%ld q%d %s %s M=%ld floor %.2f:", static_cast<long>(s.n),
                         static_cast<long>(s.k), q, Name(encoding), Name(precision),
                         static_cast<long>(m), floor);
-            for (const CudaPath path : {CudaPath::kBinary, CudaPath::kInteger}) {
-              if (path == CudaPath::kBinary && m * (precision == Precision::kA16 ? 2 : 1) > 4) {
-                continue;
-              }
-              if (path == CudaPath::kInteger && m == 1 && precision == Precision::kA8) continue;
-              std::printf(path == CudaPath::kBinary ? " binary" : " integer");
-              for (const int warps : {2, 4, 8, 16}) {
-                if (warps == (path == CudaPath::kInteger ? 16 : 2)) continue;
+            for (const auto& [path, name] :
+                 {std::pair{CudaPath::kBinary, "binary"}, std::pair{CudaPath::kInteger, "integer"},
+                  std::pair{CudaPath::kHalf, "half"}}) {
+              if (path == CudaPath::kBinary && columns > 4) continue;
+              if (path != CudaPath::kBinary && columns == 1) continue;
+              std::printf(" %s", name);
+              for (const int warps : {1, 2, 3, 4, 6, 8, 16}) {
+                if (path != CudaPath::kBinary && warps > 8) continue;
                 CudaMultiplyOptions options;
                 options.path = path;
                 options.warps = warps;
@@ -421,7 +478,10 @@ int Main(int argc, char** argv) {
     if (part == "table") {
       Table(&bench);
     } else if (part == "prompt") {
-      Prompt(&bench);
+      Prompt(&bench, kShapes[1]);
+      Prompt(&bench, kShapes[3]);
+    } else if (part == "pieces") {
+      Pieces(&bench);
     } else if (part == "prepare") {
       Prepare(&bench);
     } else if (part == "sweep") {
@@ -429,7 +489,8 @@ int Main(int argc, char** argv) {
     } else if (part == "profile") {
       Profile(&bench);
     } else {
-      std::fprintf(stderr, "unknown part %s, expected table, prompt, prepare, sweep or profile\n",
+      std::fprintf(stderr,
+                   "unknown part %s, expected table, prompt, prepare, sweep, pieces or profile\n",
                    part.c_str());
       return 2;
     }

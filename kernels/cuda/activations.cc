@@ -9,7 +9,6 @@ namespace shiftadd::kernels {
 namespace cuda {
 namespace {
 
-constexpr int64_t kMaxTokens = int64_t{1} << 20;
 constexpr int64_t kMaxInputs = (int64_t{1} << 31) - 1;
 
 bool SupportsProgrammaticLaunch() {
@@ -71,6 +70,15 @@ CudaStatus PackedActivations::Make(int64_t max_m, int64_t k, int64_t group, Prec
   return {};
 }
 
+DeviceActivations PackedActivations::ViewFor(int64_t m) const {
+  DeviceActivations view = view_;
+  view.m = static_cast<int32_t>(m);
+  view.columns = view.m * view.digits;
+  view.bit_stride = BitStride(view.columns);
+  view.groups8 = Groups8(view.columns);
+  return view;
+}
+
 CudaStatus PackedActivations::Run(PrepareParams params, Source source, int64_t m,
                                   CudaStream stream) {
   SHIFTADD_CUDA_RETURN_IF_ERROR(CheckRange("m", m, 1, max_m_));
@@ -80,10 +88,7 @@ CudaStatus PackedActivations::Run(PrepareParams params, Source source, int64_t m
     const char* name = source == Source::kRmsNorm ? "weight" : "up";
     SHIFTADD_CUDA_RETURN_IF_ERROR(CheckDevicePointer(params.other, sizeof(float), name));
   }
-  view_.m = static_cast<int32_t>(m);
-  view_.columns = view_.m * view_.digits;
-  view_.bit_stride = BitStride(view_.columns);
-  view_.groups8 = Groups8(view_.columns);
+  view_ = ViewFor(m);
   params.k = k_;
   params.group = group_;
   params.signs = signs_.as<uint32_t>();

@@ -10,6 +10,8 @@
 
 namespace shiftadd::kernels::cuda {
 
+inline constexpr int64_t kMaxTokens = int64_t{1} << 20;
+
 // Tells sign vectors of one width apart; 0 for null.
 uint64_t HashSigns(const uint32_t* signs, int64_t k);
 
@@ -31,6 +33,8 @@ class PackedActivations : public CudaActivations {
   Precision precision() const override { return precision_; }
 
   const DeviceActivations& view() const { return view_; }
+  // view() as it would be with so many tokens.
+  DeviceActivations ViewFor(int64_t m) const;
   uint64_t signs_hash() const { return signs_hash_; }
   bool programmatic() const { return programmatic_; }  // whether the device has it
 

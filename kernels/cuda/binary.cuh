@@ -48,7 +48,7 @@ struct ShiftFactors {
         doubled[i] = make_uint2(sets.words[2 * i], sets.words[2 * i + 1]);
       }
       sum = make_uint2(sets.words[8], sets.words[9]);
-      zeta_unit = p.out[part].zeta_unit;
+      zeta_unit = p.out[part].factors.zeta;
     }
   }
 };

@@ -28,6 +28,15 @@ __device__ __forceinline__ void IntegerMma(const uint32_t (&a)[4], uint32_t b0, 
       : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// c += a b over 16 inputs, fp16, sums in fp32.
+__device__ __forceinline__ void HalfMma(const uint32_t (&a)[4], uint32_t b0, uint32_t b1,
+                                        float (&c)[4]) {
+  asm("mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},"
+      "{%0,%1,%2,%3};"
+      : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+      : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
 // Bytes of (low, high) by the nibbles of `selector`, each 0..7. (__byte_perm would mask them
 // first.)
 __device__ __forceinline__ uint32_t PickBytes(uint32_t low, uint32_t high, uint32_t selector) {

@@ -1,4 +1,5 @@
 // Rows of a matrix as numbers, as DequantizeUnrotated gives them: in float64, rounded once.
+#include "kernels/cuda/dense.h"
 #include "kernels/cuda/device_ops.cuh"
 #include "kernels/cuda/launch.h"
 
@@ -134,7 +135,29 @@ __global__ void GatherKernel(const __grid_constant__ DeviceMatrix w, const int32
   }
 }
 
+// Rows as fp16 for cuBLAS (dense.h): one thread a value; a CTA a half of a row.
+__global__ void DensePlainKernel(const __grid_constant__ DeviceMatrix w,
+                                 const __grid_constant__ DenseWeights to) {
+  if (blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0) {
+    to.scalars->factor = to.scalars->x_unit * ldexpf(1.0f, to.exponent);
+  }
+  const int at = threadIdx.x;
+  const int64_t first = int64_t{blockIdx.x} * kHalfInputs;
+  const int64_t input = first + at % 32 / 8 * 32 + at / 32 + at % 8 * 4;
+  for (int64_t row = blockIdx.y; row < to.rows; row += gridDim.y) {
+    const double value = input < w.k ? WeightAt(w, to.first_row + row, input) : 0;
+    to.out[row * to.stride + first + at] =
+        __half_as_ushort(__double2half(ldexp(value, -to.exponent)));
+  }
+}
+
 }  // namespace
+
+cudaError_t LaunchDensePlain(const DeviceMatrix& w, const DenseWeights& to, cudaStream_t stream) {
+  const dim3 grid(static_cast<unsigned>(to.stride / kHalfInputs),
+                  static_cast<unsigned>(to.rows < 65535 ? to.rows : 65535));
+  return Launch(DensePlainKernel, grid, kHalfInputs, false, stream, w, to);
+}
 
 cudaError_t LaunchGather(const DeviceMatrix& w, const int32_t* rows, int64_t count, float* out,
                          int64_t ld, cudaStream_t stream) {

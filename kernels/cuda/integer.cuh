@@ -1,8 +1,11 @@
-// y = x W^T for 8 columns and more on the int8 tensor cores: a CTA a tile of 16 rows, its warps
-// share K.
+// y = x W^T for 8 columns and more on the int8 or fp16 tensor cores: a CTA a tile of 16 rows, its
+// warps share K.
 #ifndef SHIFTADD_KERNELS_CUDA_INTEGER_CUH_
 #define SHIFTADD_KERNELS_CUDA_INTEGER_CUH_
 
+#include <type_traits>
+
+#include "kernels/cuda/half_product.cuh"
 #include "kernels/cuda/integer_product.cuh"
 
 namespace shiftadd::kernels::cuda {
@@ -58,7 +61,7 @@ __device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const
   __shared__ uint2 tables[kMaxTiledSets];
   LoadTables<B>(p, at.part, tables);
   if constexpr (B::kHasSets) __syncthreads();
-  const float zeta_unit = p.out[at.part].zeta_unit;
+  const Factors factors = p.out[at.part].factors;
   // With one or two groups of columns the stride of a half is known.
   const int groups8 = N8 <= 2 ? N8 : p.x.groups8;
   const int half_bytes = groups8 * 64;  // in uint4
@@ -83,7 +86,7 @@ __device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const
       x.Load(bytes + h * half_bytes);
       ResultScales<S, N8> of;
       of.Load(scales + h * half_scales, groups8 * 8);
-      AddHalf(w, h, x, of, tables, zeta_unit, lane, acc);
+      AddHalf(w, h, x, of, tables, factors, lane, acc);
     }
     bytes += warps * 2 * half_bytes;
     scales += warps * 2 * half_scales;
@@ -91,16 +94,17 @@ __device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const
   }
 }
 
-// K: the kind of all matrices, or kMixedKinds.
-template <int K, int S, int N8>
+// K: the kind of all matrices, or kMixedKinds. kHalves: planes to fp16, not to integers.
+template <int K, int S, int N8, bool kHalves>
 __device__ __forceinline__ void MultiplyInteger(const LaunchParams& p, const Tile& at,
                                                 float (&acc)[N8][4]) {
   switch (K == kMixedKinds ? p.kind[at.part] : K) {
-#define SHIFTADD_CASE(form, zeta, q)                                   \
-  case KindOf(form, zeta, q):                                          \
-    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) {    \
-      MultiplyIntegerTile<Block<form, zeta, q, S>, S, N8>(p, at, acc); \
-    }                                                                  \
+#define SHIFTADD_CASE(form, zeta, q)                                                        \
+  case KindOf(form, zeta, q):                                                               \
+    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) {                         \
+      using B = Block<form, zeta, q, S>;                                                    \
+      MultiplyIntegerTile<std::conditional_t<kHalves, HalfBlock<B>, B>, S, N8>(p, at, acc); \
+    }                                                                                       \
     break;
     SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
 #undef SHIFTADD_CASE
@@ -114,15 +118,16 @@ __device__ __forceinline__ void MultiplyInteger(const LaunchParams& p, const Til
 
 // N8 is 1, 2 (x.groups8 is the same) or 4; columns [8 N8 blockIdx.y, …). Register limits by what
 // was fastest: bcq/shift with one group fits 96, for 20 warps an SM.
-template <int K, int S, int N8>
-__global__ void __launch_bounds__(N8 == 1 && K >= 0 && K < 6 ? 320 : 256, N8 == 4 ? 1 : 3 - S)
+template <int K, int S, int N8, bool kHalves = false>
+__global__ void __launch_bounds__(N8 == 1 && K >= 0 && K < 6 && !kHalves ? 320 : 256,
+                                  N8 == 4 ? 1 : 3 - S)
     IntegerKernel(const __grid_constant__ LaunchParams p) {
   constexpr int kStride = N8 * 8 * kTileRows;
   __shared__ __align__(16) float sums[kMaxWarps / 2][kStride];
   const int lane = threadIdx.x & 31;
   const Tile at = FindTile(p);
   float acc[N8][4] = {};
-  MultiplyInteger<K, S, N8>(p, at, acc);
+  MultiplyInteger<K, S, N8, kHalves>(p, at, acc);
   float4* own = reinterpret_cast<float4*>(sums[threadIdx.x >> 5]);
 #pragma unroll
   for (int n = 0; n < N8; ++n) {

@@ -4,7 +4,7 @@
 // up four weights at once), so all planes take one product. bcq/free: every plane is expanded to
 // bytes 0 and 1 and takes a product of its own, exact, before its alpha. int8/group: the codes.
 //
-// AddHalf(w, h, x, scales, tables, zeta_unit, lane, acc) adds half h of a lane's block w times
+// AddHalf(w, h, x, scales, tables, factors, lane, acc) adds half h of a lane's block w times
 // N8 groups of 8 columns to acc[n][e], of row g + 8 (e / 2) and column 8n + 2t + e % 2.
 // x.Step(n, j): the B fragment of group n and step j, steps of a group in order; scales.At(s, n,
 // e): what column 8n + 2t + e has in slot s; tables: bcq/shift's bytes of each set, shared memory.
@@ -88,8 +88,8 @@ __device__ __forceinline__ void KeepSlot(int s, int lane, const uint32_t (&a)[4]
 
 template <bool Z, int Q, int S, int N8, typename X, typename R>
 __device__ __forceinline__ void AddHalf(const Block<Form::kShift, Z, Q, S>& w, int h, X& x,
-                                        const R& scales, const uint2* tables, float zeta_unit,
-                                        int lane, float (&acc)[N8][4]) {
+                                        const R& scales, const uint2* tables,
+                                        const Factors& factors, int lane, float (&acc)[N8][4]) {
   // A lane's inputs are all of one slot: its own.
   const int own = h * S + (S == 1 ? 0 : (lane & 3) / (4 / S));
   const uint2 look[2] = {tables[(w.sets >> (8 * own)) & 7], tables[(w.sets >> (8 * own + 4)) & 7]};
@@ -125,7 +125,7 @@ __device__ __forceinline__ void AddHalf(const Block<Form::kShift, Z, Q, S>& w, i
         const ColumnScale column = scales.At(s, n, e & 1);
         float term = (e < 2 ? scale.x : scale.y) * static_cast<float>(c[s][n][e]);
         if constexpr (Z) {
-          term = fmaf(e < 2 ? zeta.x : zeta.y, zeta_unit * static_cast<float>(column.sum), term);
+          term = fmaf(e < 2 ? zeta.x : zeta.y, factors.zeta * static_cast<float>(column.sum), term);
         }
         acc[n][e] = fmaf(column.scale, term, acc[n][e]);
       }
@@ -135,7 +135,7 @@ __device__ __forceinline__ void AddHalf(const Block<Form::kShift, Z, Q, S>& w, i
 
 template <bool Z, int Q, int S, int N8, typename X, typename R>
 __device__ __forceinline__ void AddHalf(const Block<Form::kFree, Z, Q, S>& w, int h, X& x,
-                                        const R& scales, const uint2*, float, int lane,
+                                        const R& scales, const uint2*, const Factors&, int lane,
                                         float (&acc)[N8][4]) {
 #pragma unroll
   for (int s = 0; s < S; ++s) {
@@ -212,7 +212,8 @@ struct CodeBlock {
 
 template <int S, int N8, typename X, typename R>
 __device__ __forceinline__ void AddHalf(const CodeBlock<S>& w, int h, X& x, const R& scales,
-                                        const uint2*, float, int lane, float (&acc)[N8][4]) {
+                                        const uint2*, const Factors&, int lane,
+                                        float (&acc)[N8][4]) {
 #pragma unroll
   for (int s = 0; s < S; ++s) {
     int c[N8][4] = {};

@@ -15,6 +15,8 @@ inline constexpr int kPromptGroups8 = 8;
 cudaError_t LaunchBinary(const LaunchParams& p, const LaunchConfig& config);
 // p.x.slots <= 2. config.warps <= 8.
 cudaError_t LaunchInteger(const LaunchParams& p, const LaunchConfig& config);
+// The same in fp16; int8/group stays in integers.
+cudaError_t LaunchHalf(const LaunchParams& p, const LaunchConfig& config);
 // cudaSuccess if this build has code for the current device.
 cudaError_t HasCode();
 // One matrix; p.x.slots is 1 and p.x.groups8 a multiple of 8.

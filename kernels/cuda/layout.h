@@ -138,12 +138,18 @@ inline constexpr int kMixedKinds = -1;
   M(Form::kFree, true, 3)               \
   M(Form::kFree, true, 4)
 
+// What a matrix's scales are multiplied with before they are used.
+struct Factors {
+  float scale = 1;  // fp16 weights only: s of bcq/shift, alpha of bcq/free
+  float zeta = 1;
+};
+
 struct PartOutput {
   float* y = nullptr;
   int64_t ldy = 0;
   int32_t n = 0;
-  float unit = 1;       // what sums are multiplied with at the end
-  float zeta_unit = 1;  // what zeta is multiplied with before
+  float unit = 1;  // what sums are multiplied with at the end
+  Factors factors;
 };
 
 // The matrices of a launch. What a CTA needs before it can read weights comes first, in one line of

@@ -1,5 +1,8 @@
 #include "kernels/cuda/linear.h"
 
+#include <algorithm>
+#include <cmath>
+
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/launch.h"
 
@@ -21,6 +24,47 @@ CudaStatus CheckSizes(const PackedMatrix& m) {
                                       " bytes, the device has " + std::to_string(free) + " free"};
 }
 
+// The largest finite magnitude.
+double Largest(const uint16_t* halves, size_t count) {
+  uint16_t top = 0;
+  for (size_t i = 0; halves != nullptr && i < count; ++i) {
+    const uint16_t magnitude = halves[i] & 0x7fffu;
+    top = magnitude > top && magnitude < 0x7c00u ? magnitude : top;
+  }
+  return HalfToFloat(top);
+}
+
+// The least e for which no |weight| exceeds 2^(e + 15), within what floats hold.
+int HalfExponent(const PackedMatrix& m) {
+  const size_t groups = static_cast<size_t>(m.n) * static_cast<size_t>(m.groups());
+  double bound = 0;
+  switch (m.encoding) {
+    case Encoding::kBcqShift: {
+      double most = 0;
+      for (int s = 0; s < m.table.count; ++s) {
+        double sum = 0;
+        for (int i = 0; i < m.q; ++i) sum += std::ldexp(1.0, m.table.exponents[s][i]);
+        most = std::max(most, sum);
+      }
+      bound = most * Largest(m.scale, groups);
+      break;
+    }
+    case Encoding::kBcqFree:
+      bound = m.q * Largest(m.alpha, groups * static_cast<size_t>(m.q));
+      break;
+    case Encoding::kBcqBlock8: {
+      const int64_t blocks = (m.k + 7) / 8 * ((m.n + m.block_rows - 1) / m.block_rows);
+      bound = m.q * Largest(m.alpha, static_cast<size_t>(blocks) * static_cast<size_t>(m.q));
+      break;
+    }
+    case Encoding::kInt8Group:
+      bound = 128 * Largest(m.scale, groups);
+      break;
+  }
+  if (m.zeta != nullptr) bound = 2 * bound + Largest(m.zeta, groups);
+  return bound == 0 ? 0 : std::clamp(std::ilogb(bound) - 14, -60, 60);
+}
+
 }  // namespace
 
 CudaStatus PackedLinear::Make(const PackedMatrix& m, CudaStream stream,
@@ -30,6 +74,7 @@ CudaStatus PackedLinear::Make(const PackedMatrix& m, CudaStream stream,
   if (std::string error = Validate(m); !error.empty()) return InvalidArgument(std::move(error));
   auto linear = std::unique_ptr<PackedLinear>(new PackedLinear);
   linear->ChooseForm(m);
+  linear->half_exponent_ = HalfExponent(m);
   const auto s = static_cast<cudaStream_t>(stream);
   SHIFTADD_CUDA_RETURN_IF_ERROR(linear->Upload(m, s));
   if (linear->view_.form != Form::kPlain) SHIFTADD_CUDA_RETURN_IF_ERROR(linear->Tile(s));

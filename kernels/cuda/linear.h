@@ -28,6 +28,8 @@ class PackedLinear : public CudaLinear {
   const DeviceMatrix& view() const { return view_; }
   const ShiftTable& shift_table() const { return shift_table_; }
   uint64_t signs_hash() const { return signs_hash_; }
+  // Weights divided by 2^half_exponent() are below 2^15: for fp16.
+  int half_exponent() const { return half_exponent_; }
 
  private:
   PackedLinear() = default;
@@ -38,6 +40,7 @@ class PackedLinear : public CudaLinear {
   DeviceMatrix view_;
   ShiftTable shift_table_;
   uint64_t signs_hash_ = 0;
+  int half_exponent_ = 0;
   Buffer blocks_, signs_;
   Buffer planes_, scale_, exponents_, alpha_, zetas_, codes_;  // kPlain, and until tiled
 };

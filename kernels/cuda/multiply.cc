@@ -1,9 +1,12 @@
 #include <algorithm>
+#include <cmath>
+#include <map>
 #include <vector>
 
 #include "kernels/cuda/activations.h"
 #include "kernels/cuda/launch.h"
 #include "kernels/cuda/linear.h"
+#include "kernels/cuda/workspace.h"
 
 namespace shiftadd::kernels {
 namespace cuda {
@@ -21,6 +24,15 @@ int SmCount() {
     return 132;
   }
   return count;
+}
+
+// Binary and integer tensor cores as fast as here were measured on compute capability 9.0 alone.
+bool HasFastBinary() {
+  int device = 0, major = 0, minor = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) == cudaSuccess &&
+         major == 9 && minor == 0;
 }
 
 struct Member {
@@ -53,31 +65,56 @@ CudaStatus CheckProduct(const PackedActivations& x, const CudaProduct& product, 
   return CheckDevicePointer(product.y, sizeof(float), (name + ".y").c_str());
 }
 
-// The path of a tiled matrix.
-CudaPath PathOf(const DeviceMatrix& w, const DeviceActivations& x, CudaPath wanted) {
+// Tokens from which decoding to fp16 and cuBLAS are the faster one, measured on an H100.
+int64_t LeastDenseTokens(const DeviceMatrix& w) {
+  if (w.form == Form::kPlain) return 16;
+  if (w.form == Form::kShift) return w.q < 4 ? 257 : 129;
+  return 65;
+}
+
+// The path of a matrix; x.m and what follows from it are set.
+CudaPath PathOf(const DeviceMatrix& w, const DeviceActivations& x,
+                const CudaMultiplyOptions& options) {
+  CudaPath wanted = options.path;
+  if (wanted == CudaPath::kDense) return wanted;
+  if (wanted == CudaPath::kAuto && options.workspace != nullptr && options.workspace->dense() &&
+      x.m >= LeastDenseTokens(w)) {
+    return CudaPath::kDense;
+  }
+  if (w.form == Form::kPlain) return CudaPath::kPlain;
   if (wanted == CudaPath::kAuto) {
     wanted = x.columns <= MostBinaryColumns(w) ? CudaPath::kBinary : CudaPath::kInteger;
     // Where its thread blocks are enough for every multiprocessor, as measured.
     const int64_t blocks = (w.tiles() + kPromptTiles - 1) / kPromptTiles * (x.groups8 / 8);
     const int enough = w.form == Form::kShift && w.q < 4 ? 2 : 4;
-    if (blocks >= enough * SmCount()) wanted = CudaPath::kPrompt;
+    if (blocks >= enough * SmCount()) {
+      wanted = CudaPath::kPrompt;
+    } else if (w.form != Form::kInt8 && !HasFastBinary()) {
+      wanted = CudaPath::kHalf;
+    }
   }
+  if (wanted == CudaPath::kHalf && w.form == Form::kInt8) return CudaPath::kInteger;
   if (wanted == CudaPath::kBinary && w.form == Form::kInt8) return CudaPath::kInteger;
   const bool prompt = x.slots == 1 && x.groups8 % kPromptGroups8 == 0;
   return wanted == CudaPath::kPrompt && !prompt ? CudaPath::kInteger : wanted;
 }
 
-PartOutput OutputOf(const Member& member) {
+PartOutput OutputOf(const Member& member, CudaPath path) {
   const DeviceMatrix& w = member.w->view();
   PartOutput out;
   out.y = member.product->y;
   out.ldy = member.product->ldy;
   out.n = static_cast<int32_t>(w.n);
-  if (w.form == Form::kFree) out.unit = 2;
-  if (w.form == Form::kShift) {
-    out.unit = member.w->shift_table().unit;
-    out.zeta_unit = 1 / member.w->shift_table().unit;
+  const float table_unit = w.form == Form::kShift ? member.w->shift_table().unit : 1;
+  if (path == CudaPath::kHalf && w.form != Form::kInt8) {
+    const int exponent = member.w->half_exponent();
+    out.unit = std::ldexp(1.0f, exponent);
+    out.factors.scale = static_cast<float>(std::ldexp(double{table_unit}, -exponent));
+    out.factors.zeta = std::ldexp(1.0f, -exponent);
+    return out;
   }
+  out.unit = w.form == Form::kFree ? 2 : table_unit;
+  out.factors.zeta = 1 / table_unit;
   return out;
 }
 
@@ -117,7 +154,7 @@ CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members
     params.kind[i] = static_cast<int8_t>(kind);
     params.blocks[i] = w.blocks;
     params.first_tile[i] = static_cast<uint32_t>(tiles);
-    params.out[i] = OutputOf(members[i]);
+    params.out[i] = OutputOf(members[i], path);
     const ShiftTable& table = members[i].w->shift_table();
     params.sets[i] = binary ? table.binary : table.integer;
     tiles += w.tiles();
@@ -130,6 +167,7 @@ CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members
   config.programmatic = options.programmatic && x.programmatic();
   config.stream = stream;
   const auto launch = path == CudaPath::kPrompt ? LaunchPrompt
+                      : path == CudaPath::kHalf ? LaunchHalf
                       : binary                  ? LaunchBinary
                                                 : LaunchInteger;
   return FromCuda(launch(params, config), "launching a product");
@@ -150,27 +188,38 @@ CudaStatus Multiply(const PackedActivations& x, const CudaProduct* products, int
     return InvalidArgument("the binary path takes " + std::to_string(kMaxBinaryColumns) +
                            " digits * tokens, found " + std::to_string(columns));
   }
-  std::vector<Member> binary, integer;
-  for (int i = 0; i < count; ++i) {
-    const Member member = {static_cast<const PackedLinear*>(products[i].w), &products[i]};
-    const DeviceMatrix& w = member.w->view();
-    if (w.form == Form::kPlain) {
-      SHIFTADD_CUDA_RETURN_IF_ERROR(
-          FromCuda(LaunchPlain(w, x.view(), products[i].y, products[i].ldy,
-                               options.programmatic && x.programmatic(), stream),
-                   "launching a product"));
-      continue;
-    }
-    const CudaPath path = PathOf(w, x.view(), options.path);
-    if (path == CudaPath::kPrompt) {
-      SHIFTADD_CUDA_RETURN_IF_ERROR(MultiplyTiled(x, {member}, path, options, stream));
-    } else {
-      (path == CudaPath::kBinary ? binary : integer).push_back(member);
-    }
+  if (options.path == CudaPath::kPlain) {
+    return InvalidArgument("kPlain is not a path to ask for");
   }
-  SHIFTADD_CUDA_RETURN_IF_ERROR(
-      MultiplyTiled(x, std::move(binary), CudaPath::kBinary, options, stream));
-  return MultiplyTiled(x, std::move(integer), CudaPath::kInteger, options, stream);
+  auto* const workspace = static_cast<DenseWorkspace*>(options.workspace);
+  if (options.path == CudaPath::kDense && workspace == nullptr) {
+    return InvalidArgument("the dense path needs a workspace");
+  }
+  std::map<CudaPath, std::vector<Member>> members;
+  for (int i = 0; i < count; ++i) {
+    const auto* w = static_cast<const PackedLinear*>(products[i].w);
+    members[PathOf(w->view(), x.view(), options)].push_back({w, &products[i]});
+  }
+  const std::vector<Member>& dense = members[CudaPath::kDense];
+  if (!dense.empty()) SHIFTADD_CUDA_RETURN_IF_ERROR(workspace->Check(x));
+  for (const Member& member : members[CudaPath::kPlain]) {
+    SHIFTADD_CUDA_RETURN_IF_ERROR(
+        FromCuda(LaunchPlain(member.w->view(), x.view(), member.product->y, member.product->ldy,
+                             options.programmatic && x.programmatic(), stream),
+                 "launching a product"));
+  }
+  for (const Member& member : members[CudaPath::kPrompt]) {
+    SHIFTADD_CUDA_RETURN_IF_ERROR(MultiplyTiled(x, {member}, CudaPath::kPrompt, options, stream));
+  }
+  for (const CudaPath path : {CudaPath::kBinary, CudaPath::kInteger, CudaPath::kHalf}) {
+    SHIFTADD_CUDA_RETURN_IF_ERROR(MultiplyTiled(x, members[path], path, options, stream));
+  }
+  if (dense.empty()) return {};
+  SHIFTADD_CUDA_RETURN_IF_ERROR(workspace->Start(x, stream));
+  for (const Member& member : dense) {
+    SHIFTADD_CUDA_RETURN_IF_ERROR(workspace->Multiply(x, *member.w, *member.product, stream));
+  }
+  return {};
 }
 
 }  // namespace cuda
@@ -179,6 +228,13 @@ CudaStatus CudaMultiply(const CudaActivations& x, const CudaProduct* products, i
                         CudaStream stream, const CudaMultiplyOptions& options) {
   return cuda::Multiply(static_cast<const cuda::PackedActivations&>(x), products, count,
                         static_cast<cudaStream_t>(stream), options);
+}
+
+CudaPath CudaPathFor(const CudaActivations& x, int64_t m, const CudaLinear& w,
+                     const CudaMultiplyOptions& options) {
+  const auto& activations = static_cast<const cuda::PackedActivations&>(x);
+  return cuda::PathOf(static_cast<const cuda::PackedLinear&>(w).view(), activations.ViewFor(m),
+                      options);
 }
 
 }  // namespace shiftadd::kernels

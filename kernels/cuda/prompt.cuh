@@ -93,7 +93,7 @@ __global__ void __launch_bounds__(kPromptWarps * 32, 2)
     for (int h = 0; h < 2; ++h) {
       SharedFragments x = {now.bytes[h], lane, {}};
       const SharedScales scales = {now.scales[h] + 2 * (lane % 4)};
-      AddHalf(w, h, x, scales, tables, out.zeta_unit, lane, acc);
+      AddHalf(w, h, x, scales, tables, out.factors, lane, acc);
     }
     block += B::kBytes;
     if (unit + 1 < p.units) w.Load(block, lane);
