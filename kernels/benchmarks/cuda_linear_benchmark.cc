@@ -1,7 +1,7 @@
 // Microseconds of products and of the preparation of activations on one GPU.
 //
-//   cuda_linear_benchmark [table|prompt|prepare|sweep|pieces|profile]…   (default: table prompt
-//   prepare)
+//   cuda_linear_benchmark [table|half|groups|prompt|prepare|sweep|pieces|profile]…
+//   (default: the first five)
 //
 // Every figure is the median of replays of a graph of launches between CUDA events, over the
 // launches. Weights are rotated over more than 300 MB, so that no launch finds its own in L2.
@@ -15,6 +15,7 @@
 #include <memory>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "kernels/benchmarks/read_floor.h"
@@ -75,10 +76,10 @@ std::vector<uint32_t> Signs(int64_t k) {
 // A packed matrix of random bits; its scales are small and not zero.
 class RandomMatrix {
  public:
-  RandomMatrix(Encoding encoding, int q, Shape shape) {
+  RandomMatrix(Encoding encoding, int q, Shape shape, int64_t group) {
     view.encoding = encoding;
     view.q = encoding == Encoding::kInt8Group ? 0 : q;
-    view.n = shape.n, view.k = shape.k, view.group = 128;
+    view.n = shape.n, view.k = shape.k, view.group = group;
     view.rotation = Rotation::kWht128;
     signs_ = Signs(shape.k);
     view.signs = signs_.data();
@@ -159,10 +160,11 @@ class Bench {
     return best;
   }
 
-  void Load(Encoding encoding, int q, Shape shape) {
+  void Load(Encoding encoding, int q, Shape shape, int64_t group = 128) {
     shape_ = shape;
+    group_ = group;
     linears_.clear();
-    const RandomMatrix m(encoding, q, shape);
+    const RandomMatrix m(encoding, q, shape, group);
     const int copies = Copies(static_cast<double>(StoredBytes(m.view)));
     for (int i = 0; i < copies; ++i) {
       linears_.emplace_back();
@@ -200,6 +202,7 @@ class Bench {
 
   double Preparation(int64_t k, int64_t m, Precision precision, int source) {
     shape_.k = k;
+    group_ = 128;
     CudaActivations& a = Activate(m, precision);
     return Time(1, [&](int, cudaStream_t stream) {
       if (source == 0) Check(a.Prepare(x_.data(), k, m, stream));
@@ -237,10 +240,10 @@ class Bench {
   }
 
   CudaActivations& Activate(int64_t m, Precision precision) {
-    auto& a = activations_[{shape_.k, precision}];
+    auto& a = activations_[{shape_.k, group_, precision}];
     if (a == nullptr) {
       const std::vector<uint32_t> signs = Signs(shape_.k);
-      Check(CudaActivations::Create(kMaxTokens, shape_.k, 128, precision, signs.data(), &a));
+      Check(CudaActivations::Create(kMaxTokens, shape_.k, group_, precision, signs.data(), &a));
     }
     Check(a->Prepare(x_.data(), shape_.k, m, nullptr));
     Check(cudaDeviceSynchronize());
@@ -248,6 +251,7 @@ class Bench {
   }
 
   Shape shape_ = {};
+  int64_t group_ = 128;
   DeviceVector<uint8_t> memory_;
   DeviceVector<uint32_t> sink_;
   DeviceVector<float> y_, x_, scalars_;
@@ -255,7 +259,7 @@ class Bench {
   std::unique_ptr<CudaWorkspace> workspace_;
   std::map<uint64_t, double> floors_;
   std::vector<std::unique_ptr<CudaLinear>> linears_;
-  std::map<std::pair<int64_t, Precision>, std::unique_ptr<CudaActivations>> activations_;
+  std::map<std::tuple<int64_t, int64_t, Precision>, std::unique_ptr<CudaActivations>> activations_;
 };
 
 constexpr Precision kPrecisions[] = {Precision::kA8, Precision::kA16};
@@ -350,6 +354,56 @@ void Prompt(Bench* bench, Shape shape) {
           std::printf(" %13.2f", bench->Product(m, Precision::kA8, options));
         }
         std::printf("\n");
+      }
+      std::fflush(stdout);
+    }
+  }
+}
+
+// Groups of 64.
+void Groups(Bench* bench) {
+  PrintHead("us (share), groups of 64, A8");
+  for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
+    for (const int q : {2, 3, 4}) {
+      std::map<int64_t, std::string> rows;  // 0: the floor
+      for (const Shape& s : kShapes) {
+        bench->Load(encoding, q, s, 64);
+        const double floor = bench->Floor(bench->bytes());
+        rows[0] += " " + Cell(floor, floor);
+        for (const int64_t m : {1, 8, 16}) {
+          rows[m] += " " + Cell(bench->Product(m, Precision::kA8, {}), floor);
+        }
+      }
+      for (const auto& [m, row] : rows) {
+        const std::string name = m == 0 ? "floor" : "M=" + std::to_string(m);
+        std::printf("q%d %-9s %-15s%s\n", q, Name(encoding), name.c_str(), row.c_str());
+      }
+      std::fflush(stdout);
+    }
+  }
+}
+
+// The paths on the int8 and on the fp16 tensor cores, side by side.
+void Half(Bench* bench) {
+  PrintHead("us, A8: int8 | fp16");
+  for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
+    for (const int q : {2, 3, 4}) {
+      std::map<int64_t, std::string> rows;
+      for (const Shape& s : kShapes) {
+        bench->Load(encoding, q, s);
+        for (const int64_t m : {1, 4, 8, 16, 32}) {
+          CudaMultiplyOptions options;
+          options.path = CudaPath::kInteger;
+          const double integer = bench->Product(m, Precision::kA8, options);
+          options.path = CudaPath::kHalf;
+          char cell[64];
+          std::snprintf(cell, sizeof(cell), " %7.2f|%7.2f", integer,
+                        bench->Product(m, Precision::kA8, options));
+          rows[m] += cell;
+        }
+      }
+      for (const auto& [m, row] : rows) {
+        std::printf("q%d %-9s M=%-13ld%s\n", q, Name(encoding), static_cast<long>(m), row.c_str());
       }
       std::fflush(stdout);
     }
@@ -473,13 +527,17 @@ int Main(int argc, char** argv) {
   PrintDevice();
   Bench bench;
   std::vector<std::string> parts(argv + 1, argv + argc);
-  if (parts.empty()) parts = {"table", "prompt", "prepare"};
+  if (parts.empty()) parts = {"table", "half", "groups", "prompt", "prepare"};
   for (const std::string& part : parts) {
     if (part == "table") {
       Table(&bench);
     } else if (part == "prompt") {
       Prompt(&bench, kShapes[1]);
       Prompt(&bench, kShapes[3]);
+    } else if (part == "groups") {
+      Groups(&bench);
+    } else if (part == "half") {
+      Half(&bench);
     } else if (part == "pieces") {
       Pieces(&bench);
     } else if (part == "prepare") {
@@ -490,7 +548,8 @@ int Main(int argc, char** argv) {
       Profile(&bench);
     } else {
       std::fprintf(stderr,
-                   "unknown part %s, expected table, prompt, prepare, sweep, pieces or profile\n",
+                   "unknown part %s, expected table, half, groups, prompt, prepare, sweep, pieces "
+                   "or profile\n",
                    part.c_str());
       return 2;
     }
