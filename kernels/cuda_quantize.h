@@ -105,6 +105,20 @@ class CudaLayerQuantizer {
   virtual CudaStatus Run() = 0;
 };
 
+// A layer at one width as packages store it (packed_matrix.h): positive scales, of free ones the
+// largest first, in fp16.
+struct CudaPackedCodes {
+  uint32_t* planes = nullptr;  // [q, n, ceil(k / 32)]
+  uint16_t* scale = nullptr;   // shift: [n, G]; free: [n, G, q]
+  uint16_t* zeta = nullptr;    // [n, G]; only with offset
+  float* what = nullptr;       // [n, k]: the weights that these stand for; may be null
+};
+// Packs codes whose inputs stand in their own order, not the processing order. The exponent sets
+// stay as they are. Scales beyond fp16's range become infinite: the caller looks.
+CudaStatus CudaPackLayer(const CudaQuantizeRecipe& recipe, int64_t n, int64_t k,
+                         const CudaLayerCodes& codes, const CudaPackedCodes& out,
+                         CudaStream stream);
+
 }  // namespace shiftadd::kernels
 
 #endif  // SHIFTADD_KERNELS_CUDA_QUANTIZE_H_

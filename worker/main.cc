@@ -19,6 +19,7 @@
 #include "services/blob/blob_store.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "worker/quantize/device_quantizer.h"
 #include "worker/reference/gpu.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/lease_loop.h"
@@ -46,7 +47,7 @@ uint64_t MachineMemory() {
 }
 
 // Instruction set and CPU model: LibTorch's products may be cut differently on another model, which
-// changes their bytes. On a GPU the model of both: the quantizer works on the CPU.
+// changes their bytes.
 std::string CpuClass() {
   unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
   __get_cpuid(1, &eax, &ebx, &ecx, &edx);
@@ -56,12 +57,14 @@ std::string CpuClass() {
                       absl::Hex(model));
 }
 
+// On a GPU the model of both, since some methods and tasks stay on the CPU, and whether layers are
+// quantized on the GPU.
 std::string DeviceClass(Device device) {
   if (device != Device::kCuda) return CpuClass();
   const std::optional<Gpu> gpu = FindGpu();
   std::string name = gpu.has_value() ? gpu->name : "unknown";
   std::replace(name.begin(), name.end(), ' ', '-');
-  return absl::StrCat("gpu-", name, "-", CpuClass());
+  return absl::StrCat("gpu-", name, HasDeviceQuantizer() ? "-quantizer-" : "-", CpuClass());
 }
 
 absl::StatusOr<Device> ChooseDevice(const std::string& flag) {

@@ -4,11 +4,9 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/log_softmax.h>
-#include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/stack.h>
 #include <ATen/ops/where.h>
-#include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -18,37 +16,11 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/reference/device_sum.h"
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd::reference {
 namespace {
-
-class TensorSum : public InputSum {
- public:
-  TensorSum(int64_t k, at::Device device) : k_(k), device_(device) {}
-
-  // x [tokens, k], s [tokens, 1].
-  void Add(const at::Tensor& x, const at::Tensor& s) {
-    if (!sum_.defined()) sum_ = at::zeros({k_, k_}, at::TensorOptions(device_).dtype(at::kDouble));
-    sum_.add_(at::mm((x * s).t(), x));
-  }
-  absl::StatusOr<std::vector<double>> Take() override {
-    std::vector<double> out(static_cast<size_t>(k_ * k_), 0.0);
-    SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
-      if (!sum_.defined()) return absl::OkStatus();
-      const at::Tensor host = sum_.triu().cpu().contiguous();
-      std::memcpy(out.data(), host.const_data_ptr<double>(), out.size() * sizeof(double));
-      sum_.reset();
-      return absl::OkStatus();
-    }));
-    return out;
-  }
-
- private:
-  const int64_t k_;
-  const at::Device device_;
-  at::Tensor sum_;  // [k, k], made when first added to
-};
 
 // s_t of one sequence, [tokens, 1].
 at::Tensor Scales(const InputToSum& sum, int64_t sequence, const at::Tensor& x) {
@@ -136,7 +108,7 @@ absl::Status DeviceModel::RunBlock(int64_t block, HiddenStates* h, const InputVi
 }
 
 std::unique_ptr<InputSum> DeviceModel::NewInputSum(int64_t k) {
-  return std::make_unique<TensorSum>(k, device_);
+  return std::make_unique<DeviceSum>(k, device_);
 }
 
 absl::Status DeviceModel::RunBlockSumming(int64_t block, HiddenStates* h,
@@ -153,7 +125,7 @@ absl::Status DeviceModel::RunBlockSumming(int64_t block, HiddenStates* h,
   const Visit add = [&](int64_t sequence, BlockInput input, const at::Tensor& x) {
     for (const InputToSum& sum : sums) {
       if (sum.input != input) continue;
-      static_cast<TensorSum*>(sum.sum)->Add(x, Scales(sum, sequence, x));
+      static_cast<DeviceSum*>(sum.sum)->Add(x, Scales(sum, sequence, x));
     }
   };
   // One sequence at a time: the sums are in their order.

@@ -82,8 +82,17 @@ class Accumulation {
   // Fills the chunks of the layers whose sums are finite; the errors of the others, by layer.
   std::vector<absl::Status> Finish(std::vector<LayerHessians>* plans, TaskControl* control) {
     std::vector<absl::Status> status(layers_.size());
-    for (LayerHessians& plan : *plans) plan.chunks.clear();
+    for (LayerHessians& plan : *plans) {
+      plan.chunks.clear();
+      plan.sums.clear();
+      plan.tokens = tokens_;
+    }
     for (Sum& sum : sums_) {
+      if (options_.on_device && sum.on_device != nullptr) {
+        LeaveOnDevice(&sum, plans, &status);
+        ++control->progress_count;
+        continue;
+      }
       auto hessian = FinishSum(&sum);
       ++control->progress_count;
       for (const size_t layer : sum.layers) status[layer].Update(hessian.status());
@@ -120,6 +129,22 @@ class Accumulation {
         to.weights.push_back(all[i]);
     }
     return out;
+  }
+
+  void LeaveOnDevice(Sum* sum, std::vector<LayerHessians>* plans,
+                     std::vector<absl::Status>* status) const {
+    const std::shared_ptr<InputSum> shared = std::move(sum->on_device);
+    const absl::StatusOr<bool> finite = shared->Finite();
+    for (const size_t layer : sum->layers) {
+      if (!finite.ok()) {
+        (*status)[layer].Update(finite.status());
+      } else if (!*finite) {
+        (*status)[layer].Update(absl::InvalidArgumentError(
+            "Hessian: inputs are so large that their product is not finite"));
+      } else {
+        (*plans)[layer].sums.push_back(shared);
+      }
+    }
   }
 
   absl::StatusOr<HessianMatrix> FinishSum(Sum* sum) const {

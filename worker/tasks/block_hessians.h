@@ -19,6 +19,9 @@ struct LayerHessians {
   // One, or with kGuided one for each chunk of rows. Layers with the same input and kind, but not
   // kGuided, share theirs.
   std::vector<std::shared_ptr<const HessianMatrix>> chunks;
+  // The same as sums of `tokens` tokens on the model's device, instead of `chunks`.
+  std::vector<std::shared_ptr<InputSum>> sums;
+  int64_t tokens = 0;
 };
 
 // Why a layer of this kind cannot use its token weights, given those of all parts; empty if it can.
@@ -30,6 +33,7 @@ struct BlockHessiansOptions {
   int64_t block = 0;
   QuantHessian kind = QuantHessian::kPlain;
   int64_t chunks = 1;                 // of kGuided
+  bool on_device = false;             // leave the sums on the model's device, if it has one
   std::vector<bool> wanted;           // by layer, in the order of BlockLayers
   std::vector<TokenWeights> weights;  // kGuided: of this block, one a part
 };

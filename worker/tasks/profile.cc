@@ -1,9 +1,14 @@
 // PROFILE and ENDS: candidates of one block's layers, and the tensors that no candidate covers.
+#include <algorithm>
 #include <chrono>
+#include <future>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/quantize/device_quantizer.h"
 #include "worker/quantize/layer_blob.h"
+#include "worker/tasks/background_store.h"
 #include "worker/tasks/block_hessians.h"
 #include "worker/tasks/tasks.h"
 
@@ -118,6 +123,12 @@ absl::StatusOr<std::vector<TokenWeights>> ReadWeights(const v1::ProfileTask& tas
   return parts;
 }
 
+// A candidate whose blob may still be on its way into the store.
+struct StoredCandidate {
+  Candidate figures;
+  std::future<absl::StatusOr<std::string>> digest;
+};
+
 // Factors Hessians; layers that share theirs get the same object, which is kept for the next layer
 // only.
 class HessianPreparer {
@@ -151,25 +162,139 @@ class HessianPreparer {
   std::vector<std::shared_ptr<const PreparedHessian>> prepared_;
 };
 
-absl::StatusOr<std::vector<Candidate>> Quantize(const LinearLayer& layer,
-                                                const std::vector<int>& widths, QuantRecipe recipe,
-                                                LayerHessians* hessians, HessianPreparer* preparer,
-                                                JobSession* session, TaskControl* control) {
-  SA_ASSIGN_OR_RETURN(const std::vector<float> weight, ReadWeight(layer, session));
-  if (widths.empty()) {
-    SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer, weight));
-    return std::vector<Candidate>{std::move(raw)};
+// The same on the device.
+class DeviceHessianPreparer {
+ public:
+  DeviceHessianPreparer(QuantRecipe recipe, Phase* phase, TaskControl* control)
+      : recipe_(recipe), phase_(*phase), control_(*control) {}
+
+  // Takes the layer's sums.
+  absl::StatusOr<std::vector<std::shared_ptr<const DeviceHessian>>> Prepare(
+      LayerHessians* hessians) {
+    PhaseTimer timer(phase_);
+    if (hessians->sums == of_) return prepared_;
+    of_ = std::move(hessians->sums);
+    prepared_.clear();
+    QuantRecipe recipe = recipe_;
+    recipe.hessian = hessians->kind;
+    for (const auto& sum : of_) {
+      SA_ASSIGN_OR_RETURN(auto made, DeviceHessian::Create(sum.get(), hessians->tokens, recipe));
+      prepared_.push_back(std::move(made));
+      ++control_.progress_count;
+      SA_RETURN_IF_ERROR(control_.Check());
+    }
+    return prepared_;
   }
-  const auto prepared = preparer->Prepare(hessians);
-  if (!prepared.ok()) return Annotate(prepared.status(), layer.name);
-  recipe.hessian = hessians->kind;
-  StageSeconds seconds;
-  auto candidates = QuantizeLayer(layer.name, weight, layer.rows, layer.cols, *prepared, recipe,
-                                  widths, session->threads(), control, &seconds);
-  session->metrics().fit.Add(seconds.fit);
-  session->metrics().sweep.Add(seconds.sweep);
-  session->metrics().measure.Add(seconds.measure);
-  return candidates;
+
+ private:
+  const QuantRecipe recipe_;
+  Phase& phase_;
+  TaskControl& control_;
+  std::vector<std::shared_ptr<InputSum>> of_;
+  std::vector<std::shared_ptr<const DeviceHessian>> prepared_;
+};
+
+// Quantizes the layers of one block, in order, and stores their candidates in the background.
+class BlockQuantizer {
+ public:
+  BlockQuantizer(const QuantRecipe& recipe, JobSession* session, TaskControl* control)
+      : recipe_(recipe),
+        session_(*session),
+        control_(*control),
+        on_host_(recipe, &session->metrics().hessian, control),
+        on_device_(recipe, &session->metrics().hessian, control),
+        store_(&session->store(), std::min(session->threads(), kStoreThreads)) {}
+
+  // No widths: the layer as it is.
+  absl::StatusOr<std::vector<StoredCandidate>> Quantize(const LinearLayer& layer,
+                                                        const std::vector<int>& widths,
+                                                        LayerHessians* hessians) {
+    SA_ASSIGN_OR_RETURN(const std::vector<float> weight, ReadWeight(layer, &session_));
+    std::vector<StoredCandidate> out;
+    if (widths.empty()) {
+      SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer, weight));
+      Store(std::move(raw), &out);
+      return out;
+    }
+    if (hessians->sums.empty()) {
+      SA_ASSIGN_OR_RETURN(std::vector<Candidate> made, OnHost(layer, weight, widths, hessians));
+      for (Candidate& candidate : made) Store(std::move(candidate), &out);
+      return out;
+    }
+    SA_ASSIGN_OR_RETURN(std::vector<DeviceCandidate> made,
+                        OnDevice(layer, weight, widths, hessians));
+    for (DeviceCandidate& candidate : made)
+      out.push_back({std::move(candidate.figures), store_.Put(std::move(candidate.blob))});
+    return out;
+  }
+
+ private:
+  static constexpr int kStoreThreads = 8;
+
+  void Store(Candidate candidate, std::vector<StoredCandidate>* out) {
+    auto blob = std::make_shared<std::string>(std::move(candidate.blob));
+    std::future<absl::StatusOr<std::string>> digest =
+        store_.Put([blob]() -> absl::StatusOr<std::string> { return std::move(*blob); });
+    out->push_back({std::move(candidate), std::move(digest)});
+  }
+
+  absl::StatusOr<std::vector<Candidate>> OnHost(const LinearLayer& layer,
+                                                const std::vector<float>& weight,
+                                                const std::vector<int>& widths,
+                                                LayerHessians* hessians) {
+    const auto prepared = on_host_.Prepare(hessians);
+    if (!prepared.ok()) return Annotate(prepared.status(), layer.name);
+    StageSeconds seconds;
+    auto candidates =
+        QuantizeLayer(layer.name, weight, layer.rows, layer.cols, *prepared, Recipe(*hessians),
+                      widths, session_.threads(), &control_, &seconds);
+    AddStages(seconds);
+    return candidates;
+  }
+
+  absl::StatusOr<std::vector<DeviceCandidate>> OnDevice(const LinearLayer& layer,
+                                                        const std::vector<float>& weight,
+                                                        const std::vector<int>& widths,
+                                                        LayerHessians* hessians) {
+    const auto prepared = on_device_.Prepare(hessians);
+    if (!prepared.ok()) return Annotate(prepared.status(), layer.name);
+    StageSeconds seconds;
+    auto candidates = QuantizeLayerOnDevice(layer.name, weight, layer.rows, layer.cols, *prepared,
+                                            Recipe(*hessians), widths, &control_, &seconds);
+    AddStages(seconds);
+    return candidates;
+  }
+
+  QuantRecipe Recipe(const LayerHessians& hessians) const {
+    QuantRecipe recipe = recipe_;
+    recipe.hessian = hessians.kind;
+    return recipe;
+  }
+
+  void AddStages(const StageSeconds& seconds) {
+    session_.metrics().fit.Add(seconds.fit);
+    session_.metrics().sweep.Add(seconds.sweep);
+    session_.metrics().measure.Add(seconds.measure);
+  }
+
+  const QuantRecipe recipe_;
+  JobSession& session_;
+  TaskControl& control_;
+  HessianPreparer on_host_;
+  DeviceHessianPreparer on_device_;
+  BackgroundStore store_;
+};
+
+// Waits for the candidates' blobs, and reports them.
+absl::Status FillReport(std::vector<StoredCandidate>* candidates, JobSession* session,
+                        TaskControl* control, v1::LayerReport* report) {
+  PhaseTimer timer(session->metrics().store);
+  for (StoredCandidate& candidate : *candidates) {
+    SA_ASSIGN_OR_RETURN(const std::string digest, candidate.digest.get());
+    Fill(candidate.figures, digest, report->add_candidates());
+    ++control->progress_count;
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -189,6 +314,7 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
   options.block = task.block();
   options.kind = recipe.hessian;
   options.chunks = recipe.chunks;
+  options.on_device = session->device() == Device::kCuda && DeviceQuantizes(recipe);
   for (const LinearLayer& layer : layers)
     options.wanted.push_back(!WidthsOf(context.recipe(), layer.name).empty());
   if (recipe.hessian == QuantHessian::kGuided) {
@@ -202,29 +328,29 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
                         return Advance(task, session, model, control);
                       }));
 
-  HessianPreparer preparer(recipe, &session->metrics().hessian, control);
   v1::ProfileResult result;
+  std::vector<std::vector<StoredCandidate>> candidates;
+  BlockQuantizer quantizer(recipe, session, control);  // ends before the candidates do
   for (size_t i = 0; i < layers.size(); ++i) {
     const LinearLayer& layer = layers[i];
     const Clock::time_point start = Clock::now();
-    SA_ASSIGN_OR_RETURN(const std::vector<Candidate> candidates,
-                        Quantize(layer, WidthsOf(context.recipe(), layer.name), recipe,
-                                 &hessians[i], &preparer, session, control));
+    SA_ASSIGN_OR_RETURN(
+        std::vector<StoredCandidate> made,
+        quantizer.Quantize(layer, WidthsOf(context.recipe(), layer.name), &hessians[i]));
+    candidates.push_back(std::move(made));
     v1::LayerReport* report = result.add_layers();
     for (const v1::LayerPlan& plan : task.layers()) {
       if (plan.name() == layer.name) *report->mutable_layer() = plan;
     }
     report->set_note(hessians[i].note);
-    for (const Candidate& candidate : candidates) {
-      PhaseTimer timer(session->metrics().store);
-      SA_ASSIGN_OR_RETURN(const std::string digest, session->store().Put(candidate.blob));
-      Fill(candidate, digest, report->add_candidates());
-      ++control->progress_count;
-    }
     report->set_seconds(SecondsSince(start));
     session->metrics().layers->Increment();
     control->progress = static_cast<double>(i + 1) / static_cast<double>(layers.size());
     SA_RETURN_IF_ERROR(control->Check());
+  }
+  for (size_t i = 0; i < layers.size(); ++i) {
+    SA_RETURN_IF_ERROR(
+        FillReport(&candidates[i], session, control, result.mutable_layers(static_cast<int>(i))));
   }
   return result;
 }

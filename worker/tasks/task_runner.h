@@ -20,7 +20,7 @@ struct TaskRunnerOptions {
   int threads = 1;
   std::vector<std::string> source_roots;  // absolute folders that sources must lie under
   uint64_t memory_bytes = 0;              // what this worker may use; 0 = the machine's
-  Device device = Device::kCpu;           // where models run; the quantizer works on the CPU
+  Device device = Device::kCpu;           // where models run, and what quantizer there is for it
 };
 
 // What a worker keeps between tasks of one job, so that consecutive blocks cost one block each.

@@ -1,0 +1,46 @@
+// InputSum as a tensor where the model runs. ATen types: include from .cc files of worker/reference
+// and worker/quantize only.
+#ifndef SHIFTADD_WORKER_REFERENCE_DEVICE_SUM_H_
+#define SHIFTADD_WORKER_REFERENCE_DEVICE_SUM_H_
+
+#include <ATen/core/Tensor.h>
+#include <c10/core/Device.h>
+
+#include <utility>
+#include <vector>
+
+#include "worker/reference/reference_model.h"
+
+namespace shiftadd::reference {
+
+class DeviceSum : public InputSum {
+ public:
+  DeviceSum(int64_t k, at::Device device) : k_(k), device_(device) {}
+
+  // x [tokens, k], s [tokens, 1]: each product in fp32, all of it.
+  void Add(const at::Tensor& x, const at::Tensor& s);
+  // y [tokens, k], fp16 or bf16: adds y^T y, each product of two numbers exact, their sums in fp32
+  // over the call's tokens; band by band of the upper triangle.
+  void AddSquare(const at::Tensor& y);
+
+  absl::StatusOr<std::vector<double>> Take() override;
+  absl::StatusOr<bool> Finite() override;
+  int64_t width() const override { return k_; }
+
+  // For tests: instead of what was added, `values` [k, k].
+  void Set(const at::Tensor& values) { sum_ = values.to(device_).clone(); }
+  // [k, k] fp64, of which the upper triangle holds; spent by the caller. Zeros if nothing was
+  // added.
+  at::Tensor Release();
+
+ private:
+  void Make();
+
+  const int64_t k_;
+  const at::Device device_;
+  at::Tensor sum_;  // made when first added to
+};
+
+}  // namespace shiftadd::reference
+
+#endif  // SHIFTADD_WORKER_REFERENCE_DEVICE_SUM_H_
