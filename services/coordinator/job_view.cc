@@ -128,12 +128,10 @@ const v1::EndsResult& JobView::Ends() const {
 std::vector<const ViewedTask*> JobView::Evaluation() const {
   const auto tasks = OfKind(v1::TASK_KIND_EVALUATE);
   if (tasks.empty()) return {};
-  // Rounds are numbered through: HeldOutParts tasks each.
-  const uint32_t parts = std::max(1u, HeldOutParts(job().spec()));
-  const uint32_t round = tasks.back()->record.ordinal / parts;
+  const uint32_t round = tasks.back()->task.evaluate().round();
   std::vector<const ViewedTask*> last;
   for (const ViewedTask* t : tasks) {
-    if (t->record.ordinal / parts == round) last.push_back(t);
+    if (t->task.evaluate().round() == round) last.push_back(t);
   }
   return last;
 }

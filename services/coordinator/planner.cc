@@ -80,7 +80,7 @@ MaybeUpdate PlanState(const JobView& view, const PlanContext& context) {
     case v1::JOB_STATE_QUEUED:
       return PlanQueued(view);
     case v1::JOB_STATE_INGESTING:
-      return PlanIngesting(view);
+      return PlanIngesting(view, context.workers);
     case v1::JOB_STATE_CALIBRATING:
       return PlanCalibrating(view, context.workers);
     case v1::JOB_STATE_PROFILING:

@@ -1,5 +1,6 @@
 // INGESTING and CALIBRATING: the plan, the hashes, the token windows, and the cut of PROFILING.
 #include <algorithm>
+#include <set>
 
 #include "absl/strings/str_cat.h"
 #include "services/coordinator/planner_internal.h"
@@ -55,6 +56,65 @@ absl::Status CheckPlan(const v1::Plan& plan) {
   return absl::OkStatus();
 }
 
+// The text of the held-out windows; empty: the model writes them.
+const std::string& HeldOutText(const v1::JobSpec& spec) {
+  const std::string& own = spec.evaluation().text_digest();
+  return own.empty() ? spec.calibration().text_digest() : own;
+}
+
+// Windows cut from a text cost nothing, and what they lack is known before the work starts. Written
+// ones cost as much as the calibration's and are not needed before EVALUATING: unless there is a
+// worker for them right away, they follow the FORWARD tasks, for which all of PROFILING waits.
+bool HeldOutAtOnce(const v1::JobSpec& spec, int workers) {
+  return !HeldOutText(spec).empty() || workers > static_cast<int>(CalibrationParts(spec));
+}
+
+bool HeldOutPlanned(const JobView& view) {
+  const auto tasks = view.OfKind(v1::TASK_KIND_CALIBRATE);
+  return std::any_of(tasks.begin(), tasks.end(),
+                     [](const ViewedTask* t) { return t->task.calibrate().held_out(); });
+}
+
+// All windows of one sort that were planned.
+bool WindowsDone(const JobView& view, bool held_out) {
+  const auto tasks = view.OfKind(v1::TASK_KIND_CALIBRATE);
+  return std::all_of(tasks.begin(), tasks.end(), [held_out](const ViewedTask* t) {
+    return t->task.calibrate().held_out() != held_out || t->record.state == TaskState::kDone;
+  });
+}
+
+// One for each part of the calibration whose windows are there, as soon as they are.
+void AddForwardTasks(const JobView& view, int workers, JobUpdate* update) {
+  std::set<uint32_t> planned;
+  std::vector<uint32_t> splits = SplitBlocks(view.job().plan().blocks(), workers);
+  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_FORWARD)) {
+    planned.insert(t->record.ordinal);
+    // The number of workers may have changed since: the parts must be cut alike.
+    const auto& cut = t->task.forward().split_blocks();
+    splits.assign(cut.begin(), cut.end());
+  }
+  const v1::Recipe& recipe = view.job().spec().recipe();
+  const bool guided = recipe.hessian() == v1::HESSIAN_GUIDED;
+  // One worker passes the activations on to itself.
+  if (splits.empty() && !guided) return;
+  for (const ViewedTask* made : view.OfKind(v1::TASK_KIND_CALIBRATE)) {
+    const uint32_t part = made->record.ordinal;
+    if (made->task.calibrate().held_out() || made->record.state != TaskState::kDone ||
+        made->result.calibrate().count() < made->task.calibrate().count() ||
+        planned.count(part) > 0) {
+      continue;
+    }
+    v1::Task task = StartTask(view.job(), v1::TASK_KIND_FORWARD);
+    v1::ForwardTask* t = task.mutable_forward();
+    t->set_tokens_digest(made->result.calibrate().digest());
+    t->set_part(part);
+    for (const uint32_t split : splits) t->add_split_blocks(split);
+    t->set_token_weights(guided);
+    if (guided) t->set_chunks(recipe.chunks());
+    AddTask(update, task, part);
+  }
+}
+
 }  // namespace
 
 void AddHashTask(const v1::Job& job, JobUpdate* update) {
@@ -66,7 +126,7 @@ void AddHashTask(const v1::Job& job, JobUpdate* update) {
 void AddHeldOutTasks(const v1::Job& job, JobUpdate* update) {
   const v1::Calibration& c = job.spec().calibration();
   const v1::Evaluation& e = job.spec().evaluation();
-  const std::string& text = e.text_digest().empty() ? c.text_digest() : e.text_digest();
+  const std::string& text = HeldOutText(job.spec());
   for (uint32_t part = 0; part < HeldOutParts(job.spec()); ++part) {
     v1::Task task = StartTask(job, v1::TASK_KIND_CALIBRATE);
     v1::CalibrateTask* t = task.mutable_calibrate();
@@ -83,8 +143,10 @@ void AddHeldOutTasks(const v1::Job& job, JobUpdate* update) {
 std::string MissingWindows(const JobView& view) {
   uint64_t made[2] = {0, 0};
   uint32_t length[2] = {0, 0};
+  bool open[2] = {false, !HeldOutPlanned(view)};
   for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_CALIBRATE)) {
     const bool held_out = t->task.calibrate().held_out();
+    open[held_out] |= t->record.state != TaskState::kDone;
     made[held_out] += t->result.calibrate().count();
     length[held_out] = t->task.calibrate().length();
   }
@@ -92,7 +154,7 @@ std::string MissingWindows(const JobView& view) {
   const uint32_t wanted[2] = {spec.calibration().sequences(), spec.evaluation().sequences()};
   const char* const field[2] = {"calibration.sequences", "evaluation.sequences"};
   for (int held_out : {0, 1}) {
-    if (made[held_out] >= wanted[held_out]) continue;
+    if (open[held_out] || made[held_out] >= wanted[held_out]) continue;
     return absl::StrCat(field[held_out], ": the text gives ", made[held_out], " windows of ",
                         length[held_out], " tokens, asked for ", wanted[held_out],
                         held_out ? HeldOutPlace(spec.evaluation()) : "",
@@ -101,14 +163,14 @@ std::string MissingWindows(const JobView& view) {
   return "";
 }
 
-MaybeUpdate PlanIngesting(const JobView& view) {
+MaybeUpdate PlanIngesting(const JobView& view, int workers) {
   if (!view.AllDone()) return std::nullopt;
   JobUpdate update = StartUpdate(view);
   const auto hashes = view.OfKind(v1::TASK_KIND_HASH);
   if (!hashes.empty()) {
     *update.job.mutable_plan()->mutable_source_files() = hashes[0]->result.hash().files();
     AddCalibrationTasks(update.job, &update);
-    AddHeldOutTasks(update.job, &update);
+    if (HeldOutAtOnce(update.job.spec(), workers)) AddHeldOutTasks(update.job, &update);
     update.job.set_state(v1::JOB_STATE_CALIBRATING);
     return update;
   }
@@ -130,31 +192,21 @@ MaybeUpdate PlanIngesting(const JobView& view) {
 }
 
 MaybeUpdate PlanCalibrating(const JobView& view, int workers) {
-  if (!view.AllDone()) return std::nullopt;
+  JobUpdate update = StartUpdate(view);
+  AddForwardTasks(view, workers, &update);
+  const bool sampled = HeldOutText(view.job().spec()).empty();
+  if (!WindowsDone(view, /*held_out=*/false) ||
+      (!sampled && !WindowsDone(view, /*held_out=*/true))) {
+    return update.tasks.empty() ? MaybeUpdate(std::nullopt) : update;
+  }
   if (const std::string missing = MissingWindows(view); !missing.empty()) {
     return absl::InvalidArgumentError(missing);
   }
-  JobUpdate update = StartUpdate(view);
   update.job.set_state(v1::JOB_STATE_PROFILING);
   v1::Task ends = StartTask(view.job(), v1::TASK_KIND_ENDS);
   ends.mutable_ends();  // empty, but it says the kind
   AddTask(&update, ends, 0, /*rank=*/2);
-  const std::vector<uint32_t> splits = SplitBlocks(view.job().plan().blocks(), workers);
-  const v1::Recipe& recipe = view.job().spec().recipe();
-  const bool guided = recipe.hessian() == v1::HESSIAN_GUIDED;
-  // One worker passes the activations on to itself.
-  if (splits.empty() && !guided) return update;
-  const std::vector<std::string> tokens = view.TokenDigests(false);
-  for (uint32_t part = 0; part < tokens.size(); ++part) {
-    v1::Task task = StartTask(view.job(), v1::TASK_KIND_FORWARD);
-    v1::ForwardTask* t = task.mutable_forward();
-    t->set_tokens_digest(tokens[part]);
-    t->set_part(part);
-    for (uint32_t split : splits) t->add_split_blocks(split);
-    t->set_token_weights(guided);
-    if (guided) t->set_chunks(recipe.chunks());
-    AddTask(&update, task, part);
-  }
+  if (!HeldOutPlanned(view)) AddHeldOutTasks(view.job(), &update);
   return update;
 }
 

@@ -1,5 +1,6 @@
 // EVALUATING: from window scores to the quality, which variant is published, and whether it is
 // refined first.
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
@@ -85,20 +86,30 @@ void CompareWithUnrefined(JobUpdate* update, const v1::Quality& before) {
 }  // namespace
 
 absl::Status AddEvaluateTasks(const JobView& view, const std::vector<v1::Variant>& variants,
-                              uint32_t round, JobUpdate* update) {
-  SA_ASSIGN_OR_RETURN(const std::string config, ComposeConfig(view, variants.front(), nullptr));
+                              uint32_t round, int workers, JobUpdate* update) {
+  v1::Task task = StartTask(view.job(), v1::TASK_KIND_EVALUATE);
+  v1::EvaluateTask* t = task.mutable_evaluate();
+  *t->mutable_variants() = {variants.begin(), variants.end()};
+  t->set_head_digest(view.Ends().head_digest());
+  t->set_unquantized_digest(view.Ends().unquantized_digest());
+  SA_ASSIGN_OR_RETURN(*t->mutable_package_config_json(),
+                      ComposeConfig(view, variants.front(), nullptr));
+  t->set_round(round);
   const std::vector<std::string> tokens = view.TokenDigests(true);
+  const uint32_t held_out = view.job().spec().evaluation().sequences();
+  const auto shares = static_cast<uint32_t>(std::max(1, workers));
+  const uint32_t share = std::clamp((held_out + shares - 1) / shares, 1u, kMicrobatch);
+  auto ordinal = static_cast<uint32_t>(view.OfKind(v1::TASK_KIND_EVALUATE).size());
   for (uint32_t part = 0; part < tokens.size(); ++part) {
-    v1::Task task = StartTask(view.job(), v1::TASK_KIND_EVALUATE);
-    v1::EvaluateTask* t = task.mutable_evaluate();
-    t->set_tokens_digest(tokens[part]);
-    t->set_part(part);
-    *t->mutable_variants() = {variants.begin(), variants.end()};
-    t->set_head_digest(view.Ends().head_digest());
-    t->set_unquantized_digest(view.Ends().unquantized_digest());
-    t->set_check_server(part == 0);
-    t->set_package_config_json(config);
-    AddTask(update, task, round * HeldOutParts(view.job().spec()) + part);
+    const uint32_t windows = std::min(kMicrobatch, held_out - part * kMicrobatch);
+    for (uint32_t first = 0; first < windows; first += share) {
+      t->set_tokens_digest(tokens[part]);
+      t->set_part(part);
+      t->set_first_window(first);
+      t->set_windows(std::min(share, windows - first));
+      t->set_check_server(part == 0 && first == 0);
+      AddTask(update, task, ordinal++);
+    }
   }
   return absl::OkStatus();
 }

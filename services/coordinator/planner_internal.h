@@ -22,20 +22,22 @@ void AddLog(JobUpdate* update, const std::string& text);
 void AddHashTask(const v1::Job& job, JobUpdate* update);
 // CALIBRATE tasks for the held-out windows, behind the calibration's.
 void AddHeldOutTasks(const v1::Job& job, JobUpdate* update);
-// Fewer windows than asked for, in numbers; empty if there are enough.
+// Fewer windows than asked for, in numbers; empty if there are enough. Windows still to be made do
+// not count as missing.
 std::string MissingWindows(const JobView& view);
 
-MaybeUpdate PlanIngesting(const JobView& view);
+MaybeUpdate PlanIngesting(const JobView& view, int workers);
 MaybeUpdate PlanCalibrating(const JobView& view, int workers);
 MaybeUpdate PlanProfiling(const JobView& view);
 MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context);
 MaybeUpdate PlanEvaluating(const JobView& view);
 MaybeUpdate PlanRefining(const JobView& view, int workers);
 
-// EVALUATE tasks for `variants`, one for each part of the held-out windows; the first variant is
-// also compared with what the server computes. `round`: 0, or 1 for the refined layers.
+// EVALUATE tasks for `variants`, at least one for each part of the held-out windows and as many as
+// give every worker a share; the first variant is also compared with what the server computes.
+// `round`: 0, or 1 for the refined layers.
 absl::Status AddEvaluateTasks(const JobView& view, const std::vector<v1::Variant>& variants,
-                              uint32_t round, JobUpdate* update);
+                              uint32_t round, int workers, JobUpdate* update);
 
 }  // namespace shiftadd::coordinator::internal
 

@@ -154,7 +154,8 @@ MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context) {
   quality->Clear();
   quality->set_uniform_bits(allocation.uniform_bits);
   quality->set_published_mixed(!allocation.mixed_is_uniform);
-  SA_RETURN_IF_ERROR(AddEvaluateTasks(view, allocation.variants, /*round=*/0, &update));
+  SA_RETURN_IF_ERROR(
+      AddEvaluateTasks(view, allocation.variants, /*round=*/0, context.workers, &update));
   return update;
 }
 

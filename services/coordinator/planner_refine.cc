@@ -119,10 +119,10 @@ absl::StatusOr<v1::Variant> RefinedVariant(const JobView& view, const v1::Varian
   return variant;
 }
 
-MaybeUpdate EvaluateAgain(const JobView& view, const v1::Variant& winner) {
+MaybeUpdate EvaluateAgain(const JobView& view, const v1::Variant& winner, int workers) {
   SA_ASSIGN_OR_RETURN(const v1::Variant refined, RefinedVariant(view, winner));
   JobUpdate update = StartUpdate(view);
-  SA_RETURN_IF_ERROR(AddEvaluateTasks(view, {refined}, /*round=*/1, &update));
+  SA_RETURN_IF_ERROR(AddEvaluateTasks(view, {refined}, /*round=*/1, workers, &update));
   update.job.set_state(v1::JOB_STATE_EVALUATING);
   return update;
 }
@@ -140,7 +140,7 @@ MaybeUpdate PlanRefining(const JobView& view, int workers) {
   if (next == stages.size()) {
     if (!view.AllDone()) return std::nullopt;  // the last JOINs
     if (stages.empty() || plan.Done({stages.back().block, 0, v1::REFINE_STEP_JOIN})) {
-      return EvaluateAgain(view, *winner);
+      return EvaluateAgain(view, *winner, workers);
     }
   } else if (!plan.Tasks(stages[next]).empty()) {
     return std::nullopt;

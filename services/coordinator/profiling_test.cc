@@ -47,6 +47,81 @@ std::map<int, int> Widths(const std::string& config_json) {
   return widths;
 }
 
+// Ready and running tasks of a kind.
+int Open(const SimulatedCluster& cluster, const std::string& job_id, v1::TaskKind kind) {
+  int open = 0;
+  const auto tasks = cluster.store->ListTasks(job_id, false);
+  for (const TaskRecord& t : *tasks) {
+    open += t.kind == kind && (t.state == TaskState::kReady || t.state == TaskState::kRunning);
+  }
+  return open;
+}
+
+TEST(GuidedJob, APartGoesForwardAsSoonAsItsWindowsAreThere) {
+  SimulatedCluster cluster;
+  cluster.Lease("w0");
+  cluster.Lease("w1");
+  const v1::Job job = cluster.Submit(Guided());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_CALIBRATING, 2);
+  // Two workers have enough to do with the calibration's three parts.
+  EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_CALIBRATE), 3);
+  const auto slow = cluster.Lease("w0"), quick = cluster.Lease("w1");
+  ASSERT_TRUE(cluster.Complete("w1", *quick).ok());
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_FORWARD), 1);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_CALIBRATING);
+  for (int i = 0; i < 2; ++i) {  // the third part's windows, and a way forward
+    const auto task = cluster.Lease("w1");
+    ASSERT_TRUE(task.has_value());
+    ASSERT_TRUE(cluster.Complete("w1", *task).ok());
+  }
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_CALIBRATING);
+  ASSERT_TRUE(cluster.Complete("w0", *slow).ok());
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  // The held-out windows, two parts, follow the FORWARD tasks and do not keep PROFILING back.
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_PROFILING);
+  EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_FORWARD), 2);
+  EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_CALIBRATE), 2);
+  cluster.Run(2);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST(GuidedJob, HeldOutWindowsAreWrittenAtOnceWhereAWorkerIsFree) {
+  SimulatedCluster cluster;
+  for (const char* w : {"w0", "w1", "w2", "w3"}) cluster.Lease(w);
+  const v1::Job job = cluster.Submit(Guided());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_CALIBRATING, 4);
+  EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_CALIBRATE), 5);
+}
+
+TEST(GuidedJob, TextThatIsTooShortIsToldBeforeProfiling) {
+  SimulatedCluster cluster(SimulatedModel{.text_windows = 2 * kMicrobatch + 5});
+  v1::SubmitJobRequest request = Guided();
+  request.mutable_spec()->mutable_calibration()->set_text_digest(Sha256Digest("text"));
+  const v1::Job job = cluster.Submit(request);
+  cluster.Run(1);
+  const v1::Job failed = cluster.Get(job.job_id());
+  EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+  EXPECT_EQ(failed.resume_state(), v1::JOB_STATE_CALIBRATING) << failed.error();
+}
+
+TEST(Job, EvaluationIsSharedByAllWorkers) {
+  for (const auto& [workers, tasks] : std::map<int, size_t>{{1, 2}, {2, 3}, {5, 5}, {40, 18}}) {
+    SimulatedCluster cluster;
+    for (int i = 0; i < workers; ++i) cluster.Lease("w" + std::to_string(i));
+    const v1::Job job = cluster.Submit(Guided());
+    cluster.Run(workers);
+    ASSERT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+    EXPECT_EQ(cluster.Get(job.job_id()).quality().windows(), 18u);
+    const auto view = JobView::Read(cluster.store.get(), job.job_id());
+    ASSERT_TRUE(view.ok());
+    EXPECT_EQ(view->Evaluation().size(), tasks) << workers;
+    int checks = 0;
+    for (const ViewedTask* t : view->Evaluation()) checks += t->task.evaluate().check_server();
+    EXPECT_EQ(checks, 1);
+  }
+}
+
 TEST(GuidedJob, EveryProfileTaskHasItsBlocksTokenWeights) {
   for (const int workers : {1, 3}) {
     SimulatedCluster cluster;
@@ -56,13 +131,14 @@ TEST(GuidedJob, EveryProfileTaskHasItsBlocksTokenWeights) {
     std::map<v1::TaskKind, int> open;
     const auto planned = cluster.store->ListTasks(job.job_id(), false);
     for (const TaskRecord& t : *planned) open[t.kind] += t.state == TaskState::kReady;
-    EXPECT_EQ(open[v1::TASK_KIND_FORWARD], 3);
+    EXPECT_GE(open[v1::TASK_KIND_FORWARD], 1);  // one worker has done those of the first parts
     EXPECT_EQ(open[v1::TASK_KIND_PROFILE], 0) << "no block may start without its token weights";
     cluster.Run(workers);
     ASSERT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED)
         << cluster.Get(job.job_id()).error();
     const auto view = JobView::Read(cluster.store.get(), job.job_id());
     ASSERT_TRUE(view.ok());
+    EXPECT_EQ(view->OfKind(v1::TASK_KIND_FORWARD).size(), 3u);
     for (const ViewedTask* t : view->OfKind(v1::TASK_KIND_FORWARD)) {
       EXPECT_TRUE(t->task.forward().token_weights());
       EXPECT_EQ(t->task.forward().chunks(), 4u);
@@ -90,14 +166,17 @@ TEST(GuidedJob, TheSameConfigForAnyNumberOfWorkers) {
 }
 
 TEST(GuidedJob, ForwardPassesCountInTheProgress) {
-  SimulatedCluster guided, plain;
-  const v1::Job a = guided.Submit(Guided());
-  const v1::Job b = plain.Submit(SimulatedCluster::Request());
-  guided.RunTo(a.job_id(), v1::JOB_STATE_PROFILING);
-  plain.RunTo(b.job_id(), v1::JOB_STATE_PROFILING);
-  EXPECT_LT(guided.Get(a.job_id()).progress().ratio(), plain.Get(b.job_id()).progress().ratio());
-  guided.Run(1);
-  EXPECT_EQ(guided.Get(a.job_id()).progress().ratio(), 1);
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(Guided());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  const double before = cluster.Get(job.job_id()).progress().ratio();
+  const auto task = cluster.Lease("w0");
+  ASSERT_TRUE(task.has_value());
+  ASSERT_EQ(task->kind(), v1::TASK_KIND_FORWARD);
+  ASSERT_TRUE(cluster.Complete("w0", *task).ok());
+  EXPECT_GT(cluster.Get(job.job_id()).progress().ratio(), before + 0.01);
+  cluster.Run(1);
+  EXPECT_EQ(cluster.Get(job.job_id()).progress().ratio(), 1);
 }
 
 TEST(GuidedJob, TokenWeightsThatDoNotAnswerTheTaskAreRefused) {

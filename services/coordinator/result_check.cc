@@ -142,6 +142,10 @@ absl::Status CheckProfile(const v1::Recipe& recipe, const v1::ProfileTask& task,
 
 absl::Status CheckEvaluate(const v1::EvaluateTask& task, const v1::EvaluateResult& result) {
   if (result.windows().empty()) return Fault("evaluate.windows", "found none");
+  if (task.windows() > 0 && static_cast<uint32_t>(result.windows_size()) != task.windows()) {
+    return Fault("evaluate.windows",
+                 absl::StrCat("found ", result.windows_size(), ", expected ", task.windows()));
+  }
   for (const v1::WindowScore& w : result.windows()) {
     if (w.tokens() == 0 || w.kl_size() != task.variants_size() ||
         w.nll_size() != task.variants_size()) {

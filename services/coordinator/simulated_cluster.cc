@@ -221,7 +221,8 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
       result.mutable_ends()->set_unquantized_bytes(kBlobBytes);
       break;
     case v1::TASK_KIND_EVALUATE:
-      for (uint32_t i = 0; i < (task.evaluate().part() == 0 ? kMicrobatch : 2); ++i) {
+      for (uint32_t n = 0; n < task.evaluate().windows(); ++n) {
+        const uint32_t i = task.evaluate().first_window() + n;
         v1::WindowScore* w = result.mutable_evaluate()->add_windows();
         w->set_tokens(63);
         w->set_nll_full(63 * 2.0);

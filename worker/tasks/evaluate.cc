@@ -92,12 +92,27 @@ absl::StatusOr<double> ServerLogitError(const v1::EvaluateTask& task, const Weig
   return high > low ? error / (high - low) : 0.0;
 }
 
+// The task's share of its part's windows.
+absl::StatusOr<TokenWindows> ReadShare(const v1::EvaluateTask& task, JobSession* session) {
+  SA_ASSIGN_OR_RETURN(TokenWindows windows, session->ReadTokens(task.tokens_digest()));
+  const int64_t first = task.first_window();
+  const int64_t count = task.windows() > 0 ? task.windows() : windows.count - first;
+  if (count < 1 || first + count > windows.count) {
+    return absl::InvalidArgumentError(absl::StrCat("evaluate task: windows ", first, " to ",
+                                                   first + count, " of ", windows.count));
+  }
+  const auto begin = windows.tokens.begin() + first * windows.length;
+  windows.tokens = std::vector<int32_t>(begin, begin + count * windows.length);
+  windows.count = count;
+  return windows;
+}
+
 }  // namespace
 
 absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, JobSession* session,
                                                TaskControl* control) {
   if (task.variants().empty()) return absl::InvalidArgumentError("evaluate task: no variant");
-  SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
+  SA_ASSIGN_OR_RETURN(const TokenWindows windows, ReadShare(task, session));
   // The activations of PROFILING are not needed again.
   session->held().clear();
   session->SetHeldBlock(-1);
