@@ -9,7 +9,7 @@ std::string Commit() {
   return commit.empty() ? "unknown" : commit;
 }
 
-std::string QuantizerVersion() { return "2"; }
+std::string QuantizerVersion() { return "3"; }
 
 std::string VersionLine() {
   return "shiftadd " + Version() + " (commit " + Commit() + ", quantizer " + QuantizerVersion() +

@@ -1,45 +1,85 @@
-// Decoding a microbatch token by token with a key/value cache. ATen types: include from .cc files
-// of worker/reference only.
+// Decoding up to 16 sequences token by token, side by side, with a key/value cache. Weights and
+// cache are in half precision (what the model writes is the same text to a reader, and memory
+// traffic, which decoding waits for, is half), arithmetic is in float: decode_kernels.h.
 #ifndef SHIFTADD_WORKER_REFERENCE_DECODER_H_
 #define SHIFTADD_WORKER_REFERENCE_DECODER_H_
 
 #include <cstdint>
 #include <memory>
+#include <string>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
-#include "worker/reference/block_weights.h"
+#include "worker/model/model_source.h"
+#include "worker/reference/decode_kernels.h"
 #include "worker/reference/reference_model.h"
-#include "worker/reference/transformer_ops.h"
 
 namespace shiftadd::reference {
 
-// What all microbatches share: every block packed for products with kMicrobatch rows. Immutable,
-// thread-safe.
-struct DecoderWeights {
-  ArchitectureSpec spec;
-  at::Tensor embed;  // [vocab, hidden]
-  at::Tensor final_norm;
-  Linear head;
-  std::vector<std::shared_ptr<BlockWeights>> blocks;
+// One matrix in a kernel's panels, and its bias.
+struct DecoderMatrix {
+  int64_t rows = 0, cols = 0;
+  std::vector<uint16_t> panels;
+  std::vector<float> bias;  // empty: none
 };
 
-// Keys and values of kMicrobatch sequences of at most `length` tokens. Not thread-safe.
-class Decoder {
+// What all decoders of a model share. Immutable, thread-safe.
+class DecoderWeights {
  public:
-  Decoder(const DecoderWeights* weights, const RopeTable* rope, int64_t length);
-  // Appends one token to every sequence (tokens [kMicrobatch]) and gives the logits of the next,
-  // [kMicrobatch, vocab]. `control` may be null; it is looked at before every block.
-  absl::StatusOr<at::Tensor> Step(const std::vector<int32_t>& tokens, const TaskControl* control);
+  // Reads every block and the head; `control` may be null. INVALID_ARGUMENT names a tensor of the
+  // wrong size.
+  static absl::StatusOr<std::unique_ptr<DecoderWeights>> Read(const WeightProvider& weights,
+                                                              const DecodeKernels* kernels,
+                                                              TaskControl* control);
 
  private:
-  at::Tensor Attention(int64_t block, const at::Tensor& x);
+  friend class Decoder;
+  struct Block {
+    std::vector<float> attn_norm, mlp_norm;
+    DecoderMatrix q, k, v, o, gate, up, down;
+  };
+
+  ArchitectureSpec spec_;
+  const DecodeKernels* kernels_ = nullptr;
+  std::vector<uint16_t> embed_;  // [vocab, hidden] halves; empty if tied: the head's panels have it
+  std::vector<float> final_norm_;
+  DecoderMatrix head_;
+  std::vector<Block> blocks_;
+};
+
+// `sequences` (1 … kDecodeLanes) of at most `length` tokens. A sequence is the same whatever the
+// others are and however many. Not thread-safe.
+class Decoder {
+ public:
+  Decoder(const DecoderWeights* weights, int sequences, int64_t length);
+  // Appends one token to every sequence (tokens [sequences]) and gives the logits of the next,
+  // [sequences, vocab], valid until the next call. `control` may be null; it is looked at before
+  // every block, and its progress_count moves.
+  absl::StatusOr<const float*> Step(const std::vector<int32_t>& tokens, TaskControl* control);
+
+ private:
+  using Lanes = std::vector<float>;  // [features][kDecodeLanes]
+
+  void Embed(const std::vector<int32_t>& tokens);
+  void Norm(const std::vector<float>& weight);  // hidden_ -> x_
+  void Multiply(const DecoderMatrix& m, const Lanes& x, Lanes* y) const;
+  void Add(const DecoderMatrix& m, const Lanes& x);  // to hidden_
+  void Rotate(int64_t heads, float scale, Lanes* x) const;
+  void Remember(int64_t block);
+  void Attend(int64_t block);
 
   const DecoderWeights& w_;
-  const RopeTable& rope_;
+  const int sequences_;
+  const int64_t length_;
+  const int64_t padded_dim_;
   int64_t position_ = 0;
-  std::vector<at::Tensor> keys_, values_;  // by block: [kMicrobatch * kv_heads, length, head_dim]
+  std::vector<double> frequency_;  // [head_dim / 2]
+  std::vector<float> cos_, sin_;   // of this position, [head_dim / 2]
+  Lanes hidden_, x_, q_, k_, v_, mixed_, gate_, up_;
+  std::vector<float> scores_, logits_;
+  // By block, then [sequences][kv_heads]: as AttendArgs has them.
+  std::vector<std::vector<uint16_t>> keys_, values_;
 };
 
 }  // namespace shiftadd::reference

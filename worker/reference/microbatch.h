@@ -1,13 +1,12 @@
-// How many sequences are decoded together when a model writes its own calibration text.
+// How many windows a part of the calibration or of the held-out set has.
 #ifndef SHIFTADD_WORKER_REFERENCE_MICROBATCH_H_
 #define SHIFTADD_WORKER_REFERENCE_MICROBATCH_H_
 
 namespace shiftadd {
 
-// Part of a job's signature: the rounding of a matrix product depends on its shape, so another
-// microbatch gives other tokens. Weights are read once a step for all sequences of a microbatch: on
-// one core 16 sequences take about 1.2 times as long as 8. Sequences 0..15, 16..31, … go together
-// whoever samples them (ReferenceModel::Sample), so tasks should be cut at multiples of it.
+// Part of a job's signature: statistics over windows are summed part by part. It is also what a
+// model that writes its own text decodes side by side (decode_kernels.h), reading its weights once
+// for all of them.
 inline constexpr int kMicrobatch = 16;
 
 }  // namespace shiftadd

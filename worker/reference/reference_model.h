@@ -184,11 +184,11 @@ class ReferenceModel {
   // Samples sequences first … first + count - 1, `length` tokens each, at temperature 1, with a
   // key/value cache. Token 0 is BOS (without one: drawn evenly from the vocabulary); token t of
   // sequence s is drawn with a uniform number that is a function of (seed, s, t) only. End-of-text
-  // tokens do not stop a sequence. Output [count, length]. Sequences are decoded in microbatches [i
-  // * kMicrobatch, (i + 1) * kMicrobatch) (microbatch.h), whole ones even where only some are asked
-  // for, so that a sequence is the same whichever call makes it; ask for whole microbatches. Holds
-  // every block in memory whatever resident_blocks says; microbatches run in parallel. Sets
-  // control's progress.
+  // tokens do not stop a sequence. Output [count, length]. A sequence is the same whichever call
+  // makes it and however many are made together; up to 16 are decoded side by side, and threads
+  // share the sequences. Weights, keys and values are rounded to half precision. Holds the whole
+  // model so whatever resident_blocks says, until a block is run. Sets control's progress.
+  // INVALID_ARGUMENT: logits that are not finite, naming sequence and token.
   virtual absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count,
                                                       int64_t length, TaskControl* control) = 0;
 };

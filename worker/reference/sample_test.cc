@@ -4,6 +4,7 @@
 #include <cmath>
 #include <limits>
 
+#include "kernels/packed_matrix.h"
 #include "worker/reference/counter_random.h"
 #include "worker/reference/draw.h"
 #include "worker/reference/exp_terms.h"
@@ -94,10 +95,19 @@ TEST(DrawFromSoftmax, LongVocabulariesAndExtremes) {
   EXPECT_EQ(DrawFromSoftmax(logits.data(), 1000, 0.5), -1);
 }
 
+// Weights as the sampler holds them.
+void RoundToHalf(RandomModel* model) {
+  for (auto& [name, values] : model->tensors) {
+    if (name.find("norm") != std::string::npos || name.ends_with(".bias")) continue;
+    for (float& x : values) x = kernels::HalfToFloat(kernels::FloatToHalf(x));
+  }
+}
+
 // Every token must be the one that its uniform number picks from the float64 forward pass without a
-// cache; a number that falls within 1e-4 of a boundary may go either way.
+// cache; a number that falls within 1e-3 of a boundary may go either way: the cache is in halves.
 void ExpectDrawnFromTheModel(const ArchitectureSpec& spec) {
-  const RandomModel weights(spec, 21);
+  RandomModel weights(spec, 21);
+  RoundToHalf(&weights);
   auto model = ReferenceModel::Create(&weights, 1, 0).value();
   const int64_t length = 24;
   const std::vector<int32_t> tokens = model->Sample(77, 2, 3, length, nullptr).value();
@@ -115,8 +125,8 @@ void ExpectDrawnFromTheModel(const ArchitectureSpec& spec) {
       double below = 0;
       for (int32_t i = 0; i < sequence[t]; ++i) below += std::exp(log_p[i]);
       const double u = UniformAt(77, 2 + s, t);
-      EXPECT_GE(u, below - 1e-4) << "sequence " << s << " token " << t;
-      EXPECT_LT(u, below + std::exp(log_p[sequence[t]]) + 1e-4)
+      EXPECT_GE(u, below - 1e-3) << "sequence " << s << " token " << t;
+      EXPECT_LT(u, below + std::exp(log_p[sequence[t]]) + 1e-3)
           << "sequence " << s << " token " << t;
     }
   }
@@ -127,6 +137,10 @@ TEST(Sample, CachedDecodingDrawsFromTheUncachedModel) {
   ArchitectureSpec s = TinySpec();
   s.tied_embeddings = s.qkv_bias = s.o_bias = s.mlp_bias = true;
   s.bos_token = -1;
+  ExpectDrawnFromTheModel(s);
+  s = TinySpec();
+  s.head_dim = 20;  // no whole register
+  s.kv_heads = 6;
   ExpectDrawnFromTheModel(s);
 }
 
@@ -140,6 +154,8 @@ TEST(Sample, ASequenceIsTheSameWhicheverCallMakesIt) {
   const std::vector<int32_t> part = two->Sample(5, kMicrobatch - 1, 3, length, nullptr).value();
   EXPECT_EQ(part, std::vector<int32_t>(all.begin() + (kMicrobatch - 1) * length,
                                        all.begin() + (kMicrobatch + 2) * length));
+  auto many = ReferenceModel::Create(&weights, 7, 1).value();
+  EXPECT_EQ(all, many->Sample(5, 0, count, length, nullptr).value());
   EXPECT_NE(all, one->Sample(6, 0, count, length, nullptr).value());
 }
 
@@ -170,7 +186,7 @@ TEST(Sample, LogitsThatAreNotFiniteAreAnError) {
   weights.tensors["final_norm"][0] = std::numeric_limits<float>::infinity();
   auto model = ReferenceModel::Create(&weights, 1, 0).value();
   const absl::Status status = model->Sample(1, 0, 1, 4, nullptr).status();
-  EXPECT_EQ(status.code(), absl::StatusCode::kInternal);
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(status.ToString(), HasSubstr("not finite"));
 }
 

@@ -85,8 +85,9 @@ class TorchModel : public ReferenceModel {
   absl::Status LoadDecoder(TaskControl* control);
   absl::Status CheckTokens(const std::vector<int32_t>& tokens, int64_t count, int64_t length) const;
   absl::Status CheckStates(const HiddenStates& h) const;
-  absl::Status SampleMicrobatch(uint64_t seed, int64_t begin, int64_t length, TaskControl* control,
-                                double share, std::vector<int32_t>* out);
+  // Sequences first … first + count - 1, decoded side by side; out [count, length].
+  absl::Status SampleTogether(uint64_t seed, int64_t first, int64_t count, int64_t length,
+                              TaskControl* control, double share, int32_t* out);
   void PrepareRope(int64_t length) {
     if (rope_.length() < length) rope_ = RopeTable(s_, length);
   }
