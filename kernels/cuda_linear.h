@@ -43,6 +43,11 @@ class CudaActivations {
   // RMSNorm first: x / sqrt(mean(x^2) + eps) * weight; weight: device [k].
   virtual CudaStatus PrepareRmsNorm(const float* x, int64_t ldx, const float* weight, float eps,
                                     int64_t m, CudaStream stream) = 0;
+  // The same of x + add, which also goes to `sum`: both device [m, k], row stride ldx; `sum`
+  // overlaps neither x nor add.
+  virtual CudaStatus PrepareAddRmsNorm(const float* x, const float* add, float* sum, int64_t ldx,
+                                       const float* weight, float eps, int64_t m,
+                                       CudaStream stream) = 0;
   // silu(gate) * up first (SwiGLU); gate, up: device [m, k], row stride ld.
   virtual CudaStatus PrepareSiluMul(const float* gate, const float* up, int64_t ld, int64_t m,
                                     CudaStream stream) = 0;

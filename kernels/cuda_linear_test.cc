@@ -185,6 +185,33 @@ TEST_F(CudaLinearTest, RmsNormIsFused) {
   ExpectNear(host, expected);
 }
 
+// The bits of adding first.
+TEST_F(CudaLinearTest, AddRmsNormIsFused) {
+  const int64_t m = 3, k = kInputs, ld = k + 5;
+  const std::vector<float> x = TestActivations(m * ld, 35), add = TestActivations(m * ld, 36);
+  const std::vector<float> weight = TestActivations(k, 37);
+  std::vector<float> sum(x);
+  for (size_t i = 0; i < x.size(); ++i) sum[i] = x[i] + add[i];
+  std::unique_ptr<CudaActivations> a;
+  Check(CudaActivations::Create(m, k, 128, Precision::kA8, nullptr, &a));
+  const DeviceVector<float> dx(x), da(add), dw(weight), dsum(sum);
+  DeviceVector<float> out(x.size());
+  Activations expected, found;
+  Check(a->PrepareRmsNorm(dsum.data(), ld, dw.data(), 1e-5f, m, nullptr));
+  Check(a->ToHost(nullptr, &expected));
+  Check(a->PrepareAddRmsNorm(dx.data(), da.data(), out.data(), ld, dw.data(), 1e-5f, m, nullptr));
+  Check(a->ToHost(nullptr, &found));
+  EXPECT_EQ(found.digits, expected.digits);
+  EXPECT_EQ(found.scale, expected.scale);
+  const std::vector<float> got = out.ToHost();
+  for (int64_t i = 0; i < m; ++i) {
+    for (int64_t j = 0; j < k; ++j) ASSERT_EQ(got[i * ld + j], sum[i * ld + j]) << i << " " << j;
+  }
+  EXPECT_NE(a->PrepareAddRmsNorm(dx.data(), da.data(), dx.data(), ld, dw.data(), 1e-5f, m, nullptr)
+                .message.find("sum is x or add"),
+            std::string::npos);
+}
+
 TEST_F(CudaLinearTest, SiluMulIsFused) {
   const int64_t m = 2, k = kInputs;
   const std::vector<float> gate = TestActivations(m * k, 33), up = TestActivations(m * k, 34);

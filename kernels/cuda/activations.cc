@@ -85,8 +85,15 @@ CudaStatus PackedActivations::Run(PrepareParams params, Source source, int64_t m
   SHIFTADD_CUDA_RETURN_IF_ERROR(CheckRange("row stride of x", params.ldx, k_, INT64_MAX / max_m_));
   SHIFTADD_CUDA_RETURN_IF_ERROR(CheckDevicePointer(params.x, sizeof(float), "x"));
   if (source != Source::kPlain) {
-    const char* name = source == Source::kRmsNorm ? "weight" : "up";
+    const char* name = source == Source::kSiluMul ? "up" : "weight";
     SHIFTADD_CUDA_RETURN_IF_ERROR(CheckDevicePointer(params.other, sizeof(float), name));
+  }
+  if (source == Source::kAddRmsNorm) {
+    SHIFTADD_CUDA_RETURN_IF_ERROR(CheckDevicePointer(params.add, sizeof(float), "add"));
+    SHIFTADD_CUDA_RETURN_IF_ERROR(CheckDevicePointer(params.sum, sizeof(float), "sum"));
+    if (params.sum == params.x || params.sum == params.add) {
+      return InvalidArgument("sum is x or add");
+    }
   }
   view_ = ViewFor(m);
   params.k = k_;
@@ -116,6 +123,19 @@ CudaStatus PackedActivations::PrepareRmsNorm(const float* x, int64_t ldx, const 
   params.other = weight;
   params.eps = eps;
   return Run(params, Source::kRmsNorm, m, stream);
+}
+
+CudaStatus PackedActivations::PrepareAddRmsNorm(const float* x, const float* add, float* sum,
+                                                int64_t ldx, const float* weight, float eps,
+                                                int64_t m, CudaStream stream) {
+  PrepareParams params;
+  params.x = x;
+  params.add = add;
+  params.sum = sum;
+  params.ldx = ldx;
+  params.other = weight;
+  params.eps = eps;
+  return Run(params, Source::kAddRmsNorm, m, stream);
 }
 
 CudaStatus PackedActivations::PrepareSiluMul(const float* gate, const float* up, int64_t ld,

@@ -23,6 +23,9 @@ class PackedActivations : public CudaActivations {
   CudaStatus Prepare(const float* x, int64_t ldx, int64_t m, CudaStream stream) override;
   CudaStatus PrepareRmsNorm(const float* x, int64_t ldx, const float* weight, float eps, int64_t m,
                             CudaStream stream) override;
+  CudaStatus PrepareAddRmsNorm(const float* x, const float* add, float* sum, int64_t ldx,
+                               const float* weight, float eps, int64_t m,
+                               CudaStream stream) override;
   CudaStatus PrepareSiluMul(const float* gate, const float* up, int64_t ld, int64_t m,
                             CudaStream stream) override;
   CudaStatus ToHost(CudaStream stream, Activations* out) const override;

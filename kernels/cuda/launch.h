@@ -31,11 +31,13 @@ cudaError_t LaunchRepack(const DeviceMatrix& w, uint8_t* blocks, cudaStream_t st
 cudaError_t LaunchGather(const DeviceMatrix& w, const int32_t* rows, int64_t count, float* out,
                          int64_t ld, cudaStream_t stream);
 
-enum class Source { kPlain, kRmsNorm, kSiluMul };
+enum class Source { kPlain, kRmsNorm, kAddRmsNorm, kSiluMul };
 
 struct PrepareParams {
   const float* x = nullptr;
-  const float* other = nullptr;  // kRmsNorm: weight [k]; kSiluMul: up [m, ldx], x is gate
+  const float* other = nullptr;  // RMSNorm: weight [k]; kSiluMul: up [m, ldx], x is gate
+  const float* add = nullptr;    // kAddRmsNorm: [m, ldx]; the sum with x goes to `sum` [m, ldx]
+  float* sum = nullptr;
   float eps = 0;
   int64_t ldx = 0, k = 0, group = 0;
   const uint32_t* signs = nullptr;

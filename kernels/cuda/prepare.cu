@@ -27,6 +27,17 @@ struct Constants {
   float weights[4];
 };
 
+__host__ __device__ constexpr bool IsNorm(Source source) {
+  return source == Source::kRmsNorm || source == Source::kAddRmsNorm;
+}
+
+// x, or x + add.
+template <Source kSource>
+__device__ __forceinline__ float LoadInput(const PrepareParams& p, int64_t at) {
+  const float x = LoadFloat(p.x + at);
+  return kSource == Source::kAddRmsNorm ? x + LoadFloat(p.add + at) : x;
+}
+
 template <Source kSource>
 __device__ Constants LoadConstants(const PrepareParams& p, int64_t half, int lane) {
   Constants c = {};
@@ -34,7 +45,7 @@ __device__ Constants LoadConstants(const PrepareParams& p, int64_t half, int lan
   for (int t = 0; t < 4; ++t) {
     const int64_t first = half * kHalfInputs + t * 32;
     if (p.signs != nullptr && first < p.k) c.signs[t] = p.signs[half * 4 + t];
-    if (kSource == Source::kRmsNorm && first + lane < p.k) c.weights[t] = p.other[first + lane];
+    if (IsNorm(kSource) && first + lane < p.k) c.weights[t] = p.other[first + lane];
   }
   return c;
 }
@@ -47,8 +58,10 @@ __device__ Half LoadInputs(const PrepareParams& p, int64_t token, int64_t half, 
     const int64_t input = half * kHalfInputs + t * 32 + lane;
     v.of[t] = 0;
     if (input >= p.k) continue;
-    const float x = LoadFloat(p.x + token * p.ldx + input);
+    const float x = LoadInput<kSource>(p, token * p.ldx + input);
     v.of[t] = x;
+    // Every half is one warp's, in one thread block only.
+    if constexpr (kSource == Source::kAddRmsNorm) p.sum[token * p.ldx + input] = x;
     if constexpr (kSource == Source::kSiluMul) {
       v.of[t] = x / (1.0f + expf(-x)) * LoadFloat(p.other + token * p.ldx + input);
     }
@@ -206,6 +219,7 @@ constexpr int kWarps = 8;  // a CTA, a half each
 
 // 1 / sqrt(mean(x^2) + eps) of a row, by all threads of a CTA: in float64, in an order that depends
 // on nothing but k. Every CTA of a row does it for itself.
+template <Source kSource>
 __device__ float InverseRms(const PrepareParams& p, int64_t token) {
   __shared__ double partial[kWarps];
   constexpr int kBatch = 8;
@@ -215,7 +229,7 @@ __device__ float InverseRms(const PrepareParams& p, int64_t token) {
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
       const int64_t at = first + i * kWarps * 32;
-      x[i] = at < p.k ? LoadFloat(p.x + token * p.ldx + at) : 0.0f;
+      x[i] = at < p.k ? LoadInput<kSource>(p, token * p.ldx + at) : 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) sum[i] = fma(double{x[i]}, double{x[i]}, sum[i]);
@@ -246,8 +260,8 @@ __global__ void __launch_bounds__(kWarps * 32)
   WaitForPreviousKernel();
   for (int64_t token = blockIdx.y; token < p.out.m; token += gridDim.y) {
     Half v = LoadInputs<kSource>(p, token, half, lane);
-    if constexpr (kSource == Source::kRmsNorm) {
-      const float inverse_rms = InverseRms(p, token);
+    if constexpr (IsNorm(kSource)) {
+      const float inverse_rms = InverseRms<kSource>(p, token);
 #pragma unroll
       for (int t = 0; t < 4; ++t) v.of[t] = v.of[t] * inverse_rms * constants.weights[t];
     }
@@ -273,6 +287,8 @@ cudaError_t LaunchPrepare(const PrepareParams& p, Source source, cudaStream_t st
   switch (source) {
     case Source::kRmsNorm:
       return LaunchSource<Source::kRmsNorm>(p, stream);
+    case Source::kAddRmsNorm:
+      return LaunchSource<Source::kAddRmsNorm>(p, stream);
     case Source::kSiluMul:
       return LaunchSource<Source::kSiluMul>(p, stream);
     case Source::kPlain:
