@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Runs the GPU tests on a machine with a GPU; builds nothing there.
 #   tests/gpu.sh DIRECTORY [plain|memcheck|racecheck|all]     (default: all)
-# DIRECTORY has the kernels_cuda_*_test programs of a build with SHIFTADD_CUDA=ON (build/cuda/tests, or a copy of them).
+# DIRECTORY has the kernels_cuda_*_test and serve_cuda_test programs of a build with SHIFTADD_CUDA=ON (build/cuda/tests, or a copy of them).
 # kernels_cuda_quantize_test links LibTorch (it compares with the CPU's quantizer): LD_LIBRARY_PATH must find it.
 # memcheck and racecheck need compute-sanitizer; SHIFTADD_SANITIZER_FILTER chooses their tests (a GoogleTest filter).
 # Ends with one line a part; exits 1 if any part failed or nothing ran. tests/results/gpu_h100.txt keeps a past run.
@@ -16,7 +16,7 @@ failed=0
 closing=()
 
 shopt -s nullglob
-programs=("$directory"/kernels_cuda_*_test)
+programs=("$directory"/kernels_cuda_*_test "$directory"/serve_cuda_test*)
 [[ ${#programs[@]} -gt 0 ]] || { echo "no kernels_cuda_*_test in $directory" >&2; exit 1; }
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 
