@@ -19,7 +19,7 @@ class RecipesTest : public ::testing::Test {
     root_ = new std::string(NewTempDir("recipes"));
     TinyLlamaOptions options;
     options.hidden = 160;  // one group of 128 and a tail
-    options.intermediate = 200;
+    options.intermediate = 264;  // a group of 256 and a tail
     options.blocks = 1;
     options.heads = 4;
     options.kv_heads = 2;
@@ -115,6 +115,11 @@ TEST_F(RecipesTest, ShiftAddsOtherSwitches) {
   recipe.Clear();
   recipe.set_head(v1::HEAD_ENCODING_RAW);
   Add("raw head", recipe);
+  recipe.Clear();
+  recipe.set_group_size(256);
+  Add("groups of 256", recipe);
+  recipe.set_scales(v1::SCALE_KIND_FREE);
+  Add("free scales of 256", recipe);
   recipe.Clear();
   recipe.set_seed(7);
   recipe.set_propagate(v1::PROPAGATE_QUANTIZED);

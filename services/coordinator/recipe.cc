@@ -186,10 +186,13 @@ class Resolver {
     }
     if (g == 0) r_->set_group_size(128);
     if (g == 0 || g == 32 || g == 64 || g == 128) return;
+    const bool inputs = r_->method() != v1::METHOD_LAT && r_->method() != v1::METHOD_ACC;
+    if (inputs && g == 256) return;
     const char* why = "planes are stored in words of 32 inputs";
     if (r_->method() == v1::METHOD_LAT) why = "blocks of 8 inputs x 4, 8 or 16 rows";
     if (r_->method() == v1::METHOD_ACC) why = "rows of a column that share a scale";
-    faults_->Add("recipe.group_size", absl::StrCat("found ", g, ", expected 32, 64 or 128 (", why,
+    faults_->Add("recipe.group_size", absl::StrCat("found ", g, ", expected 32, 64",
+                                                   inputs ? ", 128 or 256 (" : " or 128 (", why,
                                                    "), or whole_row instead"));
   }
 

@@ -22,7 +22,7 @@ set -euo pipefail
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
 reference='rtn optq lat acc acc-butterfly plain sweeps guided guided-c4 wht128-free-offset wht128-free wht128-shift-offset wht128-shift'
-open='natural wht128-c4 refined guided-c4-refined'
+open='natural wht128-c4 wht128-g256 refined guided-c4-refined'
 ingredients='no-rotation no-sweeps one-sweep rms plain-hessian fast g64 g32 whole-row int8-head default'
 self='wht128-shift@self'
 
