@@ -152,9 +152,23 @@ void Decoder::Multiply(const DecoderMatrix& m, const Lanes& x, Lanes* y) const {
   }
 }
 
-void Decoder::Add(const DecoderMatrix& m, const Lanes& x) {
+absl::Status Decoder::Add(const DecoderMatrix& m, const Lanes& x, int64_t block, const char* name) {
   Multiply(m, x, &x_);
-  for (size_t i = 0; i < hidden_.size(); ++i) hidden_[i] += x_[i];
+  float zero[kDecodeLanes] = {};  // 0 times infinity is NaN
+  for (size_t i = 0; i < hidden_.size(); i += kLanes) {
+    for (int s = 0; s < kDecodeLanes; ++s) {
+      hidden_[i + s] += x_[i + s];
+      zero[s] += hidden_[i + s] * 0.0f;
+    }
+  }
+  for (int s = 0; s < sequences_; ++s) {
+    if (zero[s] == 0.0f) continue;
+    return absl::InvalidArgumentError(absl::StrCat("blocks.", block, ".", name,
+                                                   ": the activations behind it are not finite at "
+                                                   "token ",
+                                                   position_));
+  }
+  return absl::OkStatus();
 }
 
 void Decoder::Rotate(int64_t heads, float scale, Lanes* x) const {
@@ -227,12 +241,12 @@ absl::StatusOr<const float*> Decoder::Step(const std::vector<int32_t>& tokens,
     Rotate(s.kv_heads, 1.0f, &k_);
     Remember(block);
     Attend(block);
-    Add(b.o, mixed_);
+    SA_RETURN_IF_ERROR(Add(b.o, mixed_, block, "attn.o"));
     Norm(b.mlp_norm);
     Multiply(b.gate, x_, &gate_);
     Multiply(b.up, x_, &up_);
     w_.kernels_->swiglu(gate_.data(), up_.data(), s.intermediate * kLanes);
-    Add(b.down, gate_);
+    SA_RETURN_IF_ERROR(Add(b.down, gate_, block, "mlp.down"));
     if (control != nullptr) ++control->progress_count;
   }
   ++position_;

@@ -55,7 +55,8 @@ class Decoder {
   Decoder(const DecoderWeights* weights, int sequences, int64_t length);
   // Appends one token to every sequence (tokens [sequences]) and gives the logits of the next,
   // [sequences, vocab], valid until the next call. `control` may be null; it is looked at before
-  // every block, and its progress_count moves.
+  // every block, and its progress_count moves. INVALID_ARGUMENT names a layer whose output makes
+  // the activations infinite or NaN.
   absl::StatusOr<const float*> Step(const std::vector<int32_t>& tokens, TaskControl* control);
 
  private:
@@ -64,7 +65,8 @@ class Decoder {
   void Embed(const std::vector<int32_t>& tokens);
   void Norm(const std::vector<float>& weight);  // hidden_ -> x_
   void Multiply(const DecoderMatrix& m, const Lanes& x, Lanes* y) const;
-  void Add(const DecoderMatrix& m, const Lanes& x);  // to hidden_
+  // Adds the product to hidden_; INVALID_ARGUMENT names the layer if that is not finite.
+  absl::Status Add(const DecoderMatrix& m, const Lanes& x, int64_t block, const char* name);
   void Rotate(int64_t heads, float scale, Lanes* x) const;
   void Remember(int64_t block);
   void Attend(int64_t block);

@@ -190,5 +190,14 @@ TEST(Sample, LogitsThatAreNotFiniteAreAnError) {
   EXPECT_THAT(status.ToString(), HasSubstr("not finite"));
 }
 
+TEST(Sample, NamesTheLayerThatMakesActivationsInfinite) {
+  RandomModel weights(TinySpec(), 26);
+  for (float& w : weights.tensors["blocks.1.mlp.down"]) w *= 1e30f;
+  auto model = ReferenceModel::Create(&weights, 1, 0).value();
+  const absl::Status status = model->Sample(1, 0, 3, 4, nullptr).status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(status.ToString(), HasSubstr("blocks.1.mlp.down"));
+}
+
 }  // namespace
 }  // namespace shiftadd
