@@ -9,6 +9,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/time.h"
 #include "services/cli/context.h"
@@ -48,6 +49,11 @@ class Client {
   // A status of this daemon, with its name and address where it could not be reached.
   absl::Status Explain(const grpc::Status& status) const {
     absl::Status result = rpc::FromGrpc(status);
+    // Whom the daemon itself could not reach it names first; it is there.
+    if (absl::IsUnavailable(result) && absl::StartsWith(result.message(), "packager: ")) {
+      return absl::UnavailableError(
+          absl::StrCat("the ", what_, " at ", address_, " cannot reach its ", result.message()));
+    }
     if (absl::IsUnavailable(result) || absl::IsDeadlineExceeded(result)) {
       return absl::Status(result.code(), absl::StrCat("the ", what_, " at ", address_,
                                                       " cannot be reached: ", result.message()));

@@ -181,7 +181,8 @@ void AddCompareCommand(CLI::App& app, Context& context) {
   command->add_option("--bits", flags->bits, "Widths, each of them uniform")->capture_default_str();
   AddCalibrationFlags(command, &flags->calibration);
   AddEvaluationFlags(command, &flags->evaluation);
-  command->add_option("--priority", flags->priority, "-100..100, higher first");
+  command->add_option("--priority", flags->priority, "-100..100, higher first")
+      ->check(CLI::Range(-100, 100));
   command->add_flag("--any-device", flags->any_device,
                     "Let unlike workers share the jobs; the bytes may then differ from run to run");
   command->add_flag("--keep", flags->keep, "Keep the packages and jobs");

@@ -85,7 +85,8 @@ void AddSubmitCommand(CLI::App& app, Context& context) {
   AddCalibrationFlags(command, &flags->calibration);
   AddEvaluationFlags(command, &flags->evaluation);
   command->add_option("--label", flags->labels, "KEY=VALUE, repeatable")->allow_extra_args(false);
-  command->add_option("--priority", flags->priority, "-100..100, higher first");
+  command->add_option("--priority", flags->priority, "-100..100, higher first")
+      ->check(CLI::Range(-100, 100));
   command->add_flag("--any-device", flags->any_device,
                     "Let unlike workers share the job; the bytes may then differ from run to run");
   auto* dry_run =

@@ -11,6 +11,11 @@
 namespace shiftadd {
 namespace {
 
+// "FAILED", as users know it.
+std::string StateName(v1::JobState state) {
+  return v1::JobState_Name(state).substr(sizeof("JOB_STATE_") - 1);
+}
+
 using sqlite::Statement;
 using sqlite::Transaction;
 
@@ -277,7 +282,7 @@ absl::StatusOr<JobRecord> SqliteJobStore::CancelJob(const std::string& job_id) {
   if (state == v1::JOB_STATE_CANCELLING || state == v1::JOB_STATE_CANCELLED) return record;
   if (IsTerminal(state)) {
     return absl::FailedPreconditionError(absl::StrCat(
-        "job ", job_id, " has ended (", v1::JobState_Name(state), "): there is nothing to cancel"));
+        "job ", job_id, " has ended (", StateName(state), "): there is nothing to cancel"));
   }
   SA_RETURN_IF_ERROR(DropOpenTasks(job_id, /*running_too=*/false));
   record.job.set_resume_state(state);
@@ -301,9 +306,8 @@ absl::StatusOr<JobRecord> SqliteJobStore::RetryJob(const std::string& job_id) {
   SA_ASSIGN_OR_RETURN(auto transaction, Transaction::Begin(db_.get()));
   SA_ASSIGN_OR_RETURN(JobRecord record, ReadJob(job_id));
   if (record.job.state() != v1::JOB_STATE_FAILED) {
-    return absl::FailedPreconditionError(
-        absl::StrCat("job ", job_id, ": state found ", v1::JobState_Name(record.job.state()),
-                     ", expected ", v1::JobState_Name(v1::JOB_STATE_FAILED)));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "job ", job_id, ": state found ", StateName(record.job.state()), ", expected FAILED"));
   }
   Statement reset(db_->get(),
                   "UPDATE tasks SET state = ?, attempts = '{}', lost_by = '', error = '', "
@@ -334,9 +338,8 @@ absl::Status SqliteJobStore::DeleteJob(const std::string& job_id) {
   SA_ASSIGN_OR_RETURN(auto transaction, Transaction::Begin(db_.get()));
   SA_ASSIGN_OR_RETURN(const JobRecord record, ReadJob(job_id));
   if (!IsTerminal(record.job.state())) {
-    return absl::FailedPreconditionError(absl::StrCat("job ", job_id, " is ",
-                                                      v1::JobState_Name(record.job.state()),
-                                                      ": cancel it before deleting it"));
+    return absl::FailedPreconditionError(absl::StrCat(
+        "job ", job_id, " is ", StateName(record.job.state()), ": cancel it before deleting it"));
   }
   for (const char* table : {"events", "tasks", "jobs"}) {
     Statement erase(db_->get(), absl::StrCat("DELETE FROM ", table, " WHERE job_id = ?"));
