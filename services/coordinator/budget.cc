@@ -209,13 +209,19 @@ bool HasChoice(const Problem& p) {
                      [](const auto& layer) { return layer.choices.size() > 1; });
 }
 
-// The width that all layers with a choice have; 0 if no layer has one.
+// The width that all layers with a choice have; without any choice, the one that all quantized
+// layers have, or 0 if they differ.
 uint32_t WidthOf(const Problem& p, const allocation::Solution& uniform) {
+  const bool choice = HasChoice(p);
+  uint32_t width = 0;
   for (size_t l = 0; l < p.layers.size(); ++l) {
-    if (p.layers[l].choices.size() < 2) continue;
-    return static_cast<uint32_t>(p.layers[l].choices[uniform.picked[l]].bits);
+    const auto bits = static_cast<uint32_t>(p.layers[l].choices[uniform.picked[l]].bits);
+    if (choice && p.layers[l].choices.size() > 1) return bits;
+    if (choice || bits == 0) continue;
+    if (width > 0 && width != bits) return 0;
+    width = bits;
   }
-  return 0;
+  return width;
 }
 
 }  // namespace

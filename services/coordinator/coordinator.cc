@@ -10,6 +10,7 @@
 #include "services/base/status_macros.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/job_spec.h"
+#include "services/coordinator/planner.h"
 #include "services/coordinator/progress.h"
 
 namespace shiftadd::coordinator {
@@ -19,6 +20,7 @@ constexpr size_t kMaxRequestId = 64;
 constexpr int kDefaultPage = 50;
 constexpr int kMaxPage = 500;
 constexpr int kEventsAtATime = 256;
+constexpr int kRetryUpdates = 16;  // against a driver that is faster each time
 // A watcher looks at its connection this often while nothing happens.
 constexpr absl::Duration kWatchWait = absl::Milliseconds(500);
 
@@ -133,6 +135,20 @@ absl::StatusOr<v1::Job> Coordinator::Cancel(const std::string& job_id) {
 
 absl::StatusOr<v1::Job> Coordinator::Retry(const std::string& job_id) {
   SA_ASSIGN_OR_RETURN(JobRecord record, store_->RetryJob(job_id));
+  // What is done was made from the source as it was; an operator may have swapped it meanwhile.
+  for (int i = 0; i < kRetryUpdates; ++i) {
+    SA_ASSIGN_OR_RETURN(const JobView view, JobView::Read(store_, job_id));
+    const auto& files = view.job().plan().source_files();
+    if (view.job().state() == v1::JOB_STATE_PACKAGING || IsTerminal(view.job().state()) ||
+        files.empty() || files[0].digest().empty()) {
+      break;
+    }
+    absl::StatusOr<JobRecord> updated = store_->UpdateJob(CheckSourceAgain(view));
+    if (absl::IsAborted(updated.status())) continue;  // the driver took a step meanwhile
+    SA_RETURN_IF_ERROR(updated.status());
+    record = *std::move(updated);
+    break;
+  }
   return WithProgress(std::move(record));
 }
 

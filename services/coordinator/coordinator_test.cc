@@ -8,6 +8,7 @@
 #include "nlohmann/json.hpp"
 #include "services/base/digest.h"
 #include "services/coordinator/planner.h"
+#include "services/coordinator/planner_internal.h"
 #include "services/coordinator/simulated_cluster.h"
 
 namespace shiftadd::coordinator {
@@ -271,6 +272,42 @@ TEST(Job, AFatalFaultFailsItAndRetryGoesOn) {
   EXPECT_EQ(cluster.Events(job.job_id()).back().state(), v1::JOB_STATE_SUCCEEDED);
 }
 
+TEST(Job, ASourceSwappedBeforeTheRetryIsNoticed) {
+  for (const v1::JobState state : {v1::JOB_STATE_PROFILING, v1::JOB_STATE_EVALUATING}) {
+    SimulatedCluster cluster;
+    const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+    cluster.RunTo(job.job_id(), state);
+    const auto task = cluster.Lease("w0");
+    ASSERT_TRUE(cluster.Fail("w0", *task, StatusCode::kInvalidArgument, "the disk is gone").ok());
+    ASSERT_TRUE(cluster.core->Tick().ok());
+    cluster.source_content = "other weights in the same file";
+    ASSERT_TRUE(cluster.core->Retry(job.job_id()).ok());
+    cluster.Run(1);
+    const v1::Job failed = cluster.Get(job.job_id());
+    EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+    EXPECT_NE(failed.error().find("model.gguf has changed since it was quantized"),
+              std::string::npos)
+        << failed.error();
+    cluster.source_content.clear();  // put back
+    ASSERT_TRUE(cluster.core->Retry(job.job_id()).ok());
+    cluster.Run(1);
+    EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+    EXPECT_EQ(cluster.publisher.published.at(0).config_json(), PublishedConfig(1));
+  }
+}
+
+TEST(Job, OneFactorOfAWideLayerHasTime) {
+  v1::Task task;
+  task.mutable_stall_limit()->set_seconds(600);
+  google::protobuf::RepeatedPtrField<v1::LayerPlan> layers;
+  layers.Add()->set_cols(1536);
+  internal::AllowFactors(layers, &task);
+  EXPECT_EQ(task.stall_limit().seconds(), 600);
+  layers.Add()->set_cols(28672);
+  internal::AllowFactors(layers, &task);
+  EXPECT_GT(task.stall_limit().seconds(), 3000);
+}
+
 TEST(Job, FourAttemptsThenItFails) {
   SimulatedCluster cluster;
   const v1::Job job = cluster.Submit(SimulatedCluster::Request());
@@ -282,6 +319,11 @@ TEST(Job, FourAttemptsThenItFails) {
     const auto task = cluster.Lease("w0");
     ASSERT_TRUE(task.has_value()) << i;
     ASSERT_TRUE(cluster.Fail("w0", *task, StatusCode::kResourceExhausted, "no memory").ok());
+    const std::vector<v1::JobEvent> events = cluster.Events(job.job_id());
+    const bool told = std::any_of(events.begin(), events.end(), [](const v1::JobEvent& e) {
+      return e.log().find("will be retried: RESOURCE_EXHAUSTED: no memory") != std::string::npos;
+    });
+    EXPECT_TRUE(told);
   }
   ASSERT_TRUE(cluster.core->Tick().ok());
   EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);

@@ -174,7 +174,16 @@ absl::Status Coordinator::Fail(const v1::FailTaskRequest& request) {
   spdlog::warn("{}: {} by worker {}: {}: {}", request.task_id(),
                failed ? "failed for good" : "failed, will be retried", request.worker_id(), cause,
                request.message());
-  if (!failed && options_.observer.task_retried) options_.observer.task_retried(cause);
+  if (failed) return absl::OkStatus();  // the job's error will say so
+  if (options_.observer.task_retried) options_.observer.task_retried(cause);
+  // A disk that is full or a lack of memory is for the user to see before the last attempt.
+  if (const auto record = store_->GetTask(request.task_id()); record.ok()) {
+    v1::JobEvent event;
+    event.set_log(absl::StrCat(v1::TaskKind_Name(record->kind).substr(sizeof("TASK_KIND_") - 1),
+                               " task ", record->ordinal, ", worker ", request.worker_id(),
+                               ", will be retried: ", cause, ": ", request.message()));
+    store_->AppendEvents(record->job_id, {event}).IgnoreError();
+  }
   return absl::OkStatus();
 }
 

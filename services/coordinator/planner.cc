@@ -33,6 +33,17 @@ v1::Task StartTask(const v1::Job& job, v1::TaskKind kind) {
   return task;
 }
 
+void AllowFactors(const google::protobuf::RepeatedPtrField<v1::LayerPlan>& layers, v1::Task* task) {
+  constexpr double kFlopsPerSecond = 5e9;  // float64 on one slow core
+  double widest = 0;
+  for (const v1::LayerPlan& layer : layers)
+    widest = std::max(widest, static_cast<double>(layer.cols()));
+  // Cholesky and the inverse of its factor: 2/3 of the width's cube.
+  const double seconds = 2.0 / 3 * widest * widest * widest / kFlopsPerSecond;
+  task->mutable_stall_limit()->set_seconds(task->stall_limit().seconds() +
+                                           static_cast<int64_t>(seconds));
+}
+
 void AddTask(JobUpdate* update, const v1::Task& task, uint32_t ordinal, int rank, uint32_t lane) {
   update->tasks.push_back({task.kind(), ordinal, lane, rank, task.SerializeAsString()});
 }
@@ -52,7 +63,7 @@ MaybeUpdate PlanQueued(const JobView& view) {
     // measure on, which were scratch, and to know that the source is still the one that was
     // quantized.
     update.job.set_state(v1::JOB_STATE_ALLOCATING);
-    AddHashTask(view.job(), &update);
+    AddHashTask(view.job(), 0, &update);
     AddHeldOutTasks(view.job(), &update);
     return update;
   }
@@ -111,6 +122,11 @@ absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const Pla
   }
   const std::string fault = VersionFault(view.record(), context.quantizer_version);
   if (!fault.empty()) return FailJob(view, fault);
+  // Before CALIBRATING there is nothing to compare with.
+  if (state != v1::JOB_STATE_QUEUED && state != v1::JOB_STATE_INGESTING) {
+    const absl::Status source = internal::CheckSource(view);
+    if (!source.ok()) return FailJob(view, std::string(source.message()));
+  }
   auto update = internal::PlanState(view, context);
   if (update.ok() || internal::MayPass(update.status())) return update;
   return FailJob(view, std::string(update.status().message()));
@@ -121,6 +137,13 @@ std::string VersionFault(const JobRecord& job, const std::string& quantizer_vers
   return absl::StrCat("job ", job.job.job_id(), " is of quantizer version ", job.quantizer_version,
                       ", this cluster runs ", quantizer_version,
                       ": candidates of both would not go together, submit it again");
+}
+
+JobUpdate CheckSourceAgain(const JobView& view) {
+  JobUpdate update = internal::StartUpdate(view);
+  internal::AddHashTask(view.job(), static_cast<uint32_t>(view.OfKind(v1::TASK_KIND_HASH).size()),
+                        &update);
+  return update;
 }
 
 JobUpdate FailJob(const JobView& view, const std::string& error) {

@@ -40,6 +40,10 @@ absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const Pla
 // What is in the way of going on with the job's candidates at this version; empty: nothing.
 std::string VersionFault(const JobRecord& job, const std::string& quantizer_version);
 
+// The step that has the source of a job, whose plan has digests, hashed once more. PlanNext fails
+// the job if a file has changed.
+JobUpdate CheckSourceAgain(const JobView& view);
+
 // The step that ends a job as FAILED with `error`.
 JobUpdate FailJob(const JobView& view, const std::string& error);
 

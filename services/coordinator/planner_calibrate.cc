@@ -117,10 +117,10 @@ void AddForwardTasks(const JobView& view, int workers, JobUpdate* update) {
 
 }  // namespace
 
-void AddHashTask(const v1::Job& job, JobUpdate* update) {
+void AddHashTask(const v1::Job& job, uint32_t ordinal, JobUpdate* update) {
   v1::Task hash = StartTask(job, v1::TASK_KIND_HASH);
   *hash.mutable_hash()->mutable_files() = job.plan().source_files();
-  AddTask(update, hash, 0);
+  AddTask(update, hash, ordinal);
 }
 
 void AddHeldOutTasks(const v1::Job& job, JobUpdate* update) {
@@ -187,7 +187,7 @@ MaybeUpdate PlanIngesting(const JobView& view, int workers) {
     return update;
   }
   if (!plan->budget_feasible()) return absl::FailedPreconditionError(plan->budget_message());
-  AddHashTask(update.job, &update);
+  AddHashTask(update.job, 0, &update);
   return update;
 }
 

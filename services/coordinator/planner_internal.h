@@ -14,12 +14,17 @@ using MaybeUpdate = absl::StatusOr<std::optional<JobUpdate>>;
 JobUpdate StartUpdate(const JobView& view);
 // A task of `kind` with its context and stall limit filled in.
 v1::Task StartTask(const v1::Job& job, v1::TaskKind kind);
+// Gives a task that factors Hessians of `layers` time for the widest: one factor shows no progress.
+void AllowFactors(const google::protobuf::RepeatedPtrField<v1::LayerPlan>& layers, v1::Task* task);
 void AddTask(JobUpdate* update, const v1::Task& task, uint32_t ordinal, int rank = 0,
              uint32_t lane = 0);
 void AddLog(JobUpdate* update, const std::string& text);
 
-// The HASH task: digests of the source's files.
-void AddHashTask(const v1::Job& job, JobUpdate* update);
+// A HASH task: digests of the source's files. `ordinal`: the job's HASH tasks so far.
+void AddHashTask(const v1::Job& job, uint32_t ordinal, JobUpdate* update);
+// The last HASH task against the plan: FAILED_PRECONDITION names a file that has changed. A child's
+// source must be what its parent quantized, a retried job's what it began with.
+absl::Status CheckSource(const JobView& view);
 // CALIBRATE tasks for the held-out windows, behind the calibration's.
 void AddHeldOutTasks(const v1::Job& job, JobUpdate* update);
 // Fewer windows than asked for, in numbers; empty if there are enough. Windows still to be made do

@@ -18,24 +18,6 @@ bool Guided(const JobView& view) {
   return view.job().spec().recipe().hessian() == v1::HESSIAN_GUIDED;
 }
 
-// A child scores its variants against the source, which must be what its parent quantized.
-absl::Status CheckSource(const JobView& view) {
-  std::map<std::string, std::string> quantized;
-  for (const v1::SourceFile& file : view.job().plan().source_files()) {
-    quantized[file.path()] = file.digest();
-  }
-  for (const ViewedTask* t : view.OfKind(v1::TASK_KIND_HASH)) {
-    for (const v1::SourceFile& file : t->result.hash().files()) {
-      const std::string& expected = quantized[file.path()];
-      if (file.digest() == expected) continue;
-      return absl::FailedPreconditionError(
-          absl::StrCat("source: ", file.path(), " has changed since it was quantized: expected ",
-                       expected, ", found ", file.digest()));
-    }
-  }
-  return absl::OkStatus();
-}
-
 // The segments of PROFILING, as the FORWARD tasks were told; empty without any.
 std::vector<uint32_t> PlannedSplits(const JobView& view) {
   const auto forward = view.OfKind(v1::TASK_KIND_FORWARD);
@@ -68,6 +50,7 @@ absl::Status AddProfileTask(const JobView& view, uint32_t block,
   for (const v1::LayerPlan& layer : view.job().plan().layers()) {
     if (layer.block() == block) *t->add_layers() = layer;
   }
+  AllowFactors(t->layers(), &task);
   const auto lane =
       static_cast<uint32_t>(std::upper_bound(splits.begin(), splits.end(), block) - splits.begin());
   if (lane > 0) {
@@ -123,6 +106,23 @@ void AddMeasureTasks(const JobView& view, JobUpdate* update) {
 
 }  // namespace
 
+absl::Status CheckSource(const JobView& view) {
+  const auto hashes = view.OfKind(v1::TASK_KIND_HASH);
+  if (hashes.empty() || hashes.back()->record.state != TaskState::kDone) return absl::OkStatus();
+  std::map<std::string, std::string> quantized;
+  for (const v1::SourceFile& file : view.job().plan().source_files()) {
+    quantized[file.path()] = file.digest();
+  }
+  for (const v1::SourceFile& file : hashes.back()->result.hash().files()) {
+    const std::string& expected = quantized[file.path()];
+    if (file.digest() == expected) continue;
+    return absl::FailedPreconditionError(
+        absl::StrCat("source: ", file.path(), " has changed since it was quantized: expected ",
+                     expected, ", found ", file.digest()));
+  }
+  return absl::OkStatus();
+}
+
 MaybeUpdate PlanProfiling(const JobView& view) {
   JobUpdate update = StartUpdate(view);
   SA_RETURN_IF_ERROR(AddProfileTasks(view, &update));
@@ -140,7 +140,6 @@ MaybeUpdate PlanProfiling(const JobView& view) {
 MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context) {
   // A child's held-out windows, which no other state makes, and its look at the source.
   if (!view.AllDone()) return std::nullopt;
-  SA_RETURN_IF_ERROR(CheckSource(view));
   if (const std::string missing = MissingWindows(view); !missing.empty()) {
     return absl::InvalidArgumentError(missing);
   }

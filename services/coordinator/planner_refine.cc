@@ -86,6 +86,7 @@ void AddFitTasks(const JobView& view, const RefinePlan& plan, const RefineStage&
     for (const ViewedTask* h : plan.Tasks({stage.block, stage.input, v1::REFINE_STEP_HESSIAN})) {
       t->mutable_hessians()->MergeFrom(h->result.refine().hessians());
     }
+    AllowFactors(t->layers(), &task);
     AddTask(update, task, RefineOrdinal(stage, shard));
   }
 }

@@ -217,6 +217,12 @@ void LeaseLoop::Report(const v1::Task& task, const absl::StatusOr<v1::TaskResult
     if (status.ok()) return;
     if (!WorthRepeating(status) || absl::Now() > give_up) {
       spdlog::warn("reporting {}: {}", task.task_id(), status.ToString());
+      // What was made does not answer the task: another run would make the same again.
+      if (result.ok() && absl::IsInvalidArgument(status)) {
+        Report(task,
+               absl::Status(status.code(), absl::StrCat("the coordinator refused the result: ",
+                                                        status.message())));
+      }
       return;
     }
     SetReason(absl::StrCat("coordinator: ", status.ToString()));
