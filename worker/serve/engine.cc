@@ -12,9 +12,11 @@
 namespace shiftadd {
 namespace {
 
-// Prompt tokens of one step: many when nobody waits for the next token, fewer when somebody does.
-constexpr int64_t kPromptRows = 128;
-constexpr int64_t kPromptRowsBeside = 48;
+// Prompt tokens of one step: as many as the model likes when nobody waits for the next token, fewer
+// when somebody does.
+int64_t PromptRows(const PackedModel& model, bool decoding) {
+  return decoding ? model.step_rows() * 3 / 8 : model.step_rows();
+}
 
 int64_t Pages(int64_t tokens) { return (tokens + kCachePageTokens - 1) / kCachePageTokens; }
 int64_t WholePages(int64_t tokens) { return tokens / kCachePageTokens; }
@@ -73,9 +75,13 @@ absl::Status Engine::Check(const GenerateParams& params) const {
 
 absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(std::vector<GenerateParams> request) {
   for (const GenerateParams& params : request) SA_RETURN_IF_ERROR(Check(params));
-  const Sequence::Shared shared{
-      tokenizer_,          &eos_, &VectorOpsFor(model_->isa()), metrics_, options_.context,
-      model_->spec().vocab};
+  const Sequence::Shared shared{tokenizer_,
+                                &eos_,
+                                &VectorOpsFor(model_->isa()),
+                                metrics_,
+                                options_.context,
+                                model_->spec().vocab,
+                                model_->can_sample()};
   const auto generation = std::make_shared<Generation>(std::move(request));
   Request sequences;
   for (size_t i = 0; i < generation->sequences().size(); ++i) {
@@ -222,7 +228,7 @@ void Engine::Loop() {
 void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step) {
   bool decoding = false;
   for (const auto& sequence : running_) decoding |= !sequence->in_prompt();
-  int64_t prompt_rows = decoding ? kPromptRowsBeside : kPromptRows;
+  int64_t prompt_rows = PromptRows(*model_, decoding);
   int64_t planned = 0;
   for (size_t i = 0; i < running_.size(); ++i) {  // making room may shorten it
     Sequence* const sequence = running_[i].get();
@@ -245,7 +251,8 @@ void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step) 
 void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Sequence*>& in_step) {
   absl::Status status;
   try {
-    status = model_->ForwardBatch(rows, &logits_);
+    status = model_->can_sample() ? model_->ForwardSample(rows, &logits_, &sampled_)
+                                  : model_->ForwardBatch(rows, &logits_);
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("out of memory");
   }
@@ -259,8 +266,13 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Sequen
     return;
   }
   const float* logits = logits_.data();
+  const int32_t* token = sampled_.data();
   for (Sequence* sequence : in_step) {
-    logits += sequence->Accept(logits) * model_->spec().vocab;
+    if (sequence->sampled_by_model()) {
+      sequence->AcceptSampled(*token++);
+    } else {
+      logits += sequence->Accept(logits) * model_->spec().vocab;
+    }
   }
 }
 

@@ -123,6 +123,7 @@ class Engine {
   EngineStats totals_;                              // its counters; the loop's, under mutex_
   PrefixStore kept_;                                // the loop's
   std::vector<float> logits_;
+  std::vector<int32_t> sampled_;
   std::thread thread_;
 };
 

@@ -10,6 +10,7 @@
 #include "kernels/cpu_linear.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "worker/serve/cuda/cuda_model.h"
 #include "worker/serve/package_config.h"
 
 namespace shiftadd {
@@ -24,6 +25,28 @@ int64_t CachePages(const PackedModel& model, const LoadOptions& options, int64_t
   if (page <= 0) return whole * options.sequences;
   const int64_t bytes = options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
   return std::max(bytes / page, whole);
+}
+
+// On the device that was asked for; the log names it.
+absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage& package,
+                                                          const PackageConfig& config,
+                                                          const LoadOptions& options) {
+  bool cuda = options.device == Device::kCuda;
+  if (options.device == Device::kAuto) {
+    const absl::StatusOr<std::string> device = DescribeCudaDevice();
+    cuda = device.ok();
+    if (!cuda) spdlog::info("--device auto: cpu ({})", std::string(device.status().message()));
+  }
+  if (!cuda) return PackedModel::Load(package.config_json, package.read, options.model);
+  CudaModelOptions gpu;
+  gpu.precision = options.model.precision;
+  gpu.batch_invariant = options.batch_invariant;
+  gpu.cache_bytes = options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
+  gpu.cache_tokens =
+      options.context > 0 ? options.context : std::min(config.spec.context, kDefaultContext);
+  absl::StatusOr<std::unique_ptr<PackedModel>> model =
+      LoadCudaModel(package.config_json, package.read, gpu);
+  return model.ok() ? std::move(model) : Annotate(model.status(), "--device cuda");
 }
 
 // One token through the model: what is loaded computes.
@@ -47,8 +70,7 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   SA_ASSIGN_OR_RETURN(const ResolvedPackage package, ResolvePackage(location));
   SA_ASSIGN_OR_RETURN(const PackageConfig config, ParsePackageConfig(package.config_json));
   auto out = std::make_shared<ModelVersion>();
-  SA_ASSIGN_OR_RETURN(out->model,
-                      PackedModel::Load(package.config_json, package.read, options.model));
+  SA_ASSIGN_OR_RETURN(out->model, LoadOnDevice(package, config, options));
   SA_ASSIGN_OR_RETURN(const std::string tokenizer_json, package.read(config.tokenizer));
   SA_ASSIGN_OR_RETURN(out->tokenizer, Tokenizer::FromJson(tokenizer_json));
   SA_RETURN_IF_ERROR(TryOut(out->model.get()));
@@ -73,11 +95,12 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   engine.cache_pages = CachePages(*out->model, options, served.context);
   out->engine = std::make_unique<Engine>(out->model.get(), out->tokenizer.get(), engine, metrics);
   spdlog::info(
-      "loaded {} ({}) in {:.2f} s: {:.1f} MB of weights, {} kernels, {} threads, cache of {} pages "
-      "of 32 tokens",
+      "loaded {} ({}) in {:.2f} s: {:.1f} MB of weights, on {}, {} kernels, {} threads, cache of "
+      "{} "
+      "pages of 32 tokens",
       served.name, served.digest, absl::ToDoubleSeconds(absl::Now() - start),
-      static_cast<double>(out->model->weight_bytes()) / 1e6, kernels::IsaName(out->model->isa()),
-      out->model->threads(), engine.cache_pages);
+      static_cast<double>(out->model->weight_bytes()) / 1e6, out->model->device(),
+      kernels::IsaName(out->model->isa()), out->model->threads(), engine.cache_pages);
   return out;
 }
 

@@ -14,9 +14,14 @@
 
 namespace shiftadd {
 
+// kAuto: the GPU if it can be used, else the CPU; the log says which and why.
+enum class Device { kCpu, kCuda, kAuto };
+
 struct LoadOptions {
   PackedModelOptions model;
-  int64_t context = 0;  // 0: the trained length, at most 8192
+  Device device = Device::kCpu;
+  bool batch_invariant = false;  // CudaModelOptions
+  int64_t context = 0;           // 0: the trained length, at most 8192
   int64_t cache_bytes =
       0;  // for the caches of all sequences; 0: 512 MiB, or a whole context if more
   int queue = 64;

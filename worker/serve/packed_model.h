@@ -49,6 +49,10 @@ struct BatchRow {
   int32_t token = 0;
   KvCache* cache = nullptr;
   bool logits = false;  // wanted
+  // ForwardSample only: draw the next token in place of giving logits; `logits` must be set.
+  bool sample = false;
+  float temperature = 0;  // below 1e-6: the likeliest token, of equals the first
+  double uniform = 0;     // in [0, 1): which token, by cumulative weight in the order of ids
 };
 
 class PackedModel {
@@ -63,6 +67,10 @@ class PackedModel {
   virtual uint64_t weight_bytes() const = 0;  // resident
   virtual kernels::Isa isa() const = 0;
   virtual int threads() const = 0;
+  // What computes: "cpu", or a GPU and its driver.
+  virtual std::string device() const { return "cpu"; }
+  // Rows of prompts that one ForwardBatch takes best.
+  virtual int64_t step_rows() const { return 128; }
   virtual std::unique_ptr<KvCache> NewCache(int64_t capacity) const = 0;
   // Appends `tokens` to the cache and gives logits: of every token ([n, vocab]) or of the last one
   // ([vocab]). OUT_OF_RANGE if the cache is full; INVALID_ARGUMENT for a token id outside the
@@ -70,10 +78,23 @@ class PackedModel {
   virtual absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
                                std::vector<float>* logits) = 0;
   // The same for tokens of several sequences at once; rows of one cache stand together, in order.
-  // `logits` gets [rows with `logits` set, vocab]. A row's numbers do not depend on what else is in
-  // the batch. On an error no cache has changed.
+  // `logits` gets [rows with `logits` set, vocab]. On an error no cache has changed. On the CPU a
+  // row's numbers do not depend on what else is in the batch, nor on how a prompt is cut; on a GPU
+  // that holds with CudaModelOptions::batch_invariant, and to rounding without: the number of rows
+  // chooses kernels that add in different orders. The same calls give the same bits on either.
   virtual absl::Status ForwardBatch(const std::vector<BatchRow>& rows,
                                     std::vector<float>* logits) = 0;
+  // Whether ForwardSample works.
+  virtual bool can_sample() const { return false; }
+  // ForwardBatch that draws tokens where the logits are: `tokens` gets one of each row with
+  // `sample` set, or -1 if no logit of it is finite; `logits` those of the other rows that want
+  // them. What Sampler draws with the same number, but where that falls within rounding of a
+  // boundary.
+  virtual absl::Status ForwardSample(const std::vector<BatchRow>& /*rows*/,
+                                     std::vector<float>* /*logits*/,
+                                     std::vector<int32_t>* /*tokens*/) {
+    return absl::UnimplementedError("this model does not sample");
+  }
   // Pages that all caches of this model hold now; one that several share counts once. Thread-safe.
   virtual int64_t cache_pages() const = 0;
   // Bytes of a page; 0: not known.

@@ -72,10 +72,19 @@ const float* Sampler::Adjust(const float* logits, int64_t vocab) {
 absl::StatusOr<int32_t> Sampler::Next(const float* logits, int64_t vocab) {
   logits = Adjust(logits, vocab);
   absl::StatusOr<int32_t> token = Draw(logits, vocab);
-  if (!token.ok()) return token;
-  ++drawn_;
-  if (params_.frequency_penalty != 0 || params_.presence_penalty != 0) ++counts_[*token];
+  if (token.ok()) Count(*token);
   return token;
+}
+
+bool Sampler::IsPlain() const {
+  return params_.top_p >= 1 && params_.top_k <= 0 && params_.min_p <= 0 &&
+         params_.frequency_penalty == 0 && params_.presence_penalty == 0 &&
+         params_.logit_bias.empty();
+}
+
+void Sampler::Count(int32_t token) {
+  ++drawn_;
+  if (params_.frequency_penalty != 0 || params_.presence_penalty != 0) ++counts_[token];
 }
 
 void Sampler::Collect(const float* logits, int64_t vocab, float maximum) {

@@ -37,6 +37,12 @@ class Sampler {
   // there is no number among the logits.
   absl::StatusOr<int32_t> Next(const float* logits, int64_t vocab);
 
+  // For a model that draws itself (PackedModel::ForwardSample): whether nothing but the temperature
+  // counts, the number of the next draw, and that a token was drawn.
+  bool IsPlain() const;
+  double NextUniform() const { return CounterUniform(params_.seed, stream_, drawn_); }
+  void Count(int32_t token);
+
  private:
   struct Candidate {
     double weight;  // exp((logit - the largest logit) / temperature)

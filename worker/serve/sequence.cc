@@ -55,6 +55,27 @@ void Sequence::AddRows(int64_t limit, std::vector<BatchRow>* rows) {
   for (int64_t i = position_; i < position_ + step_rows_; ++i) {
     rows->push_back({tokens_[i], cache_.get(), Wanted(i)});
   }
+  BatchRow& last = rows->back();
+  sampled_by_model_ = shared_.model_samples && last.logits && params().top_logprobs < 0 &&
+                      position_ + step_rows_ == static_cast<int64_t>(tokens_.size()) &&
+                      sampler_.IsPlain();
+  if (!sampled_by_model_) return;
+  last.sample = true;
+  last.temperature = static_cast<float>(params().sampling.temperature);
+  last.uniform = sampler_.NextUniform();
+}
+
+void Sequence::AcceptSampled(int32_t token) {
+  GenerateEvent event;
+  if (in_prompt()) AcceptPrompt(nullptr, &event);
+  position_ += step_rows_;
+  if (token < 0) {
+    TakeToken(absl::InternalError("the model gave no finite logit"), nullptr, &event);
+  } else {
+    sampler_.Count(token);
+    TakeToken(token, nullptr, &event);
+  }
+  Push(std::move(event));
 }
 
 TokenLogprob Sequence::Logprob(const float* logits, int32_t token) const {
@@ -92,7 +113,8 @@ int64_t Sequence::Accept(const float* logits) {
   position_ += step_rows_;
   if (position_ == static_cast<int64_t>(tokens_.size())) {
     if (max_tokens_ > 0) {
-      TakeToken(logits + used++ * shared_.vocab, &event);
+      const float* row = logits + used++ * shared_.vocab;
+      TakeToken(sampler_.Next(row, shared_.vocab), row, &event);
     } else {
       Finish("length", &event);
     }
@@ -103,8 +125,8 @@ int64_t Sequence::Accept(const float* logits) {
   return used;
 }
 
-void Sequence::TakeToken(const float* logits, GenerateEvent* event) {
-  absl::StatusOr<int32_t> token = sampler_.Next(logits, shared_.vocab);
+void Sequence::TakeToken(const absl::StatusOr<int32_t>& token, const float* logits,
+                         GenerateEvent* event) {
   if (!token.ok()) {
     event->status = token.status();
     finished_ = true;

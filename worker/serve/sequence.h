@@ -30,6 +30,7 @@ class Sequence {
     ServerMetrics* metrics;
     int64_t context;
     int64_t vocab;
+    bool model_samples;  // PackedModel::can_sample
   };
 
   // Sequence `index` of `generation`.
@@ -61,6 +62,10 @@ class Sequence {
   void AddRows(int64_t limit, std::vector<BatchRow>* rows);
   // Takes the logits of the rows added last that wanted some; returns how many those were.
   int64_t Accept(const float* logits);
+  // True if the model draws the token of the rows added last: their logits are wanted for nothing
+  // else. Then AcceptSampled takes it (-1: no logit was finite).
+  bool sampled_by_model() const { return sampled_by_model_; }
+  void AcceptSampled(int32_t token);
   const KvCache* cache() const { return cache_.get(); }
   // Ends it with an error, or because it was cancelled.
   void Fail(const absl::Status& status);
@@ -73,7 +78,8 @@ class Sequence {
   bool Wanted(int64_t i) const;
   int64_t AcceptPrompt(const float* logits, GenerateEvent* event);
   TokenLogprob Logprob(const float* logits, int32_t token) const;
-  void TakeToken(const float* logits, GenerateEvent* event);
+  // `logits` may be null where no log-probabilities are asked for.
+  void TakeToken(const absl::StatusOr<int32_t>& token, const float* logits, GenerateEvent* event);
   void Finish(const std::string& reason, GenerateEvent* event);
   void Observe(const std::string& outcome);
 
@@ -86,9 +92,10 @@ class Sequence {
   std::vector<int32_t> tokens_;
   Sampler sampler_;
   TextStream text_;
-  int64_t position_ = 0;    // tokens that went through the model
-  int64_t step_rows_ = 0;   // of the step that runs
-  int64_t max_tokens_ = 0;  // that fit
+  int64_t position_ = 0;           // tokens that went through the model
+  int64_t step_rows_ = 0;          // of the step that runs
+  bool sampled_by_model_ = false;  // in the step that runs
+  int64_t max_tokens_ = 0;         // that fit
   int64_t generated_ = 0;
   int64_t scored_ = 0;   // prompt tokens whose successor's log-probability is out
   bool opened_ = false;  // the first token's empty log-probability is out

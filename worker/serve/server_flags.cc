@@ -34,6 +34,18 @@ void AddModelFlags(CLI::App* app, ServerFlags* flags) {
                   "Threads of the model; 0: one for each usable core")
       ->envname("SHIFTADD_SERVER_THREADS")
       ->check(CLI::Range(0, 1024));
+  app->add_option(
+         "--device", flags->load.device,
+         "What computes: cpu, cuda (the first NVIDIA GPU, or that of CUDA_VISIBLE_DEVICES), "
+         "or auto (cuda if it can be used; the log says)")
+      ->envname("SHIFTADD_SERVER_DEVICE")
+      ->transform(CLI::CheckedTransformer(std::map<std::string, Device>{
+          {"cpu", Device::kCpu}, {"cuda", Device::kCuda}, {"auto", Device::kAuto}}))
+      ->option_text("cpu|cuda|auto");
+  app->add_flag("--batch-invariant", flags->load.batch_invariant,
+                "On a GPU: an answer's numbers do not depend on what runs beside it; prompts take "
+                "several times as long. On the CPU that is always so")
+      ->envname("SHIFTADD_SERVER_BATCH_INVARIANT");
   app->add_option("--precision", flags->load.model.precision,
                   "Bits of activations: a8, a16, or auto (a8 for rotated matrices, a16 for others)")
       ->envname("SHIFTADD_SERVER_PRECISION")

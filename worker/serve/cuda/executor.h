@@ -1,0 +1,156 @@
+// Runs an ArchitectureSpec on packed weights on a GPU: the implementation of PackedModel.
+//
+// A decode step (one token of each of up to 16 sequences, all logits wanted) is padded to 1, 2, 4,
+// 8 or 16 rows and replayed as one CUDA graph; everything else is launched kernel by kernel.
+#ifndef SHIFTADD_WORKER_SERVE_CUDA_EXECUTOR_H_
+#define SHIFTADD_WORKER_SERVE_CUDA_EXECUTOR_H_
+
+#include <cstdint>
+#include <map>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "worker/serve/cuda/attention.h"
+#include "worker/serve/cuda/cuda_model.h"
+#include "worker/serve/cuda/device.h"
+#include "worker/serve/cuda/linears.h"
+#include "worker/serve/cuda/page_pool.h"
+#include "worker/serve/cuda/sample.h"
+#include "worker/serve/cuda/staging.h"
+
+namespace shiftadd::cuda {
+
+struct DeviceBlock {
+  Buffer attn_norm, mlp_norm;
+  LinearGroup qkv, o, gate_up, down;
+};
+
+struct DeviceWeights {
+  std::vector<DeviceBlock> blocks;
+  Buffer final_norm;
+  LinearGroup head;                     // its matrix is the embedding too where that is tied
+  std::unique_ptr<DeviceLinear> embed;  // null if tied
+  std::unique_ptr<ActivationPool> activations;
+
+  uint64_t bytes() const;
+};
+
+// Rows of a step, at most.
+int64_t StepRows(const CudaModelOptions& options);
+AttentionShape ShapeOf(const ArchitectureSpec& spec);
+// Bytes of the buffers that an executor allocates, activations apart.
+uint64_t BufferBytes(const ArchitectureSpec& spec, const CudaModelOptions& options);
+// Pages set aside for caches, and one for rows that pad a step.
+int64_t CachePages(const ArchitectureSpec& spec, const CudaModelOptions& options);
+
+class Executor : public PackedModel {
+ public:
+  static absl::StatusOr<std::unique_ptr<Executor>> Create(const ArchitectureSpec& spec,
+                                                          DeviceWeights weights,
+                                                          const CudaModelOptions& options,
+                                                          std::string device);
+  ~Executor() override;
+
+  const ArchitectureSpec& spec() const override { return spec_; }
+  uint64_t weight_bytes() const override { return weight_bytes_; }
+  kernels::Isa isa() const override { return kernels::DetectIsa(); }
+  int threads() const override { return 1; }
+  std::string device() const override { return device_; }
+  int64_t step_rows() const override { return StepRows(options_); }
+  int64_t cache_pages() const override {
+    return pool_->used() - static_cast<int64_t>(spare_page_.size());
+  }
+  int64_t cache_page_bytes() const override { return static_cast<int64_t>(pool_->page_bytes()); }
+  std::unique_ptr<KvCache> NewCache(int64_t capacity) const override;
+  absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
+                       std::vector<float>* logits) override;
+  absl::Status ForwardBatch(const std::vector<BatchRow>& rows,
+                            std::vector<float>* logits) override {
+    return Run(rows, logits, nullptr);
+  }
+  bool can_sample() const override { return true; }
+  absl::Status ForwardSample(const std::vector<BatchRow>& rows, std::vector<float>* logits,
+                             std::vector<int32_t>* tokens) override {
+    return Run(rows, logits, tokens);
+  }
+
+ private:
+  // Rows [begin, end) of a step belong to one sequence.
+  struct Piece {
+    PagedCache* cache;
+    int64_t begin, end;
+  };
+  // What is launched for a step; all that a graph depends on.
+  struct Plan {
+    int64_t rows = 0;
+    const Staging* staging = nullptr;
+    bool decode = false;                 // every row attends alone, its logits are computed …
+    bool sample = false;                 // … and a token is drawn
+    int64_t decode_rows = 0, tiles = 0;  // otherwise
+  };
+
+  Executor(const ArchitectureSpec& spec, DeviceWeights weights, const CudaModelOptions& options,
+           std::string device, Stream stream);
+  absl::Status Allocate();
+
+  absl::Status Check(const std::vector<BatchRow>& rows) const;
+  absl::Status Reserve(const std::vector<BatchRow>& rows);
+  absl::Status GrowRope(int64_t positions);
+  // `tokens` may be null: nothing is drawn.
+  absl::Status Run(const std::vector<BatchRow>& rows, std::vector<float>* logits,
+                   std::vector<int32_t>* tokens);
+  absl::Status Decode(const std::vector<BatchRow>& rows, std::vector<float>* logits,
+                      std::vector<int32_t>* tokens);
+  absl::Status PromptStep(const BatchRow* rows, int64_t count, std::vector<float>* logits,
+                          std::vector<int32_t>* tokens);
+  // The rows whose logits are wanted, in slices.
+  absl::Status PromptHead(const std::vector<const BatchRow*>& wanted, std::vector<float>* logits,
+                          std::vector<int32_t>* tokens);
+  absl::Status Sample(const Staging& staging, int64_t first, int64_t rows);
+  // What the rows of a head launch, of which the first has logits at logits_, asked for. Waits.
+  absl::Status Collect(const BatchRow* const* rows, int64_t count, std::vector<float>* logits,
+                       std::vector<int32_t>* tokens);
+  // Page tables of `pieces` into the staging area; its number of pages.
+  absl::StatusOr<int64_t> StagePages(const std::vector<Piece>& pieces, int64_t spare,
+                                     Staging* staging);
+
+  absl::Status LaunchDecode(const Plan& plan);
+  absl::StatusOr<cudaGraphExec_t> Capture(const Plan& plan);
+  void DropGraphs();
+
+  // Launches of a step.
+  absl::Status Blocks(const Plan& plan);
+  absl::Status Attention(int64_t block, const Plan& plan);
+  absl::Status AddBias(const LinearGroup& group, int64_t rows, float* y) const;
+
+  const ArchitectureSpec spec_;
+  const CudaModelOptions options_;
+  const std::string device_;
+  const AttentionShape shape_;
+  DeviceWeights weights_;
+  const uint64_t weight_bytes_;
+  Stream stream_;
+  std::shared_ptr<PagePool> pool_;
+  std::unique_ptr<kernels::CudaWorkspace> workspace_;  // null if batch_invariant
+  RunContext context_;
+
+  Buffer cos_sin_;
+  int64_t positions_ = 0;  // of cos_sin_
+
+  Staging decode_staging_, prompt_staging_;
+  Buffer hidden_[2];
+  int current_ = 0;  // which hidden_ holds the residual stream
+  Buffer delta_, qkv_, attended_, gate_up_, compact_, logits_, scratch_;
+  Buffer split_sums_, split_tops_, split_arrived_;
+  DecodeScratch splits_;
+  std::vector<__half*> spare_page_;  // what padding rows write to
+  Buffer sample_parts_, tokens_;
+  PinnedBuffer host_logits_, host_tokens_;
+  // By rows and whether tokens are drawn; null: launched once, not captured yet.
+  std::map<std::pair<int64_t, bool>, cudaGraphExec_t> graphs_;
+};
+
+}  // namespace shiftadd::cuda
+
+#endif  // SHIFTADD_WORKER_SERVE_CUDA_EXECUTOR_H_

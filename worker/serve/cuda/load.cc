@@ -1,0 +1,184 @@
+// A package onto the device, a blob at a time.
+#include <memory>
+#include <utility>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/packed/packed_blob.h"
+#include "worker/serve/cuda/executor.h"
+#include "worker/serve/package_config.h"
+
+namespace shiftadd {
+namespace cuda {
+namespace {
+
+// At least what a layer of `bits` planes takes on the device: tiles of 16 rows and 256 inputs, with
+// the smallest scales that a package can have.
+uint64_t LayerBytes(const PackageLayer& layer) {
+  const uint64_t rows = layer.rows, cols = layer.cols, bits = layer.bits;
+  if (bits == 0) return rows * cols * 2;
+  if (bits < 2 || bits > 4) return rows * cols * bits / 8;
+  return (rows + 15) / 16 * ((cols + 255) / 256) * (512 * bits + 64);
+}
+
+uint64_t WeightBytes(const PackageConfig& config) {
+  const ArchitectureSpec& spec = config.spec;
+  uint64_t sum = spec.vocab * spec.hidden * (spec.tied_embeddings ? 1 : 2);
+  for (const PackageLayer& layer : config.layers) sum += LayerBytes(layer);
+  return sum;
+}
+
+// Quantized activations: digits twice, for either kind of tensor core, and scales.
+uint64_t ActivationBytes(const ArchitectureSpec& spec, const CudaModelOptions& options) {
+  return StepRows(options) * (spec.hidden + spec.q_rows() + spec.intermediate) * 17 / 8;
+}
+
+absl::Status CheckMemory(const PackageConfig& config, const CudaModelOptions& options) {
+  const ArchitectureSpec& spec = config.spec;
+  const uint64_t weights = WeightBytes(config);
+  const uint64_t buffers = BufferBytes(spec, options) + ActivationBytes(spec, options);
+  const uint64_t pages = CachePages(spec, options);
+  const uint64_t cache = pages * ShapeOf(spec).PageHalves(spec.blocks) * sizeof(__half);
+  SA_ASSIGN_OR_RETURN(const DeviceMemory memory, AskMemory());
+  if (weights + buffers + cache <= memory.free) return absl::OkStatus();
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the package needs at least ", weights + buffers + cache, " bytes on the device (weights ",
+      weights, ", buffers ", buffers, ", keys and values of ", pages * kPageTokens, " tokens ",
+      cache, "), which has ", memory.free, " free of ", memory.total));
+}
+
+absl::Status CheckSupported(const ArchitectureSpec& spec) {
+  if (!spec.gated) return absl::UnimplementedError("the server runs gated MLPs only");
+  if (spec.head_dim % 2 != 0) {
+    return absl::UnimplementedError(
+        absl::StrCat("head_dim ", spec.head_dim, ": rotate-half RoPE needs an even one"));
+  }
+  if (spec.head_dim > kMaxHeadDim) {
+    return absl::UnimplementedError(
+        absl::StrCat("head_dim ", spec.head_dim, ": attention on a GPU takes up to ", kMaxHeadDim));
+  }
+  return absl::OkStatus();
+}
+
+class Loader {
+ public:
+  Loader(PackageConfig config, const BlobReader& read, const CudaModelOptions& options,
+         Stream stream)
+      : config_(std::move(config)), read_(read), options_(options), stream_(std::move(stream)) {}
+
+  absl::StatusOr<DeviceWeights> Load() {
+    weights_.activations = std::make_unique<ActivationPool>(StepRows(options_));
+    SA_ASSIGN_OR_RETURN(std::string blob, Read("unquantized", config_.unquantized));
+    SA_ASSIGN_OR_RETURN(context_.unquantized,
+                        ParseUnquantized(std::move(blob), config_.spec, config_.unquantized));
+    context_.exponent_sets = config_.exponent_sets;
+    SA_RETURN_IF_ERROR(UploadVector("final_norm", &weights_.final_norm));
+    auto layer = config_.layers.begin();
+    for (int64_t b = 0; b < config_.spec.blocks; ++b) SA_RETURN_IF_ERROR(LoadBlock(b, &layer));
+    SA_RETURN_IF_ERROR(LoadHead());
+    return std::move(weights_);
+  }
+
+ private:
+  absl::StatusOr<std::string> Read(const std::string& what, const std::string& digest) {
+    absl::StatusOr<std::string> blob = read_(digest);
+    if (!blob.ok()) return Annotate(blob.status(), absl::StrCat(what, " (", digest, ")"));
+    return blob;
+  }
+
+  absl::StatusOr<const std::vector<float>*> Vector(const std::string& name) {
+    const auto it = context_.unquantized->values.find(name);
+    if (it == context_.unquantized->values.end()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(config_.unquantized, ": ", name, " is missing"));
+    }
+    return &it->second;
+  }
+
+  absl::Status UploadVector(const std::string& name, Buffer* out) {
+    SA_ASSIGN_OR_RETURN(const std::vector<float>* values, Vector(name));
+    SA_RETURN_IF_ERROR(Annotate(
+        ToStatus(out->Upload(values->data(), values->size() * sizeof(float), stream_.get())),
+        name));
+    return stream_.Wait();
+  }
+
+  absl::Status AddLinear(const PackedLayer& layer, LinearGroup* group) {
+    SA_ASSIGN_OR_RETURN(DeviceLinear linear, DeviceLinear::Create(layer, stream_.get()));
+    kernels::CudaActivations* activations = nullptr;
+    if (!layer.raw) {
+      SA_ASSIGN_OR_RETURN(activations, weights_.activations->For(layer, options_.precision));
+    }
+    group->Add(std::move(linear), activations);
+    return absl::OkStatus();
+  }
+
+  // The next `count` layers, whose biases follow each other.
+  absl::Status LoadGroup(int count, bool has_bias, std::vector<PackageLayer>::iterator* layer,
+                         LinearGroup* group) {
+    std::vector<float> biases;
+    for (int i = 0; i < count; ++i, ++*layer) {
+      const PackageLayer& of = **layer;
+      SA_ASSIGN_OR_RETURN(std::string blob, Read(of.name, of.digest));
+      SA_ASSIGN_OR_RETURN(
+          const PackedLayer packed,
+          ParsePackedLayer(std::move(blob), of.name, of.rows, of.cols, context_, of.digest));
+      SA_RETURN_IF_ERROR(AddLinear(packed, group));
+      if (!has_bias) continue;
+      SA_ASSIGN_OR_RETURN(const std::vector<float>* bias, Vector(of.name + ".bias"));
+      biases.insert(biases.end(), bias->begin(), bias->end());
+    }
+    return has_bias ? group->SetBias(biases) : absl::OkStatus();
+  }
+
+  absl::Status LoadBlock(int64_t b, std::vector<PackageLayer>::iterator* layer) {
+    const ArchitectureSpec& spec = config_.spec;
+    DeviceBlock block;
+    SA_RETURN_IF_ERROR(UploadVector(absl::StrCat("blocks.", b, ".attn_norm"), &block.attn_norm));
+    SA_RETURN_IF_ERROR(UploadVector(absl::StrCat("blocks.", b, ".mlp_norm"), &block.mlp_norm));
+    SA_RETURN_IF_ERROR(LoadGroup(3, spec.qkv_bias, layer, &block.qkv));
+    SA_RETURN_IF_ERROR(LoadGroup(1, spec.o_bias, layer, &block.o));
+    SA_RETURN_IF_ERROR(LoadGroup(2, spec.mlp_bias, layer, &block.gate_up));
+    SA_RETURN_IF_ERROR(LoadGroup(1, spec.mlp_bias, layer, &block.down));
+    weights_.blocks.push_back(std::move(block));
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadHead() {
+    SA_ASSIGN_OR_RETURN(std::string blob, Read("head", config_.head));
+    SA_ASSIGN_OR_RETURN(const PackedHead packed,
+                        ParsePackedHead(std::move(blob), config_.spec, config_.head));
+    if (!packed.head.has_value()) return AddLinear(packed.embed, &weights_.head);
+    SA_ASSIGN_OR_RETURN(DeviceLinear embed, DeviceLinear::Create(packed.embed, stream_.get()));
+    weights_.embed = std::make_unique<DeviceLinear>(std::move(embed));
+    return AddLinear(*packed.head, &weights_.head);
+  }
+
+  PackageConfig config_;
+  const BlobReader& read_;
+  const CudaModelOptions& options_;
+  Stream stream_;
+  PackedContext context_;
+  DeviceWeights weights_;
+};
+
+}  // namespace
+}  // namespace cuda
+
+absl::StatusOr<std::string> DescribeCudaDevice() { return cuda::DescribeDevice(); }
+
+absl::StatusOr<std::unique_ptr<PackedModel>> LoadCudaModel(const std::string& config_json,
+                                                           const BlobReader& read,
+                                                           const CudaModelOptions& options) {
+  SA_ASSIGN_OR_RETURN(PackageConfig config, ParsePackageConfig(config_json));
+  SA_RETURN_IF_ERROR(cuda::CheckSupported(config.spec));
+  SA_ASSIGN_OR_RETURN(std::string device, cuda::DescribeDevice());
+  SA_RETURN_IF_ERROR(cuda::CheckMemory(config, options));
+  const ArchitectureSpec spec = config.spec;
+  SA_ASSIGN_OR_RETURN(cuda::Stream stream, cuda::Stream::Create());
+  SA_ASSIGN_OR_RETURN(cuda::DeviceWeights weights,
+                      cuda::Loader(std::move(config), read, options, std::move(stream)).Load());
+  return cuda::Executor::Create(spec, std::move(weights), options, std::move(device));
+}
+
+}  // namespace shiftadd
