@@ -222,7 +222,7 @@ constexpr int kWarps = 8;  // a CTA, a half each
 template <Source kSource>
 __device__ float InverseRms(const PrepareParams& p, int64_t token) {
   __shared__ double partial[kWarps];
-  constexpr int kBatch = 8;
+  constexpr int kBatch = 16;
   double sum[kBatch] = {};
   for (int64_t first = threadIdx.x; first < p.k; first += kBatch * kWarps * 32) {
     float x[kBatch];

@@ -191,7 +191,7 @@ double Seconds() {
 
 // Milliseconds to read `bytes` once, by the best of the kernels that only read.
 double FloorMs(int64_t bytes) {
-  constexpr int64_t kChunk = int64_t{4} << 30;
+  constexpr int64_t kChunk = int64_t{8} << 30;
   static const kernels::cuda::DeviceVector<char> buffer(kChunk);
   static const kernels::cuda::DeviceVector<uint32_t> sink(1);
   const kernels::cuda::Stream stream;

@@ -54,6 +54,21 @@ struct Found {
   float acc[kWarps][kDecodeHeads][kD];
 };
 
+// Asks for the keys and values of this warp's first page, as far as they are there already: what
+// the kernel before is about to write is read again after the wait.
+template <int kD>
+__device__ void PrefetchPage(const DecodeParams& p, const Place& at) {
+  const AttentionParams& a = p.attention;
+  const int page = blockIdx.x * kWarps + threadIdx.x / 32;
+  if (page * kPageTokens >= at.length) return;
+  const __half* base = a.rows.pages[a.rows.first_page[at.row] + page];
+  constexpr int kLines = kPageTokens * kD * 2 / 128;
+  for (int line = threadIdx.x % 32; line < 2 * kLines; line += 32) {  // values follow keys
+    asm volatile(
+        "prefetch.global.L2 [%0];" ::"l"(base + a.shape.KeysAt(a.block, at.kv_head) + line * 64));
+  }
+}
+
 template <int kD>
 __device__ void WarpPages(const DecodeParams& p, const Place& at, Found<kD>* found) {
   const AttentionParams& a = p.attention;
@@ -130,10 +145,12 @@ __global__ void __launch_bounds__(kWarps * 32)
   __shared__ Found<kD> found;
   __shared__ bool last;
   kernels::cuda::StartNextKernel();
-  kernels::cuda::WaitForPreviousKernel();
+  // Positions and page tables are there since before the step's first kernel.
   const Place at = FindPlace(p);
   const int split = blockIdx.x;
   if (split >= at.splits) return;
+  PrefetchPage<kD>(p, at);
+  kernels::cuda::WaitForPreviousKernel();
   WarpPages<kD>(p, at, &found);
   __syncthreads();
   const int64_t mine = int64_t{at.slot} * kDecodeSplits + split;

@@ -23,29 +23,36 @@ __global__ void RopeKernel(const __grid_constant__ RopeParams p) {
   const int head = blockIdx.x * kWarps + threadIdx.x / 32;
   const int64_t row = blockIdx.y;
   kernels::cuda::StartNextKernel();
-  kernels::cuda::WaitForPreviousKernel();
-  if (head >= shape.heads + 2 * shape.kv_heads) return;
+  if (head >= shape.heads + 2 * shape.kv_heads) {
+    kernels::cuda::WaitForPreviousKernel();
+    return;
+  }
+  // All but the products is there since before the step's first kernel.
   const int d = shape.head_dim;
   float* x = p.qkv + row * shape.width() + int64_t{head} * d;
   const float* bias = p.bias == nullptr ? nullptr : p.bias + int64_t{head} * d;
   const int position = p.rows.positions[row];
   const int slot = position % kPageTokens;
-  const auto page = [&] { return p.rows.pages[p.rows.first_page[row] + position / kPageTokens]; };
+  __half* page =
+      head < shape.heads ? nullptr : p.rows.pages[p.rows.first_page[row] + position / kPageTokens];
   const int kv_head = (head - shape.heads) % shape.kv_heads;
   if (head >= shape.heads + shape.kv_heads) {
-    __half* values = page() + shape.ValuesAt(p.block, kv_head) + slot;
+    kernels::cuda::WaitForPreviousKernel();
+    __half* values = page + shape.ValuesAt(p.block, kv_head) + slot;
     for (int i = lane; i < d; i += 32) {
       values[i * kPageTokens] = ToHalf(Load(x + i) + (bias == nullptr ? 0 : bias[i]));
     }
     return;
   }
   const bool is_key = head >= shape.heads;
-  __half* key = is_key ? page() + shape.KeysAt(p.block, kv_head) + slot * shape.padded : nullptr;
+  __half* key = is_key ? page + shape.KeysAt(p.block, kv_head) + slot * shape.padded : nullptr;
   const float2* turns = p.cos_sin + int64_t{position} * (d / 2);
+  float2 turn = lane < d / 2 ? turns[lane] : float2{};
+  kernels::cuda::WaitForPreviousKernel();
   for (int i = lane; i < d / 2; i += 32) {
     float a = Load(x + i), b = Load(x + d / 2 + i);
     if (bias != nullptr) a += bias[i], b += bias[d / 2 + i];
-    const float2 turn = turns[i];
+    if (i != lane) turn = turns[i];
     const float first = a * turn.x - b * turn.y, second = b * turn.x + a * turn.y;
     if (is_key) {
       key[i] = ToHalf(first);
