@@ -1,38 +1,39 @@
-// Chat templates. Sources carry Jinja programs; no program is run: the known ones are recognised
-// and rendered from a table of forms.
+// Chat templates: the programs that sources carry, run over messages.
 #ifndef SHIFTADD_WORKER_MODEL_CHAT_TEMPLATE_H_
 #define SHIFTADD_WORKER_MODEL_CHAT_TEMPLATE_H_
 
+#include <map>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "absl/time/time.h"
+#include "worker/model/jinja/template.h"
 #include "worker/model/tokenizer.h"
 
 namespace shiftadd {
 
-// What a recognised template does: for each message open + role + close + content + end.
-struct ChatForm {
-  std::string name;
-  bool bos_first = false;
-  std::string open, close, end;
-  bool trim = false;  // white space around the content goes
-  std::string
-      default_system;  // a system message put first if the first message is not one; empty: none
-  std::string generation;  // opens the assistant's turn
+// Immutable, thread-safe.
+class ChatTemplate {
+ public:
+  // FAILED_PRECONDITION names the line and what is wrong or not supported there.
+  static absl::StatusOr<ChatTemplate> Parse(absl::string_view jinja);
+
+  // `special`: special tokens by the names that programs know them by ("bos_token"). The program
+  // is given no tools and no documents. INVALID_ARGUMENT: it fails on these messages, or refuses
+  // them in words of its own.
+  absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
+                                     bool add_generation_prompt,
+                                     const std::map<std::string, std::string>& special,
+                                     absl::Time now) const;
+
+ private:
+  explicit ChatTemplate(std::shared_ptr<const jinja::Template> program)
+      : program_(std::move(program)) {}
+  std::shared_ptr<const jinja::Template> program_;
 };
-
-// FAILED_PRECONDITION, listing the known forms, if the template is none of them.
-absl::StatusOr<ChatForm> RecogniseChatTemplate(absl::string_view jinja);
-
-std::string RenderChat(const ChatForm& form, const std::vector<ChatMessage>& messages,
-                       bool add_generation_prompt, absl::string_view bos_text);
-
-// A Jinja template with what does not matter taken out, so that two ways to write one program
-// compare equal: white space in tags, quotes, "-" marks (with the white space they eat) and, as
-// Hugging Face runs templates, a line's indentation before a block and the line break after it.
-std::string NormaliseJinja(absl::string_view jinja);
 
 }  // namespace shiftadd
 

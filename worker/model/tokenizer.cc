@@ -4,9 +4,11 @@
 
 #include <cstdlib>
 #include <deque>
+#include <map>
 
 #include "absl/container/flat_hash_map.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/base/status_macros.h"
 #include "worker/model/bpe.h"
 #include "worker/model/byte_level.h"
@@ -67,7 +69,7 @@ class BpeTokenizer : public Tokenizer {
   std::vector<bool> special_;
   Bpe bpe_;
   AddedTokenMatcher raw_, normalized_;
-  absl::StatusOr<ChatForm> chat_;
+  absl::StatusOr<ChatTemplate> chat_;
 };
 
 BpeTokenizer::BpeTokenizer(TokenizerDocument document)
@@ -93,7 +95,7 @@ BpeTokenizer::BpeTokenizer(TokenizerDocument document)
   bpe_.SetIgnoreMerges(document_.ignore_merges);
   bpe_.SetUnknown(document_.unknown);
   if (document_.chat_template.has_value()) {
-    chat_ = RecogniseChatTemplate(*document_.chat_template);
+    chat_ = ChatTemplate::Parse(*document_.chat_template);
   }
   document_.vocab.clear();  // bytes_ and bpe_ hold what is needed
   document_.merges.clear();
@@ -176,9 +178,13 @@ std::string BpeTokenizer::Decode(const std::vector<int32_t>& ids, bool skip_spec
 absl::StatusOr<std::string> BpeTokenizer::RenderChat(const std::vector<ChatMessage>& messages,
                                                      bool add_generation_prompt) const {
   if (!chat_.ok()) return chat_.status();
-  const std::string bos =
-      document_.bos >= 0 && document_.bos < vocab_size() ? bytes_[document_.bos] : "";
-  return shiftadd::RenderChat(*chat_, messages, add_generation_prompt, bos);
+  std::map<std::string, std::string> special;
+  const auto add = [&](const char* name, int32_t id) {
+    if (id >= 0 && id < vocab_size()) special[name] = bytes_[static_cast<size_t>(id)];
+  };
+  add("bos_token", document_.bos);
+  add("eos_token", document_.eos);
+  return chat_->Render(messages, add_generation_prompt, special, absl::Now());
 }
 
 }  // namespace

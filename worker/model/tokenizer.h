@@ -34,8 +34,9 @@ class Tokenizer {
   virtual std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
   virtual int64_t vocab_size() const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
-  // Renders with the model's chat template and encodes. `add_generation_prompt` opens the
-  // assistant's turn. FAILED_PRECONDITION if the model has no template that is known.
+  // Renders with the model's chat template. `add_generation_prompt` opens the assistant's turn.
+  // FAILED_PRECONDITION: the model has no template, or one with a construct that is not supported
+  // (named); INVALID_ARGUMENT: the template refuses these messages.
   virtual absl::StatusOr<std::string> RenderChat(const std::vector<ChatMessage>& messages,
                                                  bool add_generation_prompt) const = 0;
 };

@@ -247,8 +247,13 @@ absl::Status Reader::ReadExtension() {
   const json& chat = Member(extension, "chat_template");
   if (chat.is_string()) out_.chat_template = chat.get<std::string>();
   const json& bos = Member(extension, "bos");
-  if (bos.is_null()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(out_.bos, ReadId(bos, "shiftadd.bos"));
+  if (!bos.is_null()) {
+    SA_ASSIGN_OR_RETURN(out_.bos, ReadId(bos, "shiftadd.bos"));
+  }
+  const json& eos = Member(extension, "eos");
+  if (eos.is_array() && !eos.empty()) {
+    SA_ASSIGN_OR_RETURN(out_.eos, ReadId(eos[0], "shiftadd.eos"));
+  }
   return absl::OkStatus();
 }
 

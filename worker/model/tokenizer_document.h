@@ -25,7 +25,7 @@ struct TokenizerDocument {
   std::optional<PreTokenizer> pre_tokenizer;
   std::vector<int32_t> prefix, suffix;  // what the post-processor puts around a text
   std::optional<std::string> chat_template;
-  int32_t bos = -1;
+  int32_t bos = -1, eos = -1;  // eos: the first of them
 };
 
 // INVALID_ARGUMENT: what is wrong, by field. UNIMPLEMENTED: a construct that is not supported, by

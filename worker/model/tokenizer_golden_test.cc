@@ -8,7 +8,6 @@
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
 #include "worker/model/byte_level.h"
-#include "worker/model/chat_template.h"
 #include "worker/model/model_source.h"
 #include "worker/model/pre_tokenizer.h"
 #include "worker/model/testing/tiny_tokenizer.h"
@@ -57,33 +56,6 @@ TEST(PreTokenizerGoldenTest, WordsAreEqual) {
     }
   }
   EXPECT_GT(compared, 300);
-}
-
-TEST(ChatGoldenTest, TextsAreEqual) {
-  const json golden = Golden("chats.json");
-  for (const json& c : golden.at("cases")) {
-    const std::string jinja = golden.at("templates").at(c.at("name").get<std::string>());
-    const auto form = RecogniseChatTemplate(jinja);
-    ASSERT_TRUE(form.ok()) << c.at("name") << " " << form.status() << NormaliseJinja(jinja);
-    EXPECT_EQ(RenderChat(*form, Messages(c.at("messages")), c.at("add_generation_prompt"),
-                         golden.at("bos").get<std::string>()),
-              c.at("rendered").get<std::string>())
-        << c.at("name");
-  }
-}
-
-TEST(ChatGoldenTest, OtherTemplatesAreRefused) {
-  const json templates = Golden("chats.json").at("templates");
-  for (const auto& [name, text] : templates.items()) {
-    std::string other = text.get<std::string>();
-    const size_t at = other.find("message['content']");
-    other.insert(at == std::string::npos ? other.find("message[\"content\"]") : at, "'x' + ");
-    EXPECT_EQ(RecogniseChatTemplate(other).status().code(), absl::StatusCode::kFailedPrecondition)
-        << name;
-  }
-  for (const char* jinja : {"", "{{", "{% for", "{{ 'a", "x", "{%-", "{{ '\\"}) {
-    EXPECT_FALSE(RecogniseChatTemplate(jinja).ok()) << jinja;
-  }
 }
 
 TEST(NormalizerGoldenTest, ComposedTextGivesTheSameIds) {
