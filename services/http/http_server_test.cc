@@ -147,6 +147,11 @@ class HttpServerTest : public testing::Test {
       writer->Write("half");
       throw std::runtime_error("x");
     };
+    options_.guard = [](const Request& head) -> std::optional<Response> {
+      if (head.headers.count("x-refuse") == 0) return std::nullopt;
+      return JsonError(401, "refused");
+    };
+    options_.cors_origins = {"https://friend.example"};
     auto server = HttpServer::Start(options_, routes);
     ASSERT_TRUE(server.ok()) << server.status();
     server_ = *std::move(server);
@@ -254,6 +259,28 @@ TEST_F(HttpServerTest, SlowHeadersAre408AndSilenceIsClosed) {
   ExpectError(slow.ReadAll(), 408);
   EXPECT_EQ(silent.ReadAll(), "");
   EXPECT_TRUE(silent.closed());
+}
+
+TEST_F(HttpServerTest, EveryAnswerHasARequestId) {
+  EXPECT_THAT(Ask("GET /hello HTTP/1.1\r\nX-Request-Id: mine-1\r\nConnection: close\r\n\r\n"),
+              HasSubstr("X-Request-Id: mine-1\r\n"));
+  const std::string made =
+      Ask("GET /none HTTP/1.1\r\nX-Request-Id: a b\r\nConnection: close\r\n\r\n");
+  EXPECT_THAT(made, HasSubstr("X-Request-Id: req-"));
+  EXPECT_THAT(Ask("garbage\r\n\r\n"), HasSubstr("X-Request-Id: req-"));
+}
+
+TEST_F(HttpServerTest, AGuardRefusesBeforeTheBodyIsRead) {
+  ExpectError(Ask("POST /echo HTTP/1.1\r\nX-Refuse: 1\r\nContent-Length: 1000\r\n\r\n"), 401);
+}
+
+TEST_F(HttpServerTest, OnlyNamedOriginsMayRead) {
+  const auto ask = [this](const std::string& origin) {
+    return Ask("GET /hello HTTP/1.1\r\nOrigin: " + origin + "\r\nConnection: close\r\n\r\n");
+  };
+  EXPECT_THAT(ask("https://friend.example"),
+              HasSubstr("Access-Control-Allow-Origin: https://friend.example\r\n"));
+  EXPECT_THAT(ask("https://other.example"), ::testing::Not(HasSubstr("Access-Control")));
 }
 
 TEST_F(HttpServerTest, GarbageIs400) {

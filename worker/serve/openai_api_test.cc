@@ -96,6 +96,8 @@ TEST_F(OpenAiApi, BadInputTable) {
       {kCompletions, with(completion, "seed", -3), 200, ""},
       {kCompletions, with(completion, "stop", 5), 400, "stop"},
       {kCompletions, with(completion, "stop", {1, 2}), 400, "stop"},
+      {kCompletions, with(completion, "stop", std::vector<std::string>(100, "x")), 400, "stop"},
+      {kCompletions, "{\"prompt\":\"x\",\"temperature\":NaN}", 400, "not valid JSON"},
       {kCompletions, with(completion, "stop", nullptr), 200, ""},
       {kCompletions, with(completion, "stream_options", json::object()), 400, "stream_options"},
       {kCompletions, with(completion, "logit_bias", {{"99999", 1}}), 400, "logit_bias"},
@@ -381,6 +383,41 @@ TEST_F(OpenAiApi, TokenizerAndModels) {
   EXPECT_EQ(models["data"][0]["id"], "tiny:latest");
   EXPECT_EQ(json::parse(server_->Call("GET", "/v1/models/tiny:latest", "").body),
             models["data"][0]);
+}
+
+TEST(OpenAiModels, AreChosenByName) {
+  TinyServer server;
+  testing::TinyPackageOptions options;
+  options.model.seed += 1;
+  const testing::TinyPackage package = testing::MakeTinyPackage(options);
+  server.registry.Put(testing::MakeVersion(package, "other:v1", {128, 8, 2}));
+  EXPECT_EQ(json::parse(server.Call("GET", "/v1/models", "").body)["data"].size(), 2u);
+  json body = Greedy({5, 80, 33}, 8);
+  const json first = server.Post(kCompletions, body);
+  body["model"] = "other";
+  const json other = server.Post(kCompletions, body);
+  EXPECT_EQ(other["model"], "other:v1");
+  EXPECT_NE(other["choices"][0]["text"], first["choices"][0]["text"]);
+  body.erase("model");
+  EXPECT_EQ(server.Post(kCompletions, body)["model"], "tiny:latest");
+  body["model"] = "third";
+  EXPECT_THAT(server.Post(kCompletions, body, 404)["error"]["message"].get<std::string>(),
+              HasSubstr("\"other:v1\""));
+}
+
+TEST_F(OpenAiApi, WhatIsNotJsonIs415) {
+  http::Request request;
+  request.method = "POST";
+  request.path = kCompletions;
+  request.body = Greedy("ab", 1).dump();
+  FakeWriter writer;
+  const auto status = [&](const std::string& type) {
+    request.headers["content-type"] = type;
+    return server_->routes.at(kCompletions).at("POST")(request, &writer).status;
+  };
+  EXPECT_EQ(status("text/plain"), 415);
+  EXPECT_EQ(status("application/x-www-form-urlencoded"), 415);
+  EXPECT_EQ(status("Application/JSON; charset=utf-8"), 200);
 }
 
 TEST_F(OpenAiApi, PenaltiesAndBiasChangeTheText) {
