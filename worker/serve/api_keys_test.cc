@@ -1,0 +1,51 @@
+#include "worker/serve/api_keys.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+
+namespace shiftadd {
+namespace {
+
+class ApiKeysTest : public ::testing::Test {
+ protected:
+  absl::StatusOr<std::unique_ptr<ApiKeys>> Read(const std::string& text) {
+    std::ofstream(path_) << text;
+    return ApiKeys::FromFile(path_);
+  }
+  void TearDown() override { std::filesystem::remove(path_); }
+
+  const std::string path_ =
+      (std::filesystem::temp_directory_path() / absl::StrCat("api_keys_", ::getpid())).string();
+};
+
+TEST_F(ApiKeysTest, KeysAndDigestsAreTaken) {
+  const auto keys = Read("# a comment\n\n  alpha  \n" + Sha256Digest("beta") + "\n");
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_TRUE((*keys)->Check("Bearer alpha").ok());
+  EXPECT_TRUE((*keys)->Check("bearer beta").ok());
+  for (const std::string header :
+       {"", "alpha", "Bearer", "Bearer ", "Bearer gamma", "Basic alpha", "Bearer # a comment"}) {
+    const absl::Status status = (*keys)->Check(header);
+    EXPECT_EQ(status.code(), absl::StatusCode::kUnauthenticated) << header;
+    EXPECT_THAT(std::string(status.message()), ::testing::Not(::testing::HasSubstr("gamma")));
+  }
+  // A digest is no key.
+  EXPECT_FALSE((*keys)->Check("Bearer " + Sha256Digest("beta")).ok());
+}
+
+TEST_F(ApiKeysTest, BadFilesAreNamed) {
+  EXPECT_EQ(Read("# nothing\n").status().code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(Read("a\nsha256:12\n").status().message()),
+              ::testing::HasSubstr(":2: expected 64"));
+  EXPECT_FALSE(ApiKeys::FromFile(path_ + ".none").ok());
+}
+
+}  // namespace
+}  // namespace shiftadd
