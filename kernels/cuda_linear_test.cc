@@ -567,7 +567,7 @@ TEST_F(CudaLinearTest, BadInputIsRefused) {
       {workspace(1, 0, 1 << 20), "max_k is 0, expected 1..2147483647"},
       {workspace(1, kInputs, 32 * 1408 - 1), "weight_bytes is 45055, expected 45056.."},
       {workspace(1, kInputs, ~uint64_t{0}), "weight_bytes is 9223372036854775807, expected"},
-      {workspace(1 << 20, 1 << 30, 1 << 30), "allocating"},
+      {workspace(1 << 20, 1 << 30, uint64_t{1} << 36), "allocating"},
       {dense(nullptr), "the dense path needs a workspace"},
       {dense(small.get()), "m in this workspace is 2, expected 1..1"},
       {dense(narrow.get()), "k in this workspace is " + size + ", expected 1.."},
