@@ -1,5 +1,6 @@
 // shiftadd-worker: leases tasks from the coordinator and runs them.
 #include <cpuid.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <CLI/CLI.hpp>
@@ -167,13 +168,17 @@ int Run(const Flags& flags) {
   spdlog::info("worker {} ({}, {} threads), metrics on port {}", identity.worker_id,
                identity.device_class, options.threads, (*server)->port());
 
-  std::thread work([&loop] { loop.Run(); });
+  absl::Status ended;
+  std::thread work([&loop, &ended] {
+    ended = loop.Run();
+    if (!ended.ok()) kill(getpid(), SIGTERM);  // the same way out as when it is asked to end
+  });
   WaitForShutdown();
   spdlog::info("draining");
   loop.Stop();
   work.join();
   (*server)->Shutdown();
-  return 0;
+  return ended.ok() ? 0 : Fail(ended);
 }
 
 }  // namespace

@@ -38,6 +38,7 @@ class CheckedModel : public ModelSource {
   const ArchitectureSpec& spec() const override { return parts_.spec; }
   bool Has(const std::string& name) const override { return by_name_.count(name) > 0; }
   absl::StatusOr<std::vector<float>> Read(const std::string& name) const override;
+  std::optional<RawTensor> Raw(const std::string& name) const override;
   const std::vector<SourceTensor>& tensors() const override { return listed_; }
   uint64_t source_bytes() const override { return source_bytes_; }
   const std::vector<std::string>& files() const override { return files_; }
@@ -96,6 +97,19 @@ absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) c
     return Deinterleave(values, t.shape[0], t.interleaved_heads);
   }
   return values;
+}
+
+std::optional<RawTensor> CheckedModel::Raw(const std::string& name) const {
+  const auto it = by_name_.find(name);
+  if (it == by_name_.end()) return std::nullopt;
+  const FamilyTensor& t = plan_[it->second];
+  const TensorInfo& info = listed_[it->second].info;
+  if (parts_.format == SourceFormat::kGguf && t.interleaved_heads > 0) return std::nullopt;
+  if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBF16)
+    return std::nullopt;
+  const auto bytes = parts_.tensors->Bytes(info.name);
+  if (!bytes.ok()) return std::nullopt;
+  return RawTensor{info.dtype, *bytes};
 }
 
 // Every fault of the tensors, one a line.

@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_MODEL_MODEL_SOURCE_H_
 
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,11 @@
 
 namespace shiftadd {
 
+struct RawTensor {
+  DType dtype = DType::kF32;
+  absl::string_view bytes;
+};
+
 // Weights under canonical names (architecture_spec.h). Thread-safe.
 class WeightProvider {
  public:
@@ -21,6 +27,9 @@ class WeightProvider {
   virtual bool Has(const std::string& name) const = 0;
   // The whole tensor as float32, row-major, finite. NOT_FOUND names what is missing.
   virtual absl::StatusOr<std::vector<float>> Read(const std::string& name) const = 0;
+  // The tensor as its file has it, where that is F32, F16 or BF16 in the order that Read gives;
+  // nothing otherwise, or if it is missing. Valid while this lives; numbers may not be finite.
+  virtual std::optional<RawTensor> Raw(const std::string&) const { return std::nullopt; }
 };
 
 // One canonical tensor and where it comes from.

@@ -22,7 +22,7 @@
 #include "worker/quantize/layer_blob.h"
 #include "worker/quantize/layer_packing.h"
 #include "worker/quantize/stage_timer.h"
-#include "worker/quantize/weight_checks.h"
+#include "worker/reference/device_tensors.h"
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd {
@@ -431,16 +431,16 @@ bool DeviceQuantizes(const QuantRecipe& recipe) {
 }
 
 absl::StatusOr<std::vector<DeviceCandidate>> QuantizeLayerOnDevice(
-    const std::string& name, const std::vector<float>& w, int64_t n, int64_t k,
+    const WeightProvider& source, const std::string& name, int64_t n, int64_t k,
     const std::vector<std::shared_ptr<const DeviceHessian>>& hessians, const QuantRecipe& recipe,
     const std::vector<int>& bits, TaskControl* control, StageSeconds* seconds) {
-  SA_RETURN_IF_ERROR(quantize::CheckWeights(name, w, n, k));
   SA_RETURN_IF_ERROR(CheckChunks(name, n, k, hessians, bits));
   std::vector<DeviceCandidate> out;
   const absl::Status status = CatchTorch([&]() -> absl::Status {
     const DeviceHessianImpl& first = quantize::Impl(*hessians[0]);
-    const at::Tensor weights =
-        at::from_blob(const_cast<float*>(w.data()), {n, k}, at::kFloat).to(first.u.device());
+    SA_ASSIGN_OR_RETURN(
+        const at::Tensor weights,
+        reference::ReadToDevice(source, name, {n, k}, at::kFloat, first.u.device()));
     const auto count = static_cast<int64_t>(hessians.size());
     std::vector<ChunkQuantizer> chunks;
     chunks.reserve(hessians.size());
@@ -454,7 +454,7 @@ absl::StatusOr<std::vector<DeviceCandidate>> QuantizeLayerOnDevice(
       SA_RETURN_IF_ERROR(control->Check());
     }
     const quantize::StageTimer timer(&seconds->measure);
-    const Norms norms = LayerNorms(chunks, static_cast<double>(w.size()));
+    const Norms norms = LayerNorms(chunks, static_cast<double>(n * k));
     std::vector<ChunkQuantizer*> pointers;
     for (ChunkQuantizer& chunk : chunks) pointers.push_back(&chunk);
     for (size_t i = 0; i < bits.size(); ++i) {

@@ -15,6 +15,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "worker/model/model_source.h"
 #include "worker/quantize/layer_quantizer.h"
 
 namespace shiftadd {
@@ -40,10 +41,10 @@ struct DeviceCandidate {
   std::function<absl::StatusOr<std::string>()> blob;
 };
 
-// QuantizeLayer. One Hessian for all rows, or one for each of equal consecutive chunks of rows.
-// Returns when the device is done.
+// QuantizeLayer, of `weights`' tensor `name` [n, k]. One Hessian for all rows, or one for each of
+// equal consecutive chunks of rows. Returns when the device is done.
 absl::StatusOr<std::vector<DeviceCandidate>> QuantizeLayerOnDevice(
-    const std::string& name, const std::vector<float>& w, int64_t n, int64_t k,
+    const WeightProvider& weights, const std::string& name, int64_t n, int64_t k,
     const std::vector<std::shared_ptr<const DeviceHessian>>& chunks, const QuantRecipe& recipe,
     const std::vector<int>& bits, TaskControl* control, StageSeconds* seconds);
 

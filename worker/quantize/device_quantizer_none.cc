@@ -12,7 +12,7 @@ absl::StatusOr<std::shared_ptr<const DeviceHessian>> DeviceHessian::Create(Input
 }
 
 absl::StatusOr<std::vector<DeviceCandidate>> QuantizeLayerOnDevice(
-    const std::string&, const std::vector<float>&, int64_t, int64_t,
+    const WeightProvider&, const std::string&, int64_t, int64_t,
     const std::vector<std::shared_ptr<const DeviceHessian>>&, const QuantRecipe&,
     const std::vector<int>&, TaskControl*, StageSeconds*) {
   return absl::UnimplementedError("this build has no CUDA quantizer (SHIFTADD_CUDA)");

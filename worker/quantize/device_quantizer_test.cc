@@ -29,6 +29,18 @@ constexpr int64_t kRows = 512;
 at::Device TestDevice() { return at::kCUDA; }
 #endif
 
+class OneWeight : public WeightProvider {
+ public:
+  explicit OneWeight(const std::vector<float>& w) : w_(w) {}
+  const ArchitectureSpec& spec() const override { return spec_; }
+  bool Has(const std::string&) const override { return true; }
+  absl::StatusOr<std::vector<float>> Read(const std::string&) const override { return w_; }
+
+ private:
+  const ArchitectureSpec spec_;
+  const std::vector<float>& w_;
+};
+
 struct Case {
   const char* name;
   int64_t k = 192;
@@ -86,8 +98,8 @@ class DeviceQuantizer : public ::testing::TestWithParam<Case> {
               .value());
     }
     StageSeconds seconds;
-    auto made = QuantizeLayerOnDevice("blocks.0.mlp.up", w_, kRows, GetParam().k, prepared, recipe_,
-                                      bits, nullptr, &seconds);
+    auto made = QuantizeLayerOnDevice(OneWeight(w_), "blocks.0.mlp.up", kRows, GetParam().k,
+                                      prepared, recipe_, bits, nullptr, &seconds);
     EXPECT_TRUE(made.ok()) << made.status();
     std::vector<Candidate> out;
     for (DeviceCandidate& c : *made) {

@@ -15,6 +15,10 @@ struct Gpu {
 // The first CUDA device; nothing without a driver or a device.
 std::optional<Gpu> FindGpu();
 
+// Joules that the first CUDA device has used since its driver was loaded, by its own meter (NVML),
+// whoever used them; nothing without NVML, or if the device has no meter (before Volta).
+std::optional<double> GpuJoules();
+
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_WORKER_REFERENCE_GPU_H_

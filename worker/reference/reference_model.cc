@@ -8,7 +8,9 @@
 #include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
 #include "worker/reference/device_model.h"
+#include "worker/reference/half_model.h"
 #include "worker/reference/torch_model.h"
+#include "worker/reference/torch_seam.h"
 
 namespace shiftadd {
 namespace {
@@ -70,6 +72,15 @@ absl::StatusOr<std::unique_ptr<ReferenceModel>> ReferenceModel::Create(
   SA_RETURN_IF_ERROR(CheckSpec(weights->spec()));
   SA_RETURN_IF_ERROR(CheckNames(*weights));
   InitTorch();
+  if (device == Device::kCudaHalf || device == Device::kCpuHalf) {
+    if (device == Device::kCudaHalf && !HasCuda())
+      return absl::FailedPreconditionError("device: no CUDA device was found");
+    SA_ASSIGN_OR_RETURN(auto model,
+                        reference::HalfModel::Create(
+                            weights, threads, resident_blocks,
+                            device == Device::kCudaHalf ? at::Device(at::kCUDA, 0) : at::kCPU));
+    return std::unique_ptr<ReferenceModel>(std::move(model));
+  }
   if (device != Device::kCpu) {
     SA_ASSIGN_OR_RETURN(auto model,
                         reference::DeviceModel::Create(weights, threads, resident_blocks, device));

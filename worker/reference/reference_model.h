@@ -18,11 +18,18 @@
 
 namespace shiftadd {
 
+// States that a model has left on its device.
+class DeviceStates {
+ public:
+  virtual ~DeviceStates() = default;
+};
+
 // Hidden states of `count` sequences of `length` tokens: data is [count, length, hidden],
-// row-major.
+// row-major. From a model in half precision `data` is empty and `device` is set, until ToHost.
 struct HiddenStates {
   int64_t count = 0, length = 0, hidden = 0;
   std::vector<float> data;
+  std::shared_ptr<const DeviceStates> device;
 };
 
 // What long loops report to and look at. Thread-safe.
@@ -49,10 +56,12 @@ using InputVisitor = std::function<void(BlockInput input, int64_t sequence, cons
 // CUDA device, fp32 with TF32 off, one sequence at a time; what goes in and comes out is on the
 // host, sampling runs on the CPU. Its results differ from kCpu's by rounding, but not from run to
 // run on one kind of GPU. kCpuOperators: the code of kCuda on the CPU, for tests.
-enum class Device { kCpu, kCuda, kCpuOperators };
+// kCudaHalf: for calibration, bf16 products on the CUDA device (half_block.h); neither scores nor
+// samples. kCpuHalf: its code on the CPU, for tests.
+enum class Device { kCpu, kCuda, kCpuOperators, kCudaHalf, kCpuHalf };
 
 // A running sum over tokens of s_t x_t x_t^T, x an input of layers, kept where the model runs: each
-// sequence's product in fp32, their sum in float64, in the order in which they come.
+// product of some sequences in fp32, their sum in float64, in the order in which they come.
 class InputSum {
  public:
   virtual ~InputSum() = default;
@@ -128,6 +137,8 @@ class ReferenceModel {
   // tokens: [count, length]. INVALID_ARGUMENT names a token that is not in the vocabulary.
   virtual absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
                                              int64_t length) = 0;
+  // Brings states that are on the model's device to the host.
+  virtual absl::Status ToHost(HiddenStates*) { return absl::OkStatus(); }
   // Runs one block in place, causal attention inside each sequence. `visitor` and `control` may be
   // null. Moves control's progress_count, not its progress. After an error *h is undefined.
   virtual absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,

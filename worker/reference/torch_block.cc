@@ -31,35 +31,6 @@ at::Tensor Rotate(const RopeTensors& rope, const at::Tensor& x) {
   return at::cat({a * rope.cos - b * rope.sin, b * rope.cos + a * rope.sin}, 2);
 }
 
-// Causal grouped-query attention: q [tokens, heads * dim], k and v [tokens, kv_heads * dim].
-at::Tensor Attention(const ArchitectureSpec& s, const RopeTensors& rope, const at::Tensor& q,
-                     const at::Tensor& k, const at::Tensor& v) {
-  const int64_t tokens = q.size(0), dim = s.head_dim, kv = s.kv_heads, group = s.heads / kv;
-  const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
-  // The queries that share a key stand together: [kv, group, tokens, dim].
-  const at::Tensor queries = (Rotate(rope, q.view({tokens, s.heads, dim})) * scale)
-                                 .view({tokens, kv, group, dim})
-                                 .permute({1, 2, 0, 3});
-  const at::Tensor keys = Rotate(rope, k.view({tokens, kv, dim})).permute({1, 2, 0});
-  const at::Tensor values = v.view({tokens, kv, dim}).transpose(0, 1);
-  const int64_t chunk = std::min(tokens, AttentionChunk(q));
-  const at::Tensor mask =
-      at::full({chunk, chunk}, -std::numeric_limits<double>::infinity(), q.options()).triu(1);
-
-  std::vector<at::Tensor> parts;
-  for (int64_t begin = 0; begin < tokens; begin += chunk) {
-    const int64_t size = std::min(chunk, tokens - begin), seen = begin + size;
-    const at::Tensor part = queries.narrow(2, begin, size).reshape({kv, group * size, dim});
-    at::Tensor scores = at::bmm(part, keys.narrow(2, 0, seen)).view({kv, group, size, seen});
-    // In place: the backward pass of a product does not look at its result.
-    scores.narrow(3, begin, size).add_(mask.narrow(0, 0, size).narrow(1, 0, size));
-    const at::Tensor p = at::softmax(scores, -1).view({kv, group * size, seen});
-    parts.push_back(at::bmm(p, values.narrow(1, 0, seen)).view({kv, group, size, dim}));
-  }
-  const at::Tensor mixed = parts.size() == 1 ? parts[0] : at::cat(parts, 2);
-  return mixed.permute({2, 0, 1, 3}).reshape({tokens, s.heads * dim});
-}
-
 // A variable of the next piece: the values of x, with a gradient of its own.
 at::Tensor Leaf(const at::Tensor& x) {
   at::Tensor leaf = x.detach();
@@ -106,6 +77,34 @@ at::Tensor TorchRmsNorm(const at::Tensor& x, const at::Tensor& weight, double ep
   return x * at::rsqrt(x.square().mean(-1, /*keepdim=*/true) + eps) * weight;
 }
 
+at::Tensor TorchAttention(const ArchitectureSpec& s, const RopeTensors& rope, const at::Tensor& q,
+                          const at::Tensor& k, const at::Tensor& v) {
+  const int64_t tokens = q.size(0), dim = s.head_dim, kv = s.kv_heads, group = s.heads / kv;
+  const double scale = 1.0 / std::sqrt(static_cast<double>(dim));
+  // The queries that share a key stand together: [kv, group, tokens, dim].
+  const at::Tensor queries = (Rotate(rope, q.view({tokens, s.heads, dim})) * scale)
+                                 .view({tokens, kv, group, dim})
+                                 .permute({1, 2, 0, 3});
+  const at::Tensor keys = Rotate(rope, k.view({tokens, kv, dim})).permute({1, 2, 0});
+  const at::Tensor values = v.view({tokens, kv, dim}).transpose(0, 1);
+  const int64_t chunk = std::min(tokens, AttentionChunk(q));
+  const at::Tensor mask =
+      at::full({chunk, chunk}, -std::numeric_limits<double>::infinity(), q.options()).triu(1);
+
+  std::vector<at::Tensor> parts;
+  for (int64_t begin = 0; begin < tokens; begin += chunk) {
+    const int64_t size = std::min(chunk, tokens - begin), seen = begin + size;
+    const at::Tensor part = queries.narrow(2, begin, size).reshape({kv, group * size, dim});
+    at::Tensor scores = at::bmm(part, keys.narrow(2, 0, seen)).view({kv, group, size, seen});
+    // In place: the backward pass of a product does not look at its result.
+    scores.narrow(3, begin, size).add_(mask.narrow(0, 0, size).narrow(1, 0, size));
+    const at::Tensor p = at::softmax(scores, -1).view({kv, group * size, seen});
+    parts.push_back(at::bmm(p, values.narrow(1, 0, seen)).view({kv, group, size, dim}));
+  }
+  const at::Tensor mixed = parts.size() == 1 ? parts[0] : at::cat(parts, 2);
+  return mixed.permute({2, 0, 1, 3}).reshape({tokens, s.heads * dim});
+}
+
 at::Tensor BlockForward(const ArchitectureSpec& s, const BlockWeights& w, const RopeTensors& rope,
                         const at::Tensor& h, const TensorVisitor* visit) {
   const auto show = [&](BlockInput input, const at::Tensor& x) {
@@ -113,7 +112,7 @@ at::Tensor BlockForward(const ArchitectureSpec& s, const BlockWeights& w, const 
   };
   at::Tensor x = TorchRmsNorm(h, w.attn_norm, s.norm_eps);
   show(BlockInput::kAttn, x);
-  const at::Tensor mixed = Attention(s, rope, w.q(x), w.k(x), w.v(x));
+  const at::Tensor mixed = TorchAttention(s, rope, w.q(x), w.k(x), w.v(x));
   show(BlockInput::kAttnOut, mixed);
   const at::Tensor middle = h + w.o(mixed);
   x = TorchRmsNorm(middle, w.mlp_norm, s.norm_eps);
@@ -129,7 +128,7 @@ at::Tensor BlockBackward(const ArchitectureSpec& s, const BlockWeights& w, const
   const at::Tensor x = TorchRmsNorm(input, w.attn_norm, s.norm_eps);
   const at::Tensor x_values = x.detach();
   const at::Tensor q = Leaf(w.q(x_values)), k = Leaf(w.k(x_values)), v = Leaf(w.v(x_values));
-  const at::Tensor mixed = Attention(s, rope, q, k, v);
+  const at::Tensor mixed = TorchAttention(s, rope, q, k, v);
   const at::Tensor g_middle = MlpBackward(s, w, h + w.o(mixed.detach()), g, visit);
 
   visit(3, g_middle);

@@ -29,6 +29,11 @@ RopeTensors MakeRopeTensors(const RopeTable& table, int64_t tokens, at::Device d
 // x / sqrt(mean(x^2) + eps) * weight for every row of x [tokens, hidden].
 at::Tensor TorchRmsNorm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
+// Causal grouped-query attention of one sequence with RoPE: q [tokens, heads * dim], k and v
+// [tokens, kv_heads * dim]; [tokens, heads * dim].
+at::Tensor TorchAttention(const ArchitectureSpec& spec, const RopeTensors& rope,
+                          const at::Tensor& q, const at::Tensor& k, const at::Tensor& v);
+
 // Runs h [tokens, hidden] through the block. `visit`, which may be null, is called with the input
 // of the block's layers, [tokens, width], in the order kAttn, kAttnOut, kMlp, kMlpAct.
 using TensorVisitor = std::function<void(BlockInput input, const at::Tensor& x)>;

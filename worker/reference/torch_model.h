@@ -83,16 +83,17 @@ class TorchModel : public ReferenceModel {
 
   absl::StatusOr<at::Tensor> EmbedMatrix();  // on the CPU
   absl::Status LoadDecoder(TaskControl* control);
-  absl::Status CheckTokens(const std::vector<int32_t>& tokens, int64_t count, int64_t length) const;
   absl::Status CheckStates(const HiddenStates& h) const;
   // Sequences first … first + count - 1, decoded side by side; out [count, length].
   absl::Status SampleTogether(uint64_t seed, int64_t first, int64_t count, int64_t length,
                               TaskControl* control, double share, int32_t* out);
+
+ protected:
+  absl::Status CheckTokens(const std::vector<int32_t>& tokens, int64_t count, int64_t length) const;
   void PrepareRope(int64_t length) {
     if (rope_.length() < length) rope_ = RopeTable(s_, length);
   }
 
- protected:
   const WeightProvider& weights_;
   const ArchitectureSpec s_;
   const int threads_;  // sequences at a time

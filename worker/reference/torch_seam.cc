@@ -2,6 +2,8 @@
 
 #include <ATen/Context.h>
 #include <ATen/Parallel.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/ones.h>
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
@@ -43,10 +45,20 @@ void InitTorch() {
     at::set_num_threads(1);
     // fp32 means fp32.
     at::globalContext().setAllowTF32CuBLAS(false);
+    // Where a fixed order is asked for (half_block.cc), memory need not be filled for it.
+    at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
 }
 
 bool HasCuda() { return at::hasCUDA() && at::getNumGPUs() > 0; }
+
+absl::Status CheckCuda() {
+  return CatchTorch([]() -> absl::Status {
+    const at::Tensor one = at::ones({1}, at::TensorOptions(at::kCUDA)).add_(1.0).cpu();
+    if (one.item<float>() == 2.0f) return absl::OkStatus();
+    return absl::InternalError(absl::StrCat("1 + 1 is ", one.item<float>()));
+  });
+}
 
 absl::Status CatchTorch(const std::function<absl::Status()>& work) {
   try {

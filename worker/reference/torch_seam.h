@@ -22,6 +22,9 @@ absl::Status ParallelFor(int64_t count, int threads,
 
 // True if LibTorch's CUDA half is loaded and sees a device. After InitTorch.
 bool HasCuda();
+// Whether the CUDA device still answers: INTERNAL says how it failed. After some faults (a device
+// that is gone, a kernel that went astray) none of the process's work on it succeeds any more.
+absl::Status CheckCuda();
 
 }  // namespace shiftadd
 

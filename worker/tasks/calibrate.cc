@@ -63,7 +63,9 @@ absl::Status ForwardToSplits(const v1::ForwardTask& task, const std::vector<uint
       ++control->progress_count;
       control->progress = static_cast<double>(block + 1) / splits.back();
     }
-    SA_RETURN_IF_ERROR(AddBoundary(task, split, hidden, session, result));
+    HiddenStates on_host = hidden;
+    SA_RETURN_IF_ERROR(model->ToHost(&on_host));
+    SA_RETURN_IF_ERROR(AddBoundary(task, split, on_host, session, result));
   }
   return absl::OkStatus();
 }
@@ -77,7 +79,7 @@ absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<u
   std::map<int64_t, HiddenStates> boundaries;
   for (const uint32_t split : splits) {
     HiddenStates& whole = boundaries[split];
-    whole = {windows.count, windows.length, spec.hidden, {}};
+    whole = {windows.count, windows.length, spec.hidden, {}, nullptr};
     whole.data.resize(windows.count * windows.length * spec.hidden);
   }
   GuidedOptions options;
@@ -120,7 +122,7 @@ absl::StatusOr<v1::ForwardResult> RunForward(const v1::ForwardTask& task, JobSes
         absl::StrCat("forward task: split before block ", splits.back(), " of ", blocks));
   }
   SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
-  SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->model());
+  SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->calibration_model());
   v1::ForwardResult result;
   SA_RETURN_IF_ERROR((task.token_weights() ? ForwardAndBackward : ForwardToSplits)(
       task, splits, windows, session, model, control, &result));

@@ -1,13 +1,16 @@
 // INGEST and HASH: what the source is, and exactly which bytes.
 #include <algorithm>
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <map>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "worker/quantize/parallel.h"
 #include "worker/reference/microbatch.h"
 #include "worker/tasks/tasks.h"
 
@@ -179,6 +182,33 @@ absl::StatusOr<v1::IngestResult> RunIngest(const v1::TaskContext& context,
   return result;
 }
 
+namespace {
+
+// The digest of a file that should have `expected` bytes; `read` is told of every piece.
+absl::StatusOr<std::string> HashFile(const std::filesystem::path& path, uint64_t expected,
+                                     TaskControl* control,
+                                     const std::function<void(uint64_t)>& read) {
+  std::ifstream in(path, std::ios::binary);
+  if (!in) return absl::NotFoundError(absl::StrCat("source ", path.string(), ": cannot be opened"));
+  std::vector<char> buffer(4u << 20);
+  Sha256 hash;
+  uint64_t bytes = 0;
+  while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0) {
+    SA_RETURN_IF_ERROR(control->Check());
+    const auto size = static_cast<uint64_t>(in.gcount());
+    hash.Update(buffer.data(), size);
+    bytes += size;
+    ++control->progress_count;
+    read(size);
+  }
+  if (bytes == expected) return hash.Finish();
+  return absl::FailedPreconditionError(absl::StrCat("source ", path.string(), ": it had ", expected,
+                                                    " bytes when the job began and has ", bytes,
+                                                    " now"));
+}
+
+}  // namespace
+
 absl::StatusOr<v1::HashResult> RunHash(const v1::HashTask& task, JobSession* session,
                                        TaskControl* control) {
   const std::filesystem::path root = session->source_path();
@@ -186,37 +216,30 @@ absl::StatusOr<v1::HashResult> RunHash(const v1::HashTask& task, JobSession* ses
   const bool directory = std::filesystem::is_directory(root, error);
   std::set<std::string> known;
   for (const std::string& file : session->source().files()) known.insert(file);
-  v1::HashResult result;
-  std::vector<char> buffer(4u << 20);
-  uint64_t total = 1, done = 0;
+  uint64_t total = 1;
   for (const v1::SourceFile& file : task.files()) total += file.bytes();
-  for (const v1::SourceFile& file : task.files()) {
-    const std::filesystem::path path = directory ? root / file.path() : root;
-    if (!known.count(path.string())) {
-      return absl::InvalidArgumentError(
-          absl::StrCat("hash: ", file.path(), " is not a file of the source"));
-    }
-    std::ifstream in(path, std::ios::binary);
-    if (!in)
-      return absl::NotFoundError(absl::StrCat("source ", path.string(), ": cannot be opened"));
-    Sha256 hash;
-    uint64_t bytes = 0;
-    while (in.read(buffer.data(), static_cast<std::streamsize>(buffer.size())) || in.gcount() > 0) {
-      SA_RETURN_IF_ERROR(control->Check());
-      hash.Update(buffer.data(), static_cast<size_t>(in.gcount()));
-      bytes += static_cast<uint64_t>(in.gcount());
-      done += static_cast<uint64_t>(in.gcount());
-      ++control->progress_count;
-      control->progress = static_cast<double>(done) / static_cast<double>(total);
-    }
-    if (bytes != file.bytes()) {
-      return absl::FailedPreconditionError(
-          absl::StrCat("source ", path.string(), ": it had ", file.bytes(),
-                       " bytes when the job began and has ", bytes, " now"));
-    }
+  std::atomic<uint64_t> done{0};
+  std::vector<std::string> digests(task.files_size());
+  // A file a thread; their order in the result is the task's.
+  SA_RETURN_IF_ERROR(quantize::ParallelFor(
+      task.files_size(), session->threads(), control, [&](int64_t i) -> absl::Status {
+        const v1::SourceFile& file = task.files(static_cast<int>(i));
+        const std::filesystem::path path = directory ? root / file.path() : root;
+        if (!known.count(path.string())) {
+          return absl::InvalidArgumentError(
+              absl::StrCat("hash: ", file.path(), " is not a file of the source"));
+        }
+        SA_ASSIGN_OR_RETURN(digests[i], HashFile(path, file.bytes(), control, [&](uint64_t bytes) {
+                              control->progress =
+                                  static_cast<double>(done += bytes) / static_cast<double>(total);
+                            }));
+        return absl::OkStatus();
+      }));
+  v1::HashResult result;
+  for (int i = 0; i < task.files_size(); ++i) {
     v1::SourceFile* out = result.add_files();
-    *out = file;
-    out->set_digest(hash.Finish());
+    *out = task.files(i);
+    out->set_digest(digests[i]);
   }
   return result;
 }

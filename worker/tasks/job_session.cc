@@ -124,22 +124,44 @@ absl::StatusOr<std::unique_ptr<JobSession>> JobSession::Open(const v1::TaskConte
   return session;
 }
 
-bool JobSession::Fits(int models) const {
+uint64_t JobSession::Elements() const {
   uint64_t elements = 0;
   for (const SourceTensor& tensor : source_->tensors())
     elements += static_cast<uint64_t>(tensor.info.elements());
-  uint64_t memory = options_.memory_bytes;
-  if (options_.device == Device::kCuda) {
-    const std::optional<Gpu> gpu = FindGpu();
-    memory = gpu.has_value() ? gpu->memory_bytes : 0;
+  return elements;
+}
+
+uint64_t JobSession::ModelMemory() const {
+  if (options_.device != Device::kCuda) return options_.memory_bytes;
+  const std::optional<Gpu> gpu = FindGpu();
+  return gpu.has_value() ? gpu->memory_bytes : 0;
+}
+
+bool JobSession::Fits(int models) const {
+  return static_cast<uint64_t>(models) * Elements() * sizeof(float) < ModelMemory();
+}
+
+absl::StatusOr<ReferenceModel*> JobSession::calibration_model() {
+  if (options_.device != Device::kCuda && options_.device != Device::kCpuHalf) return model();
+  if (half_model_ == nullptr) {
+    model_.reset();
+    // 2 bytes a number; as much again and more is for states, Hessians and factors.
+    const int resident = Elements() * 2 < ModelMemory() * 2 / 5 ? 0 : 1;
+    SA_ASSIGN_OR_RETURN(
+        half_model_, ReferenceModel::Create(
+                         source_.get(), options_.threads, resident,
+                         options_.device == Device::kCuda ? Device::kCudaHalf : Device::kCpuHalf));
   }
-  return static_cast<uint64_t>(models) * elements * sizeof(float) < memory;
+  return half_model_.get();
 }
 
 absl::StatusOr<ReferenceModel*> JobSession::model() {
   if (model_ == nullptr) {
-    SA_ASSIGN_OR_RETURN(model_, ReferenceModel::Create(source_.get(), options_.threads,
-                                                       resident_blocks(), options_.device));
+    half_model_.reset();
+    SA_ASSIGN_OR_RETURN(model_,
+                        ReferenceModel::Create(
+                            source_.get(), options_.threads, resident_blocks(),
+                            options_.device == Device::kCpuHalf ? Device::kCpu : options_.device));
   }
   return model_.get();
 }

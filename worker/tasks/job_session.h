@@ -56,8 +56,13 @@ class JobSession {
 
   // The full-precision executor, made at first use, with resident_blocks().
   absl::StatusOr<ReferenceModel*> model();
-  // Frees the executor: tasks that load other models call it first.
-  void ReleaseModel() { model_.reset(); }
+  // What FORWARD and PROFILE run: on a GPU a model in bf16, and only one of the two is in memory.
+  absl::StatusOr<ReferenceModel*> calibration_model();
+  // Frees the executors: tasks that load other models call it first.
+  void ReleaseModel() {
+    model_.reset();
+    half_model_.reset();
+  }
 
   // The whole text as token ids, kept for the next task of the same text.
   absl::StatusOr<const std::vector<int32_t>*> TextTokens(const std::string& text_digest);
@@ -84,6 +89,8 @@ class JobSession {
 
  private:
   JobSession() = default;
+  uint64_t Elements() const;     // of the source's tensors
+  uint64_t ModelMemory() const;  // where models are
 
   std::string job_id_;
   std::string source_path_;
@@ -91,7 +98,7 @@ class JobSession {
   BlobStore* store_ = nullptr;
   WorkerMetrics* metrics_ = nullptr;
   std::unique_ptr<ModelSource> source_;
-  std::unique_ptr<ReferenceModel> model_;
+  std::unique_ptr<ReferenceModel> model_, half_model_;
   std::string text_digest_;
   std::vector<int32_t> text_tokens_;
   std::vector<HiddenStates> held_;

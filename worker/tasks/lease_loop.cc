@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
+#include "services/base/status_macros.h"
 #include "services/base/version.h"
 #include "services/rpc/proto_duration.h"
 #include "services/rpc/rpc.h"
@@ -70,7 +71,7 @@ bool LeaseLoop::SleepUnlessStopped(absl::Duration duration) {
   return !stop_;
 }
 
-void LeaseLoop::Run() {
+absl::Status LeaseLoop::Run() {
   absl::Duration backoff = kFirstBackoff;
   while (!stop_) {
     v1::LeaseTaskRequest request;
@@ -98,7 +99,9 @@ void LeaseLoop::Run() {
       const std::lock_guard<std::mutex> lock(mutex_);
       polling_ = nullptr;
     }
-    if (stop_) return;  // A task that came with a cancelled poll comes back when its lease ends.
+    if (stop_)
+      return absl::OkStatus();  // A task that came with a cancelled poll comes back when its lease
+                                // ends.
     if (!status.ok()) {
       SetReason(absl::StrCat("coordinator: ", status.ToString()));
       SleepUnlessStopped(backoff);
@@ -107,8 +110,11 @@ void LeaseLoop::Run() {
     }
     backoff = kFirstBackoff;
     SetReason("");
-    if (response.has_task()) RunTask(response.task());
+    if (!response.has_task()) continue;
+    RunTask(response.task());
+    SA_RETURN_IF_ERROR(runner_->device_fault());
   }
+  return absl::OkStatus();
 }
 
 void LeaseLoop::RunTask(const v1::Task& task) {

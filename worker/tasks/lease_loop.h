@@ -27,7 +27,9 @@ class LeaseLoop {
   LeaseLoop(WorkerIdentity identity, v1::TaskService::StubInterface* stub, TaskRunner* runner,
             WorkerMetrics* metrics);
 
-  void Run();
+  // Not OK: the device is lost (TaskRunner::device_fault), and Run has ended by itself after the
+  // task was given back as failed.
+  absl::Status Run();
   // Drains: from any thread. The running task is given back without counting as an attempt.
   void Stop();
   // Empty when the coordinator answers, otherwise why not.

@@ -29,6 +29,11 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry* registry)
                .Name("shiftadd_worker_tasks_total")
                .Help("Tasks ended, by kind and outcome")
                .Register(*registry);
+  energy = &prometheus::BuildCounter()
+                .Name("shiftadd_worker_energy_joules_total")
+                .Help("Joules of the GPU while tasks ran, by its own meter")
+                .Register(*registry)
+                .Add({});
   busy = &prometheus::BuildGauge()
               .Name("shiftadd_worker_busy")
               .Help("1 while a task runs")

@@ -209,22 +209,21 @@ class BlockQuantizer {
   absl::StatusOr<std::vector<StoredCandidate>> Quantize(const LinearLayer& layer,
                                                         const std::vector<int>& widths,
                                                         LayerHessians* hessians) {
-    SA_ASSIGN_OR_RETURN(const std::vector<float> weight, ReadWeight(layer, &session_));
     std::vector<StoredCandidate> out;
+    if (!widths.empty() && !hessians->sums.empty()) {
+      SA_ASSIGN_OR_RETURN(std::vector<DeviceCandidate> made, OnDevice(layer, widths, hessians));
+      for (DeviceCandidate& candidate : made)
+        out.push_back({std::move(candidate.figures), store_.Put(std::move(candidate.blob))});
+      return out;
+    }
+    SA_ASSIGN_OR_RETURN(const std::vector<float> weight, ReadWeight(layer, &session_));
     if (widths.empty()) {
       SA_ASSIGN_OR_RETURN(Candidate raw, RawCandidate(layer, weight));
       Store(std::move(raw), &out);
       return out;
     }
-    if (hessians->sums.empty()) {
-      SA_ASSIGN_OR_RETURN(std::vector<Candidate> made, OnHost(layer, weight, widths, hessians));
-      for (Candidate& candidate : made) Store(std::move(candidate), &out);
-      return out;
-    }
-    SA_ASSIGN_OR_RETURN(std::vector<DeviceCandidate> made,
-                        OnDevice(layer, weight, widths, hessians));
-    for (DeviceCandidate& candidate : made)
-      out.push_back({std::move(candidate.figures), store_.Put(std::move(candidate.blob))});
+    SA_ASSIGN_OR_RETURN(std::vector<Candidate> made, OnHost(layer, weight, widths, hessians));
+    for (Candidate& candidate : made) Store(std::move(candidate), &out);
     return out;
   }
 
@@ -253,14 +252,14 @@ class BlockQuantizer {
   }
 
   absl::StatusOr<std::vector<DeviceCandidate>> OnDevice(const LinearLayer& layer,
-                                                        const std::vector<float>& weight,
                                                         const std::vector<int>& widths,
                                                         LayerHessians* hessians) {
     const auto prepared = on_device_.Prepare(hessians);
     if (!prepared.ok()) return Annotate(prepared.status(), layer.name);
     StageSeconds seconds;
-    auto candidates = QuantizeLayerOnDevice(layer.name, weight, layer.rows, layer.cols, *prepared,
-                                            Recipe(*hessians), widths, &control_, &seconds);
+    auto candidates =
+        QuantizeLayerOnDevice(session_.source(), layer.name, layer.rows, layer.cols, *prepared,
+                              Recipe(*hessians), widths, &control_, &seconds);
     AddStages(seconds);
     return candidates;
   }
@@ -308,7 +307,7 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
     return absl::InvalidArgumentError(
         absl::StrCat("profile task: block ", task.block(), " of ", spec.blocks));
   }
-  SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->model());
+  SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->calibration_model());
   const std::vector<LinearLayer> layers = BlockLayers(spec, task.block());
   BlockHessiansOptions options;
   options.block = task.block();

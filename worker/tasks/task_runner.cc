@@ -7,10 +7,35 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/reference/gpu.h"
+#include "worker/reference/torch_seam.h"
 #include "worker/tasks/job_session.h"
 #include "worker/tasks/tasks.h"
 
 namespace shiftadd {
+
+namespace {
+
+// Adds what the GPU uses until this ends.
+class EnergyMeter {
+ public:
+  EnergyMeter(Device device, prometheus::Counter* counter) : counter_(*counter) {
+    if (device == Device::kCuda) start_ = GpuJoules();
+  }
+  ~EnergyMeter() {
+    if (!start_.has_value()) return;
+    const std::optional<double> end = GpuJoules();
+    if (end.has_value() && *end > *start_) counter_.Increment(*end - *start_);
+  }
+  EnergyMeter(const EnergyMeter&) = delete;
+  EnergyMeter& operator=(const EnergyMeter&) = delete;
+
+ private:
+  prometheus::Counter& counter_;
+  std::optional<double> start_;
+};
+
+}  // namespace
 
 class TaskRunner::Impl {
  public:
@@ -22,6 +47,7 @@ class TaskRunner::Impl {
     if (session_ == nullptr || session_->held_block() < 0) return std::nullopt;
     return HeldActivations{session_->job_id(), static_cast<uint32_t>(session_->held_block())};
   }
+  const absl::Status& device_fault() const { return device_fault_; }
 
  private:
   absl::Status Dispatch(const v1::Task& task, TaskControl* control, v1::TaskResult* result);
@@ -31,6 +57,7 @@ class TaskRunner::Impl {
   BlobStore* const store_;
   WorkerMetrics* const metrics_;
   std::unique_ptr<JobSession> session_;
+  absl::Status device_fault_;
 };
 
 absl::Status TaskRunner::Impl::EnsureSession(const v1::Task& task) {
@@ -102,6 +129,7 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskC
   v1::TaskResult result;
   absl::Status status;
   metrics_->TakeStages();  // of a task that failed
+  const EnergyMeter energy(options_.device, metrics_->energy);
   try {
     status = EnsureSession(task);
     if (status.ok()) status = Dispatch(task, control, &result);
@@ -118,6 +146,10 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskC
   }
   if (!status.ok()) {
     session_.reset();  // Nothing half-done is kept.
+    if (options_.device == Device::kCuda && !absl::IsCancelled(status)) {
+      device_fault_ = Annotate(CheckCuda(), "the GPU is lost");
+      if (!device_fault_.ok()) status = Annotate(status, device_fault_.message());
+    }
     return status;
   }
   for (const auto& [stage, seconds] : metrics_->TakeStages())
@@ -135,5 +167,6 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Run(const v1::Task& task, TaskControl
   return impl_->Run(task, control);
 }
 std::optional<HeldActivations> TaskRunner::held() const { return impl_->held(); }
+absl::Status TaskRunner::device_fault() const { return impl_->device_fault(); }
 
 }  // namespace shiftadd

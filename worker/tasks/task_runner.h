@@ -40,6 +40,9 @@ class TaskRunner {
   absl::StatusOr<v1::TaskResult> Run(const v1::Task& task, TaskControl* control);
 
   std::optional<HeldActivations> held() const;
+  // Not OK once a task has failed and the device answers no more: this process can do nothing else
+  // with it.
+  absl::Status device_fault() const;
 
  private:
   class Impl;

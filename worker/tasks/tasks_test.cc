@@ -324,7 +324,7 @@ TEST_F(TasksTest, AGpuQuantizesTheSameLayers) {
         const v1::CandidateReport& b = expected->profile().layers(i).candidates(c);
         EXPECT_EQ(a.stored_bytes(), b.stored_bytes());
         EXPECT_NEAR(a.output_error() / b.output_error(), 1.0, 0.06) << i << " " << c;
-        EXPECT_NEAR(a.guided_error() / b.guided_error(), 1.0, 0.06) << i << " " << c;
+        EXPECT_NEAR(a.guided_error() / b.guided_error(), 1.0, 0.1) << i << " " << c;
       }
     }
     const auto again = Run(other.get(), same);  // from the embedding

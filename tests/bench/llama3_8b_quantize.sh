@@ -1,0 +1,68 @@
+#!/usr/bin/env bash
+# Quantizes a model of Llama-3-8B's shape (random weights: llama3_8b_folder.py) with the whole service on this machine's GPU:
+# coordinator, packager, workers, store; candidates of 2, 3 and 4 planes. Prints the seconds of every state and task kind, the
+# stages of PROFILE, and a digest over all candidates of the job.
+#   tests/bench/llama3_8b_quantize.sh --bin DIR [--folder DIR] [--blocks N] [--sequences N] [--length N] [--workers N] [--kill]
+#     [--until PROFILING|SUCCEEDED]
+# --until PROFILING stops where the layers are made: EVALUATING runs in fp32 and reads the model anew. --kill kills worker-1
+# with -9 once three tasks of PROFILING are done. Files go to /dev/shm.
+set -euo pipefail
+
+bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED
+while [ $# -gt 0 ]; do
+  case $1 in
+    --kill) kill=1; shift; continue ;;
+    --bin) bin=$2 ;; --folder) folder=$2 ;; --blocks) blocks=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;;
+    --workers) workers=$2 ;; --until) until=$2 ;;
+    *) echo "unknown option $1" >&2; exit 2 ;;
+  esac
+  shift 2
+done
+[ -n "$bin" ] || { sed -n 2,9p "$0" >&2; exit 2; }
+here=$(cd "$(dirname "$0")" && pwd)
+[ -e "$folder/config.json" ] || python3 "$here/llama3_8b_folder.py" "$folder" --blocks "$blocks"
+
+data=$(mktemp -d /dev/shm/shiftadd.XXXXXX)
+export SHIFTADD_DATA_DIR=$data
+trap '"$bin/shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"' EXIT
+"$bin/shiftadd" up --workers "$workers" --device cuda --coordinator-port 0 --packager-port 0 >"$data/up.log" 2>&1 || { cat "$data/up.log"; exit 1; }
+started=$(date +%s.%N)
+job=$("$bin/shiftadd" submit "$folder" --bits 3 --name llama3 --calibration "$folder/text.txt" --calibration-sequences "$sequences" \
+  --calibration-length "$length" --eval-sequences 1 --eval-length 64 --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["job_id"])')
+python3 - "$bin/shiftadd" "$started" "$until" "$kill" "$data" <<'PY'
+import json, os, signal, subprocess, sys, time
+shiftadd, started, until, kill, data = sys.argv[1], float(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
+seen, last, job = [], "", None
+while True:
+    job = json.loads(subprocess.check_output([shiftadd, "jobs", "--json"]))["jobs"][0]
+    state = job["state"].upper()
+    if state != last:
+        seen.append((state, time.time() - started))
+        last = state
+    done = job.get("progress", {}).get("tasks_done", 0)
+    if kill and state == "PROFILING" and int(done) >= 3:
+        worker = [d for d in json.load(open(data + "/cluster.json"))["daemons"] if d["name"] == "worker-1"][0]
+        os.kill(worker["pid"], signal.SIGKILL)
+        print(f"killed worker-1 after {done} tasks of PROFILING")
+        kill = ""
+    if state in ("SUCCEEDED", "FAILED", "CANCELLED") or (until == "PROFILING" and state in ("EVALUATING", "PACKAGING")):
+        break
+    time.sleep(0.05)
+for (state, begin), (_, end) in zip(seen, seen[1:]):
+    print(f"{state.lower():12} {end - begin:8.2f} s")
+print(f"{'total':12} {seen[-1][1]:8.2f} s, to {last}")
+if last == "FAILED":
+    print(job.get("error", job))
+if job.get("package_digest"):
+    print("package", job["package_digest"])
+PY
+"$bin/shiftadd" report "$job" >"$data/report.txt" 2>/dev/null || true
+"$bin/shiftadd" report "$job" --json >"$data/report.json" 2>/dev/null || true
+python3 - "$data/report.json" <<'PY'
+import hashlib, json, re, sys
+text = open(sys.argv[1]).read()
+digests = sorted(set(re.findall(r"sha256:[0-9a-f]{64}", json.dumps(json.loads(text).get("layers", [])))))
+print(f"candidates {len(digests)}, digest over them {hashlib.sha256(''.join(digests).encode()).hexdigest()}")
+PY
+sed -n '/^Time (phase/,$p' "$data/report.txt" | head -60
+grep -hE 'done in|failed|error' "$data"/logs/worker*.log 2>/dev/null | sed -E 's/.*task ([^ ]+) ([A-Z]+) done in ([0-9.]+) s.*/\2 \3/' | awk 'NF==2 {n[$1]++; s[$1]+=$2} END {for (k in n) printf "task %-10s %4d  %8.2f s\n", k, n[k], s[k]}'

@@ -1,0 +1,59 @@
+#include "worker/reference/device_tensors.h"
+
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/isfinite.h>
+#include <c10/core/InferenceMode.h>
+
+#include <optional>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/reference/linear.h"
+
+namespace shiftadd::reference {
+namespace {
+
+at::ScalarType TypeOf(DType dtype) {
+  switch (dtype) {
+    case DType::kF16:
+      return at::kHalf;
+    case DType::kBF16:
+      return at::kBFloat16;
+    default:
+      return at::kFloat;
+  }
+}
+
+}  // namespace
+
+absl::StatusOr<at::Tensor> ReadToDevice(const WeightProvider& weights, const std::string& name,
+                                        at::IntArrayRef shape, at::ScalarType type,
+                                        at::Device device) {
+  const c10::InferenceMode normal(false);
+  const std::optional<RawTensor> raw = weights.Raw(name);
+  if (!raw.has_value()) {
+    SA_ASSIGN_OR_RETURN(const at::Tensor values, ReadTensor(weights, name, shape, device));
+    return values.to(type);
+  }
+  int64_t count = 1;
+  for (const int64_t d : shape) count *= d;
+  const at::ScalarType stored = TypeOf(raw->dtype);
+  const auto bytes = static_cast<int64_t>(raw->bytes.size());
+  if (bytes != count * static_cast<int64_t>(c10::elementSize(stored))) {
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, ": ", bytes,
+                                                   " bytes, expected ", count, " numbers of ",
+                                                   c10::elementSize(stored), " bytes"));
+  }
+  const at::Tensor mapped = at::from_blob(const_cast<char*>(raw->bytes.data()), {bytes}, at::kByte);
+  // A copy either way: the file's bytes may lie at any address.
+  const at::Tensor values =
+      (device.is_cpu() ? mapped.clone() : mapped.to(device)).view(stored).view(shape);
+  if (!at::isfinite(values).all().item<bool>()) {
+    // The reader knows which number it is.
+    SA_ASSIGN_OR_RETURN(const std::vector<float> unused, weights.Read(name));
+    return absl::InvalidArgumentError(absl::StrCat("tensor ", name, ": a number is not finite"));
+  }
+  return values.to(type);
+}
+
+}  // namespace shiftadd::reference

@@ -1,0 +1,195 @@
+// HalfModel::Guide: forward, keeping what the backward pass needs, and back.
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/stack.h>
+#include <c10/core/CachingDeviceAllocator.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <chrono>
+
+#include "services/base/status_macros.h"
+#include "worker/reference/half_model.h"
+#include "worker/reference/torch_seam.h"
+
+namespace shiftadd::reference {
+namespace {
+
+using Clock = std::chrono::steady_clock;
+
+constexpr int64_t kHeadTokens = 2048;  // whose logits exist together
+
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
+
+// What HalfActivations hold of a token.
+int64_t KeptBytes(const ArchitectureSpec& s) {
+  return 8 * s.hidden + 2 * (3 * s.q_rows() + 2 * s.kv_rows() + 2 * s.intermediate);
+}
+
+}  // namespace
+
+// Some sequences, cut into microbatches: every block over all of them before the next one.
+class HalfModel::Pass {
+ public:
+  Pass(HalfModel* model, const GuidedOptions& options, bool keep, TaskControl* control,
+       GuidedStatistics* out)
+      : m_(*model), options_(options), keep_(keep), control_(control), out_(*out) {}
+
+  absl::Status Run(const int32_t* tokens, int64_t first, int64_t count, int64_t length) {
+    const Clock::time_point start = Clock::now();
+    length_ = length;
+    rope_ = m_.Rope(length);
+    for (int64_t i = 0; i < count; i += m_.Together(length)) {
+      Part& part = parts_.emplace_back();
+      part.first = first + i;
+      part.batch = {std::min(m_.Together(length), count - i), length};
+      part.tokens = tokens + i * length;
+      part.state = Away(m_.EmbedMicrobatch(part.tokens, part.batch.count * length));
+    }
+    for (int64_t block = 0; block < m_.s_.blocks; ++block) SA_RETURN_IF_ERROR(Forward(block));
+    for (const Part& part : parts_) ShowBoundary(m_.s_.blocks, part);
+    parts_.back().state.narrow(0, 0, 1).cpu();  // waits for the device
+    const double forward = SecondsSince(start);
+    for (Part& part : parts_) FromLoss(&part);
+    for (int64_t block = m_.s_.blocks - 1; block >= 0; --block) {
+      SA_RETURN_IF_ERROR(Backward(block));
+    }
+    for (const Part& part : parts_) Collect(part);
+    out_.forward_seconds += forward;
+    out_.backward_seconds += SecondsSince(start) - forward;
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Part {
+    int64_t first = 0;  // sequence
+    Microbatch batch;
+    const int32_t* tokens = nullptr;
+    at::Tensor state;                   // the residual stream, then its gradient
+    std::vector<at::Tensor> inputs;     // of the blocks not yet gone back through
+    std::vector<HalfActivations> kept;  // likewise, if they are kept
+    std::vector<at::Tensor> squares;    // from the last block: [layers, tokens, chunks]
+  };
+
+  // Where blocks are read again and again, many microbatches wait for each: on the host.
+  at::Tensor Away(const at::Tensor& x) const { return m_.keeps_blocks() ? x : x.cpu(); }
+  at::Tensor Back(const at::Tensor& x) const { return x.to(m_.device_); }
+
+  absl::Status Moved() {
+    if (control_ != nullptr) ++control_->progress_count;
+    return Check(control_);
+  }
+
+  absl::Status Forward(int64_t block) {
+    SA_ASSIGN_OR_RETURN(const HalfBlock* const weights, m_.Block(block));
+    for (Part& part : parts_) {
+      ShowBoundary(block, part);
+      HalfActivations* const keep = keep_ ? &part.kept.emplace_back() : nullptr;
+      const at::Tensor out =
+          HalfForward(m_.s_, *weights, rope_, part.batch, Back(part.state), nullptr, keep);
+      if (!keep_) part.inputs.push_back(part.state);
+      part.state = Away(out);
+      SA_RETURN_IF_ERROR(Moved());
+    }
+    return absl::OkStatus();
+  }
+
+  void FromLoss(Part* part) const {
+    const int64_t tokens = part->batch.count * length_;
+    std::vector<int64_t> labels(part->tokens + 1, part->tokens + tokens);
+    labels.push_back(0);  // of the last token, which predicts nothing
+    const at::Tensor label = at::from_blob(labels.data(), {tokens}, at::kLong).to(m_.device_);
+    part->state = Away(HalfLossGradient(m_.s_, m_.half_norm_, m_.half_head_, part->batch,
+                                        Back(part->state), label, kHeadTokens));
+  }
+
+  absl::Status Backward(int64_t block) {
+    SA_ASSIGN_OR_RETURN(const HalfBlock* const weights, m_.Block(block));
+    for (Part& part : parts_) {
+      HalfActivations kept;
+      if (keep_) {
+        kept = std::move(part.kept.back());
+        part.kept.pop_back();
+      } else {
+        HalfForward(m_.s_, *weights, rope_, part.batch, Back(part.inputs.back()), nullptr, &kept);
+        part.inputs.pop_back();
+      }
+      std::vector<at::Tensor> squares(out_.blocks[block].layers.size());
+      part.state = Away(HalfBackward(m_.s_, *weights, rope_, part.batch, kept, Back(part.state),
+                                     [&](size_t layer, const at::Tensor& gradient) {
+                                       squares[layer] = HalfMeanSquares(gradient, options_.chunks);
+                                     }));
+      part.squares.push_back(at::stack(squares));
+      SA_RETURN_IF_ERROR(Moved());
+    }
+    return absl::OkStatus();
+  }
+
+  void Collect(const Part& part) const {
+    const at::Tensor host = at::stack(part.squares).cpu().contiguous();
+    const float* from = host.const_data_ptr<float>();
+    const int64_t numbers = part.batch.count * length_ * options_.chunks;
+    for (int64_t block = m_.s_.blocks - 1; block >= 0; --block) {
+      for (std::vector<float>& layer : out_.blocks[block].layers) {
+        std::copy_n(from, numbers, layer.begin() + part.first * length_ * options_.chunks);
+        from += numbers;
+      }
+    }
+  }
+
+  void ShowBoundary(int64_t block, const Part& part) const {
+    const std::vector<int64_t>& wanted = options_.boundary_blocks;
+    if (std::find(wanted.begin(), wanted.end(), block) == wanted.end()) return;
+    HiddenStates h{part.batch.count, length_, m_.s_.hidden, {}, nullptr};
+    h.data.resize(h.count * h.length * h.hidden);
+    at::from_blob(h.data.data(), part.state.sizes(), at::kFloat).copy_(part.state);
+    options_.boundary(block, part.first, h);
+  }
+
+  HalfModel& m_;
+  const GuidedOptions& options_;
+  const bool keep_;
+  TaskControl* const control_;
+  GuidedStatistics& out_;
+  int64_t length_ = 0;
+  RopeTensors rope_;
+  std::vector<Part> parts_;
+};
+
+absl::Status HalfModel::Guide(const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+                              const GuidedOptions& options, TaskControl* control,
+                              GuidedStatistics* out) {
+  SA_RETURN_IF_ERROR(LoadEnds());
+  const int64_t together = keeps_blocks() ? Together(length) : count;
+  return CatchTorch([&]() -> absl::Status {
+    const c10::InferenceMode normal(false);
+    // Blocks run once instead of twice where there is room for it: the same numbers.
+    bool keep = false;
+    if (keeps_blocks()) {
+      for (int64_t block = 0; block < s_.blocks; ++block) SA_RETURN_IF_ERROR(Block(block).status());
+      const int64_t bytes =
+          s_.blocks * std::min(together, count) * length * KeptBytes(s_) + (int64_t{8} << 30);
+      if (device_.is_cuda()) {
+        c10::DeviceAllocator* const allocator = c10::getDeviceAllocator(device_.type());
+        allocator->emptyCache();
+        keep = bytes < static_cast<int64_t>(allocator->getMemoryInfo(0).first);
+      } else {
+        keep = true;
+      }
+    }
+    for (int64_t first = 0; first < count; first += together) {
+      Pass pass(this, options, keep, control, out);
+      SA_RETURN_IF_ERROR(pass.Run(tokens.data() + first * length, first,
+                                  std::min(together, count - first), length));
+      if (control != nullptr) {
+        control->progress =
+            static_cast<double>(std::min(first + together, count)) / static_cast<double>(count);
+      }
+    }
+    return absl::OkStatus();
+  });
+}
+
+}  // namespace shiftadd::reference

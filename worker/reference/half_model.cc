@@ -1,0 +1,258 @@
+#include "worker/reference/half_model.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/where.h>
+#include <c10/core/InferenceMode.h>
+
+#include <algorithm>
+#include <cstring>
+
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/reference/device_sum.h"
+#include "worker/reference/device_tensors.h"
+#include "worker/reference/torch_seam.h"
+
+namespace shiftadd::reference {
+namespace {
+
+// Tokens of a microbatch, which is whole sequences, at least one. Part of what a job's bytes depend
+// on. Products of 8192 rows run at full speed, and what a backward pass of all blocks keeps of them
+// still fits beside an 8B model.
+constexpr int64_t kMicrobatchTokens = 8192;
+
+class TensorStates : public DeviceStates {
+ public:
+  explicit TensorStates(at::Tensor x) : x(std::move(x)) {}
+  const at::Tensor x;  // [count * length, hidden] fp32; never changed
+};
+
+const at::Tensor& StatesOf(const HiddenStates& h) {
+  return static_cast<const TensorStates&>(*h.device).x;
+}
+
+at::Tensor FromHost(const float* rows, int64_t tokens, int64_t hidden, at::Device device) {
+  return at::from_blob(const_cast<float*>(rows), {tokens, hidden}, at::kFloat).to(device);
+}
+
+void CopyToHost(const at::Tensor& x, float* rows) {
+  at::from_blob(rows, x.sizes(), at::kFloat).copy_(x);
+}
+
+// The inputs as tokens are weighed: sqrt(s_t) x_t, in bf16.
+at::Tensor Weighed(const InputToSum& sum, int64_t first, int64_t length, const at::Tensor& x) {
+  if (sum.scale == TokenScale::kOne) return x;
+  at::Tensor s;
+  if (sum.scale == TokenScale::kGiven) {
+    s = at::from_blob(const_cast<float*>(sum.weights.data() + first * length), {x.size(0), 1},
+                      at::kFloat)
+            .to(x.device());
+  } else {
+    const at::Tensor inverse =
+        x.to(at::kFloat).square().mean(1, /*keepdim=*/true, at::kDouble).reciprocal();
+    s = at::where(inverse < 1e30, inverse, 0.0).to(at::kFloat);
+  }
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  return at::mul_out(out, x, s.sqrt());
+}
+
+}  // namespace
+
+absl::StatusOr<std::unique_ptr<HalfModel>> HalfModel::Create(const WeightProvider* weights,
+                                                             int threads, int resident_blocks,
+                                                             at::Device device) {
+  return std::unique_ptr<HalfModel>(new HalfModel(weights, threads, resident_blocks, device));
+}
+
+HalfModel::HalfModel(const WeightProvider* weights, int threads, int resident_blocks,
+                     at::Device device)
+    : TorchModel(weights, threads, resident_blocks, device),
+      capacity_(static_cast<size_t>(resident_blocks)) {}
+
+int64_t HalfModel::Together(int64_t length) const {
+  return std::max<int64_t>(1, kMicrobatchTokens / length);
+}
+
+RopeTensors HalfModel::Rope(int64_t length) {
+  PrepareRope(length);
+  const c10::InferenceMode normal(false);
+  return MakeRopeTensors(rope_, length, device_);
+}
+
+absl::StatusOr<const HalfBlock*> HalfModel::Block(int64_t block) {
+  for (const auto& [index, kept] : half_blocks_) {
+    if (index == block) return kept.get();
+  }
+  while (capacity_ > 0 && half_blocks_.size() >= capacity_) half_blocks_.pop_back();
+  std::shared_ptr<const HalfBlock> read;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    SA_ASSIGN_OR_RETURN(read, ReadHalfBlock(weights_, block, device_));
+    return absl::OkStatus();
+  }));
+  half_blocks_.emplace_front(block, std::move(read));
+  return half_blocks_.front().second.get();
+}
+
+absl::Status HalfModel::LoadEnds() {
+  if (half_norm_.defined()) return absl::OkStatus();
+  return CatchTorch([&]() -> absl::Status {
+    SA_ASSIGN_OR_RETURN(half_embed_, ReadToDevice(weights_, "embed", {s_.vocab, s_.hidden},
+                                                  at::kBFloat16, device_));
+    half_head_ = half_embed_;
+    if (!s_.tied_embeddings) {
+      SA_ASSIGN_OR_RETURN(half_head_, ReadToDevice(weights_, "head", {s_.vocab, s_.hidden},
+                                                   at::kBFloat16, device_));
+    }
+    SA_ASSIGN_OR_RETURN(half_norm_,
+                        ReadToDevice(weights_, "final_norm", {s_.hidden}, at::kFloat, device_));
+    return absl::OkStatus();
+  });
+}
+
+at::Tensor HalfModel::EmbedMicrobatch(const int32_t* tokens, int64_t count) const {
+  const at::Tensor index =
+      at::from_blob(const_cast<int32_t*>(tokens), {count}, at::kInt).to(device_).to(at::kLong);
+  return half_embed_.index_select(0, index).to(at::kFloat);
+}
+
+absl::StatusOr<HiddenStates> HalfModel::Embed(const std::vector<int32_t>& tokens, int64_t count,
+                                              int64_t length) {
+  SA_RETURN_IF_ERROR(CheckTokens(tokens, count, length));
+  SA_RETURN_IF_ERROR(LoadEnds());
+  HiddenStates h{count, length, s_.hidden, {}, nullptr};
+  const absl::Status on_device = CatchTorch([&]() -> absl::Status {
+    h.device = std::make_shared<TensorStates>(EmbedMicrobatch(tokens.data(), count * length));
+    return absl::OkStatus();
+  });
+  if (!absl::IsResourceExhausted(on_device)) {
+    SA_RETURN_IF_ERROR(on_device);
+    return h;
+  }
+  h.data.resize(count * length * s_.hidden);
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    for (int64_t i = 0; i < count; ++i) {
+      CopyToHost(EmbedMicrobatch(tokens.data() + i * length, length),
+                 h.data.data() + i * length * s_.hidden);
+    }
+    return absl::OkStatus();
+  }));
+  return h;
+}
+
+absl::Status HalfModel::ToHost(HiddenStates* h) {
+  if (h->device == nullptr) return absl::OkStatus();
+  return CatchTorch([&]() -> absl::Status {
+    h->data.resize(h->count * h->length * h->hidden);
+    CopyToHost(StatesOf(*h), h->data.data());
+    h->device = nullptr;
+    return absl::OkStatus();
+  });
+}
+
+absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
+                            TaskControl* control) {
+  if (h->device == nullptr) SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));
+  SA_ASSIGN_OR_RETURN(const HalfBlock* const weights, Block(block));
+  at::Tensor out;
+  if (h->device != nullptr) {
+    const absl::Status room = CatchTorch([&]() -> absl::Status {
+      out = at::empty(StatesOf(*h).sizes(), StatesOf(*h).options());
+      return absl::OkStatus();
+    });
+    if (absl::IsResourceExhausted(room)) {
+      SA_RETURN_IF_ERROR(ToHost(h));
+    } else {
+      SA_RETURN_IF_ERROR(room);
+    }
+  }
+  const absl::Status status = CatchTorch([&]() -> absl::Status {
+    const RopeTensors rope = Rope(h->length);
+    for (int64_t first = 0; first < h->count; first += Together(h->length)) {
+      SA_RETURN_IF_ERROR(Check(control));
+      const Microbatch batch{std::min(Together(h->length), h->count - first), h->length};
+      const int64_t begin = first * h->length, tokens = batch.count * batch.length;
+      const TensorVisitor show = [&](BlockInput input, const at::Tensor& x) {
+        visit(first, input, x);
+      };
+      float* const rows = h->data.data() + begin * h->hidden;
+      const at::Tensor in = h->device != nullptr ? StatesOf(*h).narrow(0, begin, tokens)
+                                                 : FromHost(rows, tokens, h->hidden, device_);
+      const at::Tensor result =
+          HalfForward(s_, *weights, rope, batch, in, visit ? &show : nullptr, nullptr);
+      if (h->device != nullptr) {
+        out.narrow(0, begin, tokens).copy_(result);
+      } else {
+        CopyToHost(result, rows);
+      }
+      if (control != nullptr) ++control->progress_count;
+    }
+    if (h->device != nullptr) h->device = std::make_shared<TensorStates>(out);
+    return absl::OkStatus();
+  });
+  return Annotate(status, absl::StrCat("block ", block, " in bf16, microbatches of ",
+                                       Together(h->length) * h->length, " tokens"));
+}
+
+absl::Status HalfModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                                 TaskControl* control) {
+  if (visitor == nullptr) return Run(block, h, nullptr, control);
+  const int64_t length = h->length;
+  return Run(
+      block, h,
+      [&](int64_t first, BlockInput input, const at::Tensor& x) {
+        const at::Tensor host = x.to(at::kFloat).cpu().contiguous();
+        for (int64_t i = 0; i * length < host.size(0); ++i) {
+          (*visitor)(input, first + i, host.const_data_ptr<float>() + i * length * host.size(1),
+                     length, host.size(1));
+        }
+      },
+      control);
+}
+
+absl::Status HalfModel::RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                                  TaskControl* control) {
+  for (int64_t block = begin; block < end; ++block)
+    SA_RETURN_IF_ERROR(RunBlock(block, h, nullptr, control));
+  return absl::OkStatus();
+}
+
+absl::Status HalfModel::VisitInput(int64_t block, BlockInput input, const HiddenStates& h,
+                                   const InputVisitor& visitor, TaskControl* control) {
+  HiddenStates copy = h;
+  const InputVisitor only = [&](BlockInput seen, int64_t sequence, const float* x, int64_t tokens,
+                                int64_t width) {
+    if (seen == input) visitor(seen, sequence, x, tokens, width);
+  };
+  return RunBlock(block, &copy, &only, control);
+}
+
+std::unique_ptr<InputSum> HalfModel::NewInputSum(int64_t k) {
+  return std::make_unique<DeviceSum>(k, device_);
+}
+
+absl::Status HalfModel::RunBlockSumming(int64_t block, HiddenStates* h,
+                                        const std::vector<InputToSum>& sums, TaskControl* control) {
+  for (const InputToSum& sum : sums) {
+    if (sum.scale == TokenScale::kGiven &&
+        static_cast<int64_t>(sum.weights.size()) != h->count * h->length) {
+      return absl::InvalidArgumentError(absl::StrCat("sums of inputs: ", sum.weights.size(),
+                                                     " weights for ", h->count, " x ", h->length,
+                                                     " tokens"));
+    }
+  }
+  return Run(
+      block, h,
+      [&](int64_t first, BlockInput input, const at::Tensor& x) {
+        for (const InputToSum& sum : sums) {
+          if (sum.input != input) continue;
+          static_cast<DeviceSum*>(sum.sum)->AddSquare(Weighed(sum, first, h->length, x));
+        }
+      },
+      control);
+}
+
+}  // namespace shiftadd::reference

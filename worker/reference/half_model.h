@@ -1,0 +1,67 @@
+// ReferenceModel in bf16 (half_block.h), for calibration on a GPU. ATen types: include from .cc
+// files of worker/reference only.
+#ifndef SHIFTADD_WORKER_REFERENCE_HALF_MODEL_H_
+#define SHIFTADD_WORKER_REFERENCE_HALF_MODEL_H_
+
+#include <list>
+#include <memory>
+#include <utility>
+#include <vector>
+
+#include "worker/reference/half_block.h"
+#include "worker/reference/torch_model.h"
+
+namespace shiftadd::reference {
+
+// Sequences go through in microbatches whose size depends on their length alone. States stay on the
+// device between blocks; where they do not fit they wait on the host, which changes no number.
+// Scores and samples are not this model's: they are asked of one in full precision.
+class HalfModel : public TorchModel {
+ public:
+  static absl::StatusOr<std::unique_ptr<HalfModel>> Create(const WeightProvider* weights,
+                                                           int threads, int resident_blocks,
+                                                           at::Device device);
+
+  bool stays_on_device() const override { return true; }
+  void DropBlocks() override { half_blocks_.clear(); }
+  absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
+                                     int64_t length) override;
+  absl::Status ToHost(HiddenStates* h) override;
+  absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
+                        TaskControl* control) override;
+  absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
+                         TaskControl* control) override;
+  absl::Status VisitInput(int64_t block, BlockInput input, const HiddenStates& h,
+                          const InputVisitor& visitor, TaskControl* control) override;
+  std::unique_ptr<InputSum> NewInputSum(int64_t k) override;
+  absl::Status RunBlockSumming(int64_t block, HiddenStates* h, const std::vector<InputToSum>& sums,
+                               TaskControl* control) override;
+
+ protected:
+  absl::Status Guide(const std::vector<int32_t>& tokens, int64_t count, int64_t length,
+                     const GuidedOptions& options, TaskControl* control,
+                     GuidedStatistics* out) override;
+
+ private:
+  class Pass;  // of Guide
+
+  HalfModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device);
+  // visit(first sequence, input, x [tokens, width]).
+  using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&)>;
+  absl::Status Run(int64_t block, HiddenStates* h, const Visit& visit, TaskControl* control);
+  // Valid until the next call, or longer if all are kept.
+  absl::StatusOr<const HalfBlock*> Block(int64_t block);
+  absl::Status LoadEnds();
+  // The embedding of some sequences, [tokens, hidden] fp32 on the device.
+  at::Tensor EmbedMicrobatch(const int32_t* tokens, int64_t tokens_count) const;
+  RopeTensors Rope(int64_t length);
+  int64_t Together(int64_t length) const;  // sequences of a microbatch
+
+  const size_t capacity_;  // 0: all
+  std::list<std::pair<int64_t, std::shared_ptr<const HalfBlock>>> half_blocks_;
+  at::Tensor half_embed_, half_head_, half_norm_;
+};
+
+}  // namespace shiftadd::reference
+
+#endif  // SHIFTADD_WORKER_REFERENCE_HALF_MODEL_H_

@@ -1,0 +1,128 @@
+// The model in bf16 against the CPU executor in fp32: on the CPU, and on CUDA where there is one.
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "worker/reference/reference_model.h"
+#include "worker/reference/testing/random_model.h"
+
+namespace shiftadd {
+namespace {
+
+using testing::RandomModel;
+using testing::RandomTokens;
+using testing::TinySpec;
+
+// Root of the mean square difference, as a fraction of that of what is expected.
+double Difference(const std::vector<float>& found, const std::vector<float>& expected) {
+  EXPECT_EQ(found.size(), expected.size());
+  double error = 0, size = 0;
+  for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
+    error += std::pow(double{found[i]} - expected[i], 2);
+    size += double{expected[i]} * expected[i];
+  }
+  return std::sqrt(error / size);
+}
+
+class HalfModelTest : public ::testing::TestWithParam<Device> {
+ protected:
+  void SetUp() override {
+    spec_ = TinySpec();
+    spec_.blocks = 3;
+    spec_.qkv_bias = true;
+    weights_ = std::make_unique<RandomModel>(spec_, 1);
+    cpu_ = ReferenceModel::Create(weights_.get(), 1, 0).value();
+    auto created = ReferenceModel::Create(weights_.get(), 1, 0, GetParam());
+    if (created.status().code() == absl::StatusCode::kFailedPrecondition)
+      GTEST_SKIP() << created.status();
+    half_ = *std::move(created);
+    few_ = ReferenceModel::Create(weights_.get(), 1, 1, GetParam()).value();
+    tokens_ = RandomTokens(2, kCount * kLength, spec_.vocab);
+  }
+
+  static constexpr int64_t kCount = 35, kLength = 300;  // more than one microbatch
+  ArchitectureSpec spec_;
+  std::unique_ptr<RandomModel> weights_;
+  std::unique_ptr<ReferenceModel> cpu_, half_, few_;
+  std::vector<int32_t> tokens_;
+};
+
+TEST_P(HalfModelTest, RunsBlocksNearFullPrecision) {
+  HiddenStates expected = cpu_->Embed(tokens_, kCount, kLength).value();
+  HiddenStates found = half_->Embed(tokens_, kCount, kLength).value();
+  ASSERT_TRUE(cpu_->RunBlocks(0, 3, &expected, nullptr).ok());
+  HiddenStates on_host = found;
+  ASSERT_TRUE(half_->ToHost(&on_host).ok());
+  ASSERT_TRUE(half_->RunBlocks(0, 3, &found, nullptr).ok());
+  ASSERT_TRUE(half_->ToHost(&found).ok());
+  EXPECT_LT(Difference(found.data, expected.data), 0.02);
+  // States that wait on the host go the same way.
+  ASSERT_TRUE(half_->RunBlocks(0, 3, &on_host, nullptr).ok());
+  EXPECT_EQ(on_host.data, found.data);
+}
+
+TEST_P(HalfModelTest, TokenWeightsAreNearAndDoNotDependOnWhatIsKept) {
+  GuidedOptions options;
+  options.chunks = 2;
+  options.boundary_blocks = {1};
+  HiddenStates seen;
+  options.boundary = [&](int64_t, int64_t, const HiddenStates& h) {
+    seen.data.insert(seen.data.end(), h.data.begin(), h.data.end());
+  };
+  const auto found = half_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
+  HiddenStates h = half_->Embed(tokens_, kCount, kLength).value();
+  ASSERT_TRUE(half_->RunBlock(0, &h, nullptr, nullptr).ok());
+  ASSERT_TRUE(half_->ToHost(&h).ok());
+  EXPECT_EQ(seen.data, h.data);
+  const auto again = few_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
+  const auto expected = cpu_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
+  for (size_t b = 0; b < 3; ++b) {
+    EXPECT_EQ(again.blocks[b].layers, found.blocks[b].layers);
+    for (size_t l = 0; l < 7; ++l) {
+      EXPECT_LT(Difference(found.blocks[b].layers[l], expected.blocks[b].layers[l]), 0.03)
+          << b << " " << l;
+    }
+  }
+}
+
+TEST_P(HalfModelTest, SumsTheSquaresOfItsInputs) {
+  std::vector<float> weights(tokens_.size());
+  for (size_t t = 0; t < weights.size(); ++t) weights[t] = 0.01f * static_cast<float>(t % 7);
+  HiddenStates h = half_->Embed(tokens_, kCount, kLength).value(), again = h;
+  std::vector<double> expected(48 * 48, 0.0);
+  const InputVisitor visitor = [&](BlockInput input, int64_t sequence, const float* x, int64_t n,
+                                   int64_t width) {
+    if (input != BlockInput::kMlp) return;
+    for (int64_t t = 0; t < n; ++t) {
+      for (int64_t i = 0; i < width; ++i) {
+        for (int64_t j = i; j < width; ++j) {
+          expected[i * width + j] +=
+              double{weights[sequence * kLength + t]} * x[t * width + i] * x[t * width + j];
+        }
+      }
+    }
+  };
+  ASSERT_TRUE(half_->RunBlock(1, &h, &visitor, nullptr).ok());
+  const auto sum = half_->NewInputSum(48);
+  ASSERT_TRUE(half_
+                  ->RunBlockSumming(1, &again,
+                                    {{BlockInput::kMlp, TokenScale::kGiven, weights, sum.get()}},
+                                    nullptr)
+                  .ok());
+  EXPECT_TRUE(sum->Finite().value());
+  const std::vector<double> found = sum->Take().value();
+  for (int64_t i = 0; i < 48; ++i) {
+    for (int64_t j = i; j < 48; ++j) {
+      // sqrt(s) x is rounded to bf16: 2^-9 a factor, which averages out over tokens.
+      const double bound = 1e-3 * std::sqrt(expected[i * 49] * expected[j * 49]);
+      EXPECT_NEAR(found[i * 48 + j], expected[i * 48 + j], bound);
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Devices, HalfModelTest,
+                         ::testing::Values(Device::kCpuHalf, Device::kCudaHalf));
+
+}  // namespace
+}  // namespace shiftadd
