@@ -18,7 +18,7 @@ class RecipesTest : public ::testing::Test {
   static void SetUpTestSuite() {
     root_ = new std::string(NewTempDir("recipes"));
     TinyLlamaOptions options;
-    options.hidden = 160;  // one group of 128 and a tail
+    options.hidden = 160;        // one group of 128 and a tail
     options.intermediate = 264;  // a group of 256 and a tail
     options.blocks = 1;
     options.heads = 4;

@@ -83,7 +83,7 @@ const char* EncodingName(kernels::Encoding encoding) {
   return "int8/group";
 }
 
-absl::Status AddHead(const WeightProvider& weights, const std::string& name, bool int8,
+absl::Status AddHead(const WeightProvider& weights, const std::string& name, bool int8, int threads,
                      BlobBuilder* out) {
   const int64_t n = weights.spec().vocab, k = weights.spec().hidden;
   SA_ASSIGN_OR_RETURN(const std::vector<float> w, weights.Read(name));
@@ -93,7 +93,7 @@ absl::Status AddHead(const WeightProvider& weights, const std::string& name, boo
     out->Meta(name + ".encoding", "raw");
     return absl::OkStatus();
   }
-  SA_ASSIGN_OR_RETURN(const Int8Matrix m, QuantizeInt8(name, w, n, k));
+  SA_ASSIGN_OR_RETURN(const Int8Matrix m, QuantizeInt8(name, w, n, k, threads));
   out->Own(name + ".codes", DType::kI8, {n, k}, m.codes);
   out->Own(name + ".scale", DType::kF16, {n, (k + kInt8GroupSize - 1) / kInt8GroupSize}, m.scale);
   out->Meta(name + ".encoding", "int8/group");
@@ -163,10 +163,11 @@ absl::StatusOr<std::string> BuildRawLayerBlob(const std::string& name, const std
   return std::move(out).Write();
 }
 
-absl::StatusOr<std::string> BuildHeadBlob(const WeightProvider& weights, bool int8) {
+absl::StatusOr<std::string> BuildHeadBlob(const WeightProvider& weights, bool int8, int threads) {
   BlobBuilder out;
-  SA_RETURN_IF_ERROR(AddHead(weights, "embed", int8, &out));
-  if (!weights.spec().tied_embeddings) SA_RETURN_IF_ERROR(AddHead(weights, "head", int8, &out));
+  SA_RETURN_IF_ERROR(AddHead(weights, "embed", int8, threads, &out));
+  if (!weights.spec().tied_embeddings)
+    SA_RETURN_IF_ERROR(AddHead(weights, "head", int8, threads, &out));
   return std::move(out).Write();
 }
 

@@ -24,7 +24,8 @@ absl::StatusOr<std::string> BuildRawLayerBlob(const std::string& name, const std
                                               const std::map<std::string, std::string>& more = {});
 
 // "embed" and, if the model has one of its own, "head": int8/group, or raw as above.
-absl::StatusOr<std::string> BuildHeadBlob(const WeightProvider& weights, bool int8);
+absl::StatusOr<std::string> BuildHeadBlob(const WeightProvider& weights, bool int8,
+                                          int threads = 1);
 
 // Norms and biases in F32, and the signs of every distinct rotated input width (recipes that
 // rotate).

@@ -105,7 +105,7 @@ struct Int8Matrix {
   std::vector<uint16_t> scale;
 };
 absl::StatusOr<Int8Matrix> QuantizeInt8(const std::string& name, const std::vector<float>& w,
-                                        int64_t n, int64_t k);
+                                        int64_t n, int64_t k, int threads = 1);
 
 }  // namespace shiftadd
 

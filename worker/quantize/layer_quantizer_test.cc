@@ -345,6 +345,15 @@ TEST(RotationSigns, AreTheDigestsOfTheirPositions) {
   EXPECT_NE(RotationSigns(8, 70), signs);
 }
 
+TEST(QuantizeInt8, ThreadsGiveTheSameBytes) {
+  const int64_t n = 700, k = 200;
+  const std::vector<float> w = GaussianWeights(n, k, 31);
+  const Int8Matrix one = QuantizeInt8("embed", w, n, k).value();
+  const Int8Matrix many = QuantizeInt8("embed", w, n, k, 4).value();
+  EXPECT_EQ(one.codes, many.codes);
+  EXPECT_EQ(one.scale, many.scale);
+}
+
 TEST(QuantizeInt8, HalfAStep) {
   const int64_t n = 3, k = 200;
   std::vector<float> w = GaussianWeights(n, k, 30);

@@ -31,10 +31,11 @@
 namespace shiftadd::reference {
 namespace {
 
-// While this lives, operators that could add in any order add in a fixed one.
+// While this lives, attention's backward pass adds in a fixed order. With `warn_only` it would
+// warn, and add in any order.
 class Deterministic {
  public:
-  Deterministic() { at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/true); }
+  Deterministic() { at::globalContext().setDeterministicAlgorithms(true, /*warn_only=*/false); }
   ~Deterministic() { at::globalContext().setDeterministicAlgorithms(false, false); }
   Deterministic(const Deterministic&) = delete;
   Deterministic& operator=(const Deterministic&) = delete;

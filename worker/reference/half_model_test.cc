@@ -121,6 +121,24 @@ TEST_P(HalfModelTest, SumsTheSquaresOfItsInputs) {
   }
 }
 
+// Long enough that a GPU's attention adds the gradients of many blocks of queries.
+TEST_P(HalfModelTest, GradientsOfLongSequencesRepeat) {
+  constexpr int64_t kSequences = 2, kTokens = 2048;
+  ArchitectureSpec spec = TinySpec();
+  spec.hidden = 256, spec.heads = 4, spec.kv_heads = 2, spec.head_dim = 64;
+  spec.context = kTokens;
+  const RandomModel weights(spec, 3);
+  const auto model = ReferenceModel::Create(&weights, 1, 0, GetParam()).value();
+  const std::vector<int32_t> tokens = RandomTokens(4, kSequences * kTokens, spec.vocab);
+  const auto first = model->TokenWeights(tokens, kSequences, kTokens, {}, nullptr).value();
+  for (int i = 0; i < 3; ++i) {
+    const auto again = model->TokenWeights(tokens, kSequences, kTokens, {}, nullptr).value();
+    for (size_t b = 0; b < first.blocks.size(); ++b) {
+      EXPECT_EQ(again.blocks[b].layers, first.blocks[b].layers) << i << " " << b;
+    }
+  }
+}
+
 INSTANTIATE_TEST_SUITE_P(Devices, HalfModelTest,
                          ::testing::Values(Device::kCpuHalf, Device::kCudaHalf));
 

@@ -359,7 +359,8 @@ absl::StatusOr<v1::EndsResult> RunEnds(const v1::TaskContext& context, JobSessio
   v1::EndsResult result;
   SA_ASSIGN_OR_RETURN(
       const std::string head,
-      BuildHeadBlob(session->source(), context.recipe().head() != v1::HEAD_ENCODING_RAW));
+      BuildHeadBlob(session->source(), context.recipe().head() != v1::HEAD_ENCODING_RAW,
+                    session->threads()));
   SA_ASSIGN_OR_RETURN(const std::string unquantized,
                       BuildUnquantizedBlob(session->source(), recipe));
   PhaseTimer timer(session->metrics().store);
