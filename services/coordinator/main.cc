@@ -18,6 +18,7 @@
 #include "services/http/http_server.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "services/store/await_server.h"
 #include "services/store/job_store.h"
 
 namespace shiftadd::coordinator {
@@ -29,6 +30,8 @@ struct Flags {
   std::string data_dir;
   std::string packager = "127.0.0.1:7071";
   std::string blobs;
+  std::string store;
+  std::string backup;
   std::string port_file;
   std::string log_level = "info";
   double lease_seconds = 30;
@@ -44,9 +47,21 @@ void DefineFlags(CLI::App* app, Flags* f) {
   app->add_option("--http", f->http, "Address of /metrics, /health, /ready; port 0 picks one")
       ->envname("SHIFTADD_COORDINATOR_HTTP")
       ->capture_default_str();
-  app->add_option("--data-dir", f->data_dir, "Folder of the database; made if absent")
-      ->envname("SHIFTADD_COORDINATOR_DATA_DIR")
-      ->required();
+  auto* data_dir =
+      app->add_option("--data-dir", f->data_dir, "Folder of the SQLite file; made if absent")
+          ->envname("SHIFTADD_COORDINATOR_DATA_DIR");
+  auto* store = app->add_option(
+      "--store", f->store,
+      "Database that several coordinators may share, instead of a file of one's own: "
+      "postgres://USER@HOST/DATABASE; give its password by the variable, or leave it to ~/.pgpass");
+  store->envname("SHIFTADD_STORE");
+  app->add_option("--backup", f->backup,
+                  "Copy the SQLite file to this one, also while a coordinator runs, and end");
+  app->callback([=] {
+    if (data_dir->empty() && store->empty()) {
+      throw CLI::RequiredError("--data-dir or --store");
+    }
+  });
   app->add_option("--packager", f->packager, "The packager's gRPC address")
       ->envname("SHIFTADD_PACKAGER")
       ->capture_default_str();
@@ -92,18 +107,30 @@ void Drive(Coordinator* core, const StopFlag* stop) {
 
 std::string HostOf(const std::string& address) { return address.substr(0, address.rfind(':')); }
 
-absl::Status Serve(const Flags& flags) {
+std::string FileOf(const Flags& flags) { return flags.data_dir + "/coordinator.db"; }
+
+absl::StatusOr<std::unique_ptr<JobStore>> OpenStore(const Flags& flags, const StorePolicy& policy) {
+  if (!flags.store.empty()) {
+    return sql::AwaitServer([&] { return OpenPostgresJobStore(flags.store, nullptr, policy); });
+  }
   std::error_code error;
   std::filesystem::create_directories(flags.data_dir, error);
   if (error) {
     return absl::FailedPreconditionError(
         absl::StrCat("--data-dir ", flags.data_dir, ": ", error.message()));
   }
-  const auto clock = std::make_shared<SystemClock>();
+  return OpenSqliteJobStore(FileOf(flags), std::make_shared<SystemClock>(), policy);
+}
+
+absl::Status BackUp(const Flags& flags) {
+  return flags.store.empty() ? BackUpSqliteJobStore(FileOf(flags), flags.backup) : sql::UsePgDump();
+}
+
+absl::Status Serve(const Flags& flags) {
   StorePolicy policy;
   policy.lease = absl::Seconds(flags.lease_seconds);
-  SA_ASSIGN_OR_RETURN(const auto store,
-                      OpenSqliteJobStore(flags.data_dir + "/coordinator.db", clock, policy));
+  SA_ASSIGN_OR_RETURN(const auto store, OpenStore(flags, policy));
+  const StoreClock clock(store.get());
   std::unique_ptr<BlobStore> scratch;
   if (!flags.blobs.empty()) {
     SA_ASSIGN_OR_RETURN(scratch, OpenOciLayout(flags.blobs));
@@ -116,7 +143,7 @@ absl::Status Serve(const Flags& flags) {
   CoordinatorOptions options;
   options.lease = policy.lease;
   options.observer = metrics.MakeObserver();
-  Coordinator core(store.get(), publisher.get(), scratch.get(), clock.get(), options);
+  Coordinator core(store.get(), publisher.get(), scratch.get(), &clock, options);
 
   StopFlag stop = false;
   JobServiceHandler jobs(&core, &metrics, &stop);
@@ -168,7 +195,8 @@ int main(int argc, char** argv) {
     return app.exit(e) == 0 ? 0 : 2;
   }
   shiftadd::InitLogging("coordinator", flags.log_level);
-  const absl::Status status = shiftadd::coordinator::Serve(flags);
+  const absl::Status status = flags.backup.empty() ? shiftadd::coordinator::Serve(flags)
+                                                   : shiftadd::coordinator::BackUp(flags);
   if (status.ok()) return 0;
   std::cerr << "shiftadd-coordinator: " << status.message() << "\n";
   return 1;

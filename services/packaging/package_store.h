@@ -76,6 +76,16 @@ class PackageStore {
 // version wrote it.
 absl::StatusOr<std::unique_ptr<PackageStore>> OpenSqlitePackageStore(const std::string& path);
 
+// A database of PostgreSQL (`url` as for sql::PostgresUrl), which coordinators may use too. Blobs
+// are one packager's: `lock_path`, beside them, is what a second one finds locked
+// (FAILED_PRECONDITION).
+absl::StatusOr<std::unique_ptr<PackageStore>> OpenPostgresPackageStore(
+    const std::string& url, const std::string& lock_path);
+
+// A consistent copy of the file at `path`, also while a packager works with it. ALREADY_EXISTS if
+// `copy` does.
+absl::Status BackUpSqlitePackageStore(const std::string& path, const std::string& copy);
+
 }  // namespace shiftadd::packaging
 
 #endif  // SHIFTADD_SERVICES_PACKAGING_PACKAGE_STORE_H_

@@ -1,4 +1,4 @@
-// shiftadd-packager: PackageService over SQLite and an OCI image layout.
+// shiftadd-packager: PackageService over a database and an OCI image layout.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
@@ -14,6 +14,7 @@
 #include "services/base/version.h"
 #include "services/blob/posix_file.h"
 #include "services/packaging/package_service.h"
+#include "services/store/await_server.h"
 
 namespace shiftadd::packaging {
 namespace {
@@ -25,6 +26,8 @@ struct Flags {
   std::string http = "127.0.0.1:9471";
   std::string data_dir;
   std::string blobs;
+  std::string store;
+  std::string backup;
   std::string port_file;
   std::string log_level = "info";
   int64_t gc_grace_seconds = 3600;
@@ -51,6 +54,12 @@ void Define(CLI::App* app, Flags* flags) {
       ->capture_default_str();
   app->add_option("--blobs", flags->blobs, "Folder of blobs, an OCI image layout [DATA_DIR/blobs]")
       ->envname("SHIFTADD_PACKAGER_BLOBS");
+  app->add_option("--store", flags->store,
+                  "Database instead of packager.sqlite: postgres://USER@HOST/DATABASE; give its "
+                  "password by the variable, or leave it to ~/.pgpass")
+      ->envname("SHIFTADD_STORE");
+  app->add_option("--backup", flags->backup,
+                  "Copy packager.sqlite to this file, also while a packager runs, and end");
   app->add_option("--port-file", flags->port_file,
                   "File to write the gRPC and the HTTP port to, one a line, once both listen")
       ->envname("SHIFTADD_PACKAGER_PORT_FILE");
@@ -81,12 +90,23 @@ absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port
   return absl::OkStatus();
 }
 
+absl::StatusOr<std::unique_ptr<PackageStore>> OpenStore(const Flags& flags) {
+  if (flags.store.empty()) {
+    SA_RETURN_IF_ERROR(blob::MakeDirectories(flags.data_dir));
+    return OpenSqlitePackageStore(flags.data_dir + "/packager.sqlite");
+  }
+  return sql::AwaitServer(
+      [&] { return OpenPostgresPackageStore(flags.store, flags.blobs + "/packager"); });
+}
+
 absl::Status Run(Flags flags) {
   if (flags.blobs.empty()) flags.blobs = flags.data_dir + "/blobs";
-  SA_RETURN_IF_ERROR(blob::MakeDirectories(flags.data_dir));
-  SA_ASSIGN_OR_RETURN(const auto store,
-                      OpenSqlitePackageStore(flags.data_dir + "/packager.sqlite"));
+  if (!flags.backup.empty()) {
+    if (!flags.store.empty()) return sql::UsePgDump();
+    return BackUpSqlitePackageStore(flags.data_dir + "/packager.sqlite", flags.backup);
+  }
   SA_ASSIGN_OR_RETURN(const auto blobs, OpenOciLayout(flags.blobs));
+  SA_ASSIGN_OR_RETURN(const auto store, OpenStore(flags));
 
   const auto registry = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(registry.get(), "packager");

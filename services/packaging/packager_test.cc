@@ -283,9 +283,8 @@ TEST_F(PackagerTest, StartMendsTheIndex) {
   EXPECT_EQ(Mirrored("foreign:1"), digest);
 }
 
-TEST_F(PackagerTest, OnePackagerAFile) {
-  EXPECT_EQ(OpenSqlitePackageStore(dir_ + "/packager.sqlite").status().code(),
-            StatusCode::kFailedPrecondition);
+TEST_F(PackagerTest, OnePackagerAStore) {
+  EXPECT_EQ(OpenTestPackageStore(dir_).status().code(), StatusCode::kFailedPrecondition);
 }
 
 }  // namespace

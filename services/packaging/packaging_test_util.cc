@@ -47,7 +47,7 @@ void PackagerFixture::Restart() {
   packager_.reset();
   store_.reset();
   blobs_ = OpenOciLayout(dir_ + "/blobs").value();
-  store_ = OpenSqlitePackageStore(dir_ + "/packager.sqlite").value();
+  store_ = OpenTestPackageStore(dir_).value();
   packager_ = Packager::Start(store_.get(), blobs_.get(), options_).value();
 }
 

@@ -12,6 +12,10 @@
 
 namespace shiftadd::packaging {
 
+// The store under test; each test program defines it. Opened again for the same folder it must find
+// what was written before.
+absl::StatusOr<std::unique_ptr<PackageStore>> OpenTestPackageStore(const std::string& dir);
+
 class PackagerFixture : public testing::Test {
  protected:
   void SetUp() override;

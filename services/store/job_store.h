@@ -49,7 +49,10 @@ struct TaskRecord {
   absl::Time deadline = absl::InfinitePast();  // of the lease, while running
   std::string worker;                          // that holds or last held it
   std::map<std::string, int> attempts;         // lost ones, by cause
-  double progress = 0;                         // 0..1, as last renewed
+  // Its lease was prolonged because the coordinator or the store was away, and has not been renewed
+  // since: if it ends, that counts as no attempt.
+  bool excused = false;
+  double progress = 0;  // 0..1, as last renewed
   absl::Time lease_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
   int error_code = 0;  // of the last failure
@@ -145,11 +148,13 @@ struct WorkerRecord {
 struct StorePolicy {
   absl::Duration lease = absl::Seconds(30);
   int max_attempts = 4;
+  // How often waiters look for changes of other processes that nobody told them of.
+  absl::Duration poll = absl::Seconds(5);
 };
 
-// Thread-safe. Time comes from the clock that the store was opened with. Every method may also
-// answer UNAVAILABLE (busy, out of reach: try again), RESOURCE_EXHAUSTED (no space) or DATA_LOSS
-// (the database is damaged).
+// Thread-safe. Leases end by the store's own clock, never by a caller's. Every method may also
+// answer UNAVAILABLE (busy, out of reach: try again; the change may have been made all the same),
+// RESOURCE_EXHAUSTED (no space) or DATA_LOSS (the database is damaged).
 class JobStore {
  public:
   virtual ~JobStore() = default;
@@ -209,7 +214,8 @@ class JobStore {
   virtual absl::StatusOr<bool> FailTask(const LeaseKey& key, FailureKind kind,
                                         const std::string& cause, int code,
                                         const std::string& message) = 0;
-  // Ends every lease whose deadline has passed.
+  // Ends every lease whose deadline has passed. When the store comes back from where it could not
+  // be reached, running leases first get one lease time of grace.
   virtual absl::StatusOr<std::vector<Expired>> ReapExpired() = 0;
 
   // --- Workers ---
@@ -218,11 +224,23 @@ class JobStore {
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() = 0;
 
   // --- Changes ---
-  // Waits until something was committed after `seen` (a former answer; 0 at first), or `timeout` of
-  // real time.
+  // The store's time, as far as it is known without asking.
+  virtual absl::Time Now() = 0;
+  // Waits until something was committed after `seen` (a former answer; 0 at first), here or by
+  // another process (one commit may be told of twice), or `timeout` of real time.
   virtual uint64_t AwaitChange(uint64_t seen, absl::Duration timeout) = 0;
   // Ends every wait at once, now and later.
   virtual void StopWaiting() = 0;
+};
+
+// For who compares times with those that a store has written. The store must outlive it.
+class StoreClock : public Clock {
+ public:
+  explicit StoreClock(JobStore* store) : store_(store) {}
+  absl::Time Now() const override { return store_->Now(); }
+
+ private:
+  JobStore* const store_;
 };
 
 // A database file (made if absent) in WAL mode with synchronous=FULL. One process at a time:
@@ -231,6 +249,18 @@ class JobStore {
 absl::StatusOr<std::unique_ptr<JobStore>> OpenSqliteJobStore(const std::string& path,
                                                              std::shared_ptr<const Clock> clock,
                                                              const StorePolicy& policy = {});
+
+// A database of PostgreSQL, shared by any number of coordinators; `url` as for
+// sql::Postgres::Connect. UNAVAILABLE: it cannot be reached; FAILED_PRECONDITION as above. `clock`
+// null: the server's. Running leases get their grace here too.
+absl::StatusOr<std::unique_ptr<JobStore>> OpenPostgresJobStore(
+    const std::string& url, std::shared_ptr<const Clock> clock = nullptr,
+    const StorePolicy& policy = {});
+
+// A copy of the SQLite file at `path`, consistent, also while a coordinator works with it: a job
+// goes on from it as if the coordinator had been killed at that moment. ALREADY_EXISTS if `copy`
+// does.
+absl::Status BackUpSqliteJobStore(const std::string& path, const std::string& copy);
 
 }  // namespace shiftadd
 

@@ -23,9 +23,18 @@ void JobStoreConformance::TearDown() {
 
 void JobStoreConformance::Reopen() {
   store_.reset();
-  auto opened = GetParam().open(place_, clock_, StorePolicy{});
+  StorePolicy policy;
+  policy.poll = absl::Hours(1);  // nobody may need it
+  auto opened = GetParam().open(place_, clock_, policy);
   ASSERT_TRUE(opened.ok()) << opened.status();
   store_ = *std::move(opened);
+}
+
+std::shared_ptr<JobStore> JobStoreConformance::Another() {
+  if (!GetParam().shared) return store_;
+  auto opened = GetParam().open(place_, clock_, StorePolicy{});
+  EXPECT_TRUE(opened.ok()) << opened.status();
+  return *std::move(opened);
 }
 
 JobRecord JobStoreConformance::Create(const std::string& job_id, const std::string& owner,
@@ -381,9 +390,13 @@ TEST_P(JobStoreConformance, WaitersSeeChanges) {
   const uint64_t now = store_->AwaitChange(seen, absl::Seconds(30));
   writer.join();
   EXPECT_GT(now, seen);
-  EXPECT_EQ(store_->AwaitChange(now, absl::Milliseconds(1)), now);
+  // A store that other processes write too may tell of its own commit a second time.
+  uint64_t last = now;
+  for (int i = 0; i < 3; ++i) last = store_->AwaitChange(last, absl::Milliseconds(200));
+  EXPECT_LE(last, now + 1);
+  EXPECT_EQ(store_->AwaitChange(last, absl::Milliseconds(1)), last);
   store_->StopWaiting();
-  EXPECT_EQ(store_->AwaitChange(now, absl::Hours(1)), now);
+  EXPECT_EQ(store_->AwaitChange(last, absl::Hours(1)), last);
 }
 
 TEST_P(JobStoreConformance, ManyThreadsLeaseEachTaskOnce) {

@@ -17,6 +17,7 @@ namespace shiftadd {
 // before.
 struct JobStoreFactory {
   std::string name;
+  bool shared;  // several may be open at one place
   std::function<absl::StatusOr<std::unique_ptr<JobStore>>(
       const std::string& place, std::shared_ptr<const Clock> clock, const StorePolicy& policy)>
       open;
@@ -27,6 +28,8 @@ class JobStoreConformance : public testing::TestWithParam<JobStoreFactory> {
   void SetUp() override;
   void TearDown() override;
   void Reopen();
+  // What a second coordinator of the place works with: a store of its own where that can be.
+  std::shared_ptr<JobStore> Another();
 
   JobRecord Create(const std::string& job_id, const std::string& owner = "local", int priority = 0);
   // Moves the job to PROFILING with `count` PROFILE tasks.
@@ -39,7 +42,7 @@ class JobStoreConformance : public testing::TestWithParam<JobStoreFactory> {
 
   std::string place_;
   std::shared_ptr<FakeClock> clock_ = std::make_shared<FakeClock>();
-  std::unique_ptr<JobStore> store_;
+  std::shared_ptr<JobStore> store_;
 };
 
 }  // namespace shiftadd

@@ -11,7 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 
-namespace shiftadd::sqlite {
+namespace shiftadd::sql {
 namespace {
 
 absl::Status ToStatus(int code, sqlite3* db) {
@@ -41,100 +41,129 @@ absl::Status ToStatus(int code, sqlite3* db) {
   }
 }
 
+class SqliteRows : public Rows {
+ public:
+  SqliteRows(sqlite3* db, sqlite3_stmt* statement) : db_(db), statement_(statement) {}
+  ~SqliteRows() override { sqlite3_finalize(statement_); }
+
+  absl::StatusOr<bool> Next() override {
+    const int code = sqlite3_step(statement_);
+    if (code == SQLITE_ROW) return true;
+    if (code == SQLITE_DONE) return false;
+    return ToStatus(code, db_);
+  }
+  int64_t Int(int column) const override { return sqlite3_column_int64(statement_, column); }
+  double Real(int column) const override { return sqlite3_column_double(statement_, column); }
+  std::string Bytes(int column) const override {
+    const void* data = sqlite3_column_blob(statement_, column);
+    const int size = sqlite3_column_bytes(statement_, column);
+    if (data == nullptr) return {};
+    return std::string(static_cast<const char*>(data), static_cast<size_t>(size));
+  }
+
+ private:
+  sqlite3* const db_;
+  sqlite3_stmt* const statement_;
+};
+
+int Bind(sqlite3_stmt* statement, int index, const Value& value) {
+  const char* data = value.bytes.data();
+  const sqlite3_uint64 size = value.bytes.size();
+  switch (value.type) {
+    case Value::Type::kInt:
+      return sqlite3_bind_int64(statement, index, value.number);
+    case Value::Type::kReal:
+      return sqlite3_bind_double(statement, index, value.real);
+    case Value::Type::kText:
+      return sqlite3_bind_text64(statement, index, data, size, SQLITE_TRANSIENT, SQLITE_UTF8);
+    case Value::Type::kBlob:
+      return sqlite3_bind_blob64(statement, index, data, size, SQLITE_TRANSIENT);
+  }
+  return SQLITE_MISUSE;
+}
+
+class SqliteSession : public Session {
+ public:
+  SqliteSession(sqlite3* db, int64_t now) : db_(db), now_(now) {}
+
+  absl::StatusOr<std::unique_ptr<Rows>> Execute(const std::string& sql,
+                                                const std::vector<Value>& values) override {
+    sqlite3_stmt* statement = nullptr;
+    int code =
+        sqlite3_prepare_v2(db_, sql.data(), static_cast<int>(sql.size()), &statement, nullptr);
+    auto rows = std::make_unique<SqliteRows>(db_, statement);
+    for (size_t i = 0; code == SQLITE_OK && i < values.size(); ++i) {
+      code = Bind(statement, static_cast<int>(i) + 1, values[i]);
+    }
+    SA_RETURN_IF_ERROR(ToStatus(code, db_));
+    return rows;
+  }
+  absl::Status Script(const std::string& sql) override {
+    return ToStatus(sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr), db_);
+  }
+  int64_t Changes() override { return sqlite3_changes(db_); }
+  absl::StatusOr<int64_t> Now() override { return now_; }
+  std::string For(Lock) const override { return ""; }
+  absl::Status LockSchema() override { return absl::OkStatus(); }
+  bool announced() const { return announced_; }
+
+ private:
+  sqlite3* const db_;
+  const int64_t now_;
+};
+
 }  // namespace
 
-Statement::Statement(sqlite3* db, absl::string_view sql) : db_(db) {
-  const int code =
-      sqlite3_prepare_v2(db, sql.data(), static_cast<int>(sql.size()), &stmt_, nullptr);
-  status_ = ToStatus(code, db);
-}
-
-Statement::~Statement() { sqlite3_finalize(stmt_); }
-
-Statement& Statement::Int(int64_t value) {
-  if (status_.ok()) status_ = ToStatus(sqlite3_bind_int64(stmt_, ++bound_, value), db_);
-  return *this;
-}
-
-Statement& Statement::Real(double value) {
-  if (status_.ok()) status_ = ToStatus(sqlite3_bind_double(stmt_, ++bound_, value), db_);
-  return *this;
-}
-
-Statement& Statement::Text(absl::string_view value) {
-  if (!status_.ok()) return *this;
-  // An empty view may have no address, which SQLite would take for NULL.
-  const char* data = value.empty() ? "" : value.data();
-  status_ = ToStatus(
-      sqlite3_bind_text64(stmt_, ++bound_, data, value.size(), SQLITE_TRANSIENT, SQLITE_UTF8), db_);
-  return *this;
-}
-
-Statement& Statement::Blob(absl::string_view value) {
-  if (!status_.ok()) return *this;
-  const char* data = value.empty() ? "" : value.data();
-  status_ =
-      ToStatus(sqlite3_bind_blob64(stmt_, ++bound_, data, value.size(), SQLITE_TRANSIENT), db_);
-  return *this;
-}
-
-absl::StatusOr<bool> Statement::Step() {
-  SA_RETURN_IF_ERROR(status_);
-  column_ = 0;
-  const int code = sqlite3_step(stmt_);
-  if (code == SQLITE_ROW) return true;
-  if (code == SQLITE_DONE) return false;
-  status_ = ToStatus(code, db_);
-  return status_;
-}
-
-absl::Status Statement::Run() { return Step().status(); }
-
-int64_t Statement::GetInt() { return sqlite3_column_int64(stmt_, column_++); }
-double Statement::GetReal() { return sqlite3_column_double(stmt_, column_++); }
-
-std::string Statement::GetText() {
-  const void* data = sqlite3_column_blob(stmt_, column_);
-  const int size = sqlite3_column_bytes(stmt_, column_++);
-  return data == nullptr ? std::string()
-                         : std::string(static_cast<const char*>(data), static_cast<size_t>(size));
-}
-
-absl::StatusOr<std::unique_ptr<Database>> Database::Open(const std::string& path) {
-  std::unique_ptr<Database> db(new Database());
+absl::StatusOr<std::unique_ptr<Sqlite>> Sqlite::Open(const std::string& path,
+                                                     std::shared_ptr<const Clock> clock,
+                                                     std::function<void()> announce) {
+  std::unique_ptr<Sqlite> db(new Sqlite(std::move(clock), std::move(announce)));
   const int code =
       sqlite3_open_v2(path.c_str(), &db->db_,
                       SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
   if (code != SQLITE_OK) return Annotate(ToStatus(code, db->db_), path);
   sqlite3_busy_timeout(db->db_, 5000);
+  SqliteSession session(db->db_, 0);
   for (const char* pragma :
        {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"}) {
-    SA_RETURN_IF_ERROR(Annotate(db->Execute(pragma), path));
+    SA_RETURN_IF_ERROR(Annotate(session.Script(pragma), path));
   }
   return db;
 }
 
-Database::~Database() { sqlite3_close(db_); }
+Sqlite::~Sqlite() { sqlite3_close(db_); }
 
-absl::Status Database::Execute(const std::string& sql) {
-  return ToStatus(sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr), db_);
-}
-
-int Database::Changes() { return sqlite3_changes(db_); }
-
-absl::StatusOr<std::unique_ptr<Transaction>> Transaction::Begin(Database* db) {
-  SA_RETURN_IF_ERROR(db->Execute("BEGIN IMMEDIATE"));
-  return std::unique_ptr<Transaction>(new Transaction(db));
-}
-
-Transaction::~Transaction() {
-  if (open_) db_->Execute("ROLLBACK").IgnoreError();
-}
-
-absl::Status Transaction::Commit() {
-  SA_RETURN_IF_ERROR(db_->Execute("COMMIT"));
-  open_ = false;
+absl::Status Sqlite::Write(const Work& work) {
+  bool announced = false;
+  {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    SqliteSession session(db_, absl::ToUnixMicros(clock_->Now()));
+    SA_RETURN_IF_ERROR(session.Script("BEGIN IMMEDIATE"));
+    absl::Status status = work(session);
+    if (status.ok()) status = session.Script("COMMIT");
+    if (!status.ok()) {
+      session.Script("ROLLBACK").IgnoreError();
+      return status;
+    }
+    announced = session.announced();
+  }
+  if (announced && announce_) announce_();
   return absl::OkStatus();
+}
+
+absl::Status Sqlite::Read(const Work& work) {
+  const std::lock_guard<std::mutex> hold(mutex_);
+  SqliteSession session(db_, absl::ToUnixMicros(clock_->Now()));
+  return work(session);
+}
+
+absl::Status Sqlite::CopyTo(const std::string& path) {
+  if (access(path.c_str(), F_OK) == 0) {
+    return absl::AlreadyExistsError(absl::StrCat(path, ": exists already"));
+  }
+  return Annotate(
+      Read([&](Session& session) { return Statement(session, "VACUUM INTO ?").Text(path).Run(); }),
+      path);
 }
 
 absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path) {
@@ -152,4 +181,4 @@ absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path
 
 FileLock::~FileLock() { close(fd_); }
 
-}  // namespace shiftadd::sqlite
+}  // namespace shiftadd::sql

@@ -1,83 +1,46 @@
-// A thin layer over the SQLite C API: statuses instead of codes, statements that clean up,
-// transactions.
+// The SQLite driver behind sql.h.
 #ifndef SHIFTADD_SERVICES_STORE_SQLITE_DB_H_
 #define SHIFTADD_SERVICES_STORE_SQLITE_DB_H_
 
-#include <cstdint>
+#include <functional>
 #include <memory>
+#include <mutex>
 #include <string>
 
-#include "absl/status/status.h"
-#include "absl/status/statusor.h"
-#include "absl/strings/string_view.h"
+#include "services/base/clock.h"
+#include "services/store/sql.h"
 
 struct sqlite3;
-struct sqlite3_stmt;
 
-namespace shiftadd::sqlite {
+namespace shiftadd::sql {
 
-// One prepared statement. Bind in order of the question marks, then Step. The first fault sticks
-// and is returned by every later Step. Not thread-safe.
-class Statement {
- public:
-  Statement(sqlite3* db, absl::string_view sql);
-  ~Statement();
-  Statement(const Statement&) = delete;
-  Statement& operator=(const Statement&) = delete;
-
-  Statement& Int(int64_t value);
-  Statement& Real(double value);
-  Statement& Text(absl::string_view value);
-  Statement& Blob(absl::string_view value);
-
-  // True: a row is there to be read. False: done.
-  absl::StatusOr<bool> Step();
-  // For statements without rows.
-  absl::Status Run();
-
-  // Columns of the row, in order of the select list.
-  int64_t GetInt();
-  double GetReal();
-  std::string GetText();  // or blob
-
- private:
-  sqlite3* db_;
-  sqlite3_stmt* stmt_ = nullptr;
-  int bound_ = 0;
-  int column_ = 0;
-  absl::Status status_;
-};
-
-// A connection. Not thread-safe.
-class Database {
+// One connection behind one mutex: the work in a transaction is microseconds, the rest is the
+// disk's. Thread-safe.
+class Sqlite : public Database {
  public:
   // Opens or makes the file: WAL, synchronous=FULL, foreign keys on, 5 s of patience with locks.
-  static absl::StatusOr<std::unique_ptr<Database>> Open(const std::string& path);
-  ~Database();
-  Database(const Database&) = delete;
-  Database& operator=(const Database&) = delete;
+  // `announce` is called after every commit that announced itself; may be empty.
+  static absl::StatusOr<std::unique_ptr<Sqlite>> Open(const std::string& path,
+                                                      std::shared_ptr<const Clock> clock,
+                                                      std::function<void()> announce = {});
+  ~Sqlite() override;
 
-  sqlite3* get() { return db_; }
-  absl::Status Execute(const std::string& sql);
-  // Rows that the last statement changed.
-  int Changes();
+  absl::Status Write(const Work& work) override;
+  absl::Status Read(const Work& work) override;
+  bool WasAway() override { return false; }  // a file does not go away
+  absl::Time Now() override { return clock_->Now(); }
+
+  // A consistent copy, made while others read and write. ALREADY_EXISTS if `path` does.
+  absl::Status CopyTo(const std::string& path);
 
  private:
-  Database() = default;
+  Sqlite(std::shared_ptr<const Clock> clock, std::function<void()> announce)
+      : clock_(std::move(clock)), announce_(std::move(announce)) {}
+
+  const std::shared_ptr<const Clock> clock_;
+  const std::function<void()> announce_;
+  std::mutex mutex_;
   sqlite3* db_ = nullptr;
-};
-
-// BEGIN IMMEDIATE … COMMIT; rolled back unless committed.
-class Transaction {
- public:
-  static absl::StatusOr<std::unique_ptr<Transaction>> Begin(Database* db);
-  ~Transaction();
-  absl::Status Commit();
-
- private:
-  explicit Transaction(Database* db) : db_(db) {}
-  Database* db_;
-  bool open_ = true;
 };
 
 // An exclusive advisory lock on PATH.lock that ends with the object (and with the process).
@@ -92,6 +55,6 @@ class FileLock {
   int fd_;
 };
 
-}  // namespace shiftadd::sqlite
+}  // namespace shiftadd::sql
 
 #endif  // SHIFTADD_SERVICES_STORE_SQLITE_DB_H_

@@ -1,0 +1,33 @@
+// What a daemon does about its database before it serves.
+#ifndef SHIFTADD_SERVICES_STORE_AWAIT_SERVER_H_
+#define SHIFTADD_SERVICES_STORE_AWAIT_SERVER_H_
+
+#include "absl/status/status.h"
+#include "absl/time/clock.h"
+#include "services/base/logging.h"
+#include "services/base/shutdown.h"
+
+namespace shiftadd::sql {
+
+// Opens a store; a server that cannot be reached is waited for, until SIGINT or SIGTERM: it may be
+// starting just as we are.
+template <typename Open>
+auto AwaitServer(const Open& open) {
+  constexpr absl::Duration kPause = absl::Seconds(1);
+  auto store = open();
+  if (absl::IsUnavailable(store.status())) {
+    spdlog::warn("waiting for the store: {}", store.status().ToString());
+  }
+  while (absl::IsUnavailable(store.status()) && !WaitForShutdown(kPause)) store = open();
+  return store;
+}
+
+inline absl::Status UsePgDump() {
+  return absl::InvalidArgumentError(
+      "--backup copies a SQLite file; of a PostgreSQL database pg_dump makes consistent copies "
+      "while coordinators run: pg_dump --format=custom --file=FILE DATABASE");
+}
+
+}  // namespace shiftadd::sql
+
+#endif  // SHIFTADD_SERVICES_STORE_AWAIT_SERVER_H_

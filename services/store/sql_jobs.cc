@@ -1,0 +1,379 @@
+// The job half of SqlJobStore: rows of jobs, their events, and waiting for changes.
+#include <algorithm>
+
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "services/store/sql_job_store.h"
+
+namespace shiftadd {
+namespace {
+
+// "FAILED", as users know it.
+std::string StateName(v1::JobState state) {
+  return v1::JobState_Name(state).substr(sizeof("JOB_STATE_") - 1);
+}
+
+using sql::Session;
+using sql::Statement;
+
+constexpr char kJobColumns[] =
+    "SELECT state, device_class, last_sequence, revision, cleaned, quantizer_version, document, "
+    "number FROM jobs ";
+
+google::protobuf::Timestamp ToProto(int64_t micros) {
+  google::protobuf::Timestamp t;
+  t.set_seconds(micros / 1'000'000);
+  t.set_nanos(static_cast<int32_t>(micros % 1'000'000) * 1000);
+  return t;
+}
+
+absl::StatusOr<JobRecord> ReadJobRow(Statement* row, int64_t* number) {
+  JobRecord record;
+  const auto state = static_cast<v1::JobState>(row->GetInt());
+  const std::string device_class = row->GetText();
+  const auto last_sequence = static_cast<uint64_t>(row->GetInt());
+  record.revision = static_cast<uint64_t>(row->GetInt());
+  record.cleaned = row->GetInt() != 0;
+  record.quantizer_version = row->GetText();
+  if (!record.job.ParseFromString(row->GetText())) {
+    return absl::DataLossError("database: a job's document is damaged");
+  }
+  record.job.set_state(state);
+  record.job.set_device_class(device_class);
+  record.job.set_last_sequence(last_sequence);
+  if (number != nullptr) *number = row->GetInt();
+  return record;
+}
+
+std::string Document(v1::Job job) {
+  job.clear_progress();
+  job.clear_last_sequence();
+  return job.SerializeAsString();
+}
+
+}  // namespace
+
+SqlJobStore::SqlJobStore(std::unique_ptr<sql::Database> db, std::shared_ptr<ChangeSignal> changes,
+                         const StorePolicy& policy)
+    : db_(std::move(db)), changes_(std::move(changes)), policy_(policy) {}
+
+// --- Rows ----------------------------------------------------------------------------------------
+
+absl::StatusOr<JobRecord> SqlJobStore::ReadJob(Session& s, const std::string& job_id, bool hold) {
+  Statement read(s, absl::StrCat(kJobColumns, "WHERE job_id = ?",
+                                 hold ? s.For(sql::Lock::kWait) : std::string()));
+  read.Text(job_id);
+  SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+  if (!row) return absl::NotFoundError(absl::StrCat("job \"", job_id, "\" does not exist"));
+  return ReadJobRow(&read, nullptr);
+}
+
+absl::StatusOr<std::optional<JobRecord>> SqlJobStore::ReadRequest(Session& s,
+                                                                  const std::string& owner,
+                                                                  const std::string& request_id,
+                                                                  const std::string& fingerprint) {
+  if (request_id.empty()) return std::nullopt;
+  Statement find(s, "SELECT job_id, fingerprint FROM jobs WHERE owner = ? AND request_id = ?");
+  find.Text(owner).Text(request_id);
+  SA_ASSIGN_OR_RETURN(const bool row, find.Step());
+  if (!row) return std::nullopt;
+  const std::string job_id = find.GetText();
+  if (find.GetText() == fingerprint) return ReadJob(s, job_id, /*hold=*/false);
+  return absl::AlreadyExistsError(absl::StrCat(
+      "request_id \"", request_id, "\" was used for another request (job ", job_id, ")"));
+}
+
+absl::Status SqlJobStore::WriteJob(Session& s, const JobRecord& record) {
+  Statement write(s, "UPDATE jobs SET state = ?, revision = ?, document = ? WHERE job_id = ?");
+  return write.Int(record.job.state())
+      .Int(static_cast<int64_t>(record.revision))
+      .Blob(Document(record.job))
+      .Text(record.job.job_id())
+      .Run();
+}
+
+absl::Status SqlJobStore::AddEvent(Session& s, const std::string& job_id, v1::JobEvent event) {
+  Statement count(s,
+                  "UPDATE jobs SET last_sequence = last_sequence + 1 WHERE job_id = ? "
+                  "RETURNING last_sequence");
+  count.Text(job_id);
+  SA_ASSIGN_OR_RETURN(const bool row, count.Step());
+  if (!row) return absl::NotFoundError(absl::StrCat("job \"", job_id, "\" does not exist"));
+  const int64_t sequence = count.GetInt();
+  SA_RETURN_IF_ERROR(count.Run());  // an unfinished statement would hold up the commit
+  SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
+  event.set_job_id(job_id);
+  event.set_sequence(static_cast<uint64_t>(sequence));
+  *event.mutable_time() = ToProto(now);
+  s.Announce();
+  Statement write(s, "INSERT INTO events (job_id, sequence, payload) VALUES (?, ?, ?)");
+  return write.Text(job_id).Int(sequence).Blob(event.SerializeAsString()).Run();
+}
+
+absl::Status SqlJobStore::MoveJob(Session& s, JobRecord* record, v1::JobState state) {
+  record->job.set_state(state);
+  if (IsTerminal(state)) {
+    SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
+    *record->job.mutable_end_time() = ToProto(now);
+  } else {
+    record->job.clear_end_time();
+  }
+  ++record->revision;
+  SA_RETURN_IF_ERROR(WriteJob(s, *record));
+  v1::JobEvent event;
+  event.set_state(state);
+  return AddEvent(s, record->job.job_id(), event);
+}
+
+// --- Verbs ---------------------------------------------------------------------------------------
+
+absl::StatusOr<JobRecord> SqlJobStore::CreateJob(const NewJob& job) {
+  return sql::Write(db_.get(), [&](Session& s) -> absl::StatusOr<JobRecord> {
+    SA_ASSIGN_OR_RETURN(std::optional<JobRecord> known,
+                        ReadRequest(s, job.job.owner(), job.request_id, job.fingerprint));
+    if (known.has_value()) return *std::move(known);
+    return InsertJob(s, job);
+  });
+}
+
+absl::StatusOr<JobRecord> SqlJobStore::InsertJob(Session& s, const NewJob& job) {
+  SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
+  v1::Job stored = job.job;
+  *stored.mutable_create_time() = ToProto(now);
+  Statement write(s,
+                  "INSERT INTO jobs (job_id, owner, request_id, fingerprint, state, priority, "
+                  "any_device, device_class, last_sequence, revision, cleaned, "
+                  "quantizer_version, document) VALUES (?, ?, ?, ?, ?, ?, ?, ?, 0, 1, 0, ?, ?) "
+                  "ON CONFLICT (owner, request_id) WHERE request_id <> '' DO NOTHING");
+  SA_RETURN_IF_ERROR(write.Text(stored.job_id())
+                         .Text(stored.owner())
+                         .Text(job.request_id)
+                         .Blob(job.fingerprint)
+                         .Int(stored.state())
+                         .Int(stored.spec().priority())
+                         .Int(stored.spec().any_device())
+                         .Text(stored.device_class())
+                         .Text(job.quantizer_version)
+                         .Blob(Document(stored))
+                         .Run());
+  if (s.Changes() == 0) {  // the same request, at the same time
+    SA_ASSIGN_OR_RETURN(std::optional<JobRecord> known,
+                        ReadRequest(s, stored.owner(), job.request_id, job.fingerprint));
+    if (known.has_value()) return *std::move(known);
+    return absl::UnavailableError("database: a job with this request_id is being deleted");
+  }
+  for (const NewTask& task : job.tasks) SA_RETURN_IF_ERROR(AddTask(s, stored.job_id(), task));
+  v1::JobEvent event;
+  event.set_state(stored.state());
+  SA_RETURN_IF_ERROR(AddEvent(s, stored.job_id(), event));
+  return ReadJob(s, stored.job_id(), /*hold=*/false);
+}
+
+absl::StatusOr<std::optional<JobRecord>> SqlJobStore::FindRequest(const std::string& owner,
+                                                                  const std::string& request_id,
+                                                                  const std::string& fingerprint) {
+  return sql::Read(db_.get(),
+                   [&](Session& s) { return ReadRequest(s, owner, request_id, fingerprint); });
+}
+
+absl::StatusOr<JobRecord> SqlJobStore::GetJob(const std::string& job_id) {
+  return sql::Read(db_.get(), [&](Session& s) { return ReadJob(s, job_id, /*hold=*/false); });
+}
+
+absl::StatusOr<std::vector<JobRecord>> SqlJobStore::ListJobs(int page_size,
+                                                             const std::string& page_token,
+                                                             std::string* next_token) {
+  int64_t before = INT64_MAX;
+  if (!page_token.empty() && !absl::SimpleAtoi(page_token, &before)) {
+    return absl::InvalidArgumentError(
+        "page_token: expected the next_page_token of an earlier answer");
+  }
+  next_token->clear();
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<JobRecord>> {
+    Statement read(s, absl::StrCat(kJobColumns, "WHERE number < ? ORDER BY number DESC LIMIT ?"));
+    read.Int(before).Int(page_size + 1);
+    std::vector<JobRecord> jobs;
+    int64_t number = 0;
+    while (true) {
+      SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+      if (!row) return jobs;
+      if (static_cast<int>(jobs.size()) == page_size) {
+        *next_token = absl::StrCat(number);
+        return jobs;
+      }
+      SA_ASSIGN_OR_RETURN(JobRecord record, ReadJobRow(&read, &number));
+      jobs.push_back(std::move(record));
+    }
+  });
+}
+
+absl::StatusOr<std::vector<std::string>> SqlJobStore::JobsNeedingWork() {
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<std::string>> {
+    Statement read(s,
+                   "SELECT job_id FROM jobs WHERE state NOT IN (?, ?, ?) "
+                   "OR (cleaned = 0 AND state IN (?, ?)) ORDER BY number");
+    read.Int(v1::JOB_STATE_SUCCEEDED).Int(v1::JOB_STATE_FAILED).Int(v1::JOB_STATE_CANCELLED);
+    read.Int(v1::JOB_STATE_SUCCEEDED).Int(v1::JOB_STATE_CANCELLED);
+    std::vector<std::string> jobs;
+    while (true) {
+      SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+      if (!row) return jobs;
+      jobs.push_back(read.GetText());
+    }
+  });
+}
+
+absl::StatusOr<std::map<v1::JobState, int>> SqlJobStore::CountJobs() {
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::map<v1::JobState, int>> {
+    Statement read(s, "SELECT state, COUNT(*) FROM jobs GROUP BY state");
+    std::map<v1::JobState, int> counts;
+    while (true) {
+      SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+      if (!row) return counts;
+      const auto state = static_cast<v1::JobState>(read.GetInt());
+      counts[state] = static_cast<int>(read.GetInt());
+    }
+  });
+}
+
+absl::StatusOr<JobRecord> SqlJobStore::UpdateJob(const JobUpdate& update) {
+  return sql::Write(db_.get(), [&](Session& s) -> absl::StatusOr<JobRecord> {
+    const std::string& job_id = update.job.job_id();
+    if (update.drop_open_tasks) SA_RETURN_IF_ERROR(HoldOpenTasks(s, job_id));
+    SA_ASSIGN_OR_RETURN(JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+    if (record.revision != update.expected_revision) {
+      return absl::AbortedError(absl::StrCat("job ", job_id, ": revision found ", record.revision,
+                                             ", expected ", update.expected_revision));
+    }
+    if (update.drop_open_tasks) SA_RETURN_IF_ERROR(DropOpenTasks(s, job_id, /*running_too=*/true));
+    for (const NewTask& task : update.tasks) SA_RETURN_IF_ERROR(AddTask(s, job_id, task));
+    for (const v1::JobEvent& event : update.events) SA_RETURN_IF_ERROR(AddEvent(s, job_id, event));
+    const v1::JobState before = record.job.state();
+    record.job = update.job;
+    if (update.job.state() != before) {
+      SA_RETURN_IF_ERROR(MoveJob(s, &record, update.job.state()));
+    } else {
+      ++record.revision;
+      SA_RETURN_IF_ERROR(WriteJob(s, record));
+    }
+    s.Announce();
+    return ReadJob(s, job_id, /*hold=*/false);
+  });
+}
+
+absl::StatusOr<JobRecord> SqlJobStore::CancelJob(const std::string& job_id) {
+  return sql::Write(db_.get(), [&](Session& s) -> absl::StatusOr<JobRecord> {
+    SA_RETURN_IF_ERROR(HoldOpenTasks(s, job_id));
+    SA_ASSIGN_OR_RETURN(JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+    const v1::JobState state = record.job.state();
+    if (state == v1::JOB_STATE_CANCELLING || state == v1::JOB_STATE_CANCELLED) return record;
+    if (IsTerminal(state)) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "job ", job_id, " has ended (", StateName(state), "): there is nothing to cancel"));
+    }
+    SA_RETURN_IF_ERROR(DropOpenTasks(s, job_id, /*running_too=*/false));
+    record.job.set_resume_state(state);
+    SA_RETURN_IF_ERROR(MoveJob(s, &record, v1::JOB_STATE_CANCELLING));
+    SA_RETURN_IF_ERROR(FinishCancel(s, job_id));
+    return ReadJob(s, job_id, /*hold=*/false);
+  });
+}
+
+absl::Status SqlJobStore::FinishCancel(Session& s, const std::string& job_id) {
+  SA_ASSIGN_OR_RETURN(JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+  if (record.job.state() != v1::JOB_STATE_CANCELLING) return absl::OkStatus();
+  SA_ASSIGN_OR_RETURN(const bool running, HasRunningTask(s, job_id));
+  if (running) return absl::OkStatus();
+  return MoveJob(s, &record, v1::JOB_STATE_CANCELLED);
+}
+
+absl::StatusOr<JobRecord> SqlJobStore::RetryJob(const std::string& job_id) {
+  return sql::Write(db_.get(), [&](Session& s) -> absl::StatusOr<JobRecord> {
+    SA_ASSIGN_OR_RETURN(JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+    if (record.job.state() != v1::JOB_STATE_FAILED) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "job ", job_id, ": state found ", StateName(record.job.state()), ", expected FAILED"));
+    }
+    Statement reset(s,
+                    "UPDATE tasks SET state = ?, attempts = '{}', lost_by = '', error = ?, "
+                    "error_code = 0, progress = 0 WHERE job_id = ? AND state IN (?, ?)");
+    SA_RETURN_IF_ERROR(reset.Int(static_cast<int>(TaskState::kReady))
+                           .Blob("")
+                           .Text(job_id)
+                           .Int(static_cast<int>(TaskState::kFailed))
+                           .Int(static_cast<int>(TaskState::kCancelled))
+                           .Run());
+    const v1::JobState resume = record.job.resume_state();
+    record.job.clear_resume_state();
+    record.job.clear_error();
+    SA_RETURN_IF_ERROR(
+        MoveJob(s, &record, resume == v1::JOB_STATE_UNSPECIFIED ? v1::JOB_STATE_QUEUED : resume));
+    return ReadJob(s, job_id, /*hold=*/false);
+  });
+}
+
+absl::Status SqlJobStore::MarkCleaned(const std::string& job_id) {
+  return db_->Write([&](Session& s) {
+    return Statement(s, "UPDATE jobs SET cleaned = 1 WHERE job_id = ?").Text(job_id).Run();
+  });
+}
+
+absl::Status SqlJobStore::DeleteJob(const std::string& job_id) {
+  return db_->Write([&](Session& s) -> absl::Status {
+    SA_ASSIGN_OR_RETURN(const JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+    if (!IsTerminal(record.job.state())) {
+      return absl::FailedPreconditionError(absl::StrCat(
+          "job ", job_id, " is ", StateName(record.job.state()), ": cancel it before deleting it"));
+    }
+    for (const char* table : {"events", "tasks", "jobs"}) {
+      Statement erase(s, absl::StrCat("DELETE FROM ", table, " WHERE job_id = ?"));
+      SA_RETURN_IF_ERROR(erase.Text(job_id).Run());
+    }
+    s.Announce();
+    return absl::OkStatus();
+  });
+}
+
+// --- Events and changes --------------------------------------------------------------------------
+
+absl::Status SqlJobStore::AppendEvents(const std::string& job_id,
+                                       const std::vector<v1::JobEvent>& events) {
+  return db_->Write([&](Session& s) -> absl::Status {
+    SA_ASSIGN_OR_RETURN(const JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+    // Streams end with the event of a terminal state: nothing may follow it.
+    if (IsTerminal(record.job.state())) {
+      return absl::FailedPreconditionError(absl::StrCat("job ", job_id, " has ended"));
+    }
+    for (const v1::JobEvent& event : events) SA_RETURN_IF_ERROR(AddEvent(s, job_id, event));
+    return absl::OkStatus();
+  });
+}
+
+absl::StatusOr<std::vector<v1::JobEvent>> SqlJobStore::Events(const std::string& job_id,
+                                                              uint64_t from_sequence, int limit) {
+  const uint64_t from = std::min<uint64_t>(from_sequence, INT64_MAX);
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<v1::JobEvent>> {
+    SA_RETURN_IF_ERROR(ReadJob(s, job_id, /*hold=*/false).status());
+    Statement read(s,
+                   "SELECT payload FROM events WHERE job_id = ? AND sequence >= ? "
+                   "ORDER BY sequence LIMIT ?");
+    read.Text(job_id).Int(static_cast<int64_t>(from)).Int(limit);
+    std::vector<v1::JobEvent> events;
+    while (true) {
+      SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+      if (!row) return events;
+      if (!events.emplace_back().ParseFromString(read.GetText())) {
+        return absl::DataLossError("database: an event is damaged");
+      }
+    }
+  });
+}
+
+uint64_t SqlJobStore::AwaitChange(uint64_t seen, absl::Duration timeout) {
+  return changes_->Await(seen, timeout);
+}
+
+void SqlJobStore::StopWaiting() { changes_->Stop(); }
+
+}  // namespace shiftadd
