@@ -239,6 +239,8 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
             kExitUsage);
   EXPECT_THAT(err_, HasSubstr("give --eval-text"));
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--frob"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"export", "m", dir_ + "/out", "--format", "zip"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("zip not in {hf-fp16,gguf}"));
   EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--label", "a=\xff"}),
             kExitUsage);

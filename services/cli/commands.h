@@ -20,6 +20,7 @@ void AddJobCommands(CLI::App& app,
 void AddPackageCommands(CLI::App& app, Context& context);  // packages, inspect, tag, rm, gc
 void AddServeCommand(CLI::App& app, Context& context);     // serve
 void AddGenerateCommand(CLI::App& app, Context& context);  // generate
+void AddExportCommand(CLI::App& app, Context& context);    // export
 
 // Flags that several groups share.
 void AddCoordinatorFlag(CLI::App* command, Context& context);

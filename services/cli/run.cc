@@ -64,6 +64,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddPackageCommands(app, context);
   AddServeCommand(app, context);
   AddGenerateCommand(app, context);
+  AddExportCommand(app, context);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     app.parse(arguments);

@@ -164,7 +164,36 @@ json EmptyDocument(const PreTokenizerForm& form) {
             {"ignore_merges", form.ignore_merges}}}};
 }
 
+// Offsets into the text change no token.
+json WithoutOffsets(json pre_tokenizer) {
+  if (pre_tokenizer.is_object()) pre_tokenizer.erase("trim_offsets");
+  for (json& inner : pre_tokenizer) {
+    if (inner.is_structured()) inner = WithoutOffsets(std::move(inner));
+  }
+  return pre_tokenizer;
+}
+
 }  // namespace
+
+absl::StatusOr<std::string> GgufPreTokenizerName(const json& tokenizer) {
+  const json model = tokenizer.value("model", json::object());
+  if (model.value("type", json()) != "BPE") {
+    return absl::UnimplementedError(absl::StrCat("tokenizer.json: model.type is ",
+                                                 model.value("type", json()).dump(),
+                                                 ": GGUF files are written of BPE only"));
+  }
+  const json cut = WithoutOffsets(tokenizer.value("pre_tokenizer", json()));
+  const json normalizer = tokenizer.value("normalizer", json());
+  for (const PreTokenizerForm& form : Forms()) {
+    if (cut == WithoutOffsets(form.pre_tokenizer) && normalizer == form.normalizer &&
+        model.value("ignore_merges", false) == form.ignore_merges) {
+      return form.names[0];
+    }
+  }
+  return absl::UnimplementedError(
+      "tokenizer.json: how it cuts text (pre_tokenizer, normalizer, ignore_merges) has no name in "
+      "GGUF that this program knows");
+}
 
 absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufMetadata& meta,
                                                   ArchitectureSpec* spec) {

@@ -15,6 +15,10 @@ namespace shiftadd {
 // {chat_template, bos, eos}.
 absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufMetadata& meta, ArchitectureSpec* spec);
 
+// The other way: the name in tokenizer.ggml.pre that stands for how a tokenizer.json cuts text.
+// UNIMPLEMENTED if none does, or if its model is no BPE.
+absl::StatusOr<std::string> GgufPreTokenizerName(const nlohmann::json& tokenizer);
+
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_WORKER_MODEL_GGUF_TOKENIZER_H_

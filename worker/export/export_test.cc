@@ -1,0 +1,124 @@
+// What is exported is what is served: read back with our own readers, and every number compared.
+#include "worker/export/export.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <fstream>
+
+#include "nlohmann/json.hpp"
+#include "worker/model/model_source.h"
+#include "worker/model/tokenizer.h"
+#include "worker/tensor/dtype.h"
+
+namespace shiftadd {
+namespace {
+
+namespace fs = std::filesystem;
+using ::testing::HasSubstr;
+
+class Export : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    std::string pattern = ::testing::TempDir() + "/export-XXXXXX";
+    ASSERT_NE(mkdtemp(pattern.data()), nullptr);
+    dir_ = pattern;
+    fs::copy(SHIFTADD_SOURCE_DIR "/tests/golden/tiny_package", dir_ / "layout",
+             fs::copy_options::recursive);
+    PackageLocation location;
+    location.reference = "golden:v1";
+    location.package_dir = dir_ / "layout";
+    auto package = ResolvePackage(location);
+    ASSERT_TRUE(package.ok()) << package.status();
+    auto weights = PackageWeights::Open(*std::move(package));
+    ASSERT_TRUE(weights.ok()) << weights.status();
+    weights_ = *std::move(weights);
+  }
+  void TearDown() override { fs::remove_all(dir_); }
+
+  absl::Status Write(const fs::path& to, ExportFormat format, uint64_t shard = 1 << 30) {
+    ExportOptions options;
+    options.format = format;
+    options.shard_bytes = shard;
+    return ExportPackage(weights_.get(), options, to);
+  }
+
+  // Every tensor as the package has it, matrices rounded to fp16.
+  void ExpectSameWeights(const ModelSource& model, bool halve_vectors) {
+    for (const FamilyTensor& tensor : weights_->family().tensors(weights_->spec())) {
+      std::vector<float> expected;
+      ASSERT_TRUE(weights_
+                      ->Read(tensor, false,
+                             [&](const std::vector<float>& rows) {
+                               expected.insert(expected.end(), rows.begin(), rows.end());
+                               return absl::OkStatus();
+                             })
+                      .ok());
+      if (tensor.shape.size() > 1 || halve_vectors) {
+        for (float& v : expected) v = HalfToFloat(FloatToHalf(v));
+      }
+      const auto found = model.Read(tensor.canonical);
+      ASSERT_TRUE(found.ok()) << found.status();
+      EXPECT_EQ(*found, expected) << tensor.canonical;
+    }
+  }
+  void ExpectSameTokens(const ModelSource& model) {
+    const auto ours = Tokenizer::FromJson(weights_->tokenizer().dump());
+    const auto theirs = Tokenizer::FromJson(model.tokenizer_json());
+    ASSERT_TRUE(ours.ok() && theirs.ok()) << theirs.status();
+    const std::string text = "Shift and add: 日本語 😀. <|im_end|> 12345";
+    for (const bool special : {false, true}) {
+      EXPECT_EQ((*ours)->Encode(text, special, special), (*theirs)->Encode(text, special, special));
+    }
+    EXPECT_EQ(nlohmann::json::parse(model.tokenizer_json())["shiftadd"],
+              weights_->tokenizer()["shiftadd"]);
+    EXPECT_EQ(ToJson(model.spec()), ToJson(weights_->spec()));
+  }
+
+  fs::path dir_;
+  std::unique_ptr<PackageWeights> weights_;
+};
+
+TEST_F(Export, HuggingFaceDirectoryHoldsTheServedNumbers) {
+  ASSERT_TRUE(Write(dir_ / "hf", ExportFormat::kHuggingFace).ok());
+  const auto model = ModelSource::Open(dir_ / "hf");
+  ASSERT_TRUE(model.ok()) << model.status();
+  ExpectSameWeights(**model, true);
+  ExpectSameTokens(**model);
+}
+
+TEST_F(Export, LargeModelsGetShardsAndAnIndex) {
+  ASSERT_TRUE(Write(dir_ / "hf", ExportFormat::kHuggingFace, 50'000).ok());
+  EXPECT_FALSE(fs::exists(dir_ / "hf/model.safetensors"));
+  EXPECT_TRUE(fs::exists(dir_ / "hf/model.safetensors.index.json"));
+  const auto model = ModelSource::Open(dir_ / "hf");
+  ASSERT_TRUE(model.ok()) << model.status();
+  ExpectSameWeights(**model, true);
+}
+
+TEST_F(Export, GgufHoldsTheServedNumbers) {
+  ASSERT_TRUE(Write(dir_ / "gguf", ExportFormat::kGguf).ok());
+  const auto model = ModelSource::Open(dir_ / "gguf/model-f16.gguf");
+  ASSERT_TRUE(model.ok()) << model.status();
+  ExpectSameWeights(**model, false);
+  ExpectSameTokens(**model);
+}
+
+TEST_F(Export, OnlyANewOrAnEmptyFolderIsWrittenTo) {
+  fs::create_directories(dir_ / "empty");
+  EXPECT_TRUE(Write(dir_ / "empty", ExportFormat::kGguf).ok());
+  const absl::Status full = Write(dir_ / "empty", ExportFormat::kHuggingFace);
+  EXPECT_EQ(full.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(std::string(full.message()), HasSubstr("is not empty"));
+  EXPECT_FALSE(fs::exists(dir_ / "empty/config.json"));
+  std::ofstream(dir_ / "file") << "x";
+  EXPECT_THAT(std::string(Write(dir_ / "file", ExportFormat::kGguf).message()),
+              HasSubstr("is a file"));
+  for (const auto& entry : fs::directory_iterator(dir_)) {
+    EXPECT_THAT(entry.path().string(), ::testing::Not(HasSubstr("partial")));
+  }
+}
+
+}  // namespace
+}  // namespace shiftadd
