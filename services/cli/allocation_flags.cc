@@ -101,10 +101,4 @@ std::string FormatBudget(const v1::Budget& budget) {
   return "none";
 }
 
-std::string CriterionName(v1::Criterion criterion) {
-  const auto* value = v1::Criterion_descriptor()->FindValueByNumber(criterion);
-  if (value == nullptr || value->number() == 0) return "default";
-  return ShortEnumName(value);
-}
-
 }  // namespace shiftadd::cli

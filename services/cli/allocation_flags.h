@@ -32,8 +32,6 @@ absl::StatusOr<v1::Criterion> MakeCriterion(const AllocationFlags& flags);
 
 // "2.25 planes", "3.4 stored bits", "60.0 MiB".
 std::string FormatBudget(const v1::Budget& budget);
-// "guided"; "default" if unspecified.
-std::string CriterionName(v1::Criterion criterion);
 
 }  // namespace shiftadd::cli
 

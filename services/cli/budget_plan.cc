@@ -8,6 +8,7 @@
 #include "services/cli/proto_json.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
+#include "services/job/criterion_name.h"
 
 namespace shiftadd::cli {
 

@@ -11,13 +11,10 @@
 #include "services/cli/quality_format.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
+#include "services/rpc/proto_duration.h"
 
 namespace shiftadd::cli {
 namespace {
-
-double Seconds(const google::protobuf::Duration& d) {
-  return static_cast<double>(d.seconds()) + d.nanos() * 1e-9;
-}
 
 double Ratio(const v1::Progress& progress) {
   return std::isfinite(progress.ratio()) ? std::clamp(progress.ratio(), 0.0, 1.0) : 0;
@@ -71,7 +68,8 @@ bool IsTerminal(v1::JobState state) {
 std::string JobView::ProgressLine() const {
   std::string line = absl::StrFormat("%3.0f %%  %s", Ratio(progress_) * 100, Figures(progress_));
   if (progress_.has_eta())
-    absl::StrAppend(&line, ", ", FormatSeconds(Seconds(progress_.eta())), " left");
+    absl::StrAppend(&line, ", ",
+                    FormatSeconds(absl::ToDoubleSeconds(rpc::FromProto(progress_.eta()))), " left");
   return line;
 }
 
@@ -123,7 +121,8 @@ std::vector<std::string> JobView::Render(int width, bool color) const {
   const std::string state = absl::StrFormat("%-12s", StateName(state_));
   std::string tail = absl::StrFormat(" %5.1f %%", Ratio(progress_) * 100);
   if (progress_.has_eta() && !IsTerminal(state_)) {
-    absl::StrAppend(&tail, "  ", FormatSeconds(Seconds(progress_.eta())), " left");
+    absl::StrAppend(&tail, "  ",
+                    FormatSeconds(absl::ToDoubleSeconds(rpc::FromProto(progress_.eta()))), " left");
   }
   const int room = width - static_cast<int>(state.size() + tail.size()) - 3;
   std::string first;

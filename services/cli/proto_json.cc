@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/time/time.h"
+#include "services/rpc/proto_duration.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -225,8 +226,8 @@ nlohmann::ordered_json ToJson(const Message& message) {
                             absl::UTCTimeZone());
   }
   if (message.GetDescriptor() == google::protobuf::Duration::descriptor()) {
-    const auto& duration = static_cast<const google::protobuf::Duration&>(message);
-    return static_cast<double>(duration.seconds()) + duration.nanos() * 1e-9;
+    return absl::ToDoubleSeconds(
+        rpc::FromProto(static_cast<const google::protobuf::Duration&>(message)));
   }
   OrderedJson json = OrderedJson::object();
   const Reflection* r = message.GetReflection();

@@ -19,19 +19,14 @@
 #include "services/cli/sensitivity_format.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
+#include "services/job/candidate.h"
+#include "services/job/criterion_name.h"
 
 namespace shiftadd::cli {
 namespace {
 
 constexpr size_t kColumns = 96;
 constexpr int kMostSensitive = 10;
-
-const v1::CandidateReport* FindCandidate(const v1::LayerReport& layer, uint32_t bits) {
-  for (const v1::CandidateReport& candidate : layer.candidates()) {
-    if (candidate.bits() == bits) return &candidate;
-  }
-  return nullptr;
-}
 
 double Weights(const v1::LayerReport& layer) {
   return static_cast<double>(layer.layer().rows()) * static_cast<double>(layer.layer().cols());

@@ -10,7 +10,9 @@
 #include "services/base/status_macros.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/layer_size.h"
-#include "services/coordinator/recipe.h"
+#include "services/job/candidate.h"
+#include "services/job/criterion_name.h"
+#include "services/job/recipe.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -293,13 +295,6 @@ Averages AveragesOf(const v1::Variant& variant, const ReportMap& reports) {
     bits += 8.0 * static_cast<double>(c->stored_bytes());
   }
   return weights > 0 ? Averages{planes / weights, bits / weights} : Averages{};
-}
-
-const v1::CandidateReport* FindCandidate(const v1::LayerReport& report, uint32_t bits) {
-  for (const v1::CandidateReport& c : report.candidates()) {
-    if (c.bits() == bits) return &c;
-  }
-  return nullptr;
 }
 
 }  // namespace shiftadd::coordinator

@@ -56,9 +56,6 @@ struct Averages {
 };
 Averages AveragesOf(const v1::Variant& variant, const ReportMap& reports);
 
-// The candidate that a variant's layer names; null if there is none.
-const v1::CandidateReport* FindCandidate(const v1::LayerReport& report, uint32_t bits);
-
 }  // namespace shiftadd::coordinator
 
 #endif  // SHIFTADD_SERVICES_COORDINATOR_BUDGET_H_

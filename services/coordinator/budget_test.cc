@@ -9,6 +9,7 @@
 #include "services/base/digest.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/job_spec.h"
+#include "services/job/criterion_name.h"
 
 namespace shiftadd::coordinator {
 namespace {

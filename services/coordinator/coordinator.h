@@ -16,9 +16,9 @@
 #include "services/base/clock.h"
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
-#include "services/coordinator/field_faults.h"
 #include "services/coordinator/job_view.h"
 #include "services/coordinator/publisher.h"
+#include "services/job/field_faults.h"
 #include "services/store/job_store.h"
 
 namespace shiftadd::coordinator {

@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <map>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 
@@ -84,12 +83,6 @@ absl::Status FillMeasured(ReportMap* reports) {
 }
 
 }  // namespace
-
-std::string CriterionName(v1::Criterion criterion) {
-  const std::string& name = v1::Criterion_Name(criterion);
-  if (name.empty()) return absl::StrCat("criterion ", criterion);
-  return absl::AsciiStrToLower(name.substr(sizeof("CRITERION_") - 1));
-}
 
 absl::Status FillImportance(v1::Criterion criterion, ReportMap* reports) {
   switch (criterion) {

@@ -8,8 +8,6 @@
 #ifndef SHIFTADD_SERVICES_COORDINATOR_CRITERION_H_
 #define SHIFTADD_SERVICES_COORDINATOR_CRITERION_H_
 
-#include <string>
-
 #include "absl/status/status.h"
 #include "services/coordinator/budget.h"
 #include "shiftadd/v1/job.pb.h"
@@ -22,9 +20,6 @@ namespace shiftadd::coordinator {
 // has the lower Kendall's tau). measured is 2.0, 1.4 and 3.4 % below guided, each about a standard
 // error or less, for a pass over every candidate: tens of minutes on two cores.
 // tests/results/curve_smollm2.md, tau_smollm2.md.
-
-// "guided".
-std::string CriterionName(v1::Criterion criterion);
 
 // Sets `importance` of every candidate; a skipped layer's is 0. UNSPECIFIED (jobs of an older
 // coordinator) leaves them as the worker gave them. A layer whose gradients could not be used has

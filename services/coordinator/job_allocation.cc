@@ -7,6 +7,7 @@
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/layer_size.h"
 #include "services/coordinator/package_config.h"
+#include "services/job/candidate.h"
 
 namespace shiftadd::coordinator {
 namespace {

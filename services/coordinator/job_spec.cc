@@ -5,7 +5,7 @@
 #include "absl/strings/match.h"
 #include "services/base/digest.h"
 #include "services/coordinator/criterion.h"
-#include "services/coordinator/recipe.h"
+#include "services/job/recipe.h"
 #include "services/packaging/reference.h"
 
 namespace shiftadd::coordinator {

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "nlohmann/json.hpp"
-#include "services/coordinator/field_faults.h"
+#include "services/job/field_faults.h"
 #include "shiftadd/v1/job.pb.h"
 
 namespace shiftadd::coordinator {

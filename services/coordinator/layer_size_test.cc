@@ -5,7 +5,7 @@
 #include <algorithm>
 
 #include "kernels/packed_matrix.h"
-#include "services/coordinator/recipe.h"
+#include "services/job/recipe.h"
 
 namespace shiftadd::coordinator {
 namespace {

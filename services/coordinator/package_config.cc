@@ -9,7 +9,9 @@
 #include "services/base/version.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/job_spec.h"
-#include "services/coordinator/recipe.h"
+#include "services/job/candidate.h"
+#include "services/job/criterion_name.h"
+#include "services/job/recipe.h"
 #include "services/packaging/package_format.h"
 
 namespace shiftadd::coordinator {

@@ -5,7 +5,8 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "services/coordinator/planner_internal.h"
-#include "services/coordinator/recipe.h"
+#include "services/job/recipe.h"
+#include "services/rpc/proto_duration.h"
 
 namespace shiftadd::coordinator {
 namespace internal {
@@ -29,7 +30,7 @@ v1::Task StartTask(const v1::Job& job, v1::TaskKind kind) {
     context->set_architecture_spec_json(job.plan().architecture_spec_json());
     context->set_tokenizer_digest(job.plan().tokenizer_digest());
   }
-  task.mutable_stall_limit()->set_seconds(absl::ToInt64Seconds(StallLimit(kind)));
+  *task.mutable_stall_limit() = rpc::ToProto(StallLimit(kind));
   return task;
 }
 
@@ -40,8 +41,8 @@ void AllowFactors(const google::protobuf::RepeatedPtrField<v1::LayerPlan>& layer
     widest = std::max(widest, static_cast<double>(layer.cols()));
   // Cholesky and the inverse of its factor: 2/3 of the width's cube.
   const double seconds = 2.0 / 3 * widest * widest * widest / kFlopsPerSecond;
-  task->mutable_stall_limit()->set_seconds(task->stall_limit().seconds() +
-                                           static_cast<int64_t>(seconds));
+  *task->mutable_stall_limit() = rpc::ToProto(rpc::FromProto(task->stall_limit()) +
+                                              absl::Seconds(static_cast<int64_t>(seconds)));
 }
 
 void AddTask(JobUpdate* update, const v1::Task& task, uint32_t ordinal, int rank, uint32_t lane) {

@@ -4,7 +4,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/coordinator/planner_internal.h"
-#include "services/coordinator/recipe.h"
+#include "services/job/recipe.h"
 
 namespace shiftadd::coordinator::internal {
 namespace {

@@ -6,6 +6,7 @@
 
 #include "services/coordinator/job_view.h"
 #include "services/coordinator/refine_plan.h"
+#include "services/rpc/proto_duration.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -155,7 +156,7 @@ v1::Progress ComputeProgress(const v1::Job& job, const std::vector<TaskRecord>& 
     kinds.erase(v1::TASK_KIND_UNSPECIFIED);
     const double left = WorkLeft(job, kinds, p.ratio());
     const double share = left / std::max<double>(1, static_cast<double>(workers.size()));
-    if (left >= 0) p.mutable_eta()->set_seconds(static_cast<int64_t>(share));
+    if (left >= 0) *p.mutable_eta() = rpc::ToProto(absl::Seconds(static_cast<int64_t>(share)));
   }
   return p;
 }

@@ -7,6 +7,7 @@
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/coordinator/budget.h"
+#include "services/job/candidate.h"
 
 namespace shiftadd::coordinator {
 namespace {

@@ -9,8 +9,8 @@
 #include "services/base/digest.h"
 #include "services/base/ids.h"
 #include "services/coordinator/layer_size.h"
-#include "services/coordinator/recipe.h"
 #include "services/coordinator/simulated_refine.h"
+#include "services/job/recipe.h"
 
 namespace shiftadd::coordinator {
 namespace {

@@ -3,7 +3,7 @@
 // Config blob (canonical JSON, keys sorted, no spaces; a function of the job's inputs only):
 //   {"format": {"major": 1, "minor": 0},
 //    "architecture": ArchitectureSpec (worker/model/architecture_spec.h),
-//    "recipe": {what services/coordinator/recipe.h says of the method: method, rotation, hessian,
+//    "recipe": {what services/job/recipe.h says of the method: method, rotation, hessian,
 //      group_size or whole_row, candidate_bits, head, seed, overrides, …},
 //    "budget": {"planes"|"stored_bits"|"bytes": number}, "criterion": "guided"|…,
 //    "uniform": true (only if one width for all was asked for),

@@ -12,7 +12,7 @@ enum class QuantRotation { kNone, kWht128, kButterfly };  // butterfly: acc only
 enum class QuantHessian { kPlain, kRms, kGuided };
 enum class QuantOrder { kNatural, kGar };
 
-// Validated by the caller (services/coordinator/recipe.h says what is allowed).
+// Validated by the caller (services/job/recipe.h says what is allowed).
 struct QuantRecipe {
   QuantMethod method = QuantMethod::kShiftAdd;
   QuantScales scales = QuantScales::kShift;

@@ -80,7 +80,8 @@ absl::Status LeaseLoop::Run() {
     request.set_memory_bytes(identity_.memory_bytes);
     request.set_quantizer_version(QuantizerVersion());
     // Without connection the first answer is wanted at once: it is what makes the worker ready.
-    request.mutable_max_wait()->set_seconds(NotReadyReason().empty() ? kLongPollSeconds : 0);
+    *request.mutable_max_wait() =
+        rpc::ToProto(absl::Seconds(NotReadyReason().empty() ? kLongPollSeconds : 0));
     if (const auto held = runner_->held(); held.has_value()) {
       request.set_held_job_id(held->job_id);
       request.set_held_block(held->block);

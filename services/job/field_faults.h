@@ -1,6 +1,6 @@
 // Faults of a request, collected so that all of them are named at once.
-#ifndef SHIFTADD_SERVICES_COORDINATOR_FIELD_FAULTS_H_
-#define SHIFTADD_SERVICES_COORDINATOR_FIELD_FAULTS_H_
+#ifndef SHIFTADD_SERVICES_JOB_FIELD_FAULTS_H_
+#define SHIFTADD_SERVICES_JOB_FIELD_FAULTS_H_
 
 #include <string>
 #include <utility>
@@ -10,7 +10,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/string_view.h"
 
-namespace shiftadd::coordinator {
+namespace shiftadd {
 
 struct FieldFault {
   std::string field;        // recipe.candidate_bits
@@ -42,6 +42,6 @@ class FaultList {
   std::vector<FieldFault> list_;
 };
 
-}  // namespace shiftadd::coordinator
+}  // namespace shiftadd
 
-#endif  // SHIFTADD_SERVICES_COORDINATOR_FIELD_FAULTS_H_
+#endif  // SHIFTADD_SERVICES_JOB_FIELD_FAULTS_H_

@@ -1,11 +1,11 @@
-#include "services/coordinator/recipe.h"
+#include "services/job/recipe.h"
 
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/match.h"
 
-namespace shiftadd::coordinator {
+namespace shiftadd {
 namespace {
 
 constexpr uint32_t kMaxWidth = 8;
@@ -365,4 +365,4 @@ nlohmann::json RecipeJson(const v1::Recipe& r) {
   return json;
 }
 
-}  // namespace shiftadd::coordinator
+}  // namespace shiftadd

@@ -29,18 +29,18 @@
 // bcq/free hold groups of whole words only. With wht128 and groups of 256 the rotation stays 128
 // wide, and a GPU leaves the fits to the CPU. candidate_bits (2, 3, 4 by default) and seed belong
 // to every method. lat, acc: ShiftAddLLM (arXiv 2406.05981); optq: OPTQ (2210.17323).
-#ifndef SHIFTADD_SERVICES_COORDINATOR_RECIPE_H_
-#define SHIFTADD_SERVICES_COORDINATOR_RECIPE_H_
+#ifndef SHIFTADD_SERVICES_JOB_RECIPE_H_
+#define SHIFTADD_SERVICES_JOB_RECIPE_H_
 
 #include <string>
 #include <vector>
 
 #include "absl/strings/string_view.h"
 #include "nlohmann/json.hpp"
-#include "services/coordinator/field_faults.h"
+#include "services/job/field_faults.h"
 #include "shiftadd/v1/job.pb.h"
 
-namespace shiftadd::coordinator {
+namespace shiftadd {
 
 // Fills every default of `recipe` in place and adds all faults. A resolved recipe resolves to
 // itself.
@@ -67,6 +67,6 @@ std::vector<FieldFault> ExpandOverrides(v1::Recipe* recipe, const v1::Plan& plan
 // a shorthand (effort), so that equal work has equal digests.
 nlohmann::json RecipeJson(const v1::Recipe& recipe);
 
-}  // namespace shiftadd::coordinator
+}  // namespace shiftadd
 
-#endif  // SHIFTADD_SERVICES_COORDINATOR_RECIPE_H_
+#endif  // SHIFTADD_SERVICES_JOB_RECIPE_H_

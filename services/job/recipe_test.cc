@@ -1,4 +1,4 @@
-#include "services/coordinator/recipe.h"
+#include "services/job/recipe.h"
 
 #include <gtest/gtest.h>
 
@@ -6,7 +6,7 @@
 #include <utility>
 #include <vector>
 
-namespace shiftadd::coordinator {
+namespace shiftadd {
 namespace {
 
 constexpr v1::Method kMethods[] = {v1::METHOD_SHIFTADD, v1::METHOD_LAT, v1::METHOD_RTN,
@@ -286,4 +286,4 @@ TEST(GlobMatches, StarsAndQuestionMarks) {
 }
 
 }  // namespace
-}  // namespace shiftadd::coordinator
+}  // namespace shiftadd
