@@ -2,6 +2,7 @@
 
 #include <yaml-cpp/yaml.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <set>
 #include <vector>
@@ -13,6 +14,7 @@
 #include "services/base/status_macros.h"
 #include "services/cli/files.h"
 #include "services/cli/proto_json.h"
+#include "services/job/recipe.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -140,6 +142,29 @@ void ReadGroupSize(Json* json, std::vector<std::string>* faults) {
   (*json)["whole_row"] = true;
 }
 
+// Whether one of `faults` ("recipe.sweeps: …", "recipe.overrides[0].bits: …") is about `field` or
+// a part of it.
+bool Faulty(const std::vector<std::string>& faults, absl::string_view field) {
+  return std::any_of(faults.begin(), faults.end(), [field](const std::string& fault) {
+    return absl::StartsWith(fault, field) && fault.size() > field.size() &&
+           absl::StrContains(":.[", fault[field.size()]);
+  });
+}
+
+// Adds what the coordinator would say of the fields that could be read. Where all can be read,
+// judging them is left to it: it may be another version.
+void AddValueFaults(v1::Recipe recipe, std::vector<std::string>* faults) {
+  const std::vector<std::string> unread = *faults;
+  // Which fields may be set depends on the method.
+  if (Faulty(unread, "recipe.method")) recipe.set_method(static_cast<v1::Method>(-1));
+  FaultList found;
+  ResolveRecipe(&recipe, &found);
+  for (const FieldFault& fault : found.Take()) {
+    if (Faulty(unread, fault.field)) continue;
+    faults->push_back(absl::StrCat(fault.field, ": ", fault.description));
+  }
+}
+
 }  // namespace
 
 absl::StatusOr<v1::Recipe> ParseRecipe(const std::string& text, const std::string& name) {
@@ -153,9 +178,9 @@ absl::StatusOr<v1::Recipe> ParseRecipe(const std::string& text, const std::strin
   ReadGroupSize(&json, &faults);
   v1::Recipe recipe;
   FromJson(json, "recipe", &recipe, &faults);
-  if (!faults.empty())
-    return absl::InvalidArgumentError(absl::StrCat(name, ": ", absl::StrJoin(faults, "; ")));
-  return recipe;
+  if (faults.empty()) return recipe;
+  AddValueFaults(recipe, &faults);
+  return absl::InvalidArgumentError(absl::StrCat(name, ": ", absl::StrJoin(faults, "; ")));
 }
 
 absl::StatusOr<v1::Recipe> LoadRecipe(const std::string& path) {

@@ -19,7 +19,8 @@ namespace shiftadd::cli {
 
 // `name` is used in messages; a name that ends in .json is read as JSON, anything else as YAML (of
 // which JSON is a part). INVALID_ARGUMENT names every fault at once: what is no YAML or JSON (with
-// its line), unknown or repeated fields, wrong types. Values are judged by the coordinator.
+// its line), unknown or repeated fields, wrong types, and then wrong values too. Values alone are
+// judged by the coordinator.
 absl::StatusOr<v1::Recipe> ParseRecipe(const std::string& text, const std::string& name);
 
 // Reads the file, at most 1 MiB.

@@ -8,6 +8,7 @@ namespace {
 
 using ::testing::AllOf;
 using ::testing::HasSubstr;
+using ::testing::Not;
 
 TEST(Recipe, YamlAndJsonAgree) {
   const auto yaml = ParseRecipe(R"(
@@ -105,6 +106,42 @@ overrides:
         "recipe.overrides[1].glub: unknown field"}) {
     EXPECT_THAT(message, HasSubstr(part));
   }
+}
+
+TEST(Recipe, WrongTypesAndWrongValuesAreNamedTogether) {
+  const auto message = [](const std::string& text) {
+    return std::string(ParseRecipe(text, "r.yaml").status().message());
+  };
+  const std::string all = message(R"(
+method: rtn
+rotation: wht128
+group_size: 48
+sweeps: many
+sweps: 2
+candidate_bits: [2, 9]
+overrides:
+  - {glob: "a", bits: 12}
+  - {glob: "b", bits: "two"}
+)");
+  for (const char* part :
+       {"recipe.sweeps: expected a whole number from 0 to 4294967295, found \"many\"",
+        "recipe.sweps: unknown field",
+        "recipe.overrides[1].bits: expected a whole number from 0 to 4294967295, found \"two\"",
+        "recipe.rotation: found wht128, expected none with method rtn",
+        "recipe.group_size: found 48, expected 32, 64, 128 or 256",
+        "recipe.candidate_bits: found [2, 9], expected distinct widths of 1 to 8",
+        "recipe.overrides[0].bits: found 12, expected 1 to 8"}) {
+    EXPECT_THAT(all, HasSubstr(part));
+  }
+  // A field that could not be read has no value to be judged.
+  EXPECT_THAT(all, Not(HasSubstr("neither bits nor skip")));
+  EXPECT_THAT(message("candidate_bits: [4, x, 2]"), Not(HasSubstr("found [4, 2]")));
+  // Without a method nothing is said of what depends on it.
+  const std::string unknown = message("method: best\nrotation: wht128\ncandidate_bits: [0]");
+  EXPECT_THAT(unknown, AllOf(HasSubstr("found \"best\""), HasSubstr("found [0]")));
+  EXPECT_THAT(unknown, AllOf(Not(HasSubstr("rotation")), Not(HasSubstr("found -1"))));
+  // Values alone are the coordinator's to judge.
+  EXPECT_TRUE(ParseRecipe("candidate_bits: [9]", "r.yaml").ok());
 }
 
 TEST(Recipe, RefusesWhatIsNoRecipe) {
