@@ -86,7 +86,9 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--coordinator", flags->coordinator, "host:port of the coordinator")
       ->envname("SHIFTADD_COORDINATOR")
       ->capture_default_str();
-  app->add_option("--blobs", flags->blobs, "Folder of the blob store (OCI image layout)")
+  app->add_option("--blobs", flags->blobs,
+                  "The blob store: an OCI image layout's folder, or http[s]://HOST[:PORT]/PREFIX, "
+                  "an OCI registry")
       ->envname("SHIFTADD_WORKER_BLOBS")
       ->required();
   app->add_option("--source-root", flags->source_roots,
@@ -129,7 +131,7 @@ int Run(const Flags& flags) {
   InitTorch();
   const auto device = ChooseDevice(flags.device);
   if (!device.ok()) return Fail(device.status());
-  auto store = OpenOciLayout(flags.blobs);
+  auto store = OpenBlobStore(flags.blobs);
   if (!store.ok()) return Fail(store.status());
 
   auto registry = std::make_shared<prometheus::Registry>();

@@ -92,6 +92,13 @@ class BlobStore {
 // absent.
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenOciLayout(const std::string& dir);
 
+// http:// or https://HOST[:PORT]/PREFIX: an OCI registry (registry_store.h). Anything else: a
+// layout's folder. A registry's credentials are read from the file that SHIFTADD_REGISTRY_AUTH_FILE
+// names (one line, USER:PASSWORD), its CA certificate (PEM) from SHIFTADD_REGISTRY_CA_FILE.
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location);
+// Whether a location means a registry.
+bool IsRegistry(absl::string_view location);
+
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_SERVICES_BLOB_BLOB_STORE_H_

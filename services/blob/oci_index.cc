@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "services/blob/checks.h"
 #include "services/blob/posix_file.h"
 
 namespace shiftadd::blob {
@@ -48,17 +49,6 @@ void EraseReference(json& manifests, const std::string& reference) {
   manifests.erase(std::remove_if(manifests.begin(), manifests.end(),
                                  [&](const json& m) { return ReferenceOf(m) == reference; }),
                   manifests.end());
-}
-
-absl::Status CheckDescriptor(const json& d) {
-  const bool complete = d.is_object() && d.contains("mediaType") && d["mediaType"].is_string() &&
-                        d.contains("digest") && d["digest"].is_string() && d.contains("size") &&
-                        d["size"].is_number_integer() && d["size"] >= 0;
-  if (!complete) {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "descriptor: expected an object with mediaType, digest and size, found ", d.dump()));
-  }
-  return ValidateDigest(d["digest"].get<std::string>());
 }
 
 }  // namespace

@@ -8,11 +8,11 @@
 #include <filesystem>
 #include <utility>
 
-#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/blob/blob_store.h"
+#include "services/blob/checks.h"
 #include "services/blob/oci_index.h"
 #include "services/blob/posix_file.h"
 
@@ -23,6 +23,7 @@ using blob::ErrnoStatus;
 using blob::Fd;
 using blob::FileLock;
 using blob::TempFile;
+using blob::ValidateJob;
 using nlohmann::json;
 
 constexpr uint64_t kCompareBytes = 1u << 20;
@@ -32,16 +33,6 @@ std::string HexOf(const std::string& digest) { return digest.substr(sizeof("sha2
 
 absl::Status NotFound(const std::string& digest, const std::string& where) {
   return absl::NotFoundError(absl::StrCat("blob ", digest, " is not in ", where));
-}
-
-absl::Status ValidateJob(const std::string& job) {
-  const bool good = !job.empty() && job.size() <= 128 && job[0] != '.' &&
-                    std::all_of(job.begin(), job.end(), [](unsigned char c) {
-                      return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-                    });
-  if (good) return absl::OkStatus();
-  return absl::InvalidArgumentError(absl::StrCat(
-      "job: expected 1 to 128 of [A-Za-z0-9._-], the first no dot, found \"", job, "\""));
 }
 
 // Whether the file at `path` holds exactly the bytes of `other`.

@@ -100,6 +100,9 @@ int SuperviseHere(Context& context, const UpOptions& options) {
 int Up(Context& context, UpOptions options, bool foreground) {
   options.data_dir = DataDir(context);
   for (std::string& root : options.source_roots) root = fs::absolute(root).string();
+  if (!options.blobs.empty() && !absl::StrContains(options.blobs, "://")) {
+    options.blobs = fs::absolute(options.blobs).string();
+  }
   std::error_code error;
   fs::create_directories(options.data_dir + "/logs", error);
   if (error)
@@ -222,6 +225,10 @@ void AddClusterCommands(CLI::App& app, Context& context) {
   up->add_option("--source-root", options->source_roots,
                  "Folder that workers may read models from, repeatable (default /)")
       ->check(CLI::ExistingDirectory);
+  up->add_option("--blobs", options->blobs,
+                 "Blob store: a folder, or http[s]://HOST[:PORT]/PREFIX, an OCI registry (default "
+                 "DATA_DIR/store)")
+      ->envname("SHIFTADD_UP_BLOBS");
   auto* fore = up->add_flag("--foreground", *foreground, "Stay, and stop the cluster at the end");
   up->add_flag("--detach", *detach, "Go to the background once all is ready (default)")
       ->excludes(fore);

@@ -7,6 +7,7 @@
 #include <system_error>
 #include <vector>
 
+#include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
@@ -57,6 +58,7 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
     blobs = cluster.ok() ? cluster->blobs : start.data_dir + "/store";
   }
   std::error_code error;
+  if (!absl::StrContains(blobs, "://")) blobs = fs::absolute(blobs).string();  // no registry
   for (const char* folder : {"/logs", "/run"})
     fs::create_directories(start.data_dir + folder, error);
   start.port_file = absl::StrCat(start.data_dir, "/run/server-", options.port, ".ports");
@@ -68,7 +70,7 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
                          "--packager",
                          packager,
                          "--blobs",
-                         fs::absolute(blobs).string(),
+                         blobs,
                          "--http",
                          absl::StrCat("127.0.0.1:", options.port),
                          "--listen",

@@ -80,7 +80,7 @@ Supervisor::Supervisor(UpOptions options, RestartPolicy policy, Say say)
     : options_(std::move(options)),
       policy_(policy),
       say_(std::move(say)),
-      blobs_(options_.data_dir + "/store") {}
+      blobs_(options_.blobs.empty() ? options_.data_dir + "/store" : options_.blobs) {}
 
 Supervisor::~Supervisor() { Stop(); }
 

@@ -24,6 +24,7 @@ struct UpOptions {
   int coordinator_port = -1;
   int packager_port = -1;
   std::vector<std::string> source_roots;  // empty = "/"
+  std::string blobs;                      // a folder or a registry; empty = data_dir/store
 };
 
 // When a child that died is started again.

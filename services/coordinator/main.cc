@@ -65,8 +65,10 @@ void DefineFlags(CLI::App* app, Flags* f) {
   app->add_option("--packager", f->packager, "The packager's gRPC address")
       ->envname("SHIFTADD_PACKAGER")
       ->capture_default_str();
-  app->add_option("--blobs", f->blobs,
-                  "OCI image layout that workers write to; scratch of ended jobs is deleted there")
+  app->add_option(
+         "--blobs", f->blobs,
+         "OCI image layout or registry that workers write to; scratch of ended jobs is deleted "
+         "there")
       ->envname("SHIFTADD_BLOBS");
   app->add_option("--lease-seconds", f->lease_seconds, "A worker's lease on a task")
       ->envname("SHIFTADD_LEASE_SECONDS")
@@ -133,7 +135,7 @@ absl::Status Serve(const Flags& flags) {
   const StoreClock clock(store.get());
   std::unique_ptr<BlobStore> scratch;
   if (!flags.blobs.empty()) {
-    SA_ASSIGN_OR_RETURN(scratch, OpenOciLayout(flags.blobs));
+    SA_ASSIGN_OR_RETURN(scratch, OpenBlobStore(flags.blobs));
   }
   const auto publisher = MakeGrpcPublisher(rpc::MakeChannel(flags.packager));
 

@@ -1,4 +1,4 @@
-// shiftadd-packager: PackageService over a database and an OCI image layout.
+// shiftadd-packager: PackageService over a database and an OCI image layout or registry.
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
@@ -52,7 +52,9 @@ void Define(CLI::App* app, Flags* flags) {
   app->add_option("--data-dir", flags->data_dir, "Folder of packager.sqlite")
       ->envname("SHIFTADD_PACKAGER_DATA_DIR")
       ->capture_default_str();
-  app->add_option("--blobs", flags->blobs, "Folder of blobs, an OCI image layout [DATA_DIR/blobs]")
+  app->add_option("--blobs", flags->blobs,
+                  "Folder of blobs, an OCI image layout, or http[s]://HOST[:PORT]/PREFIX, an OCI "
+                  "registry [DATA_DIR/blobs]")
       ->envname("SHIFTADD_PACKAGER_BLOBS");
   app->add_option("--store", flags->store,
                   "Database instead of packager.sqlite: postgres://USER@HOST/DATABASE; give its "
@@ -105,7 +107,7 @@ absl::Status Run(Flags flags) {
     if (!flags.store.empty()) return sql::UsePgDump();
     return BackUpSqlitePackageStore(flags.data_dir + "/packager.sqlite", flags.backup);
   }
-  SA_ASSIGN_OR_RETURN(const auto blobs, OpenOciLayout(flags.blobs));
+  SA_ASSIGN_OR_RETURN(const auto blobs, OpenBlobStore(flags.blobs));
   SA_ASSIGN_OR_RETURN(const auto store, OpenStore(flags));
 
   const auto registry = std::make_shared<prometheus::Registry>();

@@ -31,11 +31,12 @@ void Define(CLI::App* app, Flags* flags) {
       ->required();
   auto* packager =
       app->add_option("--packager", flags->source.packager, "Packager to get it from, host:port");
-  app->add_option("--package-dir", flags->source.package_dir,
-                  "OCI image layout to read it from instead")
+  app->add_option(
+         "--package-dir", flags->source.package_dir,
+         "OCI image layout, or registry http[s]://HOST[:PORT]/PREFIX, to read it from instead")
       ->excludes(packager);
   app->add_option("--blobs", flags->source.blobs,
-                  "OCI image layout to look for blobs in before the packager is asked");
+                  "OCI image layout or registry to look for blobs in before the packager is asked");
 }
 
 absl::Status Run(const Flags& flags) {

@@ -20,6 +20,10 @@ namespace {
 using nlohmann::json;
 
 absl::StatusOr<std::shared_ptr<BlobStore>> OpenExisting(const std::string& dir) {
+  if (IsRegistry(dir)) {
+    SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> registry, OpenBlobStore(dir));
+    return std::shared_ptr<BlobStore>(std::move(registry));
+  }
   // Opening would make an empty layout, which a mistyped path does not deserve.
   std::error_code ignored;
   if (!std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {

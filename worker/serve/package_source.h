@@ -1,4 +1,4 @@
-// Where a package comes from: the packager, or an OCI layout directory.
+// Where a package comes from: the packager, or a blob store.
 #ifndef SHIFTADD_WORKER_SERVE_PACKAGE_SOURCE_H_
 #define SHIFTADD_WORKER_SERVE_PACKAGE_SOURCE_H_
 
@@ -14,9 +14,10 @@ namespace shiftadd {
 struct PackageLocation {
   std::string reference;    // name, name:tag or name@sha256:…; a bare name means name:latest
   std::string packager;     // host:port, or
-  std::string package_dir;  // an OCI image layout
-  std::string
-      blobs;  // optional OCI layout that is looked into before the packager is asked for a blob
+  // An OCI image layout, or http[s]://HOST[:PORT]/PREFIX, a registry (OpenBlobStore).
+  std::string package_dir;
+  // Optional: another of either that is looked into before the packager is asked for a blob.
+  std::string blobs;
 };
 
 struct ResolvedPackage {

@@ -20,11 +20,13 @@ void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageL
   auto* packager =
       app->add_option("--packager", package->packager, "Packager to get it from, host:port")
           ->envname("SHIFTADD_SERVER_PACKAGER");
-  app->add_option("--package-dir", package->package_dir, "OCI image layout to read it from instead")
+  app->add_option(
+         "--package-dir", package->package_dir,
+         "OCI image layout, or registry http[s]://HOST[:PORT]/PREFIX, to read it from instead")
       ->envname("SHIFTADD_SERVER_PACKAGE_DIR")
       ->excludes(packager);
   app->add_option("--blobs", package->blobs,
-                  "OCI image layout to look for blobs in before the packager is asked")
+                  "OCI image layout or registry to look for blobs in before the packager is asked")
       ->envname("SHIFTADD_SERVER_BLOBS");
 }
 

@@ -1,0 +1,197 @@
+// What a registry may do wrong, from a server that does as it is told.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <atomic>
+
+#include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "services/blob/registry_client.h"
+#include "services/blob/testing/scripted_http.h"
+
+namespace shiftadd {
+namespace {
+
+using absl::StatusCode;
+using blob::RegistryClient;
+using blob::RegistryOptions;
+using ::testing::HasSubstr;
+using testing::ScriptedAnswer;
+using testing::ScriptedHttp;
+using testing::ScriptedRequest;
+
+RegistryOptions Options() {
+  RegistryOptions options;
+  options.attempts = 3;
+  options.first_pause = absl::Milliseconds(1);
+  options.chunk_bytes = 10;
+  return options;
+}
+
+const char kData[] = "0123456789abcdefghijklmnopqrstuvwxyz";
+
+TEST(RegistryFaults, StatusesBecomeCodesThatNameTheUrl) {
+  const struct {
+    int status;
+    StatusCode code;
+    size_t requests;
+  } cases[] = {{401, StatusCode::kUnauthenticated, 1},    {403, StatusCode::kPermissionDenied, 1},
+               {404, StatusCode::kNotFound, 1},           {413, StatusCode::kResourceExhausted, 1},
+               {418, StatusCode::kFailedPrecondition, 1}, {429, StatusCode::kUnavailable, 3},
+               {500, StatusCode::kUnavailable, 3},        {503, StatusCode::kUnavailable, 3}};
+  for (const auto& c : cases) {
+    ScriptedHttp server([&](const ScriptedRequest&) {
+      return ScriptedAnswer{c.status, {"Retry-After: 0"}, "{\"errors\":[\"so it is\"]}"};
+    });
+    RegistryClient client(server.url(), Options());
+    const absl::Status status = client.GetBlob("r", Sha256Digest(kData)).status();
+    EXPECT_EQ(status.code(), c.code) << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(server.url()));
+    EXPECT_EQ(server.requests().size(), c.requests) << c.status;
+  }
+}
+
+TEST(RegistryFaults, WhatPassesIsTriedAgain) {
+  std::atomic<int> calls{0};
+  ScriptedHttp server([&](const ScriptedRequest&) {
+    return ++calls < 3 ? ScriptedAnswer{503} : ScriptedAnswer{200, {}, kData};
+  });
+  RegistryClient client(server.url(), Options());
+  EXPECT_EQ(client.GetBlob("r", Sha256Digest(kData)).value(), kData);
+  EXPECT_EQ(calls, 3);
+}
+
+TEST(RegistryFaults, WrongBytesAreDataLoss) {
+  ScriptedHttp server([](const ScriptedRequest&) { return ScriptedAnswer{200, {}, "other"}; });
+  RegistryClient client(server.url(), Options());
+  const absl::Status status = client.GetBlob("r", Sha256Digest(kData)).status();
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(Sha256Digest("other")));
+}
+
+// Answers ranges, and breaks off after 15 bytes.
+ScriptedAnswer CutDownload(const ScriptedRequest& request, bool ranges) {
+  ScriptedAnswer answer{200, {}, kData, 15};
+  const auto range = request.headers.find("range");
+  if (range == request.headers.end() || !ranges) return answer;
+  int64_t begin = 0;
+  EXPECT_TRUE(absl::SimpleAtoi(range->second.substr(6, range->second.find('-') - 6), &begin));
+  answer.status = 206;
+  answer.body = answer.body.substr(static_cast<size_t>(begin));
+  return answer;
+}
+
+TEST(RegistryFaults, ADownloadGoesOnWhereItBroke) {
+  ScriptedHttp server([](const ScriptedRequest& r) { return CutDownload(r, true); });
+  RegistryClient client(server.url(), Options());
+  EXPECT_EQ(client.GetBlob("r", Sha256Digest(kData)).value(), kData);
+  ASSERT_EQ(server.requests().size(), 3u);
+  EXPECT_EQ(server.requests()[1].headers.at("range"), "bytes=15-");
+  EXPECT_EQ(server.requests()[2].headers.at("range"), "bytes=30-");
+  EXPECT_EQ(client.GetBlobRange("r", Sha256Digest(kData), 3, 20).value(),
+            std::string(kData).substr(3, 20));
+}
+
+TEST(RegistryFaults, ADownloadThatAlwaysBreaksEnds) {
+  ScriptedHttp server([](const ScriptedRequest& r) { return CutDownload(r, false); });
+  RegistryClient client(server.url(), Options());
+  const absl::Status status = client.GetBlob("r", Sha256Digest(kData)).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable);
+  EXPECT_THAT(std::string(status.message()), HasSubstr("cut off after 15 bytes"));
+}
+
+// A registry whose uploads lose a chunk half way once.
+class HalfUpload {
+ public:
+  ScriptedAnswer operator()(const ScriptedRequest& request) {
+    if (request.method == "HEAD") return {404};
+    const std::string location = "Location: /v2/r/blobs/uploads/1?state=" + absl::StrCat(++state_);
+    if (request.method == "POST") return {202, {location}};
+    if (request.method == "GET") {
+      return {204, {location, absl::StrCat("Range: 0-", got_.size() - 1)}};
+    }
+    if (request.method == "PATCH") {
+      EXPECT_EQ(request.headers.at("content-range"),
+                absl::StrCat(got_.size(), "-", got_.size() + request.body.size() - 1));
+      if (!broke_ && got_.size() == 10) {
+        broke_ = true;
+        got_ += request.body.substr(0, 4);
+        return {503};
+      }
+    }
+    got_ += request.body;
+    if (request.method == "PATCH") return {202, {location}};
+    EXPECT_TRUE(absl::StrContains(request.path, "digest=sha256%3a")) << request.path;
+    return {201};
+  }
+  std::string got_;
+  bool broke_ = false;
+  int state_ = 0;
+};
+
+TEST(RegistryFaults, AnUploadGoesOnWhereItBroke) {
+  HalfUpload registry;
+  ScriptedHttp server([&](const ScriptedRequest& r) { return registry(r); });
+  RegistryClient client(server.url(), Options());
+  const auto put = client.PutBlob("r", Sha256Digest(kData), kData);
+  ASSERT_TRUE(put.ok()) << put.status();
+  EXPECT_TRUE(registry.broke_);
+  EXPECT_EQ(registry.got_, kData);
+}
+
+TEST(RegistryFaults, ADigestThatTheRegistryDeniesIsDataLoss) {
+  ScriptedHttp server([](const ScriptedRequest& request) -> ScriptedAnswer {
+    if (request.method == "HEAD") return {404};
+    if (request.method == "POST") return {202, {"Location: /v2/r/blobs/uploads/1"}};
+    return {400, {}, "{\"errors\":[{\"code\":\"DIGEST_INVALID\"}]}"};
+  });
+  RegistryClient client(server.url(), Options());
+  EXPECT_EQ(client.PutBlob("r", Sha256Digest("x"), "x").status().code(), StatusCode::kDataLoss);
+}
+
+TEST(RegistryFaults, BearerTokensAreAskedForOnceARepository) {
+  std::string url;
+  ScriptedHttp server([&](const ScriptedRequest& request) -> ScriptedAnswer {
+    if (absl::StartsWith(request.path, "/token")) {
+      EXPECT_EQ(request.path, "/token?service=reg&scope=repository%3ar%3apull");
+      EXPECT_EQ(request.headers.at("authorization"), "Basic dXNlcjpwYXNz");
+      return {200, {}, "{\"token\":\"abc\"}"};
+    }
+    const auto given = request.headers.find("authorization");
+    if (given == request.headers.end()) {
+      return {401,
+              {absl::StrCat("WWW-Authenticate: Bearer realm=\"", url,
+                            "/token\",service=\"reg\",scope=\"repository:r:pull\"")}};
+    }
+    EXPECT_EQ(given->second, "Bearer abc");
+    return {200, {}, kData};
+  });
+  url = server.url();
+  RegistryOptions options = Options();
+  options.user = "user";
+  options.password = "pass";
+  RegistryClient client(url, options);
+  EXPECT_EQ(client.GetBlob("r", Sha256Digest(kData)).value(), kData);
+  EXPECT_EQ(client.GetBlob("r", Sha256Digest(kData)).value(), kData);
+  EXPECT_EQ(server.requests().size(), 4u);
+}
+
+TEST(RegistryFaults, ATagListOfSeveralPagesIsReadWhole) {
+  ScriptedHttp server([](const ScriptedRequest& request) -> ScriptedAnswer {
+    if (absl::StrContains(request.path, "last=b")) return {200, {}, "{\"tags\":[\"c\"]}"};
+    return {200, {"Link: </v2/r/tags/list?last=b&n=2>; rel=\"next\""}, "{\"tags\":[\"b\",\"a\"]}"};
+  });
+  RegistryClient client(server.url(), Options());
+  EXPECT_EQ(client.ListTags("r").value(), (std::vector<std::string>{"a", "b", "c"}));
+}
+
+TEST(RegistryFaults, NobodyListensIsUnavailable) {
+  RegistryOptions options = Options();
+  RegistryClient client("http://127.0.0.1:1", options);
+  EXPECT_EQ(client.HasBlob("r", Sha256Digest("x")).status().code(), StatusCode::kUnavailable);
+}
+
+}  // namespace
+}  // namespace shiftadd
