@@ -12,8 +12,8 @@
 namespace shiftadd {
 
 struct PackageLocation {
-  std::string reference;    // name, name:tag or name@sha256:…; a bare name means name:latest
-  std::string packager;     // host:port, or
+  std::string reference;  // name, name:tag or name@sha256:…; a bare name means name:latest
+  std::string packager;   // host:port, or
   // An OCI image layout, or http[s]://HOST[:PORT]/PREFIX, a registry (OpenBlobStore).
   std::string package_dir;
   // Optional: another of either that is looked into before the packager is asked for a blob.
