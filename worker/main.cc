@@ -1,5 +1,4 @@
 // shiftadd-worker: leases tasks from the coordinator and runs them.
-#include <cpuid.h>
 #include <signal.h>
 #include <unistd.h>
 
@@ -12,7 +11,6 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/build_info.h"
-#include "kernels/cpu_linear.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
@@ -20,10 +18,8 @@
 #include "services/blob/blob_store.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
-#include "worker/quantize/device_quantizer.h"
-#include "worker/reference/gpu.h"
-#include "worker/reference/torch_seam.h"
 #include "worker/tasks/lease_loop.h"
+#include "worker/worker_device.h"
 
 namespace shiftadd {
 namespace {
@@ -39,41 +35,13 @@ struct Flags {
   std::string device = "cpu";
   int threads = 0;
   uint64_t memory_mib = 0;
+  bool share_device = false;
   bool insecure = false;
 };
 
 uint64_t MachineMemory() {
   return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
          static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
-// Instruction set and CPU model: LibTorch's products may be cut differently on another model, which
-// changes their bytes.
-std::string CpuClass() {
-  unsigned eax = 0, ebx = 0, ecx = 0, edx = 0;
-  __get_cpuid(1, &eax, &ebx, &ecx, &edx);
-  const unsigned family = ((eax >> 8) & 0xf) + ((eax >> 20) & 0xff);
-  const unsigned model = ((eax >> 4) & 0xf) | ((eax >> 12) & 0xf0);
-  return absl::StrCat("cpu-", kernels::IsaName(kernels::DetectIsa()), "-", absl::Hex(family), "-",
-                      absl::Hex(model));
-}
-
-// On a GPU the model of both, since some methods and tasks stay on the CPU, and whether layers are
-// quantized on the GPU.
-std::string DeviceClass(Device device) {
-  if (device != Device::kCuda) return CpuClass();
-  const std::optional<Gpu> gpu = FindGpu();
-  std::string name = gpu.has_value() ? gpu->name : "unknown";
-  std::replace(name.begin(), name.end(), ' ', '-');
-  return absl::StrCat("gpu-", name, HasDeviceQuantizer() ? "-quantizer-" : "-", CpuClass());
-}
-
-absl::StatusOr<Device> ChooseDevice(const std::string& flag) {
-  if (flag == "cpu" || (flag == "auto" && !HasCuda())) return Device::kCpu;
-  if (HasCuda()) return Device::kCuda;
-  return absl::FailedPreconditionError(
-      "--device cuda: no CUDA device was found; it takes a driver, and LibTorch's libtorch_cuda.so "
-      "on LD_LIBRARY_PATH");
 }
 
 std::string HostName() {
@@ -107,10 +75,21 @@ void AddFlags(CLI::App* app, Flags* flags) {
                   "Memory this worker may use, MiB; 0 = the machine's")
       ->envname("SHIFTADD_WORKER_MEMORY_MIB");
   app->add_option("--device", flags->device,
-                  "Where models run: cpu, cuda (one GPU), or auto: cuda if there is a GPU")
+                  "Where models run: cpu, cuda (the first GPU that no worker uses), or auto: cuda "
+                  "if there is a GPU")
       ->envname("SHIFTADD_WORKER_DEVICE")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->capture_default_str();
+  app->add_flag("--share-device", flags->share_device,
+                "Use the first GPU even if another worker does")
+      ->envname("SHIFTADD_WORKER_SHARE_DEVICE");
+  app->add_flag_callback(
+      "--probe",
+      [] {
+        std::printf("%s\n", WorkerProbe().c_str());
+        throw CLI::Success();
+      },
+      "Print what was found and what would be used, as JSON, and end");
   app->add_option("--worker-id", flags->worker_id,
                   "Name shown to users; default: host, process and a random part");
   app->add_option("--port-file", flags->port_file, "Write the HTTP port here once it is known");
@@ -128,8 +107,7 @@ int Fail(const absl::Status& status) {
 
 int Run(const Flags& flags) {
   InitLogging("worker", flags.log_level);
-  InitTorch();
-  const auto device = ChooseDevice(flags.device);
+  const auto device = ChooseDevice(flags.device, flags.share_device);
   if (!device.ok()) return Fail(device.status());
   auto store = OpenBlobStore(flags.blobs);
   if (!store.ok()) return Fail(store.status());
@@ -143,14 +121,14 @@ int Run(const Flags& flags) {
                         ? flags.threads
                         : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
   options.source_roots = flags.source_roots;
-  options.device = *device;
+  options.device = device->device;
   options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
   TaskRunner runner(options, store->get(), &worker_metrics);
 
   WorkerIdentity identity;
   identity.worker_id =
       flags.worker_id.empty() ? NewId(absl::StrCat(HostName(), "-", getpid())) : flags.worker_id;
-  identity.device_class = DeviceClass(*device);
+  identity.device_class = DeviceClass(device->device);
   identity.memory_bytes = options.memory_bytes;
   const auto stub = v1::TaskService::NewStub(rpc::MakeChannel(flags.coordinator));
   LeaseLoop loop(identity, stub.get(), &runner, &worker_metrics);

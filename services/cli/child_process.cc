@@ -1,17 +1,20 @@
 #include "services/cli/child_process.h"
 
 #include <fcntl.h>
+#include <poll.h>
 #include <signal.h>
 #include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
 #include <system_error>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 
@@ -21,8 +24,8 @@ namespace {
 namespace fs = std::filesystem;
 
 // Between fork and exec: async-signal-safe calls only.
-[[noreturn]] void BecomeChild(char* const* argv, int log, bool dies_with_parent, pid_t parent,
-                              int report) {
+[[noreturn]] void BecomeChild(char* const* argv, int out, int err, bool dies_with_parent,
+                              pid_t parent, int report) {
   setpgid(0, 0);
   if (dies_with_parent) {
     prctl(PR_SET_PDEATHSIG, SIGTERM);
@@ -35,14 +38,54 @@ namespace fs = std::filesystem;
   signal(SIGINT, SIG_DFL);
   const int null = open("/dev/null", O_RDONLY);
   dup2(null, STDIN_FILENO);
-  if (log >= 0) {
-    dup2(log, STDOUT_FILENO);
-    dup2(log, STDERR_FILENO);
-  }
+  if (out >= 0) dup2(out, STDOUT_FILENO);
+  if (err >= 0) dup2(err, STDERR_FILENO);
   execv(argv[0], argv);
   const int why = errno;
   (void)!write(report, &why, sizeof(why));
   _exit(127);
+}
+
+// A pipe's two ends, closed at the end.
+struct Pipe {
+  ~Pipe() {
+    Close(&read);
+    Close(&write);
+  }
+  static void Close(int* fd) {
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+  }
+  bool Open() {
+    int ends[2];
+    if (pipe2(ends, O_CLOEXEC) != 0) return false;
+    read = ends[0], write = ends[1];
+    return true;
+  }
+  // Takes what is there; closes at the end of it.
+  void Drain(std::string* to) {
+    char buffer[1 << 14];
+    const ssize_t size = ::read(read, buffer, sizeof(buffer));
+    if (size > 0) {
+      to->append(buffer, static_cast<size_t>(size));
+    } else {
+      Close(&read);
+    }
+  }
+  int read = -1, write = -1;
+};
+
+// Reads both until they are closed; false after the deadline.
+bool ReadBoth(Pipe* out, Pipe* err, absl::Time deadline, ChildOutput* output) {
+  while (out->read >= 0 || err->read >= 0) {
+    const int64_t left = absl::ToInt64Milliseconds(deadline - absl::Now());
+    pollfd wait[2] = {{out->read, POLLIN, 0}, {err->read, POLLIN, 0}};  // below 0: not looked at
+    if (left <= 0) return false;
+    if (poll(wait, 2, static_cast<int>(std::min<int64_t>(left, 1000))) <= 0) continue;
+    if (wait[0].revents != 0) out->Drain(&output->out);
+    if (wait[1].revents != 0) err->Drain(&output->err);
+  }
+  return true;
 }
 
 // The state letter of /proc/PID/stat; 0 if there is no such process.
@@ -70,7 +113,10 @@ absl::StatusOr<pid_t> StartChild(const ChildOptions& options) {
     return absl::InternalError(absl::StrCat("pipe: ", std::strerror(errno)));
   const pid_t parent = getpid();
   const pid_t pid = fork();
-  if (pid == 0) BecomeChild(argv.data(), log, options.dies_with_parent, parent, report[1]);
+  if (pid == 0) {
+    BecomeChild(argv.data(), options.out >= 0 ? options.out : log,
+                options.err >= 0 ? options.err : log, options.dies_with_parent, parent, report[1]);
+  }
   const int fork_error = errno;
   close(report[1]);
   if (log >= 0) close(log);
@@ -84,6 +130,37 @@ absl::StatusOr<pid_t> StartChild(const ChildOptions& options) {
         absl::StrCat("starting ", options.command[0], ": ", std::strerror(why)));
   }
   return pid;
+}
+
+absl::StatusOr<ChildOutput> RunChild(const std::vector<std::string>& command,
+                                     absl::Duration timeout, bool err_passes) {
+  Pipe out, err;
+  if (!out.Open() || (!err_passes && !err.Open()))
+    return absl::InternalError(absl::StrCat("pipe: ", std::strerror(errno)));
+  ChildOptions options;
+  options.command = command;
+  options.out = out.write;
+  options.err = err.write;
+  const std::string name = fs::path(command[0]).filename().string();
+  absl::StatusOr<pid_t> pid = StartChild(options);
+  if (!pid.ok()) return pid.status();
+  Pipe::Close(&out.write);
+  Pipe::Close(&err.write);
+  ChildOutput output;
+  const bool ended = ReadBoth(&out, &err, absl::Now() + timeout, &output);
+  if (!ended) kill(-*pid, SIGKILL);
+  int wait_status = 0;
+  waitpid(*pid, &wait_status, 0);
+  if (!ended) {
+    return absl::DeadlineExceededError(
+        absl::StrCat(name, " had not ended after ", absl::FormatDuration(timeout)));
+  }
+  if (WIFEXITED(wait_status) && WEXITSTATUS(wait_status) == 0) return output;
+  constexpr size_t kTail = 2000;
+  const std::string text(absl::StripAsciiWhitespace(
+      output.err.substr(output.err.size() > kTail ? output.err.size() - kTail : 0)));
+  return absl::InternalError(absl::StrCat(name, " ended with ", DescribeExit(wait_status),
+                                          text.empty() ? "" : ": ", text));
 }
 
 std::string OwnBinDir() {

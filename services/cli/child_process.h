@@ -16,11 +16,22 @@ struct ChildOptions {
   std::vector<std::string> command;  // an absolute path, then arguments
   std::string log;                   // stdout and stderr are appended to it; empty: they stay ours
   bool dies_with_parent = true;      // SIGTERM when the process that started it is gone
+  int out = -1, err = -1;            // descriptors that become stdout and stderr; -1: as `log` says
 };
 
 // Starts it in a process group of its own, with no signal blocked. INTERNAL if it cannot be
 // executed.
 absl::StatusOr<pid_t> StartChild(const ChildOptions& options);
+
+// What a child wrote, all of it.
+struct ChildOutput {
+  std::string out, err;
+};
+// Runs it to its end. INTERNAL if it does not end with exit code 0: the message names how it ended
+// and has the end of what it wrote to stderr. DEADLINE_EXCEEDED: it was killed after `timeout`.
+// `err_passes`: what it writes to stderr goes to ours instead, as it comes.
+absl::StatusOr<ChildOutput> RunChild(const std::vector<std::string>& command,
+                                     absl::Duration timeout, bool err_passes = false);
 
 // The folder that this program's executable is in.
 std::string OwnBinDir();

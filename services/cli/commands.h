@@ -12,6 +12,8 @@
 namespace shiftadd::cli {
 
 void AddClusterCommands(CLI::App& app, Context& context);  // up, down, status
+void AddDoctorCommand(CLI::App& app, Context& context);    // doctor
+void AddBenchCommand(CLI::App& app, Context& context);     // bench
 void AddSubmitCommand(CLI::App& app, Context& context);    // submit
 void AddPlanCommand(CLI::App& app, Context& context);      // plan
 void AddCompareCommand(CLI::App& app, Context& context);   // compare

@@ -57,6 +57,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
       "Exit codes: 0 ok, 1 failed, 2 usage, 3 a daemon is unreachable. `shiftadd COMMAND --help` "
       "tells more.");
   AddClusterCommands(app, context);
+  AddDoctorCommand(app, context);
   AddSubmitCommand(app, context);
   AddJobCommands(app, context);
   AddPlanCommand(app, context);

@@ -33,6 +33,10 @@ struct ServeOptions {
   int port = 8000;
   int grpc_port = 7072;
   std::string blobs;
+  std::string device;
+  bool batch_invariant = false;
+  int threads = 0;
+  int64_t cache_mib = 0;
   bool detach = false;
   int timeout_seconds = 120;  // until /ready
 };
@@ -77,6 +81,13 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
                          absl::StrCat("127.0.0.1:", options.grpc_port),
                          "--port-file",
                          start.port_file};
+  const auto pass = [&start](std::initializer_list<std::string> words) {
+    start.child.command.insert(start.child.command.end(), words);
+  };
+  if (!options.device.empty()) pass({"--device", options.device});
+  if (options.batch_invariant) pass({"--batch-invariant"});
+  if (options.threads > 0) pass({"--threads", absl::StrCat(options.threads)});
+  if (options.cache_mib > 0) pass({"--cache-mib", absl::StrCat(options.cache_mib)});
   if (options.detach)
     start.child.log = absl::StrCat(start.data_dir, "/logs/server-", options.port, ".log");
   start.child.dies_with_parent = !options.detach;
@@ -198,6 +209,18 @@ void AddServeCommand(CLI::App& app, Context& context) {
       ->capture_default_str();
   serve->add_option("--blobs", options->blobs,
                     "Folder of the blob store (else the local cluster's)");
+  serve
+      ->add_option("--device", options->device,
+                   "What computes: cpu (default), cuda, or auto: cuda if it can be used")
+      ->check(CLI::IsMember({"cpu", "cuda", "auto"}));
+  serve->add_flag("--batch-invariant", options->batch_invariant,
+                  "On a GPU: an answer's numbers do not depend on what runs beside it");
+  serve->add_option("--threads", options->threads, "Threads of the model (default: one a core)")
+      ->check(CLI::Range(1, 1024));
+  serve
+      ->add_option("--cache-mib", options->cache_mib,
+                   "Memory for keys and values of all sequences, MiB (default 512)")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   serve->add_flag("--detach", options->detach,
                   "Go to the background once it is ready; `shiftadd down` stops it");
   serve->add_option("--timeout", options->timeout_seconds, "Seconds to wait until it is ready")

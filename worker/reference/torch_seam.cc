@@ -7,6 +7,7 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/util/Exception.h>
 #include <dlfcn.h>
+#include <torch/headeronly/version.h>
 
 #include <algorithm>
 #include <atomic>
@@ -33,6 +34,11 @@ absl::Status FromMessage(std::string message) {
   return absl::InternalError(absl::StrCat("LibTorch: ", message));
 }
 
+std::string& LibraryFault() {
+  static std::string fault;
+  return fault;
+}
+
 }  // namespace
 
 void InitTorch() {
@@ -40,8 +46,11 @@ void InitTorch() {
   std::call_once(once, [] {
     // The CUDA half of LibTorch registers itself when it is loaded. It is large: not without a
     // driver.
-    if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL) != nullptr)
-      dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL);
+    if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL) != nullptr &&
+        dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+      const char* const error = dlerror();
+      LibraryFault() = error == nullptr ? "libtorch_cuda.so cannot be loaded" : error;
+    }
     at::set_num_threads(1);
     // fp32 means fp32.
     at::globalContext().setAllowTF32CuBLAS(false);
@@ -49,6 +58,10 @@ void InitTorch() {
     at::globalContext().setDeterministicFillUninitializedMemory(false);
   });
 }
+
+std::string TorchVersion() { return TORCH_VERSION; }
+
+const std::string& CudaLibraryFault() { return LibraryFault(); }
 
 bool HasCuda() { return at::hasCUDA() && at::getNumGPUs() > 0; }
 

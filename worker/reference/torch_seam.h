@@ -5,6 +5,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <string>
 
 #include "absl/status/status.h"
 
@@ -20,6 +21,12 @@ absl::Status CatchTorch(const std::function<absl::Status()>& work);
 absl::Status ParallelFor(int64_t count, int threads,
                          const std::function<absl::Status(int64_t)>& work);
 
+// "2.11.0", and the CUDA that its CUDA half is built for (13000 is 13.0).
+std::string TorchVersion();
+inline constexpr int kTorchCuda = 13000;
+// Why LibTorch's CUDA half could not be loaded although there is a driver; else empty. After
+// InitTorch.
+const std::string& CudaLibraryFault();
 // True if LibTorch's CUDA half is loaded and sees a device. After InitTorch.
 bool HasCuda();
 // Whether the CUDA device still answers: INTERNAL says how it failed. After some faults (a device

@@ -12,6 +12,7 @@
 #include "services/base/status_macros.h"
 #include "worker/serve/cuda/cuda_model.h"
 #include "worker/serve/package_config.h"
+#include "worker/serve/server_device.h"
 
 namespace shiftadd {
 namespace {
@@ -33,9 +34,11 @@ absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage&
                                                           const LoadOptions& options) {
   bool cuda = options.device == Device::kCuda;
   if (options.device == Device::kAuto) {
-    const absl::StatusOr<std::string> device = DescribeCudaDevice();
-    cuda = device.ok();
-    if (!cuda) spdlog::info("--device auto: cpu ({})", std::string(device.status().message()));
+    const absl::Status fault = CudaServes();
+    cuda = fault.ok();
+    if (!cuda) spdlog::info("--device auto: cpu ({})", std::string(fault.message()));
+  } else if (cuda) {
+    SA_RETURN_IF_ERROR(Annotate(CudaServes(), "--device cuda"));
   }
   if (!cuda) return PackedModel::Load(package.config_json, package.read, options.model);
   CudaModelOptions gpu;

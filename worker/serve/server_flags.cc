@@ -6,6 +6,7 @@
 
 #include "kernels/build_info.h"
 #include "services/base/version.h"
+#include "worker/serve/server_device.h"
 
 namespace shiftadd {
 namespace {
@@ -119,6 +120,13 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
       "Exit codes: 0 ended by a signal, 1 failed, 2 wrong usage.",
       "shiftadd-server");
   app.set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
+  app.add_flag_callback(
+      "--probe",
+      [] {
+        std::cout << ServerProbe() << std::endl;
+        throw CLI::Success();
+      },
+      "Print what was found and what would be used, as JSON, and end");
   AddPackageFlags(&app, &flags->packages, &flags->source);
   AddModelFlags(&app, flags);
   AddListenFlags(&app, flags);

@@ -11,7 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
 #include "services/base/status_macros.h"
-#include "worker/reference/gpu.h"
+#include "worker/machine/gpu.h"
 
 namespace shiftadd {
 namespace {

@@ -7,7 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
-#include "worker/reference/gpu.h"
+#include "worker/machine/gpu.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/job_session.h"
 #include "worker/tasks/tasks.h"

@@ -29,6 +29,12 @@ struct CudaModelOptions {
 // message says which.
 absl::StatusOr<std::string> DescribeCudaDevice();
 
+// The CUDA that this build needs a driver for (13000: 13.0); 0: none was built in.
+int CudaVersionOfBuild();
+// cuBLAS's name and version: long prompts take it where that is faster. FAILED_PRECONDITION says
+// why it cannot be used.
+absl::StatusOr<std::string> DescribeCublas();
+
 // As PackedModel::Load, on the current device. Keys and values are kept in fp16.
 // RESOURCE_EXHAUSTED: the package does not fit the device's free memory (checked before anything is
 // loaded); the message has both numbers. UNIMPLEMENTED names what of the architecture is not

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "kernels/cuda/cublas.h"
 #include "services/base/status_macros.h"
 #include "worker/packed/packed_blob.h"
 #include "worker/serve/cuda/executor.h"
@@ -166,6 +167,14 @@ class Loader {
 }  // namespace cuda
 
 absl::StatusOr<std::string> DescribeCudaDevice() { return cuda::DescribeDevice(); }
+
+int CudaVersionOfBuild() { return CUDART_VERSION; }
+
+absl::StatusOr<std::string> DescribeCublas() {
+  std::unique_ptr<kernels::cuda::Cublas> cublas;
+  SA_RETURN_IF_ERROR(cuda::ToStatus(kernels::cuda::Cublas::Open(&cublas)));
+  return cublas->version();
+}
 
 absl::StatusOr<std::unique_ptr<PackedModel>> LoadCudaModel(const std::string& config_json,
                                                            const BlobReader& read,

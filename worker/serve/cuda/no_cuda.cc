@@ -12,6 +12,8 @@ absl::Status NoCuda() {
 }  // namespace
 
 absl::StatusOr<std::string> DescribeCudaDevice() { return NoCuda(); }
+int CudaVersionOfBuild() { return 0; }
+absl::StatusOr<std::string> DescribeCublas() { return NoCuda(); }
 
 absl::StatusOr<std::unique_ptr<PackedModel>> LoadCudaModel(const std::string&, const BlobReader&,
                                                            const CudaModelOptions&) {
