@@ -18,6 +18,9 @@
 #include "services/blob/blob_store.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "worker/machine/bench.h"
+#include "worker/model/model_source.h"
+#include "worker/reference/source_bench.h"
 #include "worker/tasks/lease_loop.h"
 #include "worker/worker_device.h"
 
@@ -35,6 +38,8 @@ struct Flags {
   std::string device = "cpu";
   int threads = 0;
   uint64_t memory_mib = 0;
+  std::string bench;
+  BenchOptions bench_options;
   bool share_device = false;
   bool insecure = false;
 };
@@ -57,13 +62,11 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--blobs", flags->blobs,
                   "The blob store: an OCI image layout's folder, or http[s]://HOST[:PORT]/PREFIX, "
                   "an OCI registry")
-      ->envname("SHIFTADD_WORKER_BLOBS")
-      ->required();
+      ->envname("SHIFTADD_WORKER_BLOBS");
   app->add_option("--source-root", flags->source_roots,
                   "Folder that model sources must lie under; repeatable")
       ->envname("SHIFTADD_WORKER_SOURCE_ROOT")
-      ->check(CLI::ExistingDirectory)
-      ->required();
+      ->check(CLI::ExistingDirectory);
   app->add_option("--http", flags->http,
                   "host:port of /metrics, /health and /ready; port 0 picks one")
       ->envname("SHIFTADD_WORKER_HTTP")
@@ -100,12 +103,51 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
 }
 
+void AddBenchFlags(CLI::App* app, Flags* flags) {
+  auto* bench = app->add_option("--bench", flags->bench,
+                                "Measure the speed of this model in full precision, print JSON "
+                                "and end");
+  app->add_option("--bench-context", flags->bench_options.context,
+                  "Tokens of the prompt, and before the tokens that are timed")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->needs(bench)
+      ->capture_default_str();
+  app->add_option("--bench-seconds", flags->bench_options.seconds, "Length of each measurement")
+      ->check(CLI::Range(0.01, 600.0))
+      ->needs(bench)
+      ->capture_default_str();
+}
+
+int Threads(const Flags& flags) {
+  if (flags.threads > 0) return flags.threads;
+  return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+}
+
 int Fail(const absl::Status& status) {
   std::fprintf(stderr, "shiftadd-worker: %s\n", std::string(status.message()).c_str());
   return 1;
 }
 
+int Bench(const Flags& flags) {
+  InitLogging("worker", flags.log_level);
+  // Beside whoever uses the GPU: the figures tell.
+  const auto device = ChooseDevice(flags.device, /*share=*/true);
+  if (!device.ok()) return Fail(device.status());
+  const auto source = ModelSource::Open(flags.bench);
+  if (!source.ok()) return Fail(source.status());
+  const auto figures =
+      reference::BenchSource(**source, device->device, Threads(flags), flags.bench_options);
+  if (!figures.ok()) return Fail(figures.status());
+  std::printf("%s\n", ToJson(*figures, flags.bench_options).c_str());
+  return 0;
+}
+
 int Run(const Flags& flags) {
+  if (flags.blobs.empty() || flags.source_roots.empty()) {
+    std::fprintf(stderr, "shiftadd-worker: %s is required\n",
+                 flags.blobs.empty() ? "--blobs" : "--source-root");
+    return 2;
+  }
   InitLogging("worker", flags.log_level);
   const auto device = ChooseDevice(flags.device, flags.share_device);
   if (!device.ok()) return Fail(device.status());
@@ -117,9 +159,7 @@ int Run(const Flags& flags) {
   WorkerMetrics worker_metrics(registry.get());
 
   TaskRunnerOptions options;
-  options.threads = flags.threads > 0
-                        ? flags.threads
-                        : std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
+  options.threads = Threads(flags);
   options.source_roots = flags.source_roots;
   options.device = device->device;
   options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
@@ -169,10 +209,11 @@ int main(int argc, char** argv) {
   CLI::App app("Runs quantization tasks for a shiftadd coordinator.", "shiftadd-worker");
   shiftadd::Flags flags;
   shiftadd::AddFlags(&app, &flags);
+  shiftadd::AddBenchFlags(&app, &flags);
   try {
     app.parse(argc, argv);
   } catch (const CLI::ParseError& error) {
     return app.exit(error) == 0 ? 0 : 2;
   }
-  return shiftadd::Run(flags);
+  return flags.bench.empty() ? shiftadd::Run(flags) : shiftadd::Bench(flags);
 }

@@ -66,6 +66,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddServeCommand(app, context);
   AddGenerateCommand(app, context);
   AddExportCommand(app, context);
+  AddBenchCommand(app, context);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     app.parse(arguments);

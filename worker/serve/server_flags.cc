@@ -86,6 +86,20 @@ void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
       ->delimiter(',');
 }
 
+void AddBenchFlags(CLI::App* app, ServerFlags* flags) {
+  auto* bench = app->add_flag("--bench", flags->bench,
+                              "Measure the first package's speed, print JSON and end");
+  app->add_option("--bench-context", flags->bench_options.context,
+                  "Tokens of the prompt, and before the tokens that are timed")
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
+      ->needs(bench)
+      ->capture_default_str();
+  app->add_option("--bench-seconds", flags->bench_options.seconds, "Length of each measurement")
+      ->check(CLI::Range(0.01, 600.0))
+      ->needs(bench)
+      ->capture_default_str();
+}
+
 void AddListenFlags(CLI::App* app, ServerFlags* flags) {
   app->add_option("--listen", flags->listen, "gRPC address, host:port; port 0 picks one")
       ->envname("SHIFTADD_SERVER_LISTEN")
@@ -131,6 +145,7 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
   AddModelFlags(&app, flags);
   AddListenFlags(&app, flags);
   AddAccessFlags(&app, flags);
+  AddBenchFlags(&app, flags);
   try {
     app.parse(argc, argv);
     flags->load.cache_bytes = flags->cache_mib << 20;

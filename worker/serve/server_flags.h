@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "worker/machine/bench.h"
 #include "worker/serve/model_loader.h"
 #include "worker/serve/package_source.h"
 
@@ -20,6 +21,8 @@ struct ServerFlags {
   LoadOptions load;
   int64_t cache_mib = 512;
   double drain_seconds = 30;
+  bool bench = false;  // measure, print and end in place of serving
+  BenchOptions bench_options;
   bool insecure = false;
   std::string api_key_file;
   std::vector<std::string> cors_origins;

@@ -27,6 +27,7 @@
 #include "worker/serve/model_registry.h"
 #include "worker/serve/openai_api.h"
 #include "worker/serve/openai_response.h"
+#include "worker/serve/server_bench.h"
 #include "worker/serve/server_flags.h"
 
 namespace shiftadd {
@@ -151,6 +152,13 @@ absl::Status Serve(const ServerFlags& flags) {
   return absl::OkStatus();
 }
 
+absl::Status Bench(const ServerFlags& flags) {
+  SA_ASSIGN_OR_RETURN(const std::string json,
+                      BenchPackage(flags.Locations()[0], flags.load, flags.bench_options));
+  std::cout << json << std::endl;
+  return absl::OkStatus();
+}
+
 }  // namespace
 }  // namespace shiftadd
 
@@ -159,7 +167,8 @@ int main(int argc, char** argv) {
   shiftadd::ServerFlags flags;
   if (const int code = shiftadd::ParseServerFlags(argc, argv, &flags); code >= 0) return code;
   shiftadd::InitLogging("shiftadd-server");
-  if (const absl::Status status = shiftadd::Serve(flags); !status.ok()) {
+  const absl::Status status = flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags);
+  if (!status.ok()) {
     std::cerr << "shiftadd-server: " << status.message() << std::endl;
     return 1;
   }
