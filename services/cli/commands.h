@@ -18,7 +18,8 @@ void AddSubmitCommand(CLI::App& app, Context& context);    // submit
 void AddPlanCommand(CLI::App& app, Context& context);      // plan
 void AddCompareCommand(CLI::App& app, Context& context);   // compare
 void AddJobCommands(CLI::App& app,
-                    Context& context);  // jobs, watch, cancel, retry, report, workers
+                    Context& context);                     // jobs, watch, cancel, retry, workers
+void AddReportCommand(CLI::App& app, Context& context);    // report
 void AddPackageCommands(CLI::App& app, Context& context);  // packages, inspect, tag, rm, gc
 void AddServeCommand(CLI::App& app, Context& context);     // serve
 void AddGenerateCommand(CLI::App& app, Context& context);  // generate

@@ -8,7 +8,6 @@
 #include "services/cli/commands.h"
 #include "services/cli/progress_view.h"
 #include "services/cli/proto_json.h"
-#include "services/cli/report_format.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
 #include "services/cli/watch.h"
@@ -90,21 +89,6 @@ int Watch(Context& context, const std::string& job_id) {
   return WatchJob(context, *client, job_id);
 }
 
-int ShowReport(Context& context, const std::string& job_id, bool with_layers) {
-  const absl::StatusOr<JobClient> client = ConnectJobs(context);
-  if (!client.ok()) return Report(context, client.status());
-  v1::GetJobReportRequest request;
-  request.set_job_id(job_id);
-  const auto report = client->Call(&JobClient::Stub::GetJobReport, request);
-  if (!report.ok()) return Report(context, report.status());
-  if (context.json) {
-    context.out << ToJson(*report).dump(2) << "\n";
-  } else {
-    context.out << FormatReport(*report, with_layers);
-  }
-  return kExitOk;
-}
-
 // A subcommand whose one argument is a job's id.
 CLI::App* AddOnJob(CLI::App& app, Context& context, const char* name, const char* help,
                    int (*action)(Context&, const std::string&)) {
@@ -140,20 +124,6 @@ void AddJobCommands(CLI::App& app, Context& context) {
            [](Context& c, const std::string& id) {
              return ChangeJob<v1::RetryJobRequest>(c, id, &JobClient::Stub::RetryJob);
            });
-  auto job_id = std::make_shared<std::string>();
-  auto with_layers = std::make_shared<bool>(false);
-  CLI::App* report =
-      app.add_subcommand("report", "Recipe, allocation, sensitivity, quality and times of a job");
-  report->add_option("job", *job_id, "The job's id")->required();
-  report->add_flag("--layers", *with_layers, "Also a row for every layer");
-  AddCoordinatorFlag(report, context);
-  AddJsonFlag(report, context);
-  report->callback([&context, job_id, with_layers] {
-    context.action = [&context, job_id, with_layers] {
-      return ShowReport(context, *job_id, *with_layers);
-    };
-  });
-
   CLI::App* workers = app.add_subcommand("workers", "List workers");
   AddCoordinatorFlag(workers, context);
   AddJsonFlag(workers, context);

@@ -60,6 +60,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddDoctorCommand(app, context);
   AddSubmitCommand(app, context);
   AddJobCommands(app, context);
+  AddReportCommand(app, context);
   AddPlanCommand(app, context);
   AddCompareCommand(app, context);
   AddPackageCommands(app, context);

@@ -1,0 +1,95 @@
+#include "services/cli/html/report_page.h"
+
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
+#include "services/cli/html/markup.h"
+#include "services/cli/progress_view.h"
+#include "services/cli/proto_json.h"
+#include "services/cli/units.h"
+
+namespace shiftadd::cli::html {
+namespace {
+
+std::string Tile(const std::string& name, const std::string& value, const std::string& more) {
+  return absl::StrCat("<div class=\"tile\"><span>", Escape(name), "</span><b>", Escape(value),
+                      "</b><span>", Escape(more), "</span></div>");
+}
+
+std::string QualitySummary(const v1::Job& job) {
+  if (!job.has_quality()) return "";
+  const v1::Quality& q = job.quality();
+  std::string tiles = "<div class=\"tiles\">";
+  absl::StrAppend(&tiles,
+                  Tile("KL to full precision", FormatFixed(q.kl(), 4),
+                       absl::StrCat("± ", FormatFixed(q.kl_standard_error(), 4), " nats")),
+                  Tile("perplexity", FormatFixed(q.perplexity_quantized(), 2),
+                       absl::StrCat("full precision: ", FormatFixed(q.perplexity_full(), 2))),
+                  Tile("planes", FormatFixed(q.planes(), 3),
+                       absl::StrCat(FormatFixed(q.stored_bits(), 3), " stored bits")),
+                  Tile("package", FormatBytes(q.package_bytes()),
+                       q.published_mixed() ? "mixed widths" : "one width"));
+  std::vector<std::vector<std::string>> rows = {
+      {"full precision", "0", FormatFixed(q.perplexity_full(), 3)},
+      {"published", FormatFixed(q.kl(), 4), FormatFixed(q.perplexity_quantized(), 3)}};
+  if (q.perplexity_unrefined() > 0) {
+    rows.push_back({"before refining", FormatFixed(q.kl_unrefined(), 4),
+                    FormatFixed(q.perplexity_unrefined(), 3)});
+  }
+  if (q.uniform_bits() > 0) {
+    rows.push_back({absl::StrCat("uniform ", q.uniform_bits(), " planes"),
+                    FormatFixed(q.kl_uniform(), 4), FormatFixed(q.perplexity_uniform(), 3)});
+  }
+  return absl::StrCat(
+      tiles, "</div><section id=\"quality\"><h2>Quality</h2><p>",
+      Escape(absl::StrCat("Measured on ", q.windows(), " held-out windows of ", q.window_length(),
+                          " tokens. The server's logits differ from the reference's by at most ",
+                          FormatShort(q.server_max_logit_error()), " of their range.")),
+      "</p><div class=\"scroll\">", Table({"", ">KL (nats)", ">perplexity"}, rows),
+      "</div></section>\n");
+}
+
+std::string Provenance(const v1::JobReport& report) {
+  const v1::Job& job = report.job();
+  std::vector<std::vector<std::string>> rows = {
+      {"job", job.job_id()},
+      {"package", absl::StrCat(job.spec().output(), " ", job.package_digest())},
+      {"source", job.spec().source()},
+      {"architecture", job.plan().architecture()},
+      {"device class", job.device_class()},
+      {"submitted", FormatUnixTime(job.create_time().seconds()) + " UTC"}};
+  if (job.has_end_time()) {
+    rows.push_back({"ended", FormatUnixTime(job.end_time().seconds()) + " UTC"});
+  }
+  for (const v1::SourceFile& file : job.plan().source_files()) {
+    rows.push_back(
+        {"file " + file.path(), absl::StrCat(file.digest(), " ", FormatBytes(file.bytes()))});
+  }
+  for (const auto& [state, seconds] : report.state_seconds()) {
+    rows.push_back({"time in " + state, FormatSeconds(seconds)});
+  }
+  for (const auto& [worker, seconds] : report.worker_seconds()) {
+    rows.push_back({"time of " + worker, FormatSeconds(seconds)});
+  }
+  return absl::StrCat("<section id=\"provenance\"><h2>Provenance</h2><div class=\"wrap\">",
+                      Table({"", ""}, rows),
+                      "</div><details><summary>The job as submitted</summary>", "<pre>",
+                      Escape(ToJson(job.spec()).dump(2)), "</pre></details></section>\n");
+}
+
+}  // namespace
+
+std::string ReportPage(const ReportData& data) {
+  const v1::Job& job = data.report.job();
+  std::string body = absl::StrCat(
+      "<h1>", Escape(job.spec().output()), "</h1><p>",
+      Escape(absl::StrCat(job.job_id(), ", ", StateName(job.state()), ": ", job.spec().source())),
+      "</p>\n");
+  if (!job.error().empty())
+    absl::StrAppend(&body, "<section><b>", Escape(job.error()), "</b></section>");
+  absl::StrAppend(&body, QualitySummary(job), WidthMap(data.report), SensitivityBars(data.report),
+                  ErrorByDepth(data.report), BudgetCurve(data), TaskTimeline(data.events),
+                  Provenance(data.report));
+  return Page(absl::StrCat(job.spec().output(), " – shiftadd report"), body);
+}
+
+}  // namespace shiftadd::cli::html
