@@ -12,6 +12,16 @@ namespace {
 // Rows that a thread takes at least; a multiple of every kernel's row block.
 constexpr int64_t kRowUnit = 32;
 
+// Of m tokens in `slices` slices that differ by little, the one of number s.
+struct Slice {
+  Slice(int64_t s, int64_t m, int64_t slices) {
+    const int64_t tokens = (m + slices - 1) / slices;
+    first = std::min(s * tokens, m);
+    count = std::min(tokens, m - first);
+  }
+  int64_t first, count;
+};
+
 }  // namespace
 
 absl::StatusOr<Linear> Linear::Create(const PackedLayer& layer, std::vector<float> bias,
@@ -77,9 +87,9 @@ uint64_t LinearGroup::bytes() const {
   return sum;
 }
 
-void LinearGroup::Multiply(int64_t slice, const float* x, int64_t first, int64_t count,
-                           int64_t begin, int64_t end, float* y, const VectorOps& ops,
-                           const LinearScratch& scratch) const {
+void LinearGroup::MultiplySlice(int64_t slice, const float* x, int64_t first, int64_t count,
+                                int64_t begin, int64_t end, float* y, const VectorOps& ops,
+                                const LinearScratch& scratch) const {
   for (const Member& member : linears_) {
     const Linear& linear = member.linear;
     const int64_t from = std::max<int64_t>(begin - member.first_row, 0);
@@ -103,42 +113,48 @@ void LinearGroup::Multiply(int64_t slice, const float* x, int64_t first, int64_t
   }
 }
 
-void LinearGroup::Run(const std::function<void(int64_t)>& produce, const float* x, int64_t m,
-                      float* y, const VectorOps& ops, kernels::Isa isa, ThreadPool* pool,
-                      LinearScratch* scratch) const {
-  const int64_t slices = (m + kSliceTokens - 1) / kSliceTokens;
-  const int64_t slice_tokens = (m + slices - 1) / slices;
-  const int64_t k = cols();
+void LinearGroup::Reserve(int64_t m, LinearScratch* scratch) const {
   if (scratch->activations.size() < preparations_.size()) {
     scratch->activations.resize(preparations_.size());
   }
   for (auto& slots : scratch->activations) {
-    if (static_cast<int64_t>(slots.size()) < slices) slots.resize(slices);
+    if (static_cast<int64_t>(slots.size()) < Slices(m)) slots.resize(Slices(m));
   }
-  const auto tokens_of = [&](int64_t s) { return std::min(slice_tokens, m - s * slice_tokens); };
-  pool->For(slices, 1, [&](int64_t s0, int64_t s1, int) {
-    for (int64_t s = s0; s < s1; ++s) {
-      const int64_t first = s * slice_tokens;
-      for (int64_t t = 0; t < tokens_of(s); ++t) produce(first + t);
-      for (size_t p = 0; p < preparations_.size(); ++p) {
-        const Preparation& how = preparations_[p];
-        kernels::PrepareActivations(x + first * k, k, tokens_of(s), k, how.group, how.signs,
-                                    how.precision, isa, &scratch->activations[p][s]);
-      }
+}
+
+void LinearGroup::Prepare(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t)> produce,
+                          const float* x, int64_t m, kernels::Isa isa,
+                          LinearScratch* scratch) const {
+  const int64_t k = cols();
+  for (int64_t s = begin; s < end; ++s) {
+    const Slice slice(s, m, Slices(m));
+    for (int64_t t = 0; t < slice.count; ++t) produce(slice.first + t);
+    for (size_t p = 0; p < preparations_.size(); ++p) {
+      const Preparation& how = preparations_[p];
+      kernels::PrepareActivations(x + slice.first * k, k, slice.count, k, how.group, how.signs,
+                                  how.precision, isa, &scratch->activations[p][s]);
     }
-  });
-  const int64_t units = (rows_ + kRowUnit - 1) / kRowUnit;
-  const int64_t items = units * slices;
-  const int64_t grain = std::max<int64_t>(1, items / (pool->threads() * 4));
-  pool->For(items, grain, [&](int64_t i0, int64_t i1, int) {
-    while (i0 < i1) {
-      const int64_t s = i0 / units;
-      const int64_t stop = std::min(i1, (s + 1) * units);
-      Multiply(s, x, s * slice_tokens, tokens_of(s), (i0 - s * units) * kRowUnit,
-               std::min((stop - s * units) * kRowUnit, rows_), y, ops, *scratch);
-      i0 = stop;
-    }
-  });
+  }
+}
+
+int64_t LinearGroup::Units() const { return (rows_ + kRowUnit - 1) / kRowUnit; }
+
+Loop LinearGroup::MultiplyLoop(int64_t m, int threads) const {
+  const int64_t items = Units() * Slices(m);
+  return {items, std::max<int64_t>(1, items / (threads * int64_t{4}))};
+}
+
+void LinearGroup::Multiply(int64_t begin, int64_t end, const float* x, int64_t m, float* y,
+                           const VectorOps& ops, const LinearScratch& scratch) const {
+  const int64_t units = Units();
+  while (begin < end) {
+    const int64_t s = begin / units;
+    const int64_t stop = std::min(end, (s + 1) * units);
+    const Slice slice(s, m, Slices(m));
+    MultiplySlice(s, x, slice.first, slice.count, (begin - s * units) * kRowUnit,
+                  std::min((stop - s * units) * kRowUnit, rows_), y, ops, scratch);
+    begin = stop;
+  }
 }
 
 }  // namespace shiftadd

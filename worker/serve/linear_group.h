@@ -3,11 +3,11 @@
 #define SHIFTADD_WORKER_SERVE_LINEAR_GROUP_H_
 
 #include <cstdint>
-#include <functional>
 #include <memory>
 #include <vector>
 
-#include "absl/status/status.h"
+#include "absl/functional/function_ref.h"
+#include "absl/status/statusor.h"
 #include "kernels/cpu_linear.h"
 #include "worker/packed/packed_blob.h"
 #include "worker/serve/packed_model.h"
@@ -51,10 +51,19 @@ class LinearGroup {
   uint64_t bytes() const;
   const Linear& linear(size_t i) const { return linears_[i].linear; }
 
-  // y[t * rows() + n] for m tokens x [m, cols]. `produce(t)` fills row t of x and is called once
-  // for each token, in any order and on any thread of the pool, before x is read.
-  void Run(const std::function<void(int64_t)>& produce, const float* x, int64_t m, float* y,
-           const VectorOps& ops, kernels::Isa isa, ThreadPool* pool, LinearScratch* scratch) const;
+  // The product y[t * rows() + n] of m tokens x [m, cols()] is two loops of a ThreadPool, one after
+  // the other, on any threads. `Reserve` comes before both.
+  void Reserve(int64_t m, LinearScratch* scratch) const;
+
+  // Items: slices of tokens. `produce(t)` fills row t of x, once for each token.
+  Loop PrepareLoop(int64_t m) const { return {Slices(m), 1}; }
+  void Prepare(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t)> produce, const float* x,
+               int64_t m, kernels::Isa isa, LinearScratch* scratch) const;
+
+  // Items: units of rows, for each slice.
+  Loop MultiplyLoop(int64_t m, int threads) const;
+  void Multiply(int64_t begin, int64_t end, const float* x, int64_t m, float* y,
+                const VectorOps& ops, const LinearScratch& scratch) const;
 
  private:
   struct Preparation {
@@ -69,9 +78,12 @@ class LinearGroup {
   };
 
   int PreparationOf(const kernels::CpuLinear& linear, PackedModelOptions::Precision precision);
+  static int64_t Slices(int64_t m) { return (m + kSliceTokens - 1) / kSliceTokens; }
+  int64_t Units() const;
   // Rows [begin, end) of the group for tokens [first, first + count).
-  void Multiply(int64_t slice, const float* x, int64_t first, int64_t count, int64_t begin,
-                int64_t end, float* y, const VectorOps& ops, const LinearScratch& scratch) const;
+  void MultiplySlice(int64_t slice, const float* x, int64_t first, int64_t count, int64_t begin,
+                     int64_t end, float* y, const VectorOps& ops,
+                     const LinearScratch& scratch) const;
 
   std::vector<Member> linears_;
   std::vector<Preparation> preparations_;

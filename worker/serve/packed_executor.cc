@@ -2,8 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <unordered_map>
-#include <unordered_set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -54,27 +52,35 @@ absl::Status PackedExecutor::Forward(const std::vector<int32_t>& tokens, KvCache
   return ForwardBatch(rows, logits);
 }
 
-absl::Status PackedExecutor::Check(const std::vector<BatchRow>& rows) const {
-  std::unordered_map<const KvCache*, int64_t> appended;
+absl::Status PackedExecutor::Check(const std::vector<BatchRow>& rows) {
+  runs_.clear();
   for (size_t i = 0; i < rows.size(); ++i) {
     const BatchRow& row = rows[i];
+    const int64_t at = static_cast<int64_t>(i);
     if (row.token < 0 || row.token >= spec_.vocab) {
       return absl::InvalidArgumentError(absl::StrCat("token id ", row.token, " at position ", i,
                                                      " is not in the vocabulary [0, ", spec_.vocab,
                                                      ")"));
     }
-    const auto* cache = dynamic_cast<const PagedKvCache*>(row.cache);
-    if (cache == nullptr || !cache->Fits(spec_)) {
-      return absl::InvalidArgumentError("the cache belongs to another model");
+    if (runs_.empty() || runs_.back().cache != row.cache) {
+      auto* cache = dynamic_cast<PagedKvCache*>(row.cache);
+      if (cache == nullptr || !cache->Fits(spec_)) {
+        return absl::InvalidArgumentError("the cache belongs to another model");
+      }
+      // Sequences are few.
+      for (const Run& run : runs_) {
+        if (run.cache == cache) {
+          return absl::InvalidArgumentError("the rows of a cache do not stand together");
+        }
+      }
+      runs_.push_back({cache, at, at});
     }
-    int64_t& count = appended[row.cache];
-    if (count > 0 && rows[i - 1].cache != row.cache) {
-      return absl::InvalidArgumentError("the rows of a cache do not stand together");
-    }
-    if (cache->length() + ++count > cache->capacity()) {
-      return absl::OutOfRangeError(absl::StrCat("the cache is full: it holds ", cache->length(),
-                                                " of ", cache->capacity(), " tokens and ", count,
-                                                " more are to come"));
+    Run& run = runs_.back();
+    run.end = at + 1;
+    if (run.cache->length() + run.end - run.begin > run.cache->capacity()) {
+      return absl::OutOfRangeError(absl::StrCat("the cache is full: it holds ", run.cache->length(),
+                                                " of ", run.cache->capacity(), " tokens and ",
+                                                run.end - run.begin, " more are to come"));
     }
   }
   return absl::OkStatus();
@@ -82,27 +88,36 @@ absl::Status PackedExecutor::Check(const std::vector<BatchRow>& rows) const {
 
 absl::Status PackedExecutor::ForwardBatch(const std::vector<BatchRow>& rows,
                                           std::vector<float>* logits) {
-  logits->clear();
-  if (absl::Status status = Check(rows); !status.ok()) return status;
+  if (absl::Status status = Check(rows); !status.ok()) {
+    logits->clear();
+    return status;
+  }
+  const int64_t wanted =
+      std::count_if(rows.begin(), rows.end(), [](const BatchRow& row) { return row.logits; });
+  logits->resize(static_cast<size_t>(wanted * spec_.vocab));  // kept from call to call: no zeroing
+  float* out = logits->data();
   const int64_t count = static_cast<int64_t>(rows.size());
   for (int64_t begin = 0; begin < count; begin += kStepRows) {
-    Step(rows.data() + begin, std::min(kStepRows, count - begin), logits);
+    Step(rows.data() + begin, std::min(kStepRows, count - begin), &out);
   }
   return absl::OkStatus();
 }
 
 void PackedExecutor::PlanStep(const BatchRow* rows, int64_t count) {
-  rows_ = count;
   runs_.clear();
   tiles_.clear();
+  wanted_.clear();
   run_of_row_.resize(count);
   position_.resize(count);
+  token_.resize(count);
   for (int64_t i = 0; i < count; ++i) {
     auto* cache = static_cast<PagedKvCache*>(rows[i].cache);
     if (runs_.empty() || runs_.back().cache != cache) runs_.push_back({cache, i, i});
     runs_.back().end = i + 1;
     run_of_row_[i] = static_cast<int32_t>(runs_.size()) - 1;
     position_[i] = cache->length() + (i - runs_.back().begin);
+    token_[i] = rows[i].token;
+    if (rows[i].logits) wanted_.push_back(i);
   }
   longest_ = 0;
   const int64_t share = spec_.heads / spec_.kv_heads;
@@ -120,6 +135,9 @@ void PackedExecutor::PlanStep(const BatchRow* rows, int64_t count) {
     }
   }
   GrowRope(longest_);
+  for (std::vector<float>& scores : scores_) {
+    Grow(&scores, kTileRows * ((longest_ + kPageTokens - 1) / kPageTokens * kPageTokens));
+  }
 }
 
 void PackedExecutor::GrowRope(int64_t positions) {
@@ -138,7 +156,39 @@ void PackedExecutor::GrowRope(int64_t positions) {
   }
 }
 
-void PackedExecutor::Step(const BatchRow* rows, int64_t count, std::vector<float>* logits) {
+void PackedExecutor::PlanLinear(int64_t block, const LinearGroup& group, const float* x, float* y,
+                                int64_t rows) {
+  group.Reserve(rows, &scratch_);
+  loops_.push_back(group.PrepareLoop(rows));
+  work_.push_back({Op::kPrepare, block, &group, x, y, rows});
+  loops_.push_back(group.MultiplyLoop(rows, pool_.threads()));
+  work_.push_back({Op::kMultiply, block, &group, x, y, rows});
+}
+
+void PackedExecutor::PlanLoops(float* logits) {
+  loops_.clear();
+  work_.clear();
+  const int64_t rows = static_cast<int64_t>(token_.size());
+  const int64_t tiles = static_cast<int64_t>(tiles_.size());
+  // A few keys are done before another thread is awake.
+  const int64_t grain =
+      rows * longest_ < 256 ? tiles : std::max<int64_t>(1, tiles / (pool_.threads() * 8));
+  for (int64_t b = 0; b < spec_.blocks; ++b) {
+    const ExecutorBlock& block = weights_.blocks[b];
+    PlanLinear(b, block.qkv, normed_.data(), qkv_.data(), rows);
+    loops_.push_back({rows, 4});
+    work_.push_back({Op::kRotate, b});
+    loops_.push_back({tiles, grain});
+    work_.push_back({Op::kAttend, b});
+    PlanLinear(b, block.o, attended_.data(), delta_.data(), rows);
+    PlanLinear(b, block.gate_up, normed_.data(), gate_up_.data(), rows);
+    PlanLinear(b, block.down, activated_.data(), delta_.data(), rows);
+  }
+  const int64_t wanted = static_cast<int64_t>(wanted_.size());
+  if (wanted > 0) PlanLinear(spec_.blocks, weights_.head, normed_.data(), logits, wanted);
+}
+
+void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
   PlanStep(rows, count);
   Grow(&hidden_, count * spec_.hidden);
   Grow(&normed_, count * spec_.hidden);
@@ -147,13 +197,64 @@ void PackedExecutor::Step(const BatchRow* rows, int64_t count, std::vector<float
   Grow(&gate_up_, count * 2 * spec_.intermediate);
   Grow(&activated_, count * spec_.intermediate);
   Grow(&delta_, count * spec_.hidden);
-  const Linear& embed = weights_.embed ? *weights_.embed : weights_.head.linear(0);
-  for (int64_t i = 0; i < count; ++i) {
-    embed.GatherRow(rows[i].token, hidden_.data() + i * spec_.hidden);
-  }
-  for (int64_t b = 0; b < spec_.blocks; ++b) Block(b);
+  PlanLoops(*logits);
+  pool_.Run(loops_, [this](int64_t loop, int64_t begin, int64_t end, int thread) {
+    RunLoop(work_[loop], begin, end, thread);
+  });
   for (const Run& run : runs_) run.cache->SetLength(run.cache->length() + run.end - run.begin);
-  Head(rows, count, logits);
+  *logits += static_cast<int64_t>(wanted_.size()) * spec_.vocab;
+}
+
+void PackedExecutor::RunLoop(const Work& work, int64_t begin, int64_t end, int thread) {
+  switch (work.op) {
+    case Op::kPrepare:
+      work.group->Prepare(
+          begin, end, [&](int64_t i) { Produce(work, i); }, work.x, work.rows, isa_, &scratch_);
+      return;
+    case Op::kMultiply:
+      work.group->Multiply(begin, end, work.x, work.rows, work.y, ops_, scratch_);
+      return;
+    case Op::kRotate:
+      for (int64_t i = begin; i < end; ++i) RotateAndStore(work.block, i);
+      return;
+    case Op::kAttend:
+      for (int64_t t = begin; t < end; ++t) {
+        AttendTile(work.block, tiles_[t], scores_[thread].data());
+      }
+      return;
+  }
+}
+
+void PackedExecutor::Produce(const Work& work, int64_t i) {
+  const int64_t n = spec_.hidden;
+  // The head takes the rows that are wanted only.
+  const bool head = work.group == &weights_.head;
+  const int64_t row = head ? wanted_[i] : i;
+  float* hidden = hidden_.data() + row * n;
+  const float* delta = delta_.data() + row * n;
+  const auto norm = [&](const std::vector<float>& weight) {
+    ops_.rms_norm(hidden, weight.data(), spec_.norm_eps, n, normed_.data() + i * n);
+  };
+  if (head) {
+    ops_.add(hidden, delta, n);
+    return norm(weights_.final_norm);
+  }
+  const ExecutorBlock& block = weights_.blocks[work.block];
+  if (work.group == &block.qkv) {
+    if (work.block == 0) {
+      (weights_.embed ? *weights_.embed : weights_.head.linear(0)).GatherRow(token_[i], hidden);
+    } else {
+      ops_.add(hidden, delta, n);  // the MLP of the block before, in the same pass
+    }
+    norm(block.attn_norm);
+  } else if (work.group == &block.gate_up) {
+    ops_.add(hidden, delta, n);
+    norm(block.mlp_norm);
+  } else if (work.group == &block.down) {
+    const int64_t inner = spec_.intermediate;
+    const float* gate = gate_up_.data() + i * 2 * inner;
+    ops_.silu_mul(gate, gate + inner, inner, activated_.data() + i * inner);
+  }  // what `o` reads is there
 }
 
 // Rotates q and k of one token and puts k and v into its cache.
@@ -189,81 +290,6 @@ void PackedExecutor::AttendTile(int64_t b, const Tile& tile, float* scratch) {
   work.scratch = scratch;
   work.score_stride = (longest_ + kPageTokens - 1) / kPageTokens * kPageTokens;
   ops_.attend(work);
-}
-
-void PackedExecutor::Attention(int64_t b) {
-  pool_.For(rows_, 4, [&](int64_t begin, int64_t end, int) {
-    for (int64_t i = begin; i < end; ++i) RotateAndStore(b, i);
-  });
-  const int64_t padded = (longest_ + kPageTokens - 1) / kPageTokens * kPageTokens;
-  const int64_t tiles = static_cast<int64_t>(tiles_.size());
-  // A few keys are done before another thread is awake.
-  const int64_t grain =
-      rows_ * longest_ < 256 ? tiles : std::max<int64_t>(1, tiles / (pool_.threads() * 8));
-  pool_.For(tiles, grain, [&](int64_t begin, int64_t end, int thread) {
-    std::vector<float>& scores = scores_[thread];
-    Grow(&scores, kTileRows * padded);
-    for (int64_t t = begin; t < end; ++t) AttendTile(b, tiles_[t], scores.data());
-  });
-}
-
-void PackedExecutor::Block(int64_t b) {
-  const ExecutorBlock& block = weights_.blocks[b];
-  const int64_t n = spec_.hidden;
-  const auto row = [](std::vector<float>& v, int64_t i, int64_t width) {
-    return v.data() + i * width;
-  };
-  const auto run = [&](const LinearGroup& group, const std::function<void(int64_t)>& produce,
-                       const std::vector<float>& x, std::vector<float>* y) {
-    group.Run(produce, x.data(), rows_, y->data(), ops_, isa_, &pool_, &scratch_);
-  };
-  run(
-      block.qkv,
-      [&](int64_t i) {
-        // The MLP of the block before is added here, in the same pass.
-        if (b > 0) ops_.add(row(hidden_, i, n), row(delta_, i, n), n);
-        ops_.rms_norm(row(hidden_, i, n), block.attn_norm.data(), spec_.norm_eps, n,
-                      row(normed_, i, n));
-      },
-      normed_, &qkv_);
-  Attention(b);
-  run(
-      block.o, [](int64_t) {}, attended_, &delta_);
-  run(
-      block.gate_up,
-      [&](int64_t i) {
-        ops_.add(row(hidden_, i, n), row(delta_, i, n), n);
-        ops_.rms_norm(row(hidden_, i, n), block.mlp_norm.data(), spec_.norm_eps, n,
-                      row(normed_, i, n));
-      },
-      normed_, &gate_up_);
-  const int64_t inner = spec_.intermediate;
-  run(
-      block.down,
-      [&](int64_t i) {
-        const float* gate = row(gate_up_, i, 2 * inner);
-        ops_.silu_mul(gate, gate + inner, inner, row(activated_, i, inner));
-      },
-      activated_, &delta_);
-}
-
-void PackedExecutor::Head(const BatchRow* rows, int64_t count, std::vector<float>* logits) {
-  std::vector<int64_t> wanted;
-  for (int64_t i = 0; i < count; ++i) {
-    if (rows[i].logits) wanted.push_back(i);
-  }
-  if (wanted.empty()) return;
-  const int64_t n = spec_.hidden;
-  const size_t old = logits->size();
-  logits->resize(old + wanted.size() * static_cast<size_t>(spec_.vocab));
-  weights_.head.Run(
-      [&](int64_t w) {
-        float* x = hidden_.data() + wanted[w] * n;
-        ops_.add(x, delta_.data() + wanted[w] * n, n);
-        ops_.rms_norm(x, weights_.final_norm.data(), spec_.norm_eps, n, normed_.data() + w * n);
-      },
-      normed_.data(), static_cast<int64_t>(wanted.size()), logits->data() + old, ops_, isa_, &pool_,
-      &scratch_);
 }
 
 }  // namespace shiftadd

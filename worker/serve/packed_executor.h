@@ -56,15 +56,28 @@ class PackedExecutor : public PackedModel {
     int64_t kv_head, first;
     int count;
   };
+  // What the loops of a step do. Of a linear group: its input's making, then its product.
+  enum class Op { kPrepare, kMultiply, kRotate, kAttend };
+  struct Work {
+    Op op;
+    int64_t block = 0;
+    const LinearGroup* group = nullptr;
+    const float* x = nullptr;
+    float* y = nullptr;
+    int64_t rows = 0;
+  };
 
-  absl::Status Check(const std::vector<BatchRow>& rows) const;
-  // At most kStepRows rows, checked. Appends to `logits`.
-  void Step(const BatchRow* rows, int64_t count, std::vector<float>* logits);
+  // Also fills runs_.
+  absl::Status Check(const std::vector<BatchRow>& rows);
+  // At most kStepRows rows, checked; logits go to `logits`, which moves on.
+  void Step(const BatchRow* rows, int64_t count, float** logits);
   void PlanStep(const BatchRow* rows, int64_t count);
-  void Block(int64_t b);
-  void Attention(int64_t b);
+  void PlanLoops(float* logits);
+  void PlanLinear(int64_t block, const LinearGroup& group, const float* x, float* y, int64_t rows);
+  void RunLoop(const Work& work, int64_t begin, int64_t end, int thread);
+  // Row i of the input of a group.
+  void Produce(const Work& work, int64_t i);
   void AttendTile(int64_t b, const Tile& tile, float* scratch);
-  void Head(const BatchRow* rows, int64_t count, std::vector<float>* logits);
   void RotateAndStore(int64_t b, int64_t row);
   void GrowRope(int64_t positions);
 
@@ -84,8 +97,11 @@ class PackedExecutor : public PackedModel {
   std::vector<Tile> tiles_;
   std::vector<int32_t> run_of_row_;
   std::vector<int64_t> position_;
-  int64_t rows_ = 0;
-  int64_t longest_ = 0;  // keys of the longest run
+  std::vector<int32_t> token_;
+  std::vector<int64_t> wanted_;  // rows whose logits are
+  int64_t longest_ = 0;          // keys of the longest run
+  std::vector<Loop> loops_;
+  std::vector<Work> work_;
   std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_, delta_;
   std::vector<std::vector<float>> scores_;  // a thread each
   LinearScratch scratch_;

@@ -54,91 +54,99 @@ ThreadPool::ThreadPool(int threads) {
 }
 
 ThreadPool::~ThreadPool() {
-  {
-    std::lock_guard<std::mutex> lock(mutex_);
-    stop_ = true;
-  }
-  work_.notify_all();
+  stop_.store(true, std::memory_order_seq_cst);
+  WakeSleepers();
   for (std::thread& helper : helpers_) helper.join();
 }
 
-void ThreadPool::For(int64_t items, int64_t grain, const Body& f) {
-  if (items <= 0) return;
-  grain = std::max<int64_t>(grain, 1);
-  const int64_t chunks = (items + grain - 1) / grain;
-  if (helpers_.empty() || chunks == 1) {
-    f(0, items, 0);
+void ThreadPool::Run(absl::Span<const Loop> loops, Body f) {
+  if (helpers_.empty()) {
+    for (size_t i = 0; i < loops.size(); ++i) {
+      if (loops[i].items > 0) f(static_cast<int64_t>(i), 0, loops[i].items, 0);
+    }
     return;
   }
   body_ = &f;
-  items_ = items;
-  grain_ = grain;
-  chunks_ = chunks;
-  unfinished_.store(chunks, std::memory_order_relaxed);
-  const uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
-  ticket_.store(number << 32 | static_cast<uint64_t>(chunks), std::memory_order_seq_cst);
-  if (sleepers_.load(std::memory_order_seq_cst) > 0) {
-    { std::lock_guard<std::mutex> lock(mutex_); }
-    work_.notify_all();
+  loops_ = loops;
+  finished_.store(false, std::memory_order_relaxed);
+  Open(0);
+  while (!finished_.load(std::memory_order_acquire)) {
+    Work(0);
+    WaitFor([this] {
+      return finished_.load(std::memory_order_seq_cst) ||
+             (ticket_.load(std::memory_order_seq_cst) & kLow) != 0;
+    });
   }
-  RunChunks(0);
-  WaitForCompletion();
 }
 
-bool ThreadPool::TakeChunk(int64_t* chunk) {
+void ThreadPool::Open(int64_t loop) {
+  const int64_t count = static_cast<int64_t>(loops_.size());
+  while (loop < count && loops_[loop].items <= 0) ++loop;
+  if (loop == count) {
+    finished_.store(true, std::memory_order_seq_cst);
+    if (sleepers_.load(std::memory_order_seq_cst) > 0) WakeSleepers();
+    return;
+  }
+  const Loop& l = loops_[loop];
+  open_ = loop;
+  chunks_ = (l.items + l.grain - 1) / l.grain;
+  unfinished_.store(chunks_, std::memory_order_relaxed);
+  const uint64_t number = (ticket_.load(std::memory_order_relaxed) >> 32) + 1;
+  ticket_.store(number << 32 | static_cast<uint64_t>(chunks_), std::memory_order_seq_cst);
+  // Who opens a loop works on it: a single chunk is worth no call of the kernel.
+  if (chunks_ > 1 && sleepers_.load(std::memory_order_seq_cst) > 0) WakeSleepers();
+}
+
+bool ThreadPool::TakeChunk(Chunk* chunk) {
   uint64_t ticket = ticket_.load(std::memory_order_acquire);
   while ((ticket & kLow) != 0) {
     if (ticket_.compare_exchange_weak(ticket, ticket - 1, std::memory_order_acq_rel)) {
       // The loop cannot end before this chunk does, so its fields are stable from here on.
-      *chunk = chunks_ - static_cast<int64_t>(ticket & kLow);
+      const Loop& l = loops_[open_];
+      chunk->loop = open_;
+      chunk->begin = (chunks_ - static_cast<int64_t>(ticket & kLow)) * l.grain;
+      chunk->end = std::min(l.items, chunk->begin + l.grain);
       return true;
     }
   }
   return false;
 }
 
-void ThreadPool::RunChunks(int thread) {
-  int64_t chunk = 0;
-  while (TakeChunk(&chunk)) {
-    const int64_t begin = chunk * grain_;
-    (*body_)(begin, std::min(items_, begin + grain_), thread);
-    if (unfinished_.fetch_sub(1, std::memory_order_seq_cst) == 1 &&
-        caller_sleeps_.load(std::memory_order_seq_cst)) {
-      { std::lock_guard<std::mutex> lock(mutex_); }
-      done_.notify_one();
-    }
-  }
+void ThreadPool::RunChunk(const Chunk& chunk, int thread) {
+  (*body_)(chunk.loop, chunk.begin, chunk.end, thread);
+  if (unfinished_.fetch_sub(1, std::memory_order_acq_rel) == 1) Open(chunk.loop + 1);
 }
 
-void ThreadPool::WaitForCompletion() {
-  for (int i = 0; i < kSpins; ++i) {
-    if (unfinished_.load(std::memory_order_acquire) == 0) return;
-    Pause();
-  }
-  std::unique_lock<std::mutex> lock(mutex_);
-  caller_sleeps_.store(true, std::memory_order_seq_cst);
-  done_.wait(lock, [this] { return unfinished_.load(std::memory_order_seq_cst) == 0; });
-  caller_sleeps_.store(false, std::memory_order_seq_cst);
+void ThreadPool::Work(int thread) {
+  Chunk chunk;
+  while (TakeChunk(&chunk)) RunChunk(chunk, thread);
 }
 
-bool ThreadPool::WaitForWork() {
-  const auto ready = [this] {
-    return stop_.load(std::memory_order_seq_cst) ||
-           (ticket_.load(std::memory_order_seq_cst) & kLow) != 0;
-  };
+template <class Ready>
+void ThreadPool::WaitFor(Ready ready) {
   for (int i = 0; i < kSpins; ++i) {
-    if (ready()) return !stop_;
+    if (ready()) return;
     Pause();
   }
   std::unique_lock<std::mutex> lock(mutex_);
   sleepers_.fetch_add(1, std::memory_order_seq_cst);
-  work_.wait(lock, ready);
+  wake_.wait(lock, ready);
   sleepers_.fetch_sub(1, std::memory_order_seq_cst);
-  return !stop_;
+}
+
+void ThreadPool::WakeSleepers() {
+  { std::lock_guard<std::mutex> lock(mutex_); }
+  wake_.notify_all();
 }
 
 void ThreadPool::Helper(int thread) {
-  while (WaitForWork()) RunChunks(thread);
+  while (!stop_.load(std::memory_order_seq_cst)) {
+    Work(thread);
+    WaitFor([this] {
+      return stop_.load(std::memory_order_seq_cst) ||
+             (ticket_.load(std::memory_order_seq_cst) & kLow) != 0;
+    });
+  }
 }
 
 }  // namespace shiftadd
