@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# Tokens a second of shiftadd and of llama.cpp on the same model, side by side on this machine's CPU.
+#   tests/bench/llama_cpp.sh --bin DIR --package NAME:TAG --package-dir DIR --source MODEL.gguf
+#       [--work DIR] [--llama-source DIR] [--types "F16 Q8_0 ..."] [--threads "1 2"] [--seconds 200] [--busy N] [--out FILE]
+# --bin: where cpu_serve_benchmark is (configure with -DSHIFTADD_BENCHMARKS=ON, build that target).
+# --package-dir: an OCI image layout, as `shiftadd up` keeps in DATA_DIR/store; the package must come from --source.
+# llama.cpp: the source in PyPI's sdist of llama-cpp-python, or --llama-source; built in --work (default
+# ~/.cache/shiftadd/llama_cpp) on the first run, the types of --types quantized there from --source. That takes about ten
+# minutes on two cores and is kept; what is measured afterwards takes about --seconds, at least one round of each.
+# --busy N: also with N processes beside that never sleep; the share of the undisturbed rate that is left.
+# Every program runs once in each round, at every number of threads: prompt of 512 tokens, generation of 128 tokens
+# (with --busy: 128 and 24, with and without the busy processes).
+set -euo pipefail
+here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+usage() { sed -n '3,4p' "$0" >&2; exit 2; }
+
+bin='' package='' package_dir='' source='' work=$HOME/.cache/shiftadd/llama_cpp llama_source=''
+types='F16 Q8_0 Q4_0 IQ4_NL Q3_K_S Q2_K' threads='1 2' seconds=200 busy=0 out=''
+while [ $# -gt 0 ]; do
+  [ $# -ge 2 ] || { echo "$1: expected a value" >&2; exit 2; }
+  case $1 in
+    --bin) bin=$2 ;; --package) package=$2 ;; --package-dir) package_dir=$2 ;; --source) source=$2 ;; --work) work=$2 ;;
+    --llama-source) llama_source=$2 ;; --types) types=$2 ;; --threads) threads=$2 ;; --seconds) seconds=$2 ;;
+    --busy) busy=$2 ;; --out) out=$2 ;;
+    *) echo "unknown option $1" >&2; usage ;;
+  esac
+  shift 2
+done
+[ -n "$bin" ] && [ -n "$package" ] && [ -n "$package_dir" ] && [ -n "$source" ] || usage
+[ -x "$bin/cpu_serve_benchmark" ] || { echo "$bin/cpu_serve_benchmark: not there; build that target" >&2; exit 1; }
+[ -r "$source" ] || { echo "$source: cannot be read" >&2; exit 1; }
+mkdir -p "$work/models"
+
+sdist=0.3.36
+if [ -z "$llama_source" ]; then
+  llama_source=$work/llama_cpp_python-$sdist/vendor/llama.cpp
+  if [ ! -e "$llama_source/CMakeLists.txt" ]; then
+    python3 -m pip download -q --no-deps --no-binary llama-cpp-python "llama-cpp-python==$sdist" -d "$work"
+    tar -xzf "$work/llama_cpp_python-$sdist.tar.gz" -C "$work"
+  fi
+fi
+build=$work/build
+if [ ! -x "$build/bin/llama-bench" ] || [ ! -x "$build/bin/llama-quantize" ]; then
+  cmake -S "$llama_source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
+    -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF \
+    -DLLAMA_USE_PREBUILT_UI=OFF >"$work/cmake.log" 2>&1 || { tail -5 "$work/cmake.log" >&2; exit 1; }
+  ninja -C "$build" llama-quantize llama-bench >"$work/build.log" 2>&1 || { tail -5 "$work/build.log" >&2; exit 1; }
+fi
+
+# Through F16, so that every type is made from the same numbers.
+name=$(basename "$source" .gguf)
+quantize() {  # FROM TYPE
+  local to=$work/models/$name-$2.gguf
+  [ -e "$to" ] && return
+  "$build/bin/llama-quantize" --allow-requantize "$1" "$to.part" "$2" >"$to.log" 2>&1 || { tail -3 "$to.log" >&2; exit 1; }
+  mv "$to.part" "$to"
+}
+quantize "$source" F16
+for type in $types; do quantize "$work/models/$name-F16.gguf" "$type"; done
+
+exec python3 "$here/llama_cpp.py" --ours "$bin/cpu_serve_benchmark" --package "$package" --package-dir "$package_dir" \
+  --llama-bench "$build/bin/llama-bench" --models "$work/models/$name" --types "$types" --threads "$threads" \
+  --seconds "$seconds" --busy "$busy" --out "$out"
