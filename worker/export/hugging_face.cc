@@ -58,9 +58,13 @@ absl::Status WriteShard(PackageWeights* weights, const std::vector<FamilyTensor>
   OutputFile file(path);
   SA_RETURN_IF_ERROR(file.Write(SafetensorsHeader(tensors)));
   for (const FamilyTensor& tensor : tensors) {
-    SA_RETURN_IF_ERROR(weights->Read(
-        tensor, /*interleaved=*/false,
-        [&](const std::vector<float>& rows) { return file.WriteHalves(tensor.canonical, rows); }));
+    SA_RETURN_IF_ERROR(
+        weights->Read(tensor, /*interleaved=*/false, [&](const std::vector<float>& rows) {
+          if (tensor.hugging_face_plus == 0) return file.WriteHalves(tensor.canonical, rows);
+          std::vector<float> less = rows;
+          for (float& value : less) value -= tensor.hugging_face_plus;
+          return file.WriteHalves(tensor.canonical, less);
+        }));
   }
   return file.Close();
 }
@@ -124,7 +128,13 @@ json TokenizerConfig(const json& tokenizer, int64_t context) {
 absl::Status WriteHuggingFace(PackageWeights* weights, uint64_t shard_bytes,
                               const std::string& folder) {
   const ArchitectureSpec& spec = weights->spec();
-  if (spec.o_bias != spec.qkv_bias) {
+  for (const FamilyTensor& tensor : weights->family().tensors(spec)) {
+    if (tensor.fused_parts == 1) continue;
+    return absl::UnimplementedError(absl::StrCat("models of the family ", spec.family,
+                                                 " cannot be written yet: '", tensor.hugging_face,
+                                                 "' holds several layers"));
+  }
+  if (spec.family == "llama" && spec.o_bias != spec.qkv_bias) {
     return absl::UnimplementedError(
         "the model has biases on q, k, v or on o alone: config.json has one field for both");
   }

@@ -1,9 +1,11 @@
 #include "worker/model/architecture_spec.h"
 
+#include <algorithm>
 #include <cmath>
 #include <set>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
 
 namespace shiftadd {
@@ -40,7 +42,7 @@ class Fields {
   void Ints(const char* name, int64_t min, int64_t max, std::vector<int64_t>* out) {
     const nlohmann::json* value = Find(name);
     if (value == nullptr) return;
-    bool good = value->is_array() && value->size() <= 256;
+    bool good = value->is_array() && value->size() <= 1024;
     if (good) {
       for (const nlohmann::json& item : *value) {
         int64_t number = 0;
@@ -65,6 +67,11 @@ class Fields {
     if (value == nullptr) return;
     if (!value->is_boolean()) return Fail(name, "true or false", *value);
     *out = value->get<bool>();
+  }
+  // False, and nothing is read, if there is no such field.
+  bool Given(const char* name) {
+    known_.insert(name);
+    return json_.contains(name);
   }
   // One of `names`; returns its index.
   size_t Choice(const char* name, const std::vector<std::string>& names) {
@@ -128,7 +135,7 @@ absl::Status CheckRelations(const ArchitectureSpec& s) {
   if (s.heads % s.kv_heads != 0) {
     return fault(absl::StrCat("heads ", s.heads, " is not a multiple of kv_heads ", s.kv_heads));
   }
-  if (s.head_dim % 2 != 0) {
+  if (s.rope() && s.head_dim % 2 != 0) {
     return fault(absl::StrCat("head_dim ", s.head_dim, " is odd, rotary positions need it even"));
   }
   if (s.q_rows() > kMaxDimension) {
@@ -143,6 +150,20 @@ absl::Status CheckRelations(const ArchitectureSpec& s) {
       return fault(absl::StrCat("eos_tokens: ", eos, " is not below vocab ", s.vocab));
     }
   }
+  if (s.position == PositionKind::kAlibi && s.kv_heads != s.heads) {
+    return fault(absl::StrCat("position alibi: kv_heads is ", s.kv_heads,
+                              ", expected as many as heads, ", s.heads));
+  }
+  for (size_t i = 0; i < s.local_blocks.size(); ++i) {
+    if (s.local_blocks[i] < s.blocks && (i == 0 || s.local_blocks[i - 1] < s.local_blocks[i]))
+      continue;
+    return fault(absl::StrCat("local_blocks: entry ", i, " is ", s.local_blocks[i],
+                              ", expected rising numbers below ", s.blocks));
+  }
+  if (!s.local_blocks.empty() && s.window < 1) {
+    return fault("local_blocks needs a positive window");
+  }
+  if (s.embed_scale == 0.0) return fault("embed_scale is 0");
   if (s.rope_scaling == RopeScaling::kLlama3 &&
       !(s.rope_high_freq_factor > s.rope_low_freq_factor && s.rope_original_context > 0)) {
     return fault(
@@ -154,34 +175,94 @@ absl::Status CheckRelations(const ArchitectureSpec& s) {
 
 }  // namespace
 
+namespace {
+
+const std::vector<std::string>& FamilyNames() {
+  static const auto* const names = new std::vector<std::string>{
+      "llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "opt", "bloom"};
+  return *names;
+}
+const std::vector<std::string> kNorms = {"rms", "layer"};
+const std::vector<std::string> kNormPlaces = {"before", "after", "around"};
+const std::vector<std::string> kActivations = {"silu", "gelu_tanh", "relu"};
+const std::vector<std::string> kPositions = {"rope", "learned", "alibi"};
+
+template <typename Enum>
+const std::string& NameOf(const std::vector<std::string>& names, Enum value) {
+  return names[static_cast<size_t>(value)];
+}
+
+void ReadBeyondLlama(Fields* f, ArchitectureSpec* s) {
+  if (f->Given("norm_place")) {
+    s->norm_place = static_cast<NormPlace>(f->Choice("norm_place", kNormPlaces));
+  }
+  if (f->Given("has_final_norm")) f->Bool("has_final_norm", &s->has_final_norm);
+  if (f->Given("embed_norm")) f->Bool("embed_norm", &s->embed_norm);
+  if (f->Given("embed_scale")) f->Real("embed_scale", 0, 1e6, &s->embed_scale);
+  if (f->Given("embed_width")) f->Int("embed_width", 1, kMaxDimension, &s->embed_width);
+  if (f->Given("position_offset")) f->Int("position_offset", 0, 1024, &s->position_offset);
+  if (f->Given("qk_norm")) f->Bool("qk_norm", &s->qk_norm);
+  if (f->Given("attention_scale")) f->Real("attention_scale", 0, 1e6, &s->attention_scale);
+  if (f->Given("attention_cap")) f->Real("attention_cap", 0, 1e6, &s->attention_cap);
+  if (f->Given("logit_cap")) f->Real("logit_cap", 0, 1e6, &s->logit_cap);
+  if (f->Given("window")) f->Int("window", 1, kMaxContext, &s->window);
+  if (f->Given("local_blocks")) f->Ints("local_blocks", 0, 1023, &s->local_blocks);
+  if (f->Given("rope_local_theta")) f->Real("rope_local_theta", 0, 1e15, &s->rope_local_theta);
+}
+
+}  // namespace
+
+double ArchitectureSpec::score_scale() const {
+  return attention_scale > 0 ? attention_scale : 1.0 / std::sqrt(static_cast<double>(head_dim));
+}
+
+bool ArchitectureSpec::IsLocal(int64_t block) const {
+  return std::binary_search(local_blocks.begin(), local_blocks.end(), block);
+}
+
 nlohmann::json ToJson(const ArchitectureSpec& s) {
-  return {{"family", s.family},
-          {"vocab", s.vocab},
-          {"hidden", s.hidden},
-          {"intermediate", s.intermediate},
-          {"blocks", s.blocks},
-          {"heads", s.heads},
-          {"kv_heads", s.kv_heads},
-          {"head_dim", s.head_dim},
-          {"context", s.context},
-          {"norm", "rms"},
-          {"norm_eps", s.norm_eps},
-          {"activation", "silu"},
-          {"gated", s.gated},
-          {"position", "rope"},
-          {"rope_theta", s.rope_theta},
-          {"rope_scaling", RopeScalingName(s.rope_scaling)},
-          {"rope_factor", s.rope_factor},
-          {"rope_low_freq_factor", s.rope_low_freq_factor},
-          {"rope_high_freq_factor", s.rope_high_freq_factor},
-          {"rope_original_context", s.rope_original_context},
-          {"tied_embeddings", s.tied_embeddings},
-          {"qkv_bias", s.qkv_bias},
-          {"o_bias", s.o_bias},
-          {"mlp_bias", s.mlp_bias},
-          {"bos_token", s.bos_token},
-          {"eos_tokens", s.eos_tokens},
-          {"add_bos", s.add_bos}};
+  nlohmann::json out = {{"family", s.family},
+                        {"vocab", s.vocab},
+                        {"hidden", s.hidden},
+                        {"intermediate", s.intermediate},
+                        {"blocks", s.blocks},
+                        {"heads", s.heads},
+                        {"kv_heads", s.kv_heads},
+                        {"head_dim", s.head_dim},
+                        {"context", s.context},
+                        {"norm", NameOf(kNorms, s.norm)},
+                        {"norm_eps", s.norm_eps},
+                        {"activation", NameOf(kActivations, s.activation)},
+                        {"gated", s.gated},
+                        {"position", NameOf(kPositions, s.position)},
+                        {"rope_theta", s.rope_theta},
+                        {"rope_scaling", RopeScalingName(s.rope_scaling)},
+                        {"rope_factor", s.rope_factor},
+                        {"rope_low_freq_factor", s.rope_low_freq_factor},
+                        {"rope_high_freq_factor", s.rope_high_freq_factor},
+                        {"rope_original_context", s.rope_original_context},
+                        {"tied_embeddings", s.tied_embeddings},
+                        {"qkv_bias", s.qkv_bias},
+                        {"o_bias", s.o_bias},
+                        {"mlp_bias", s.mlp_bias},
+                        {"bos_token", s.bos_token},
+                        {"eos_tokens", s.eos_tokens},
+                        {"add_bos", s.add_bos}};
+  const ArchitectureSpec plain;
+  if (s.norm_place != plain.norm_place) out["norm_place"] = NameOf(kNormPlaces, s.norm_place);
+  if (!s.has_final_norm) out["has_final_norm"] = false;
+  if (s.embed_norm) out["embed_norm"] = true;
+  if (s.embed_scale != plain.embed_scale) out["embed_scale"] = s.embed_scale;
+  if (s.embed_width != 0) out["embed_width"] = s.embed_width;
+  if (s.position_offset != 0) out["position_offset"] = s.position_offset;
+  if (s.qk_norm) out["qk_norm"] = true;
+  if (s.attention_scale != 0) out["attention_scale"] = s.attention_scale;
+  if (s.attention_cap != 0) out["attention_cap"] = s.attention_cap;
+  if (s.logit_cap != 0) out["logit_cap"] = s.logit_cap;
+  if (s.window != 0) out["window"] = s.window;
+  if (!s.local_blocks.empty()) out["local_blocks"] = s.local_blocks;
+  if (s.rope_local_theta != 0) out["rope_local_theta"] = s.rope_local_theta;
+  return out;
 }
 
 absl::StatusOr<ArchitectureSpec> ArchitectureSpecFromJson(const nlohmann::json& json) {
@@ -191,8 +272,7 @@ absl::StatusOr<ArchitectureSpec> ArchitectureSpecFromJson(const nlohmann::json& 
   }
   ArchitectureSpec s;
   Fields f(json);
-  const std::vector<std::string> families = {"llama"};
-  s.family = families[f.Choice("family", families)];
+  s.family = FamilyNames()[f.Choice("family", FamilyNames())];
   f.Int("vocab", 1, kMaxDimension, &s.vocab);
   f.Int("hidden", 1, kMaxDimension, &s.hidden);
   f.Int("intermediate", 1, kMaxDimension, &s.intermediate);
@@ -201,11 +281,11 @@ absl::StatusOr<ArchitectureSpec> ArchitectureSpecFromJson(const nlohmann::json& 
   f.Int("kv_heads", 1, 1 << 16, &s.kv_heads);
   f.Int("head_dim", 2, 1 << 16, &s.head_dim);
   f.Int("context", 1, kMaxContext, &s.context);
-  f.Choice("norm", {"rms"});
+  s.norm = static_cast<NormKind>(f.Choice("norm", kNorms));
   f.Real("norm_eps", 0, 1, &s.norm_eps);
-  f.Choice("activation", {"silu"});
+  s.activation = static_cast<Activation>(f.Choice("activation", kActivations));
   f.Bool("gated", &s.gated);
-  f.Choice("position", {"rope"});
+  s.position = static_cast<PositionKind>(f.Choice("position", kPositions));
   f.Real("rope_theta", 0, 1e15, &s.rope_theta);
   s.rope_scaling = static_cast<RopeScaling>(f.Choice("rope_scaling", {"none", "linear", "llama3"}));
   f.Real("rope_factor", 0, 1e6, &s.rope_factor);
@@ -219,20 +299,21 @@ absl::StatusOr<ArchitectureSpec> ArchitectureSpecFromJson(const nlohmann::json& 
   f.Int("bos_token", -1, kMaxDimension, &s.bos_token);
   f.Ints("eos_tokens", 0, kMaxDimension, &s.eos_tokens);
   f.Bool("add_bos", &s.add_bos);
+  ReadBeyondLlama(&f, &s);
   SA_RETURN_IF_ERROR(f.Finish());
-  if (!s.gated) {
-    return absl::InvalidArgumentError("architecture: field 'gated' is false, expected true");
-  }
   SA_RETURN_IF_ERROR(CheckRelations(s));
   return s;
 }
 
-std::vector<double> RopeInverseFrequencies(const ArchitectureSpec& s) {
+std::vector<double> RopeInverseFrequencies(const ArchitectureSpec& s, bool local) {
   std::vector<double> frequencies(static_cast<size_t>(s.head_dim / 2));
+  const bool own = local && s.rope_local_theta > 0;
+  const double theta = own ? s.rope_local_theta : s.rope_theta;
+  const RopeScaling scaling = own ? RopeScaling::kNone : s.rope_scaling;
   for (size_t i = 0; i < frequencies.size(); ++i) {
-    double f = std::pow(s.rope_theta, -2.0 * static_cast<double>(i) / s.head_dim);
-    if (s.rope_scaling == RopeScaling::kLinear) f /= s.rope_factor;
-    if (s.rope_scaling == RopeScaling::kLlama3) {
+    double f = std::pow(theta, -2.0 * static_cast<double>(i) / s.head_dim);
+    if (scaling == RopeScaling::kLinear) f /= s.rope_factor;
+    if (scaling == RopeScaling::kLlama3) {
       // Turns over the original context: many stay as they are, few are slowed down, between them a
       // ramp.
       const double turns = static_cast<double>(s.rope_original_context) * f / (2.0 * kPi);
@@ -249,19 +330,118 @@ std::vector<double> RopeInverseFrequencies(const ArchitectureSpec& s) {
   return frequencies;
 }
 
+std::vector<double> AlibiSlopes(int64_t heads) {
+  const auto powers = [](int64_t n) {  // n a power of two
+    std::vector<double> slopes;
+    for (int64_t i = 1; i <= n; ++i) {
+      slopes.push_back(std::exp2(-8.0 * static_cast<double>(i) / static_cast<double>(n)));
+    }
+    return slopes;
+  };
+  int64_t whole = 1;
+  while (2 * whole <= heads) whole *= 2;
+  std::vector<double> slopes = powers(whole);
+  const std::vector<double> finer = powers(2 * whole);
+  for (int64_t i = 0; static_cast<int64_t>(slopes.size()) < heads; i += 2) {
+    slopes.push_back(finer[static_cast<size_t>(i)]);
+  }
+  return slopes;
+}
+
+std::vector<std::string> BeyondLlama(const ArchitectureSpec& s) {
+  std::vector<std::string> out;
+  const auto add = [&](bool asked, const char* what) {
+    if (asked) out.push_back(what);
+  };
+  add(s.norm == NormKind::kLayer, "layer norms");
+  add(s.norm_place == NormPlace::kAfter, "norms behind the residual sum");
+  add(s.norm_place == NormPlace::kAround, "norms before and behind attention and MLP");
+  add(!s.has_final_norm, "no final norm");
+  add(s.embed_norm, "a norm of the embedding");
+  add(s.embed_scale != 1.0, "a scaled embedding");
+  add(s.embed_width > 0, "a projected embedding");
+  add(s.activation == Activation::kGeluTanh, "GELU");
+  add(s.activation == Activation::kRelu, "ReLU");
+  add(!s.gated, "an MLP without a gate");
+  add(s.position == PositionKind::kLearned, "learned positions");
+  add(s.position == PositionKind::kAlibi, "ALiBi");
+  add(s.qk_norm, "norms of queries and keys");
+  add(s.attention_scale != 0, "another scale of attention scores");
+  add(s.attention_cap != 0, "a soft cap of attention scores");
+  add(s.logit_cap != 0, "a soft cap of logits");
+  add(!s.local_blocks.empty(), "sliding windows");
+  return out;
+}
+
+absl::Status RefuseBeyondLlama(const ArchitectureSpec& spec, const std::string& who) {
+  const std::vector<std::string> more = BeyondLlama(spec);
+  if (more.empty()) return absl::OkStatus();
+  return absl::UnimplementedError(
+      absl::StrCat(who, " does not run ", spec.family, " models yet: ", absl::StrJoin(more, ", ")));
+}
+
 std::vector<LinearLayer> BlockLayers(const ArchitectureSpec& s, int64_t block) {
+  std::vector<LinearLayer> out;
   const auto layer = [&](const char* part, const char* kind, int64_t rows, int64_t cols,
                          BlockInput input) {
-    return LinearLayer{
-        absl::StrCat("blocks.", block, ".", part, ".", kind), kind, block, rows, cols, input};
+    out.push_back(
+        {absl::StrCat("blocks.", block, ".", part, ".", kind), kind, block, rows, cols, input});
   };
-  return {layer("attn", "q", s.q_rows(), s.hidden, BlockInput::kAttn),
-          layer("attn", "k", s.kv_rows(), s.hidden, BlockInput::kAttn),
-          layer("attn", "v", s.kv_rows(), s.hidden, BlockInput::kAttn),
-          layer("attn", "o", s.hidden, s.q_rows(), BlockInput::kAttnOut),
-          layer("mlp", "gate", s.intermediate, s.hidden, BlockInput::kMlp),
-          layer("mlp", "up", s.intermediate, s.hidden, BlockInput::kMlp),
-          layer("mlp", "down", s.hidden, s.intermediate, BlockInput::kMlpAct)};
+  layer("attn", "q", s.q_rows(), s.hidden, BlockInput::kAttn);
+  layer("attn", "k", s.kv_rows(), s.hidden, BlockInput::kAttn);
+  layer("attn", "v", s.kv_rows(), s.hidden, BlockInput::kAttn);
+  layer("attn", "o", s.hidden, s.q_rows(), BlockInput::kAttnOut);
+  if (s.gated) layer("mlp", "gate", s.intermediate, s.hidden, BlockInput::kMlp);
+  layer("mlp", "up", s.intermediate, s.hidden, BlockInput::kMlp);
+  layer("mlp", "down", s.hidden, s.intermediate, BlockInput::kMlpAct);
+  return out;
+}
+
+bool HasBias(const ArchitectureSpec& s, BlockInput input) {
+  switch (input) {
+    case BlockInput::kAttn:
+      return s.qkv_bias;
+    case BlockInput::kAttnOut:
+      return s.o_bias;
+    case BlockInput::kMlp:
+    case BlockInput::kMlpAct:
+      return s.mlp_bias;
+  }
+  return false;
+}
+
+std::vector<PlainTensor> PlainTensors(const ArchitectureSpec& s) {
+  std::vector<PlainTensor> out;
+  const auto norm = [&](const std::string& name) {
+    out.push_back({name, {s.hidden}});
+    if (s.norm == NormKind::kLayer) out.push_back({name + ".bias", {s.hidden}});
+  };
+  if (s.has_final_norm) norm("final_norm");
+  if (s.embed_norm) norm("embed_norm");
+  if (s.position == PositionKind::kLearned) {
+    out.push_back({"positions", {s.context + s.position_offset, s.hidden}});
+  }
+  if (s.embed_width > 0) {
+    out.push_back({"embed_proj", {s.hidden, s.embed_width}});
+    out.push_back({"head_proj", {s.embed_width, s.hidden}});
+  }
+  for (int64_t b = 0; b < s.blocks; ++b) {
+    const std::string block = absl::StrCat("blocks.", b, ".");
+    norm(block + "attn_norm");
+    norm(block + "mlp_norm");
+    if (s.norm_place == NormPlace::kAround) {
+      norm(block + "attn_post_norm");
+      norm(block + "mlp_post_norm");
+    }
+    if (s.qk_norm) {
+      out.push_back({block + "attn.q_norm", {s.head_dim}});
+      out.push_back({block + "attn.k_norm", {s.head_dim}});
+    }
+    for (const LinearLayer& layer : BlockLayers(s, b)) {
+      if (HasBias(s, layer.input)) out.push_back({layer.name + ".bias", {layer.rows}});
+    }
+  }
+  return out;
 }
 
 }  // namespace shiftadd

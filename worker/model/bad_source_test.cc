@@ -105,13 +105,13 @@ TEST_F(BadSourceTest, NothingThere) {
 }
 
 TEST_F(BadSourceTest, Architectures) {
-  Edit("config.json", [](json& c) { c["architectures"] = {"OPTForCausalLM"}; });
+  Edit("config.json", [](json& c) { c["architectures"] = {"FalconForCausalLM"}; });
   ExpectError(directory_, StatusCode::kUnimplemented,
-              "'OPTForCausalLM' is not supported, supported are: LlamaForCausalLM");
+              "'FalconForCausalLM' is not supported, supported are: LlamaForCausalLM");
   testing::GgufBuilder builder;
-  builder.AddString("general.architecture", "gemma3");
+  builder.AddString("general.architecture", "falcon");
   ASSERT_TRUE(WriteFile(gguf_, builder.Finish()).ok());
-  ExpectError(gguf_, StatusCode::kUnimplemented, "'gemma3' is not supported, supported are: llama");
+  ExpectError(gguf_, StatusCode::kUnimplemented, "'falcon' is not supported, supported are: llama");
   testing::GgufBuilder empty;
   ASSERT_TRUE(WriteFile(gguf_, empty.Finish()).ok());
   ExpectError(gguf_, StatusCode::kInvalidArgument, "'general.architecture' is missing");
@@ -146,6 +146,9 @@ TEST_F(BadSourceTest, Configurations) {
                StatusCode::kInvalidArgument);
   ExpectConfig("hidden_act", "gelu", StatusCode::kUnimplemented);
   ExpectConfig("quantization_config", json::object(), StatusCode::kUnimplemented);
+  ExpectConfig("partial_rotary_factor", 0.5, StatusCode::kUnimplemented);
+  // What nobody knows may change the arithmetic.
+  ExpectConfig("some_new_field", {1, 2}, StatusCode::kUnimplemented);
   EXPECT_TRUE(ModelSource::Open(directory_).ok());
   for (const char* text : {"", "{", "[]", "null", "{\"a\":1,\"a\":2}", "\xff"}) {
     Put("config.json", text);
@@ -159,7 +162,8 @@ TEST_F(BadSourceTest, ConfigurationsThatAreGood) {
     c.erase("head_dim");
     c.erase("rope_scaling");
     c["rope_parameters"] = {{"rope_theta", 500.0}, {"rope_type", "default"}};
-    c["some_new_field"] = {1, 2};
+    c["some_new_field"] = nullptr;
+    c["initializer_range"] = 0.02;
   });
   Edit("generation_config.json", [](json& c) { c["eos_token_id"] = {2, 0, 1}; });
   const auto model = ModelSource::Open(directory_);

@@ -20,13 +20,28 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
   return absl::StrCat("[", absl::StrJoin(shape, ", "), "]");
 }
 
+// What the source calls a tensor.
+std::string NameIn(const ModelParts& parts, const FamilyTensor& t) {
+  if (parts.format == SourceFormat::kGguf) return t.gguf;
+  const std::string& prefix = parts.family->optional_prefix;
+  if (prefix.empty() || !absl::StartsWith(t.hugging_face, prefix) ||
+      parts.tensors->tensors().count(t.hugging_face) > 0) {
+    return t.hugging_face;
+  }
+  const std::string bare = t.hugging_face.substr(prefix.size());
+  return parts.tensors->tensors().count(bare) > 0 ? bare : t.hugging_face;
+}
+
 class CheckedModel : public ModelSource {
  public:
   CheckedModel(ModelParts parts, std::vector<FamilyTensor> plan)
       : parts_(std::move(parts)), plan_(std::move(plan)) {
     for (size_t i = 0; i < plan_.size(); ++i) {
       by_name_[plan_[i].canonical] = i;
-      listed_.push_back({plan_[i].canonical, parts_.tensors->tensors().at(SourceName(plan_[i]))});
+      SourceTensor listed{plan_[i].canonical, parts_.tensors->tensors().at(SourceName(plan_[i]))};
+      listed.info.shape = plan_[i].shape;  // of a fused tensor: this part
+      listed.info.bytes /= static_cast<uint64_t>(plan_[i].fused_parts);
+      listed_.push_back(std::move(listed));
       source_bytes_ += listed_.back().info.bytes;
     }
     files_ = parts_.tensors->files();
@@ -55,9 +70,7 @@ class CheckedModel : public ModelSource {
   }
 
  private:
-  const std::string& SourceName(const FamilyTensor& t) const {
-    return parts_.format == SourceFormat::kGguf ? t.gguf : t.hugging_face;
-  }
+  std::string SourceName(const FamilyTensor& t) const { return NameIn(parts_, t); }
 
   ModelParts parts_;
   std::vector<FamilyTensor> plan_;
@@ -80,6 +93,18 @@ std::vector<float> Deinterleave(const std::vector<float>& in, int64_t rows, int6
   return out;
 }
 
+// Part `t.fused_part` of a fused tensor's rows, which are runs of the parts, once or in each head.
+std::vector<float> PartOf(const std::vector<float>& in, const FamilyTensor& t, int64_t heads) {
+  const int64_t rows = t.shape[0], run = rows / heads;
+  const int64_t width = static_cast<int64_t>(in.size()) / (rows * t.fused_parts);
+  std::vector<float> out(static_cast<size_t>(rows * width));
+  for (int64_t h = 0; h < heads; ++h) {
+    const int64_t from = (h * t.fused_parts + t.fused_part) * run;
+    std::copy_n(in.begin() + from * width, run * width, out.begin() + h * run * width);
+  }
+  return out;
+}
+
 absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) const {
   const auto it = by_name_.find(name);
   if (it == by_name_.end()) {
@@ -87,14 +112,20 @@ absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) c
   }
   const FamilyTensor& t = plan_[it->second];
   const TensorInfo& info = listed_[it->second].info;
-  std::vector<float> values(static_cast<size_t>(info.elements()));
-  const absl::Status read = parts_.tensors->ReadRows(info.name, 0, info.shape[0], values.data());
+  const bool gguf = parts_.format == SourceFormat::kGguf;
+  std::vector<float> values(static_cast<size_t>(info.elements() * t.fused_parts));
+  const absl::Status read =
+      parts_.tensors->ReadRows(info.name, 0, t.SourceShape()[0], values.data());
   if (parts_.format == SourceFormat::kHuggingFace) {
     SA_RETURN_IF_ERROR(Annotate(read, parts_.path));  // the file's name is relative
   }
   SA_RETURN_IF_ERROR(read);
-  if (parts_.format == SourceFormat::kGguf && t.interleaved_heads > 0) {
+  if (t.fused_parts > 1) values = PartOf(values, t, gguf ? 1 : t.hugging_face_fused_heads);
+  if (gguf && t.interleaved_heads > 0) {
     return Deinterleave(values, t.shape[0], t.interleaved_heads);
+  }
+  if (!gguf && t.hugging_face_plus != 0) {
+    for (float& value : values) value += t.hugging_face_plus;
   }
   return values;
 }
@@ -104,7 +135,9 @@ std::optional<RawTensor> CheckedModel::Raw(const std::string& name) const {
   if (it == by_name_.end()) return std::nullopt;
   const FamilyTensor& t = plan_[it->second];
   const TensorInfo& info = listed_[it->second].info;
-  if (parts_.format == SourceFormat::kGguf && t.interleaved_heads > 0) return std::nullopt;
+  const bool gguf = parts_.format == SourceFormat::kGguf;
+  if (t.fused_parts > 1 || (gguf && t.interleaved_heads > 0)) return std::nullopt;
+  if (!gguf && t.hugging_face_plus != 0) return std::nullopt;
   if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBF16)
     return std::nullopt;
   const auto bytes = parts_.tensors->Bytes(info.name);
@@ -118,18 +151,19 @@ std::vector<std::string> TensorFaults(const ModelParts& parts,
   std::vector<std::string> faults;
   std::set<std::string> expected;
   for (const FamilyTensor& t : plan) {
-    const std::string& name = parts.format == SourceFormat::kGguf ? t.gguf : t.hugging_face;
+    const std::string name = NameIn(parts, t);
     expected.insert(name);
     const auto it = parts.tensors->tensors().find(name);
     if (it == parts.tensors->tensors().end()) {
       faults.push_back(
-          absl::StrCat("tensor '", name, "' is missing, expected ", ShapeText(t.shape)));
+          absl::StrCat("tensor '", name, "' is missing, expected ", ShapeText(t.SourceShape())));
       continue;
     }
     const TensorInfo& info = it->second;
-    if (info.shape != t.shape) {
+    if (info.shape != t.SourceShape()) {
       faults.push_back(absl::StrCat(info.file, ": tensor '", name, "' has shape ",
-                                    ShapeText(info.shape), ", expected ", ShapeText(t.shape)));
+                                    ShapeText(info.shape), ", expected ",
+                                    ShapeText(t.SourceShape())));
     } else if (!IsReal(info.dtype)) {
       faults.push_back(absl::StrCat(info.file, ": tensor '", name, "' has type ",
                                     DTypeName(info.dtype),

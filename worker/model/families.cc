@@ -4,7 +4,12 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "worker/model/bloom_family.h"
+#include "worker/model/gemma_family.h"
 #include "worker/model/llama_family.h"
+#include "worker/model/mistral_family.h"
+#include "worker/model/opt_family.h"
+#include "worker/model/qwen_family.h"
 
 namespace shiftadd {
 namespace {
@@ -24,8 +29,16 @@ absl::StatusOr<const Family*> Find(const std::string& name, NamesOf names_of) {
 
 }  // namespace
 
+std::vector<int64_t> FamilyTensor::SourceShape() const {
+  std::vector<int64_t> source = shape;
+  source[0] *= fused_parts;
+  return source;
+}
+
 const std::vector<Family>& Families() {
-  static const std::vector<Family>* const families = new std::vector<Family>{LlamaFamily()};
+  static const std::vector<Family>* const families = new std::vector<Family>{
+      LlamaFamily(),  MistralFamily(), Qwen2Family(), Qwen3Family(), GemmaFamily(),
+      Gemma2Family(), Gemma3Family(),  OptFamily(),   BloomFamily()};
   return *families;
 }
 

@@ -23,6 +23,16 @@ struct FamilyTensor {
   // Above 0: GGUF keeps the rows of each of so many heads interleaved (pairs (2j, 2j+1) instead of
   // (j, j + d/2)).
   int64_t interleaved_heads = 0;
+  float hugging_face_plus = 0;  // is added to what a Hugging Face source has
+  // Above 1: the source has one tensor of so many times as many rows, and this is part `fused_part`
+  // of it: one run of rows, but in a Hugging Face source a run in the rows of each of so many
+  // heads.
+  int64_t fused_parts = 1;
+  int64_t fused_part = 0;
+  int64_t hugging_face_fused_heads = 1;
+
+  // The shape in the source.
+  std::vector<int64_t> SourceShape() const;
 };
 
 struct Family {
@@ -44,6 +54,8 @@ struct Family {
   // True for tensors that a source may hold and that say nothing new (stored frequencies, a tied
   // head).
   bool (*ignored)(const ArchitectureSpec& spec, const std::string& source_name);
+  // Hugging Face tensors may stand without this, where only the body of the model was saved.
+  std::string optional_prefix;
 };
 
 const std::vector<Family>& Families();

@@ -119,7 +119,7 @@ absl::StatusOr<PackedLayer> ReadEnd(SafetensorsBlob* blob, const std::string& na
   PackedLayer layer;
   layer.name = name;
   layer.rows = spec.vocab;
-  layer.cols = spec.hidden;
+  layer.cols = spec.embed_dim();
   SA_ASSIGN_OR_RETURN(const std::string encoding, blob->Text(name + ".encoding"));
   if (encoding == "raw") return ReadRaw(blob, name, std::move(layer));
   if (encoding != "int8/group") {
@@ -157,20 +157,8 @@ absl::Status ReadSigns(SafetensorsBlob* blob, UnquantizedTensors* out) {
 }  // namespace
 
 std::map<std::string, int64_t> UnquantizedShapes(const ArchitectureSpec& spec) {
-  std::map<std::string, int64_t> sizes = {{"final_norm", spec.hidden}};
-  for (int64_t b = 0; b < spec.blocks; ++b) {
-    const std::string block = absl::StrCat("blocks.", b, ".");
-    sizes[block + "attn_norm"] = sizes[block + "mlp_norm"] = spec.hidden;
-    if (spec.qkv_bias) {
-      sizes[block + "attn.q.bias"] = spec.q_rows();
-      sizes[block + "attn.k.bias"] = sizes[block + "attn.v.bias"] = spec.kv_rows();
-    }
-    if (spec.o_bias) sizes[block + "attn.o.bias"] = spec.hidden;
-    if (spec.mlp_bias) {
-      sizes[block + "mlp.gate.bias"] = sizes[block + "mlp.up.bias"] = spec.intermediate;
-      sizes[block + "mlp.down.bias"] = spec.hidden;
-    }
-  }
+  std::map<std::string, int64_t> sizes;
+  for (const PlainTensor& tensor : PlainTensors(spec)) sizes[tensor.name] = tensor.size();
   return sizes;
 }
 

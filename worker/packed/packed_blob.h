@@ -22,7 +22,7 @@
 
 namespace shiftadd {
 
-// Norms, biases and rotation signs. Immutable after parsing.
+// Norms, biases, positions, projections and rotation signs. Immutable after parsing.
 struct UnquantizedTensors {
   std::map<std::string, std::vector<float>> values;  // canonical name -> [size], finite
   std::map<int64_t, std::vector<uint32_t>> signs;    // input width K -> [ceil(K/32)], bit 1 = +1
@@ -55,7 +55,7 @@ struct PackedContext {
 };
 
 // `label` (a digest or a path) goes into messages.
-// Checks that the blob holds every norm and bias of `spec` in its shape, F32, and that each
+// Checks that the blob holds all of PlainTensors(spec) in their sizes, F32, and that each
 // "signs.K" is U32 [ceil(K/32)].
 absl::StatusOr<std::shared_ptr<const UnquantizedTensors>> ParseUnquantized(
     std::string blob, const ArchitectureSpec& spec, absl::string_view label);
@@ -66,14 +66,14 @@ absl::StatusOr<PackedLayer> ParsePackedLayer(std::string blob, absl::string_view
                                              absl::string_view label);
 
 // The head and embedding blob: "embed" and, unless spec.tied_embeddings, "head", each [vocab,
-// hidden].
+// embed_dim].
 absl::StatusOr<PackedHead> ParsePackedHead(std::string blob, const ArchitectureSpec& spec,
                                            absl::string_view label);
 
 // Rows [begin, end) of `layer` as unrotated float32, row-major [end - begin, cols].
 void DequantizeLayerRows(const PackedLayer& layer, int64_t begin, int64_t end, float* out);
 
-// The norms and biases that `spec` asks for, by canonical name, with their sizes.
+// PlainTensors(spec) by name, with their sizes.
 std::map<std::string, int64_t> UnquantizedShapes(const ArchitectureSpec& spec);
 
 }  // namespace shiftadd

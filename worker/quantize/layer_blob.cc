@@ -85,7 +85,7 @@ const char* EncodingName(kernels::Encoding encoding) {
 
 absl::Status AddHead(const WeightProvider& weights, const std::string& name, bool int8, int threads,
                      BlobBuilder* out) {
-  const int64_t n = weights.spec().vocab, k = weights.spec().hidden;
+  const int64_t n = weights.spec().vocab, k = weights.spec().embed_dim();
   SA_ASSIGN_OR_RETURN(const std::vector<float> w, weights.Read(name));
   SA_RETURN_IF_ERROR(CheckWeights(name, w, n, k));
   if (!int8) {
@@ -176,19 +176,10 @@ absl::StatusOr<std::string> BuildUnquantizedBlob(const WeightProvider& weights,
   const ArchitectureSpec& spec = weights.spec();
   BlobBuilder out;
   std::set<int64_t> widths;
-  SA_RETURN_IF_ERROR(AddVector(weights, "final_norm", spec.hidden, &out));
-  for (int64_t b = 0; b < spec.blocks; ++b) {
-    const std::string block = absl::StrCat("blocks.", b, ".");
-    SA_RETURN_IF_ERROR(AddVector(weights, block + "attn_norm", spec.hidden, &out));
-    SA_RETURN_IF_ERROR(AddVector(weights, block + "mlp_norm", spec.hidden, &out));
-    for (const LinearLayer& layer : BlockLayers(spec, b)) {
-      widths.insert(layer.cols);
-      const bool bias = layer.input == BlockInput::kAttn      ? spec.qkv_bias
-                        : layer.input == BlockInput::kAttnOut ? spec.o_bias
-                                                              : spec.mlp_bias;
-      if (bias) SA_RETURN_IF_ERROR(AddVector(weights, layer.name + ".bias", layer.rows, &out));
-    }
+  for (const PlainTensor& tensor : PlainTensors(spec)) {
+    SA_RETURN_IF_ERROR(AddVector(weights, tensor.name, tensor.size(), &out));
   }
+  for (const LinearLayer& layer : BlockLayers(spec, 0)) widths.insert(layer.cols);
   if (recipe.method == QuantMethod::kShiftAdd && recipe.rotation == QuantRotation::kWht128) {
     for (const int64_t k : widths) {
       out.Own(absl::StrCat("signs.", k), DType::kU32, {(k + 31) / 32},

@@ -5,18 +5,26 @@
 
 #include <list>
 #include <memory>
+#include <string>
 #include <utility>
 
 #include "worker/reference/linear.h"
+#include "worker/reference/transformer_ops.h"
 
 namespace shiftadd::reference {
 
 struct BlockWeights {
-  at::Tensor attn_norm, mlp_norm;  // [hidden]
-  Linear q, k, v, o, gate, up, down;
+  NormWeights attn_norm, mlp_norm;
+  NormWeights attn_post_norm, mlp_post_norm;  // NormPlace::kAround
+  AttentionForm form;
+  Linear q, k, v, o, gate, up, down;  // gate only if the MLP is gated
 
   void Pack(int64_t tokens);
 };
+
+// Norm `name`, with its bias if the model's norms have one.
+absl::StatusOr<NormWeights> ReadNorm(const WeightProvider& weights, const std::string& name,
+                                     at::Device device);
 
 absl::StatusOr<std::shared_ptr<BlockWeights>> ReadBlock(const WeightProvider& weights,
                                                         int64_t block,

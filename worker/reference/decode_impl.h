@@ -170,12 +170,13 @@ SA_INLINE void Scores(const AttendArgs& a, int64_t head, int64_t position, int64
       Store(a.scores + (head + h) * stride + position + v * kWidth, sum[h][v]);
 }
 
-// Probabilities in place. Positions behind `seen` get 0.
-void Softmax(float* scores, int64_t seen, int64_t padded) {
+// Probabilities in place. Positions before `first` and behind `seen` get 0.
+void Softmax(float* scores, int64_t first, int64_t seen, int64_t padded) {
   float max = scores[0];
   for (int64_t i = 1; i < seen; ++i) max = scores[i] > max ? scores[i] : max;
   for (int64_t i = 0; i < padded; i += kWidth)
     Store(scores + i, Exp(Load(scores + i) - Splat(max)));
+  for (int64_t i = 0; i < first; ++i) scores[i] = 0.0f;
   for (int64_t i = seen; i < padded; ++i) scores[i] = 0.0f;
   float sum[16] = {};
   for (int64_t i = 0; i < padded; i += 16) {
@@ -218,6 +219,19 @@ SA_INLINE void Mix(const AttendArgs& a, int64_t head, int64_t begin, int64_t str
   }
 }
 
+// What a few models do to scores; scalar, for they are few.
+void Adjust(const AttendArgs& a, int64_t head, float* scores) {
+  if (a.cap > 0) {
+    for (int64_t i = a.first; i < a.seen; ++i)
+      scores[i] = a.cap * (1.0f - 2.0f / (__builtin_expf(2.0f * scores[i] / a.cap) + 1.0f));
+  }
+  if (a.slopes != nullptr) {
+    for (int64_t i = a.first; i < a.seen; ++i) scores[i] += a.slopes[head] * static_cast<float>(i);
+  }
+  // Hidden ones must not be the maximum; what they give is set to 0 below.
+  for (int64_t i = 0; i < a.first; ++i) scores[i] = scores[a.first];
+}
+
 template <int kHeads>
 SA_INLINE void AttendHeads(const AttendArgs& a, int64_t head) {
   constexpr int kVectors = 16 / kWidth < 4 ? 4 : 16 / kWidth;
@@ -232,7 +246,11 @@ SA_INLINE void AttendHeads(const AttendArgs& a, int64_t head) {
       position += kWidth;
     }
   }
-  for (int h = 0; h < kHeads; ++h) Softmax(a.scores + (head + h) * padded, a.seen, padded);
+  for (int h = 0; h < kHeads; ++h) {
+    float* scores = a.scores + (head + h) * padded;
+    Adjust(a, head + h, scores);
+    Softmax(scores, a.first, a.seen, padded);
+  }
   int64_t begin = 0;
   for (; begin + 4 * kWidth <= a.dim_padded; begin += 4 * kWidth)
     Mix<kHeads, 4>(a, head, begin, padded);

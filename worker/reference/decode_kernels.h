@@ -22,10 +22,13 @@ struct AttendArgs {
   const uint16_t* keys;  // [ceil(length / 16)][dim][16], a lane a position
   const uint16_t* values;  // [length][dim_padded], zeros behind dim
   int64_t group, dim;
-  int64_t dim_padded;  // a multiple of 16
-  int64_t seen;        // positions, >= 1
-  float* scores;       // scratch [group][seen rounded up to 16]
-  float* out;          // as q
+  int64_t dim_padded;             // a multiple of 16
+  int64_t seen;                   // positions, >= 1
+  float* scores;                  // scratch [group][seen rounded up to 16]
+  float* out;                     // as q
+  int64_t first = 0;              // positions before are hidden
+  float cap = 0;                  // above 0: scores become cap * tanh(score / cap)
+  const float* slopes = nullptr;  // [group] or null: ALiBi's, score += slope * position
 };
 
 struct DecodeKernels {

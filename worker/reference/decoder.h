@@ -35,16 +35,26 @@ class DecoderWeights {
 
  private:
   friend class Decoder;
+  struct NormVectors {
+    std::vector<float> weight, bias;  // no bias: an RMS norm
+  };
   struct Block {
-    std::vector<float> attn_norm, mlp_norm;
+    NormVectors attn_norm, mlp_norm, attn_post_norm, mlp_post_norm;
+    std::vector<float> q_norm, k_norm;  // [head_dim], or empty
     DecoderMatrix q, k, v, o, gate, up, down;
   };
+  static absl::StatusOr<NormVectors> ReadNorm(const WeightProvider& weights,
+                                              const std::string& name);
+  absl::Status ReadEnds(const WeightProvider& weights);
+  absl::Status ReadBlock(const WeightProvider& weights, int64_t block);
 
   ArchitectureSpec spec_;
   const DecodeKernels* kernels_ = nullptr;
-  std::vector<uint16_t> embed_;  // [vocab, hidden] halves; empty if tied: the head's panels have it
-  std::vector<float> final_norm_;
-  DecoderMatrix head_;
+  std::vector<uint16_t>
+      embed_;  // [vocab, embed_dim] halves; empty if tied: the head's panels have it
+  NormVectors final_norm_, embed_norm_;
+  std::vector<float> positions_;  // of learned positions, without those before the offset
+  DecoderMatrix embed_proj_, head_proj_, head_;
   std::vector<Block> blocks_;
 };
 
@@ -63,11 +73,21 @@ class Decoder {
   using Lanes = std::vector<float>;  // [features][kDecodeLanes]
 
   void Embed(const std::vector<int32_t>& tokens);
-  void Norm(const std::vector<float>& weight);  // hidden_ -> x_
+  // x [hidden] -> y, which may be x.
+  void Norm(const DecoderWeights::NormVectors& norm, const Lanes& x, Lanes* y) const;
+  // What attention or MLP reads: hidden_ -> x_.
+  void Input(const DecoderWeights::NormVectors& norm);
   void Multiply(const DecoderMatrix& m, const Lanes& x, Lanes* y) const;
-  // Adds the product to hidden_; INVALID_ARGUMENT names the layer if that is not finite.
-  absl::Status Add(const DecoderMatrix& m, const Lanes& x, int64_t block, const char* name);
-  void Rotate(int64_t heads, float scale, Lanes* x) const;
+  // Adds the product to hidden_, with the norms that stand behind it; INVALID_ARGUMENT names the
+  // layer if that is not finite.
+  absl::Status Add(const DecoderMatrix& m, const DecoderWeights::NormVectors& norm,
+                   const DecoderWeights::NormVectors& post, const Lanes& x, int64_t block,
+                   const char* name);
+  void NormHeads(const std::vector<float>& weight, int64_t heads, Lanes* x) const;
+  // RoPE if the model has it, and the scale.
+  void Rotate(int64_t heads, bool local, float scale, Lanes* x) const;
+  void SetAngles();
+  void Mlp(const DecoderWeights::Block& b);  // x_ -> gate_
   void Remember(int64_t block);
   void Attend(int64_t block);
 
@@ -76,8 +96,12 @@ class Decoder {
   const int64_t length_;
   const int64_t padded_dim_;
   int64_t position_ = 0;
-  std::vector<double> frequency_;  // [head_dim / 2]
-  std::vector<float> cos_, sin_;   // of this position, [head_dim / 2]
+  struct Angles {
+    std::vector<double> frequency;  // [head_dim / 2]; empty: no RoPE
+    std::vector<float> cos, sin;    // of this position, [head_dim / 2]
+  };
+  Angles angles_[2];           // of global and of local blocks
+  std::vector<float> slopes_;  // [heads] or empty: ALiBi's
   Lanes hidden_, x_, q_, k_, v_, mixed_, gate_, up_;
   std::vector<float> scores_, logits_;
   // By block, then [sequences][kv_heads]: as AttendArgs has them.

@@ -228,7 +228,7 @@ absl::Status DeviceModel::GuideSequence(int64_t sequence,
   std::vector<int64_t> labels(tokens.begin() + sequence * length + 1,
                               tokens.begin() + (sequence + 1) * length);
   const at::Tensor label = at::from_blob(labels.data(), {length - 1}, at::kLong).to(device_);
-  at::Tensor g = LossGradient(s_, final_norm_, head_, inputs.back(), label, ScoreChunk());
+  at::Tensor g = LossGradient(s_, head_, inputs.back(), label, ScoreChunk());
   // Copied to the host together: each copy waits for the device.
   std::vector<at::Tensor> squares;
   for (int64_t block = s_.blocks - 1; block >= 0; --block) {
@@ -260,7 +260,7 @@ absl::Status DeviceModel::GuideSequence(int64_t sequence,
 at::Tensor DeviceModel::HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,
                                    int64_t tokens) const {
   const at::Tensor x = Load(h.data.data() + (sequence * h.length + begin) * h.hidden, tokens);
-  return head_(TorchRmsNorm(x, final_norm_, s_.norm_eps));
+  return TorchHead(s_, head_, x);
 }
 
 absl::Status DeviceModel::ScoreTokens(const std::vector<Scored>& models, int64_t sequence,

@@ -65,6 +65,7 @@ at::Tensor Weighed(const InputToSum& sum, int64_t first, int64_t length, const a
 absl::StatusOr<std::unique_ptr<HalfModel>> HalfModel::Create(const WeightProvider* weights,
                                                              int threads, int resident_blocks,
                                                              at::Device device) {
+  SA_RETURN_IF_ERROR(RefuseBeyondLlama(weights->spec(), "calibration in half precision"));
   return std::unique_ptr<HalfModel>(new HalfModel(weights, threads, resident_blocks, device));
 }
 

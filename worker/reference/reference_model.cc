@@ -28,30 +28,19 @@ absl::Status CheckSpec(const ArchitectureSpec& s) {
     return absl::InvalidArgumentError(absl::StrCat(
         "architecture: heads (", s.heads, ") is not a multiple of kv_heads (", s.kv_heads, ")"));
   }
-  if (s.head_dim % 2 != 0) {
+  if (s.rope() && s.head_dim % 2 != 0) {
     return absl::InvalidArgumentError(absl::StrCat("architecture: head_dim is odd: ", s.head_dim));
-  }
-  if (s.norm != NormKind::kRms || s.activation != Activation::kSilu || !s.gated ||
-      s.position != PositionKind::kRope) {
-    return absl::UnimplementedError(absl::StrCat(
-        "architecture: ", s.family, ": only RMS norm, gated SiLU and RoPE can be run"));
   }
   return absl::OkStatus();
 }
 
 absl::Status CheckNames(const WeightProvider& weights) {
   const ArchitectureSpec& s = weights.spec();
-  std::vector<std::string> names = {"embed", "final_norm"};
+  std::vector<std::string> names = {"embed"};
   if (!s.tied_embeddings) names.push_back("head");
+  for (const PlainTensor& tensor : PlainTensors(s)) names.push_back(tensor.name);
   for (int64_t block = 0; block < s.blocks; ++block) {
-    names.push_back(absl::StrCat("blocks.", block, ".attn_norm"));
-    names.push_back(absl::StrCat("blocks.", block, ".mlp_norm"));
-    for (const LinearLayer& layer : BlockLayers(s, block)) {
-      names.push_back(layer.name);
-      const bool mlp = layer.input == BlockInput::kMlp || layer.input == BlockInput::kMlpAct;
-      const bool bias = mlp ? s.mlp_bias : layer.kind == "o" ? s.o_bias : s.qkv_bias;
-      if (bias) names.push_back(layer.name + ".bias");
-    }
+    for (const LinearLayer& layer : BlockLayers(s, block)) names.push_back(layer.name);
   }
   names.erase(std::remove_if(names.begin(), names.end(),
                              [&](const std::string& n) { return weights.Has(n); }),

@@ -109,8 +109,7 @@ class TorchModel::Backward {
                                   tokens_.begin() + (sequence + 1) * length);
       const at::Tensor label =
           at::from_blob(labels.data(), {length - 1}, at::kLong).to(states.device());
-      Store(LossGradient(m_.s_, m_.final_norm_, m_.head_, states, label, m_.ScoreChunk()),
-            sequence);
+      Store(LossGradient(m_.s_, m_.head_, states, label, m_.ScoreChunk()), sequence);
       if (control_ != nullptr) ++control_->progress_count;
       return absl::OkStatus();
     });

@@ -1,5 +1,8 @@
 #include "worker/reference/torch_model.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/from_blob.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
@@ -31,29 +34,47 @@ class BlockRun {
 
  private:
   absl::Status Attention(int64_t sequence, int64_t tokens, float* h) const {
-    const at::Tensor x = RmsNorm(h, tokens, s_.hidden, w_.attn_norm, s_.norm_eps);
+    const at::Tensor x = Input(h, tokens, w_.attn_norm);
     SA_RETURN_IF_ERROR(Visit(BlockInput::kAttn, sequence, x));
     if (only_ == BlockInput::kAttn) return absl::OkStatus();
     const at::Tensor q = w_.q(x), k = w_.k(x), v = w_.v(x);
     SA_RETURN_IF_ERROR(Check(control_));
-    const at::Tensor mixed = CausalAttention(s_, rope_, q, k, v);
+    const at::Tensor mixed = CausalAttention(s_, rope_, w_.form, q, k, v);
     SA_RETURN_IF_ERROR(Visit(BlockInput::kAttnOut, sequence, mixed));
     if (only_ == BlockInput::kAttnOut) return absl::OkStatus();
-    Add(w_.o(mixed), h);
+    Join(w_.o(mixed), w_.attn_norm, w_.attn_post_norm, h);
     return absl::OkStatus();
   }
 
   absl::Status Mlp(int64_t sequence, int64_t tokens, float* h) const {
-    const at::Tensor x = RmsNorm(h, tokens, s_.hidden, w_.mlp_norm, s_.norm_eps);
+    const at::Tensor x = Input(h, tokens, w_.mlp_norm);
     SA_RETURN_IF_ERROR(Visit(BlockInput::kMlp, sequence, x));
     if (only_ == BlockInput::kMlp) return absl::OkStatus();
-    at::Tensor gate = w_.gate(x);
+    at::Tensor act = s_.gated ? w_.gate(x) : w_.up(x);
     SA_RETURN_IF_ERROR(Check(control_));
-    SwiGlu(gate, w_.up(x));
-    SA_RETURN_IF_ERROR(Visit(BlockInput::kMlpAct, sequence, gate));
+    Activate(s_.activation, act, s_.gated ? w_.up(x) : at::Tensor());
+    SA_RETURN_IF_ERROR(Visit(BlockInput::kMlpAct, sequence, act));
     if (only_ == BlockInput::kMlpAct) return absl::OkStatus();
-    Add(w_.down(gate), h);
+    Join(w_.down(act), w_.mlp_norm, w_.mlp_post_norm, h);
     return absl::OkStatus();
+  }
+
+  // What attention or MLP reads. Valid until h changes.
+  at::Tensor Input(float* h, int64_t tokens, const NormWeights& norm) const {
+    if (s_.norm_place != NormPlace::kAfter) return Norm(h, tokens, s_.hidden, norm, s_.norm_eps);
+    return at::from_blob(h, {tokens, s_.hidden}, at::kFloat);
+  }
+
+  // Adds what attention or MLP gave to h, with the norms that stand behind it.
+  void Join(const at::Tensor& y, const NormWeights& norm, const NormWeights& post, float* h) const {
+    if (s_.norm_place == NormPlace::kAround) {
+      Add(Norm(y.const_data_ptr<float>(), y.size(0), s_.hidden, post, s_.norm_eps), h);
+      return;
+    }
+    Add(y, h);
+    if (s_.norm_place != NormPlace::kAfter) return;
+    const at::Tensor normed = Norm(h, y.size(0), s_.hidden, norm, s_.norm_eps);
+    std::copy_n(normed.const_data_ptr<float>(), normed.numel(), h);
   }
 
   absl::Status Visit(BlockInput input, int64_t sequence, const at::Tensor& x) const {
@@ -88,24 +109,65 @@ TorchModel::TorchModel(const WeightProvider* weights, int threads, int resident_
 
 absl::StatusOr<at::Tensor> TorchModel::EmbedMatrix() {
   if (!embed_.defined()) {
-    SA_ASSIGN_OR_RETURN(embed_, ReadTensor(weights_, "embed", {s_.vocab, s_.hidden}));
+    SA_ASSIGN_OR_RETURN(embed_, ReadTensor(weights_, "embed", {s_.vocab, s_.embed_dim()}));
   }
   return embed_;
 }
 
 absl::Status TorchModel::LoadHead() {
   std::lock_guard<std::mutex> lock(ends_mutex_);
-  if (head_.loaded()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(final_norm_, ReadTensor(weights_, "final_norm", {s_.hidden}, device_));
+  if (head_.head.loaded()) return absl::OkStatus();
+  if (s_.has_final_norm) {
+    SA_ASSIGN_OR_RETURN(head_.norm, ReadNorm(weights_, "final_norm", device_));
+  }
+  if (s_.embed_width > 0) {
+    SA_ASSIGN_OR_RETURN(head_.proj, ReadLinear(weights_, "head_proj", s_.embed_width, s_.hidden,
+                                               /*bias=*/false, device_));
+  }
   if (s_.tied_embeddings) {
     SA_ASSIGN_OR_RETURN(at::Tensor embed, EmbedMatrix());
     const c10::InferenceMode normal(false);
-    head_ = Linear(embed.to(device_), std::nullopt);
+    head_.head = Linear(embed.to(device_), std::nullopt);
   } else {
-    SA_ASSIGN_OR_RETURN(head_,
-                        ReadLinear(weights_, "head", s_.vocab, s_.hidden, /*bias=*/false, device_));
+    SA_ASSIGN_OR_RETURN(head_.head, ReadLinear(weights_, "head", s_.vocab, s_.embed_dim(),
+                                               /*bias=*/false, device_));
   }
   return absl::OkStatus();
+}
+
+absl::Status TorchModel::LoadEmbedding() {
+  SA_ASSIGN_OR_RETURN(const at::Tensor unused, EmbedMatrix());
+  (void)unused;
+  if (s_.embed_norm && !embed_norm_.weight.defined()) {
+    SA_ASSIGN_OR_RETURN(embed_norm_, ReadNorm(weights_, "embed_norm", at::kCPU));
+  }
+  if (s_.position == PositionKind::kLearned && !positions_.defined()) {
+    SA_ASSIGN_OR_RETURN(positions_, ReadTensor(weights_, "positions",
+                                               {s_.context + s_.position_offset, s_.hidden}));
+  }
+  if (s_.embed_width > 0 && !embed_proj_.loaded()) {
+    SA_ASSIGN_OR_RETURN(embed_proj_,
+                        ReadLinear(weights_, "embed_proj", s_.hidden, s_.embed_width, false));
+  }
+  return absl::OkStatus();
+}
+
+// One sequence's embeddings, [length, hidden], as its first block reads them.
+void TorchModel::EmbedSequence(const int32_t* tokens, int64_t length, float* h) const {
+  const int64_t width = s_.embed_dim();
+  at::Tensor x = at::empty({length, width}, at::kFloat);
+  float* rows = x.mutable_data_ptr<float>();
+  const float scale = static_cast<float>(s_.embed_scale);
+  for (int64_t t = 0; t < length; ++t) {
+    const float* row = embed_.const_data_ptr<float>() + tokens[t] * width;
+    for (int64_t i = 0; i < width; ++i) rows[t * width + i] = row[i] * scale;
+  }
+  if (embed_proj_.loaded()) x = embed_proj_(x);
+  if (positions_.defined()) x = x + positions_.narrow(0, s_.position_offset, length);
+  if (embed_norm_.weight.defined()) {
+    x = Norm(x.const_data_ptr<float>(), length, s_.hidden, embed_norm_, s_.norm_eps);
+  }
+  std::copy_n(x.const_data_ptr<float>(), x.numel(), h);
 }
 
 absl::Status TorchModel::CheckStates(const HiddenStates& h) const {
@@ -124,6 +186,10 @@ absl::Status TorchModel::CheckTokens(const std::vector<int32_t>& tokens, int64_t
     return absl::InvalidArgumentError(
         absl::StrCat(tokens.size(), " tokens for [", count, ", ", length, "]"));
   }
+  if (s_.position == PositionKind::kLearned && length > s_.context) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("sequences of ", length, " tokens, the model has positions for ", s_.context));
+  }
   for (size_t i = 0; i < tokens.size(); ++i) {
     if (tokens[i] < 0 || tokens[i] >= s_.vocab) {
       return absl::InvalidArgumentError(
@@ -139,11 +205,10 @@ absl::StatusOr<HiddenStates> TorchModel::Embed(const std::vector<int32_t>& token
   HiddenStates h{count, length, s_.hidden, {}};
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     std::lock_guard<std::mutex> lock(ends_mutex_);
-    SA_ASSIGN_OR_RETURN(const at::Tensor embed, EmbedMatrix());
+    SA_RETURN_IF_ERROR(LoadEmbedding());
     h.data.resize(count * length * s_.hidden);
-    for (size_t i = 0; i < tokens.size(); ++i) {
-      std::copy_n(embed.const_data_ptr<float>() + tokens[i] * s_.hidden, s_.hidden,
-                  h.data.data() + i * s_.hidden);
+    for (int64_t i = 0; i < count; ++i) {
+      EmbedSequence(tokens.data() + i * length, length, h.data.data() + i * length * s_.hidden);
     }
     return absl::OkStatus();
   }));
@@ -202,7 +267,13 @@ absl::Status TorchModel::VisitInput(int64_t block, BlockInput input, const Hidde
 at::Tensor TorchModel::HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,
                                   int64_t tokens) const {
   const float* x = h.data.data() + (sequence * h.length + begin) * h.hidden;
-  return head_(RmsNorm(x, tokens, s_.hidden, final_norm_, s_.norm_eps));
+  at::Tensor y = head_.norm.weight.defined()
+                     ? Norm(x, tokens, s_.hidden, head_.norm, s_.norm_eps)
+                     : at::from_blob(const_cast<float*>(x), {tokens, s_.hidden}, at::kFloat);
+  if (head_.proj.loaded()) y = head_.proj(y);
+  at::Tensor logits = head_.head(y);
+  SoftCap(s_.logit_cap, logits);
+  return logits;
 }
 
 absl::Status TorchModel::LogitsChunk(const HiddenStates& h, int64_t sequence, int64_t chunk,

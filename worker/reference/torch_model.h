@@ -11,6 +11,7 @@
 #include "worker/reference/block_weights.h"
 #include "worker/reference/decoder.h"
 #include "worker/reference/reference_model.h"
+#include "worker/reference/torch_block.h"
 #include "worker/reference/transformer_ops.h"
 
 namespace shiftadd::reference {
@@ -82,6 +83,8 @@ class TorchModel : public ReferenceModel {
   class Backward;  // token_weights.cc
 
   absl::StatusOr<at::Tensor> EmbedMatrix();  // on the CPU
+  absl::Status LoadEmbedding();
+  void EmbedSequence(const int32_t* tokens, int64_t length, float* h) const;
   absl::Status LoadDecoder(TaskControl* control);
   absl::Status CheckStates(const HiddenStates& h) const;
   // Sequences first … first + count - 1, decoded side by side; out [count, length].
@@ -100,9 +103,11 @@ class TorchModel : public ReferenceModel {
   const at::Device device_;
   BlockCache blocks_;
   RopeTable rope_;
-  std::mutex ends_mutex_;  // guards loading of embed_, final_norm_ and head_
-  at::Tensor embed_, final_norm_;
-  Linear head_;
+  std::mutex ends_mutex_;  // guards loading of what follows
+  at::Tensor embed_, positions_;
+  NormWeights embed_norm_;
+  Linear embed_proj_;
+  HeadWeights head_;
   std::unique_ptr<DecoderWeights> decoder_;  // while sampling; blocks_ is empty then
 };
 

@@ -17,10 +17,16 @@ void Grow(std::vector<float>* v, int64_t size) {
 }
 
 uint64_t Bytes(const ExecutorWeights& weights) {
-  uint64_t sum = weights.final_norm.size() * sizeof(float) + weights.head.bytes();
+  const auto norm = [](const ExecutorNorm& n) {
+    return (n.weight.size() + n.bias.size()) * sizeof(float);
+  };
+  uint64_t sum = norm(weights.final_norm) + norm(weights.embed_norm) + weights.head.bytes();
+  sum += weights.positions.size() * sizeof(float);
+  sum += weights.embed_proj.bytes() + weights.head_proj.bytes();
   if (weights.embed) sum += weights.embed->bytes();
   for (const ExecutorBlock& b : weights.blocks) {
-    sum += (b.attn_norm.size() + b.mlp_norm.size()) * sizeof(float);
+    sum += norm(b.attn_norm) + norm(b.mlp_norm) + norm(b.attn_post_norm) + norm(b.mlp_post_norm);
+    sum += (b.q_norm.size() + b.k_norm.size()) * sizeof(float);
     sum += b.qkv.bytes() + b.o.bytes() + b.gate_up.bytes() + b.down.bytes();
   }
   return sum;
@@ -36,8 +42,18 @@ PackedExecutor::PackedExecutor(const ArchitectureSpec& spec, ExecutorWeights wei
       ops_(VectorOpsFor(options.isa)),
       pool_(options.threads > 0 ? options.threads : UsableThreads()),
       weight_bytes_(Bytes(weights_)),
-      inverse_frequencies_(RopeInverseFrequencies(spec)),
-      scores_(static_cast<size_t>(pool_.threads())) {}
+      scores_(static_cast<size_t>(pool_.threads())) {
+  if (spec.rope()) {
+    angles_[0].inverse_frequencies = RopeInverseFrequencies(spec, false);
+    if (!spec.local_blocks.empty()) {
+      angles_[1].inverse_frequencies = RopeInverseFrequencies(spec, true);
+    }
+  }
+  if (spec.position == PositionKind::kAlibi) {
+    const std::vector<double> slopes = AlibiSlopes(spec.heads);
+    slopes_.assign(slopes.begin(), slopes.end());
+  }
+}
 
 std::unique_ptr<KvCache> PackedExecutor::NewCache(int64_t capacity) const {
   return std::make_unique<PagedKvCache>(spec_, capacity, pages_);
@@ -77,6 +93,11 @@ absl::Status PackedExecutor::Check(const std::vector<BatchRow>& rows) {
     }
     Run& run = runs_.back();
     run.end = at + 1;
+    if (spec_.position == PositionKind::kLearned &&
+        run.cache->length() + run.end - run.begin > spec_.context) {
+      return absl::OutOfRangeError(
+          absl::StrCat("the model has positions for ", spec_.context, " tokens and no more"));
+    }
     if (run.cache->length() + run.end - run.begin > run.cache->capacity()) {
       return absl::OutOfRangeError(absl::StrCat("the cache is full: it holds ", run.cache->length(),
                                                 " of ", run.cache->capacity(), " tokens and ",
@@ -141,18 +162,46 @@ void PackedExecutor::PlanStep(const BatchRow* rows, int64_t count) {
 }
 
 void PackedExecutor::GrowRope(int64_t positions) {
-  const int64_t half = static_cast<int64_t>(inverse_frequencies_.size());
-  const int64_t known = half == 0 ? positions : static_cast<int64_t>(cos_.size()) / half;
-  if (positions <= known) return;
   positions = (positions + 255) / 256 * 256;
-  cos_.resize(positions * half);
-  sin_.resize(positions * half);
-  for (int64_t p = known; p < positions; ++p) {
-    for (int64_t i = 0; i < half; ++i) {
-      const double angle = static_cast<double>(p) * inverse_frequencies_[i];
-      cos_[p * half + i] = static_cast<float>(std::cos(angle));
-      sin_[p * half + i] = static_cast<float>(std::sin(angle));
+  for (Angles& angles : angles_) {
+    const int64_t half = static_cast<int64_t>(angles.inverse_frequencies.size());
+    const int64_t known = half == 0 ? positions : static_cast<int64_t>(angles.cos.size()) / half;
+    if (positions <= known) continue;
+    angles.cos.resize(positions * half);
+    angles.sin.resize(positions * half);
+    for (int64_t p = known; p < positions; ++p) {
+      for (int64_t i = 0; i < half; ++i) {
+        const double angle = static_cast<double>(p) * angles.inverse_frequencies[i];
+        angles.cos[p * half + i] = static_cast<float>(std::cos(angle));
+        angles.sin[p * half + i] = static_cast<float>(std::sin(angle));
+      }
     }
+  }
+}
+
+void PackedExecutor::Norm(const ExecutorNorm& norm, const float* x, float* out) const {
+  if (norm.bias.empty()) {
+    ops_.rms_norm(x, norm.weight.data(), spec_.norm_eps, spec_.hidden, out);
+  } else {
+    ops_.layer_norm(x, norm.weight.data(), norm.bias.data(), spec_.norm_eps, spec_.hidden, out);
+  }
+}
+
+void PackedExecutor::Join(const ExecutorNorm& norm, const ExecutorNorm& post, int64_t i) {
+  float* hidden = hidden_.data() + i * spec_.hidden;
+  float* delta = delta_.data() + i * spec_.hidden;
+  if (spec_.norm_place == NormPlace::kAround) Norm(post, delta, delta);
+  ops_.add(hidden, delta, spec_.hidden);
+  if (spec_.norm_place == NormPlace::kAfter) Norm(norm, hidden, hidden);
+}
+
+void PackedExecutor::Input(const ExecutorNorm& norm, int64_t i) {
+  const float* hidden = hidden_.data() + i * spec_.hidden;
+  float* normed = normed_.data() + i * spec_.hidden;
+  if (spec_.norm_place == NormPlace::kAfter) {
+    std::copy_n(hidden, spec_.hidden, normed);
+  } else {
+    Norm(norm, hidden, normed);
   }
 }
 
@@ -173,6 +222,9 @@ void PackedExecutor::PlanLoops(float* logits) {
   // A few keys are done before another thread is awake.
   const int64_t grain =
       rows * longest_ < 256 ? tiles : std::max<int64_t>(1, tiles / (pool_.threads() * 8));
+  if (spec_.embed_width > 0) {
+    PlanLinear(0, weights_.embed_proj, narrow_.data(), hidden_.data(), rows);
+  }
   for (int64_t b = 0; b < spec_.blocks; ++b) {
     const ExecutorBlock& block = weights_.blocks[b];
     PlanLinear(b, block.qkv, normed_.data(), qkv_.data(), rows);
@@ -185,7 +237,13 @@ void PackedExecutor::PlanLoops(float* logits) {
     PlanLinear(b, block.down, activated_.data(), delta_.data(), rows);
   }
   const int64_t wanted = static_cast<int64_t>(wanted_.size());
-  if (wanted > 0) PlanLinear(spec_.blocks, weights_.head, normed_.data(), logits, wanted);
+  if (wanted == 0) return;
+  const float* read = normed_.data();
+  if (spec_.embed_width > 0) {
+    PlanLinear(spec_.blocks, weights_.head_proj, read, narrow_.data(), wanted);
+    read = narrow_.data();
+  }
+  PlanLinear(spec_.blocks, weights_.head, read, logits, wanted);
 }
 
 void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
@@ -197,12 +255,17 @@ void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
   Grow(&gate_up_, count * 2 * spec_.intermediate);
   Grow(&activated_, count * spec_.intermediate);
   Grow(&delta_, count * spec_.hidden);
+  if (spec_.embed_width > 0) Grow(&narrow_, count * spec_.embed_width);
   PlanLoops(*logits);
   pool_.Run(loops_, [this](int64_t loop, int64_t begin, int64_t end, int thread) {
     RunLoop(work_[loop], begin, end, thread);
   });
   for (const Run& run : runs_) run.cache->SetLength(run.cache->length() + run.end - run.begin);
-  *logits += static_cast<int64_t>(wanted_.size()) * spec_.vocab;
+  const int64_t numbers = static_cast<int64_t>(wanted_.size()) * spec_.vocab;
+  if (spec_.logit_cap > 0) {
+    ops_.soft_cap(*logits, numbers, static_cast<float>(spec_.logit_cap));
+  }
+  *logits += numbers;
 }
 
 void PackedExecutor::RunLoop(const Work& work, int64_t begin, int64_t end, int thread) {
@@ -225,46 +288,93 @@ void PackedExecutor::RunLoop(const Work& work, int64_t begin, int64_t end, int t
   }
 }
 
-void PackedExecutor::Produce(const Work& work, int64_t i) {
+// The token's embedding, as embed_proj reads it or as it is.
+void PackedExecutor::Gather(int64_t i, float* out) const {
+  (weights_.embed ? *weights_.embed : weights_.head.linear(0)).GatherRow(token_[i], out);
+  const float scale = static_cast<float>(spec_.embed_scale);
+  if (scale == 1.0f) return;
+  for (int64_t c = 0; c < spec_.embed_dim(); ++c) out[c] *= scale;
+}
+
+// Row i as the first block reads it.
+void PackedExecutor::Embed(int64_t i) {
   const int64_t n = spec_.hidden;
-  // The head takes the rows that are wanted only.
-  const bool head = work.group == &weights_.head;
-  const int64_t row = head ? wanted_[i] : i;
-  float* hidden = hidden_.data() + row * n;
-  const float* delta = delta_.data() + row * n;
-  const auto norm = [&](const std::vector<float>& weight) {
-    ops_.rms_norm(hidden, weight.data(), spec_.norm_eps, n, normed_.data() + i * n);
-  };
-  if (head) {
-    ops_.add(hidden, delta, n);
-    return norm(weights_.final_norm);
+  float* hidden = hidden_.data() + i * n;
+  if (spec_.embed_width == 0) Gather(i, hidden);
+  if (!weights_.positions.empty()) {
+    ops_.add(hidden, weights_.positions.data() + (position_[i] + spec_.position_offset) * n, n);
+  }
+  if (spec_.embed_norm) Norm(weights_.embed_norm, hidden, hidden);
+}
+
+void PackedExecutor::Produce(const Work& work, int64_t i) {
+  if (work.group == &weights_.embed_proj) return Gather(i, narrow_.data() + i * spec_.embed_width);
+  const bool projected = spec_.embed_width > 0;
+  if (work.block == spec_.blocks) {
+    // Behind a projection the head reads what is there.
+    if (!projected || work.group == &weights_.head_proj) ProduceForHead(i);
+    return;
   }
   const ExecutorBlock& block = weights_.blocks[work.block];
   if (work.group == &block.qkv) {
     if (work.block == 0) {
-      (weights_.embed ? *weights_.embed : weights_.head.linear(0)).GatherRow(token_[i], hidden);
+      Embed(i);
     } else {
-      ops_.add(hidden, delta, n);  // the MLP of the block before, in the same pass
+      // The MLP of the block before, in the same pass.
+      const ExecutorBlock& before = weights_.blocks[work.block - 1];
+      Join(before.mlp_norm, before.mlp_post_norm, i);
     }
-    norm(block.attn_norm);
+    Input(block.attn_norm, i);
   } else if (work.group == &block.gate_up) {
-    ops_.add(hidden, delta, n);
-    norm(block.mlp_norm);
+    Join(block.attn_norm, block.attn_post_norm, i);
+    Input(block.mlp_norm, i);
   } else if (work.group == &block.down) {
-    const int64_t inner = spec_.intermediate;
-    const float* gate = gate_up_.data() + i * 2 * inner;
-    ops_.silu_mul(gate, gate + inner, inner, activated_.data() + i * inner);
+    Activate(gate_up_.data() + i * block.gate_up.rows(),
+             activated_.data() + i * spec_.intermediate);
   }  // what `o` reads is there
 }
 
-// Rotates q and k of one token and puts k and v into its cache.
+// The head takes the rows that are wanted only: row i of them.
+void PackedExecutor::ProduceForHead(int64_t i) {
+  const int64_t n = spec_.hidden;
+  const ExecutorBlock& last = weights_.blocks.back();
+  Join(last.mlp_norm, last.mlp_post_norm, wanted_[i]);
+  const float* hidden = hidden_.data() + wanted_[i] * n;
+  if (spec_.has_final_norm) {
+    Norm(weights_.final_norm, hidden, normed_.data() + i * n);
+  } else {
+    std::copy_n(hidden, n, normed_.data() + i * n);
+  }
+}
+
+void PackedExecutor::Activate(const float* gate_up, float* out) const {
+  const int64_t n = spec_.intermediate;
+  const float* up = spec_.gated ? gate_up + n : nullptr;
+  switch (spec_.activation) {
+    case Activation::kSilu:
+      return ops_.silu_mul(gate_up, up, n, out);
+    case Activation::kGeluTanh:
+      return ops_.gelu_mul(gate_up, up, n, out);
+    case Activation::kRelu:
+      return ops_.relu_mul(gate_up, up, n, out);
+  }
+}
+
+// Norms and rotates q and k of one token and puts k and v into its cache.
 void PackedExecutor::RotateAndStore(int64_t b, int64_t row) {
-  const int64_t half = static_cast<int64_t>(inverse_frequencies_.size());
-  const float* cos = cos_.data() + position_[row] * half;
-  const float* sin = sin_.data() + position_[row] * half;
+  const Angles& angles = angles_[spec_.IsLocal(b)];
+  const int64_t half = static_cast<int64_t>(angles.inverse_frequencies.size());
+  const ExecutorBlock& block = weights_.blocks[b];
   float* q = qkv_.data() + row * (spec_.q_rows() + 2 * spec_.kv_rows());
   for (int64_t h = 0; h < spec_.heads + spec_.kv_heads; ++h) {  // k follows q
-    ops_.rope(q + h * spec_.head_dim, cos, sin, half);
+    float* head = q + h * spec_.head_dim;
+    if (!block.q_norm.empty()) {
+      const std::vector<float>& norm = h < spec_.heads ? block.q_norm : block.k_norm;
+      ops_.rms_norm(head, norm.data(), spec_.norm_eps, spec_.head_dim, head);
+    }
+    if (half == 0) continue;
+    ops_.rope(head, angles.cos.data() + position_[row] * half,
+              angles.sin.data() + position_[row] * half, half);
   }
   const float* k = q + spec_.q_rows();
   runs_[run_of_row_[row]].cache->Store(b, position_[row], k, k + spec_.kv_rows());
@@ -274,14 +384,19 @@ void PackedExecutor::AttendTile(int64_t b, const Tile& tile, float* scratch) {
   const Run& run = runs_[tile.run];
   const int64_t share = spec_.heads / spec_.kv_heads;
   const int64_t width = spec_.q_rows() + 2 * spec_.kv_rows();
+  const int64_t window = spec_.WindowOf(b);
   AttentionTile work;
   work.rows = tile.count;
+  work.scale = static_cast<float>(spec_.score_scale());
+  work.cap = static_cast<float>(spec_.attention_cap);
   for (int r = 0; r < tile.count; ++r) {
     const int64_t row = run.begin + (tile.first + r) / share;
     const int64_t head = tile.kv_head * share + (tile.first + r) % share;
     work.query[r] = qkv_.data() + row * width + head * spec_.head_dim;
     work.out[r] = attended_.data() + row * spec_.q_rows() + head * spec_.head_dim;
     work.length[r] = position_[row] + 1;
+    if (window > 0) work.first[r] = std::max<int64_t>(0, work.length[r] - window);
+    if (!slopes_.empty()) work.slope[r] = slopes_[head];
   }
   work.keys = run.cache->Keys(b, tile.kv_head);
   work.values = run.cache->Values(b, tile.kv_head);

@@ -12,15 +12,24 @@
 
 namespace shiftadd {
 
+// A norm's weights; no bias: an RMS norm.
+struct ExecutorNorm {
+  std::vector<float> weight, bias;
+};
+
 // The weights of a block, in the kernels' form.
 struct ExecutorBlock {
-  std::vector<float> attn_norm, mlp_norm;
-  LinearGroup qkv, o, gate_up, down;
+  ExecutorNorm attn_norm, mlp_norm;
+  ExecutorNorm attn_post_norm, mlp_post_norm;  // NormPlace::kAround
+  std::vector<float> q_norm, k_norm;           // [head_dim], or empty
+  LinearGroup qkv, o, gate_up, down;           // gate only if the MLP is gated
 };
 
 struct ExecutorWeights {
   std::vector<ExecutorBlock> blocks;
-  std::vector<float> final_norm;
+  ExecutorNorm final_norm, embed_norm;  // empty: none
+  std::vector<float> positions;         // [context + position_offset, hidden], or empty
+  LinearGroup embed_proj, head_proj;    // no rows: none
   // The head; when the embedding is tied, it is the embedding too.
   LinearGroup head;
   std::unique_ptr<Linear> embed;  // null if tied
@@ -77,6 +86,15 @@ class PackedExecutor : public PackedModel {
   void RunLoop(const Work& work, int64_t begin, int64_t end, int thread);
   // Row i of the input of a group.
   void Produce(const Work& work, int64_t i);
+  void ProduceForHead(int64_t i);
+  void Gather(int64_t i, float* out) const;
+  void Embed(int64_t i);
+  void Norm(const ExecutorNorm& norm, const float* x, float* out) const;
+  // Adds delta_ to hidden_ in row i, with the norms behind attention or MLP.
+  void Join(const ExecutorNorm& norm, const ExecutorNorm& post, int64_t i);
+  // What attention or MLP reads: hidden_ -> normed_ in row i.
+  void Input(const ExecutorNorm& norm, int64_t i);
+  void Activate(const float* gate_up, float* out) const;
   void AttendTile(int64_t b, const Tile& tile, float* scratch);
   void RotateAndStore(int64_t b, int64_t row);
   void GrowRope(int64_t positions);
@@ -89,8 +107,12 @@ class PackedExecutor : public PackedModel {
   const PageCounter pages_ = std::make_shared<std::atomic<int64_t>>(0);
   uint64_t weight_bytes_ = 0;
 
-  std::vector<double> inverse_frequencies_;
-  std::vector<float> cos_, sin_;  // [positions, head_dim / 2]
+  struct Angles {
+    std::vector<double> inverse_frequencies;  // [head_dim / 2]; empty: no RoPE
+    std::vector<float> cos, sin;              // [positions, head_dim / 2]
+  };
+  Angles angles_[2];           // of global and of local blocks
+  std::vector<float> slopes_;  // [heads] or empty: ALiBi's
 
   // The step that runs. Buffers only grow; [rows, width] each.
   std::vector<Run> runs_;
@@ -102,7 +124,7 @@ class PackedExecutor : public PackedModel {
   int64_t longest_ = 0;          // keys of the longest run
   std::vector<Loop> loops_;
   std::vector<Work> work_;
-  std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_, delta_;
+  std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_, delta_, narrow_;
   std::vector<std::vector<float>> scores_;  // a thread each
   LinearScratch scratch_;
 };

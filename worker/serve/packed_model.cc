@@ -26,7 +26,7 @@ class Loader {
                         ParseUnquantized(std::move(blob), config_.spec, config_.unquantized));
     context_.exponent_sets = config_.exponent_sets;
     ExecutorWeights weights;
-    SA_ASSIGN_OR_RETURN(weights.final_norm, Vector("final_norm"));
+    SA_RETURN_IF_ERROR(LoadEnds(&weights));
     auto layer = config_.layers.begin();
     for (int64_t b = 0; b < config_.spec.blocks; ++b) {
       SA_ASSIGN_OR_RETURN(ExecutorBlock block, LoadBlock(b, &layer));
@@ -66,20 +66,65 @@ class Loader {
     return absl::OkStatus();
   }
 
-  // `layer` stands at the block's first layer and moves behind its last: q, k, v, o, gate, up,
-  // down.
+  absl::StatusOr<ExecutorNorm> Norm(const std::string& name) {
+    ExecutorNorm norm;
+    SA_ASSIGN_OR_RETURN(norm.weight, Vector(name));
+    if (config_.spec.norm == NormKind::kLayer) {
+      SA_ASSIGN_OR_RETURN(norm.bias, Vector(name + ".bias"));
+    }
+    return norm;
+  }
+
+  absl::StatusOr<LinearGroup> Projection(const std::string& name, int64_t rows, int64_t cols) {
+    Linear linear;
+    SA_ASSIGN_OR_RETURN(std::vector<float> weight, Vector(name));
+    linear.raw = std::make_shared<const std::vector<float>>(std::move(weight));
+    linear.rows = rows;
+    linear.cols = cols;
+    LinearGroup group;
+    group.Add(std::move(linear), options_.precision);
+    return group;
+  }
+
+  absl::Status LoadEnds(ExecutorWeights* weights) {
+    const ArchitectureSpec& spec = config_.spec;
+    if (spec.has_final_norm) {
+      SA_ASSIGN_OR_RETURN(weights->final_norm, Norm("final_norm"));
+    }
+    if (spec.embed_norm) {
+      SA_ASSIGN_OR_RETURN(weights->embed_norm, Norm("embed_norm"));
+    }
+    if (spec.position == PositionKind::kLearned) {
+      SA_ASSIGN_OR_RETURN(weights->positions, Vector("positions"));
+    }
+    if (spec.embed_width == 0) return absl::OkStatus();
+    SA_ASSIGN_OR_RETURN(weights->embed_proj,
+                        Projection("embed_proj", spec.hidden, spec.embed_width));
+    SA_ASSIGN_OR_RETURN(weights->head_proj, Projection("head_proj", spec.embed_width, spec.hidden));
+    return absl::OkStatus();
+  }
+
+  // `layer` stands at the block's first layer and moves behind its last, in BlockLayers' order.
   absl::StatusOr<ExecutorBlock> LoadBlock(int64_t b, std::vector<PackageLayer>::iterator* layer) {
     const ArchitectureSpec& spec = config_.spec;
+    const std::string prefix = absl::StrCat("blocks.", b, ".");
     ExecutorBlock block;
-    SA_ASSIGN_OR_RETURN(block.attn_norm, Vector(absl::StrCat("blocks.", b, ".attn_norm")));
-    SA_ASSIGN_OR_RETURN(block.mlp_norm, Vector(absl::StrCat("blocks.", b, ".mlp_norm")));
-    LinearGroup* const groups[] = {&block.qkv,     &block.qkv,     &block.qkv, &block.o,
-                                   &block.gate_up, &block.gate_up, &block.down};
-    for (LinearGroup* group : groups) {
-      bool bias = spec.mlp_bias;
-      if (group == &block.qkv) bias = spec.qkv_bias;
-      if (group == &block.o) bias = spec.o_bias;
-      SA_RETURN_IF_ERROR(AddLayer(**layer, bias, group));
+    SA_ASSIGN_OR_RETURN(block.attn_norm, Norm(prefix + "attn_norm"));
+    SA_ASSIGN_OR_RETURN(block.mlp_norm, Norm(prefix + "mlp_norm"));
+    if (spec.norm_place == NormPlace::kAround) {
+      SA_ASSIGN_OR_RETURN(block.attn_post_norm, Norm(prefix + "attn_post_norm"));
+      SA_ASSIGN_OR_RETURN(block.mlp_post_norm, Norm(prefix + "mlp_post_norm"));
+    }
+    if (spec.qk_norm) {
+      SA_ASSIGN_OR_RETURN(block.q_norm, Vector(prefix + "attn.q_norm"));
+      SA_ASSIGN_OR_RETURN(block.k_norm, Vector(prefix + "attn.k_norm"));
+    }
+    const std::map<BlockInput, LinearGroup*> groups = {{BlockInput::kAttn, &block.qkv},
+                                                       {BlockInput::kAttnOut, &block.o},
+                                                       {BlockInput::kMlp, &block.gate_up},
+                                                       {BlockInput::kMlpAct, &block.down}};
+    for (const LinearLayer& of : BlockLayers(spec, b)) {
+      SA_RETURN_IF_ERROR(AddLayer(**layer, HasBias(spec, of.input), groups.at(of.input)));
       ++*layer;
     }
     return block;
@@ -104,22 +149,12 @@ class Loader {
   PackedContext context_;
 };
 
-absl::Status CheckSupported(const ArchitectureSpec& spec) {
-  if (!spec.gated) return absl::UnimplementedError("the server runs gated MLPs only");
-  if (spec.head_dim % 2 != 0) {
-    return absl::UnimplementedError(
-        absl::StrCat("head_dim ", spec.head_dim, ": rotate-half RoPE needs an even one"));
-  }
-  return absl::OkStatus();
-}
-
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<PackedModel>> PackedModel::Load(const std::string& config_json,
                                                                const BlobReader& read,
                                                                const PackedModelOptions& options) {
   SA_ASSIGN_OR_RETURN(PackageConfig config, ParsePackageConfig(config_json));
-  SA_RETURN_IF_ERROR(CheckSupported(config.spec));
   return Loader(std::move(config), read, options).Load();
 }
 

@@ -22,10 +22,14 @@ struct AttentionTile {
   int rows = 0;                   // 1..kTileRows
   const float* query[kTileRows];  // [head_dim], RoPE applied
   int64_t length[kTileRows];      // keys that the row sees, >= 1
+  int64_t first[kTileRows] = {};  // but for those before, < length
+  float slope[kTileRows] = {};    // ALiBi's: lowers the score of a key at distance d by slope * d
   float* out[kTileRows];          // [head_dim]
   const float* const* keys;       // a page each: [head_dim][kPageTokens]
   const float* const* values;     // a page each: [kPageTokens][value_stride]
   int64_t head_dim = 0;
+  float scale = 0;           // of scores
+  float cap = 0;             // above 0: scaled scores become cap * tanh(score / cap)
   int64_t value_stride = 0;  // head_dim rounded up to 16; the padding is zero
   float* scratch = nullptr;  // kTileRows * score_stride floats
   int64_t score_stride = 0;  // the longest length, rounded up to kPageTokens
@@ -35,15 +39,23 @@ struct AttentionTile {
 struct VectorOps {
   // out = x / sqrt(mean(x^2) + eps) * weight. `out` may be x.
   void (*rms_norm)(const float* x, const float* weight, double eps, int64_t n, float* out);
+  // out = (x - mean(x)) / sqrt(mean((x - mean(x))^2) + eps) * weight + bias. `out` may be x.
+  void (*layer_norm)(const float* x, const float* weight, const float* bias, double eps, int64_t n,
+                     float* out);
   // out = silu(gate) * up. `out` may be gate.
   void (*silu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // out = gelu(gate) * up, GELU by its tanh formula, or relu(gate) * up; `up` may be null: 1.
+  void (*gelu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  void (*relu_mul)(const float* gate, const float* up, int64_t n, float* out);
+  // x = cap * tanh(x / cap)
+  void (*soft_cap)(float* x, int64_t n, float cap);
   // x += y
   void (*add)(float* x, const float* y, int64_t n);
   // sum of x * y
   float (*dot)(const float* x, const float* y, int64_t n);
   // Rotates the halves of x [2 * half]: (a, b) -> (a cos - b sin, b cos + a sin).
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
-  // softmax(query keys / sqrt(head_dim)) values.
+  // softmax(query keys * scale …) values.
   void (*attend)(const AttentionTile& tile);
   // log(sum(exp(x))); NaNs count as -infinity. -infinity if nothing is finite.
   double (*log_sum_exp)(const float* x, int64_t n);

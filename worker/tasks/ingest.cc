@@ -70,13 +70,16 @@ void AddLayers(const ModelSource& source, v1::Plan* plan) {
 // Sizes of the head, the embedding and everything unquantized, before they exist.
 uint64_t FixedBytes(const ModelSource& source, const v1::Recipe& recipe, uint64_t document_bytes) {
   const ArchitectureSpec& spec = source.spec();
-  const uint64_t table = static_cast<uint64_t>(spec.vocab) * spec.hidden;
+  const uint64_t table = static_cast<uint64_t>(spec.vocab) * spec.embed_dim();
   const uint64_t tables = spec.tied_embeddings ? 1 : 2;
-  const uint64_t groups = (spec.hidden + 127) / 128;
+  const uint64_t groups = (spec.embed_dim() + 127) / 128;
   const uint64_t head =
       recipe.head() == v1::HEAD_ENCODING_RAW ? table * 2 : table + 2 * spec.vocab * groups;
-  const uint64_t norms = (2 * spec.blocks + 1) * spec.hidden * sizeof(float);
-  return tables * head + norms + document_bytes;
+  uint64_t plain = 0;
+  for (const PlainTensor& tensor : PlainTensors(spec)) {
+    plain += static_cast<uint64_t>(tensor.size()) * sizeof(float);
+  }
+  return tables * head + plain + document_bytes;
 }
 
 // What REFINING adds to the plan of a recipe that asks for it.

@@ -31,26 +31,21 @@ RandomModel::RandomModel(const ArchitectureSpec& spec, uint64_t seed) : spec_(sp
     values.resize(count);
     for (float& v : values) v = static_cast<float>(normal(random));
   };
-  fill("embed", spec.vocab * spec.hidden, 0, 1);
+  fill("embed", spec.vocab * spec.embed_dim(), 0, 1);
   // Logits of deviation 2: far from uniform, far from certain.
   if (!spec.tied_embeddings)
-    fill("head", spec.vocab * spec.hidden, 0, 2 / std::sqrt(double(spec.hidden)));
-  fill("final_norm", spec.hidden, 1, 0.2);
+    fill("head", spec.vocab * spec.embed_dim(), 0, 2 / std::sqrt(double(spec.embed_dim())));
+  for (const PlainTensor& t : PlainTensors(spec)) {
+    const bool bias = t.name.size() > 5 && t.name.substr(t.name.size() - 5) == ".bias";
+    if (t.shape.size() == 2) {
+      fill(t.name, t.size(), 0, t.name == "positions" ? 0.5 : 1 / std::sqrt(double(t.shape[1])));
+    } else {
+      fill(t.name, t.size(), bias ? 0 : 1, bias ? 0.1 : 0.2);
+    }
+  }
   for (int64_t b = 0; b < spec.blocks; ++b) {
-    const std::string prefix = absl::StrCat("blocks.", b, ".");
-    fill(prefix + "attn_norm", spec.hidden, 1, 0.2);
-    fill(prefix + "mlp_norm", spec.hidden, 1, 0.2);
-    const auto linear = [&](const char* name, int64_t rows, int64_t cols, bool bias) {
-      fill(prefix + name, rows * cols, 0, 1 / std::sqrt(static_cast<double>(cols)));
-      if (bias) fill(prefix + name + ".bias", rows, 0, 0.1);
-    };
-    linear("attn.q", spec.q_rows(), spec.hidden, spec.qkv_bias);
-    linear("attn.k", spec.kv_rows(), spec.hidden, spec.qkv_bias);
-    linear("attn.v", spec.kv_rows(), spec.hidden, spec.qkv_bias);
-    linear("attn.o", spec.hidden, spec.q_rows(), spec.o_bias);
-    linear("mlp.gate", spec.intermediate, spec.hidden, spec.mlp_bias);
-    linear("mlp.up", spec.intermediate, spec.hidden, spec.mlp_bias);
-    linear("mlp.down", spec.hidden, spec.intermediate, spec.mlp_bias);
+    for (const LinearLayer& layer : BlockLayers(spec, b))
+      fill(layer.name, layer.rows * layer.cols, 0, 1 / std::sqrt(static_cast<double>(layer.cols)));
   }
 }
 

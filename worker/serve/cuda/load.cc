@@ -49,7 +49,7 @@ absl::Status CheckMemory(const PackageConfig& config, const CudaModelOptions& op
 }
 
 absl::Status CheckSupported(const ArchitectureSpec& spec) {
-  if (!spec.gated) return absl::UnimplementedError("the server runs gated MLPs only");
+  SA_RETURN_IF_ERROR(RefuseBeyondLlama(spec, "the GPU executor"));
   if (spec.head_dim % 2 != 0) {
     return absl::UnimplementedError(
         absl::StrCat("head_dim ", spec.head_dim, ": rotate-half RoPE needs an even one"));

@@ -266,6 +266,48 @@ absl::StatusOr<std::string> TinyPackage::WriteLayout(const std::string& dir,
   return digest;
 }
 
+TinyPackage MakeRawPackage(const ModelSource& source) {
+  TinyPackage package;
+  const ArchitectureSpec& spec = package.spec = source.spec();
+  const auto read = [&](const std::string& name) -> const std::vector<float>& {
+    return package.weights[name] = OrDie(source.Read(name));
+  };
+  package.tokenizer_json = source.tokenizer_json();
+  package.config["tokenizer"] = package.Put(package.tokenizer_json);
+  std::vector<TensorToWrite> plain;
+  for (const PlainTensor& t : PlainTensors(spec)) {
+    plain.push_back({t.name, DType::kF32, {t.size()}, View(read(t.name))});
+  }
+  package.config["unquantized"] = package.Put(OrDie(WriteSafetensors(std::move(plain), {})));
+  package.config["layers"] = json::array();
+  for (int64_t b = 0; b < spec.blocks; ++b) {
+    for (const LinearLayer& layer : BlockLayers(spec, b)) {
+      const std::string blob = OrDie(WriteSafetensors(
+          {{"weight", DType::kF32, {layer.rows, layer.cols}, View(read(layer.name))}},
+          {{"layer", layer.name},
+           {"encoding", "raw"},
+           {"rows", absl::StrCat(layer.rows)},
+           {"cols", absl::StrCat(layer.cols)}}));
+      package.config["layers"].push_back({{"name", layer.name},
+                                          {"bits", 0},
+                                          {"rows", layer.rows},
+                                          {"cols", layer.cols},
+                                          {"digest", package.Put(blob)}});
+    }
+  }
+  std::vector<TensorToWrite> ends;
+  std::map<std::string, std::string> metadata;
+  for (const char* name : {"embed", "head"}) {
+    if (spec.tied_embeddings && std::string(name) == "head") continue;
+    ends.push_back({name, DType::kF32, {spec.vocab, spec.embed_dim()}, View(read(name))});
+    metadata[absl::StrCat(name, ".encoding")] = "raw";
+  }
+  package.config["head"] = package.Put(OrDie(WriteSafetensors(std::move(ends), metadata)));
+  package.config["format"] = {{"major", kPackageFormatMajor}, {"minor", kPackageFormatMinor}};
+  package.config["architecture"] = ToJson(spec);
+  return package;
+}
+
 TinyPackage MakeTinyPackage(const TinyPackageOptions& options) { return Builder(options).Build(); }
 
 }  // namespace shiftadd::testing

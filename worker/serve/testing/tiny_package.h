@@ -10,6 +10,7 @@
 #include "absl/status/status.h"
 #include "nlohmann/json.hpp"
 #include "worker/model/architecture_spec.h"
+#include "worker/model/model_source.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/serve/packed_model.h"
 
@@ -45,6 +46,9 @@ struct TinyPackage {
 
 // The same package for the same options. Aborts on errors: for tests only.
 TinyPackage MakeTinyPackage(const TinyPackageOptions& options);
+
+// The package of a source with nothing quantized: every matrix raw. Aborts on errors.
+TinyPackage MakeRawPackage(const ModelSource& source);
 
 // Logits [tokens, vocab] in double, computed from `package.weights` by the definition of the
 // architecture.

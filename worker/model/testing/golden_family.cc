@@ -1,0 +1,115 @@
+#include "worker/model/testing/golden_family.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <deque>
+#include <filesystem>
+#include <fstream>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "services/base/status_macros.h"
+#include "worker/model/testing/tiny_tokenizer.h"
+#include "worker/tensor/tensor_source.h"
+
+namespace shiftadd::testing {
+namespace {
+
+using nlohmann::json;
+
+absl::Status WriteText(const std::string& path, const std::string& text) {
+  std::ofstream out(path, std::ios::binary);
+  out << text;
+  return out.good() ? absl::OkStatus() : absl::InternalError(path + ": cannot be written");
+}
+
+uint64_t Mix(uint64_t x) {
+  x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9u;
+  x = (x ^ (x >> 27)) * 0x94d049bb133111ebu;
+  return x ^ (x >> 31);
+}
+
+}  // namespace
+
+const json& GoldenFamilies() {
+  static const auto* const cases = [] {
+    const std::string path = std::string(SHIFTADD_SOURCE_DIR) + "/tests/golden/families.json";
+    std::ifstream in(path);
+    const json all = json::parse(in, nullptr, /*allow_exceptions=*/false);
+    if (!all.is_object()) {
+      std::fprintf(stderr, "%s cannot be read\n", path.c_str());
+      std::abort();
+    }
+    return new json(all.at("cases"));
+  }();
+  return *cases;
+}
+
+std::vector<float> GoldenWeight(const std::string& name, const std::vector<int64_t>& shape,
+                                bool zero_norms) {
+  uint64_t state = 0xcbf29ce484222325u;
+  for (const char c : name) state = (state ^ static_cast<uint8_t>(c)) * 0x100000001b3u;
+  float scale = 0.4f, mean = zero_norms ? 0.0f : 1.0f;
+  if (shape.size() == 2) {
+    scale = static_cast<float>(2.5 / std::sqrt(static_cast<double>(shape[1])));
+    mean = 0.0f;
+  } else if (absl::EndsWith(name, "bias")) {
+    scale = 0.2f;
+    mean = 0.0f;
+  }
+  std::vector<float> out(static_cast<size_t>(shape.size() == 2 ? shape[0] * shape[1] : shape[0]));
+  for (size_t i = 0; i < out.size(); ++i) {
+    const uint64_t x = Mix(state + (i + 1) * 0x9e3779b97f4a7c15u);
+    const float u = static_cast<float>(x >> 40) * 0x1p-23f - 1.0f;
+    out[i] = u * scale + mean;
+  }
+  return out;
+}
+
+absl::Status WriteGoldenFamily(const json& golden, const std::string& directory,
+                               const std::string& drop) {
+  std::error_code error;
+  std::filesystem::create_directories(directory, error);
+  SA_RETURN_IF_ERROR(WriteText(directory + "/config.json", golden.at("config").dump(2)));
+  const int64_t vocab = golden.at("config").at("vocab_size");
+  SA_RETURN_IF_ERROR(WriteText(directory + "/tokenizer.json",
+                               TinyTokenizerJson(MakeTinyTokenizer(vocab), /*add_bos=*/false)));
+  const bool zero_norms = absl::StartsWith(golden.at("name").get<std::string>(), "gemma");
+  std::deque<std::vector<float>> values;
+  std::vector<TensorToWrite> tensors;
+  for (const auto& [name, shape] : golden.at("tensors").items()) {
+    values.push_back(GoldenWeight(name, shape, zero_norms));
+    const bool bare = !drop.empty() && absl::StartsWith(name, drop);
+    tensors.push_back({bare ? name.substr(drop.size()) : name,
+                       DType::kF32,
+                       shape,
+                       {reinterpret_cast<const char*>(values.back().data()),
+                        values.back().size() * sizeof(float)}});
+  }
+  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors(std::move(tensors), {}));
+  return WriteText(directory + "/model.safetensors", blob);
+}
+
+double GoldenError(const json& golden, const std::vector<float>& logits) {
+  const int64_t vocab = golden.at("config").at("vocab_size");
+  double worst = 0, lowest = 0, highest = 0;
+  int64_t position = 0;
+  for (const json& at : golden.at("positions")) {
+    const float* row = logits.data() + vocab * position++;
+    lowest = std::min(lowest, at.at("min").get<double>());
+    highest = std::max(highest, at.at("max").get<double>());
+    worst =
+        std::max({worst, std::abs(*std::max_element(row, row + vocab) - at.at("max").get<double>()),
+                  std::abs(*std::min_element(row, row + vocab) - at.at("min").get<double>())});
+    for (size_t i = 0; i < at.at("indices").size(); ++i) {
+      const double difference =
+          row[at["indices"][i].get<int64_t>()] - at["values"][i].get<double>();
+      worst = std::isfinite(difference) ? std::max(worst, std::abs(difference)) : HUGE_VAL;
+    }
+  }
+  return worst / (highest - lowest);
+}
+
+}  // namespace shiftadd::testing

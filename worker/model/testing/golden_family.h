@@ -1,0 +1,31 @@
+// Tiny models of every family, as tests/golden/make_families.py made them with transformers.
+#ifndef SHIFTADD_WORKER_MODEL_TESTING_GOLDEN_FAMILY_H_
+#define SHIFTADD_WORKER_MODEL_TESTING_GOLDEN_FAMILY_H_
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "absl/status/status.h"
+#include "nlohmann/json.hpp"
+
+namespace shiftadd::testing {
+
+// Cases of tests/golden/families.json. Aborts if the file cannot be read.
+const nlohmann::json& GoldenFamilies();
+
+// The weights that make_families.py gave tensor `name`.
+std::vector<float> GoldenWeight(const std::string& name, const std::vector<int64_t>& shape,
+                                bool zero_norms);
+
+// Creates the directory of a case's model: config.json, model.safetensors in fp32, the tiny LLaMA's
+// tokenizer. `drop`: tensors that begin with this are written without it.
+absl::Status WriteGoldenFamily(const nlohmann::json& golden, const std::string& directory,
+                               const std::string& drop = "");
+
+// The largest difference from the logits of a case, [tokens, vocab], over its range of logits.
+double GoldenError(const nlohmann::json& golden, const std::vector<float>& logits);
+
+}  // namespace shiftadd::testing
+
+#endif  // SHIFTADD_WORKER_MODEL_TESTING_GOLDEN_FAMILY_H_

@@ -1,0 +1,167 @@
+// The full-precision executor against transformers, for every family (tests/golden/families.json).
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <cmath>
+#include <filesystem>
+
+#include "absl/strings/str_cat.h"
+#include "worker/model/families.h"
+#include "worker/model/model_source.h"
+#include "worker/model/testing/golden_family.h"
+#include "worker/reference/reference_model.h"
+
+namespace shiftadd {
+namespace {
+
+using nlohmann::json;
+
+// Of the range of logits; both sides compute in fp32.
+constexpr double kBound = 2e-5;
+
+class FamilyTest : public ::testing::TestWithParam<std::string> {
+ protected:
+  void SetUp() override {
+    for (const json& one : testing::GoldenFamilies()) {
+      if (one.at("name") == GetParam()) golden_ = one;
+    }
+    directory_ = absl::StrCat(std::filesystem::temp_directory_path().string(), "/family_",
+                              ::getpid(), "_", GetParam());
+    ASSERT_TRUE(testing::WriteGoldenFamily(golden_, directory_).ok());
+    auto source = ModelSource::Open(directory_);
+    ASSERT_TRUE(source.ok()) << source.status();
+    source_ = *std::move(source);
+    ids_ = golden_.at("ids").get<std::vector<int32_t>>();
+  }
+  void TearDown() override { std::filesystem::remove_all(directory_); }
+
+  std::unique_ptr<ReferenceModel> Create(Device device = Device::kCpu) {
+    auto model = ReferenceModel::Create(source_.get(), 1, 0, device);
+    EXPECT_TRUE(model.ok()) << model.status();
+    return model.ok() ? *std::move(model) : nullptr;
+  }
+  std::vector<float> Logits(ReferenceModel* model) {
+    const int64_t length = static_cast<int64_t>(ids_.size());
+    HiddenStates h = model->Embed(ids_, 1, length).value();
+    EXPECT_TRUE(model->RunBlocks(0, model->spec().blocks, &h, nullptr).ok());
+    std::vector<float> logits;
+    EXPECT_TRUE(model->Logits(h, 0, &logits).ok());
+    return logits;
+  }
+
+  json golden_;
+  std::string directory_;
+  std::unique_ptr<ModelSource> source_;
+  std::vector<int32_t> ids_;
+};
+
+TEST_P(FamilyTest, LogitsAreThoseOfTransformers) {
+  for (const Device device : {Device::kCpu, Device::kCpuOperators}) {
+    const auto model = Create(device);
+    ASSERT_NE(model, nullptr);
+    const double error = testing::GoldenError(golden_, Logits(model.get()));
+    EXPECT_LT(error, kBound);
+    RecordProperty(device == Device::kCpu ? "error" : "error_operators", absl::StrCat(error));
+    std::printf("%-14s %-10s largest error %.2g of the range of logits\n", GetParam().c_str(),
+                device == Device::kCpu ? "cpu" : "operators", error);
+  }
+}
+
+TEST_P(FamilyTest, TokenWeightsAreThoseOfAutograd) {
+  for (const Device device : {Device::kCpu, Device::kCpuOperators}) {
+    const auto model = Create(device);
+    ASSERT_NE(model, nullptr);
+    GuidedOptions options;
+    auto found = model->TokenWeights(ids_, 1, static_cast<int64_t>(ids_.size()), options, nullptr);
+    ASSERT_TRUE(found.ok()) << found.status();
+    const std::vector<LinearLayer> layers = BlockLayers(model->spec(), 0);
+    ASSERT_EQ(found->blocks[0].layers.size(), layers.size());
+    for (size_t i = 0; i < layers.size(); ++i) {
+      const json& expected = golden_.at("token_weights").at(layers[i].kind);
+      double largest = 0;
+      for (const json& e : expected) largest = std::max(largest, e.get<double>());
+      for (size_t t = 0; t < expected.size(); ++t) {
+        EXPECT_NEAR(found->blocks[0].layers[i][t], expected[t].get<double>(), 2e-4 * largest)
+            << layers[i].kind << " token " << t;
+      }
+    }
+  }
+}
+
+// What is drawn with a cache, in halves, has the likelihood that the model without one gives it.
+TEST_P(FamilyTest, SamplesComeFromTheSameLogits) {
+  const auto model = Create();
+  ASSERT_NE(model, nullptr);
+  constexpr int64_t kSequences = 24, kLength = 40;
+  auto sampled = model->Sample(7, 0, kSequences, kLength, nullptr);
+  ASSERT_TRUE(sampled.ok()) << sampled.status();
+  HiddenStates h = model->Embed(*sampled, kSequences, kLength).value();
+  ASSERT_TRUE(model->RunBlocks(0, model->spec().blocks, &h, nullptr).ok());
+  const int64_t vocab = model->spec().vocab;
+  double nll = 0, entropy = 0, variance = 0;
+  for (int64_t s = 0; s < kSequences; ++s) {
+    std::vector<float> logits;
+    ASSERT_TRUE(model->Logits(h, s, &logits).ok());
+    for (int64_t t = 0; t + 1 < kLength; ++t) {
+      const float* row = logits.data() + t * vocab;
+      double sum = 0, mean = 0, square = 0;
+      for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(row[i]));
+      for (int64_t i = 0; i < vocab; ++i) {
+        const double log_p = row[i] - std::log(sum);
+        mean -= std::exp(log_p) * log_p;
+        square += std::exp(log_p) * log_p * log_p;
+      }
+      nll += std::log(sum) - row[(*sampled)[s * kLength + t + 1]];
+      entropy += mean;
+      variance += square - mean * mean;
+    }
+  }
+  EXPECT_NEAR(nll, entropy, 4 * std::sqrt(variance)) << "four standard deviations";
+}
+
+TEST_P(FamilyTest, ConfigurationReturns) {
+  const auto family = FamilyByName(source_->spec().family);
+  ASSERT_TRUE(family.ok()) << family.status();
+  const auto again = (*family)->from_config(json::parse(source_->config_json()), "config.json");
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(ToJson(*again), ToJson(source_->spec()));
+  const auto read = ArchitectureSpecFromJson(ToJson(source_->spec()));
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_EQ(ToJson(*read), ToJson(source_->spec()));
+}
+
+TEST_P(FamilyTest, AnUnknownFieldIsRefusedByName) {
+  json config = golden_.at("config");
+  config["attention_sinks"] = 4;
+  const auto family = FamilyByName(source_->spec().family);
+  const auto spec = (*family)->from_config(config, "config.json");
+  EXPECT_EQ(spec.status().code(), absl::StatusCode::kUnimplemented);
+  EXPECT_NE(spec.status().message().find("'attention_sinks'"), std::string::npos) << spec.status();
+  config["attention_sinks"] = nullptr;
+  EXPECT_TRUE((*family)->from_config(config, "config.json").ok());
+}
+
+TEST_P(FamilyTest, HalfPrecisionRefusesWhatItDoesNotRun) {
+  const auto model = ReferenceModel::Create(source_.get(), 1, 0, Device::kCpuHalf);
+  if (BeyondLlama(source_->spec()).empty()) {
+    EXPECT_TRUE(model.ok()) << model.status();
+  } else {
+    EXPECT_EQ(model.status().code(), absl::StatusCode::kUnimplemented);
+    EXPECT_NE(model.status().message().find(BeyondLlama(source_->spec())[0]), std::string::npos);
+  }
+}
+
+std::vector<std::string> Names() {
+  std::vector<std::string> names;
+  for (const json& one : testing::GoldenFamilies()) names.push_back(one.at("name"));
+  return names;
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyTest, ::testing::ValuesIn(Names()), [](const auto& info) {
+  std::string name = info.param;
+  for (char& c : name) c = std::isalnum(c) ? c : '_';
+  return name;
+});
+
+}  // namespace
+}  // namespace shiftadd
