@@ -145,17 +145,40 @@ struct Avx512 {
     return tile;
   }
 
+  // sum + the dot products of v's unsigned bytes with the four signed ones at x, by lane. In
+  // assembly since compilers make a broadcast of its own and copies of the sums of the intrinsic.
+  static I DotBroadcast(I sum, I v, const int8_t* x) {
+    struct Four {
+      int8_t bytes[4];
+    };
+    __asm__("vpdpbusd %2%{1to16%}, %1, %0"
+            : "+v"(sum)
+            : "v"(v), "m"(*reinterpret_cast<const Four*>(x)));
+    return sum;
+  }
+
   template <bool kSigned, int kRows>
   static void Dot(const uint8_t* tile, int first, int last, int /*max_value*/,
                   const int8_t* const* x, I* out) {
     I sum[kRows];
-    for (int r = 0; r < kRows; ++r) sum[r] = _mm512_setzero_si512();
-    for (int quad = first; quad < last; ++quad) {
-      const I v = _mm512_load_si512(tile + quad * 64);
-      for (int r = 0; r < kRows; ++r) {
-        sum[r] = _mm512_dpbusd_epi32(sum[r], v, Broadcast4(x[r] + quad * 4));
-      }
+    const int8_t* at[kRows];
+#pragma GCC unroll 8
+    for (int r = 0; r < kRows; ++r) {
+      sum[r] = _mm512_setzero_si512();
+      at[r] = x[r];
     }
+    const auto add = [&](int quad) __attribute__((always_inline)) {
+      const I v = _mm512_load_si512(tile + quad * 64);
+#pragma GCC unroll 8
+      for (int r = 0; r < kRows; ++r) sum[r] = DotBroadcast(sum[r], v, at[r] + quad * 4);
+    };
+    int quad = first;
+    for (; quad + 4 <= last; quad += 4) {
+#pragma GCC unroll 4
+      for (int i = 0; i < 4; ++i) add(quad + i);
+    }
+    for (; quad < last; ++quad) add(quad);
+#pragma GCC unroll 8
     for (int r = 0; r < kRows; ++r) out[r] = sum[r];
   }
 
