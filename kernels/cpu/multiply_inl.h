@@ -60,14 +60,23 @@ inline void AddTokens(const Term<V>& t, const ActivationsView& a, int64_t token,
   }
   typename V::I dots[kRows];
   V::template Dot<kSigned, kRows>(t.tile, t.first_quad, t.last_quad, t.max_value, x, dots);
+  // Copies: the stores below may alias anything behind a reference.
+  const typename V::F scale = t.scale;
+  const typename V::I total = t.total;
+  const bool twice = t.twice;
+  const int64_t stride = a.chunks;
+  const float* x_scale = a.scale + token * stride + t.chunk;
+  const int32_t* digit_sum = a.digit_sum + token * stride + t.chunk;
+#if defined(__GNUC__) && !defined(__clang__)
+#pragma GCC unroll 8
+#endif
   for (int i = 0; i < kTokens; ++i) {
-    const int64_t at = (token + i) * a.chunks + t.chunk;
     typename V::I v = dots[i];
     if constexpr (kTwoDigits) v = JoinDigits<V>(v, dots[kTokens + i]);
-    if (t.twice) v = V::Add(v, v);
-    v = V::Sub(v, V::Times(t.total, a.digit_sum[at]));
+    if (twice) v = V::Add(v, v);
+    v = V::Sub(v, V::Times(total, digit_sum[i * stride]));
     float* out = acc + i * kTileRows;
-    V::Store(out, AddScaled<V>(V::Load(out), t.scale, a.scale[at], v));
+    V::Store(out, AddScaled<V>(V::Load(out), scale, x_scale[i * stride], v));
   }
 }
 
