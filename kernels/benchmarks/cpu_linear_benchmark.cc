@@ -1,12 +1,18 @@
 // One thread. A product of one token reads every weight once, so what counts is bytes a second:
-//   packed_GB/s  stored bytes of the matrix (StoredBytes) over time; MemoryRead is the plain
-//   baseline GMAC/s       multiply-accumulates of the matrix a second, all tokens
+//   packed_GB/s  stored bytes of the matrix (StoredBytes) over time; MemoryRead is the baseline
+//   GMAC/s       multiply-accumulates of the matrix a second, all tokens
+//   of_read      Gemv: time to only read the matrix's resident bytes over time of the product, the
+//                two alternating, best of each: 1 is what memory allows
 // Weights of "dram" shapes exceed the caches; "l2" ones fit. SHIFTADD_ISA=portable|avx2|avx512
 // lowers the instruction set.
 #include <benchmark/benchmark.h>
 
+#include <algorithm>
+#include <chrono>
 #include <cstring>
 #include <memory>
+#include <string>
+#include <vector>
 
 #include "kernels/cpu_linear.h"
 #include "kernels/test_matrix.h"
@@ -86,18 +92,58 @@ void Prepare(benchmark::State& state) {
   state.SetItemsProcessed(state.iterations() * k);
 }
 
-// Sums 64-bit words: what memory gives one thread with nothing to compute.
-void MemoryRead(benchmark::State& state) {
-  std::vector<uint64_t> data(static_cast<size_t>(state.range(0) / 8), 1);
-  for (auto _ : state) {
-    uint64_t sum[8] = {};
-    for (size_t i = 0; i + 8 <= data.size(); i += 8) {
-      for (size_t j = 0; j < 8; ++j) sum[j] += data[i + j];
+// Reads everything, four streams of cache lines with prefetch ahead: what memory gives one thread
+// with nothing to compute. Loads are as wide as the compiler's default; a line costs the same.
+uint64_t ReadAll(const std::vector<uint64_t>& data) {
+  constexpr size_t kLine = 8, kAhead = 512;  // words
+  const size_t quarter = data.size() / 4 / kLine * kLine;
+  uint64_t sum[4] = {};
+  for (size_t i = 0; i < quarter; i += kLine) {
+    for (size_t s = 0; s < 4; ++s) {
+      const uint64_t* line = data.data() + s * quarter + i;
+      __builtin_prefetch(line + kAhead);
+      sum[s] += line[0] ^ line[4];
     }
-    benchmark::DoNotOptimize(sum);
-    benchmark::ClobberMemory();
   }
+  return sum[0] + sum[1] + sum[2] + sum[3];
+}
+
+void MemoryRead(benchmark::State& state) {
+  const std::vector<uint64_t> data(static_cast<size_t>(state.range(0) / 8), 1);
+  for (auto _ : state) benchmark::DoNotOptimize(ReadAll(data));
   Report(state, data.size() * 8, 0);
+}
+
+double Seconds() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+// One token and a matrix beyond the caches, beside a read of as many bytes. Argument: subject.
+void Gemv(benchmark::State& state) {
+  constexpr int64_t kN = 65536, kK = 4096;
+  const Prepared& w = Matrix(state.range(0), kN, kK);
+  const std::vector<uint64_t> data(w.linear->bytes() / 8, 1);
+  const std::vector<float> x = TestActivations(kK, 2);
+  std::vector<float> y(kN);
+  Activations a;
+  PrepareActivations(x.data(), kK, 1, kK, w.linear->group(), w.linear->signs(), Precision::kA8,
+                     DetectIsa(), &a);
+  double product = 1e9, read = 1e9;
+  for (auto _ : state) {
+    double start = Seconds();
+    benchmark::DoNotOptimize(ReadAll(data));
+    read = std::min(read, Seconds() - start);
+    start = Seconds();
+    w.linear->Multiply(a, 0, kN, y.data(), kN);
+    benchmark::DoNotOptimize(y.data());
+    const double seconds = Seconds() - start;
+    product = std::min(product, seconds);
+    state.SetIterationTime(seconds);
+  }
+  state.SetLabel(std::string(kNames[state.range(0)]) + " " + IsaName(DetectIsa()));
+  state.counters["GB/s"] = static_cast<double>(w.linear->bytes()) / product / 1e9;
+  state.counters["read_GB/s"] = static_cast<double>(data.size() * 8) / read / 1e9;
+  state.counters["of_read"] = read / product;
 }
 
 // The unpacked weights: fp32, one token, compiled for the build's baseline.
@@ -132,6 +178,8 @@ void Shapes(benchmark::internal::Benchmark* b) {
   b->Args({3, 49152, 576, 1, 1});  // a small model's head
 }
 
+BENCHMARK(Gemv)->ArgName("subject")->DenseRange(0, 5)->UseManualTime()->Unit(
+    benchmark::kMicrosecond);
 BENCHMARK(MemoryRead)->Arg(int64_t{256} << 20)->Arg(512 << 10)->Unit(benchmark::kMicrosecond);
 BENCHMARK(Fp32Gemv)->Args({16384, 4096})->Args({256, 576})->Unit(benchmark::kMicrosecond);
 BENCHMARK(Prepare)->ArgNames({"k", "digits"})->Args({576, 1})->Args({4096, 1})->Args({4096, 2});
