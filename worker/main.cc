@@ -19,6 +19,7 @@
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
 #include "worker/machine/bench.h"
+#include "worker/machine/gpu.h"
 #include "worker/model/model_source.h"
 #include "worker/reference/source_bench.h"
 #include "worker/tasks/lease_loop.h"
@@ -40,7 +41,7 @@ struct Flags {
   uint64_t memory_mib = 0;
   std::string bench;
   BenchOptions bench_options;
-  bool share_device = false;
+  int share_device = 0;
   bool insecure = false;
 };
 
@@ -83,9 +84,11 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("SHIFTADD_WORKER_DEVICE")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->capture_default_str();
-  app->add_flag("--share-device", flags->share_device,
-                "Use the first GPU even if another worker does")
-      ->envname("SHIFTADD_WORKER_SHARE_DEVICE");
+  app->add_option("--share-device", flags->share_device,
+                  "Use the first GPU even if other workers do, and of its memory as much as one of "
+                  "so many workers may; 0 = a GPU of its own")
+      ->envname("SHIFTADD_WORKER_SHARE_DEVICE")
+      ->check(CLI::Range(0, 1024));
   app->add_flag_callback(
       "--probe",
       [] {
@@ -149,7 +152,7 @@ int Run(const Flags& flags) {
     return 2;
   }
   InitLogging("worker", flags.log_level);
-  const auto device = ChooseDevice(flags.device, flags.share_device);
+  const auto device = ChooseDevice(flags.device, flags.share_device > 0);
   if (!device.ok()) return Fail(device.status());
   auto store = OpenBlobStore(flags.blobs);
   if (!store.ok()) return Fail(store.status());
@@ -163,6 +166,9 @@ int Run(const Flags& flags) {
   options.source_roots = flags.source_roots;
   options.device = device->device;
   options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
+  const std::optional<Gpu> gpu = device->device == Device::kCuda ? FindGpu() : std::nullopt;
+  if (gpu.has_value())
+    options.gpu_memory_bytes = gpu->memory_bytes / std::max(1, flags.share_device);
   TaskRunner runner(options, store->get(), &worker_metrics);
 
   WorkerIdentity identity;

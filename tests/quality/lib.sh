@@ -69,6 +69,8 @@ start_cluster() {
   mkdir -p "$data/texts"
   for file in {c4-calibration,wikitext2-test,wikitext2-valid}.txt; do sed 's/\r$//' "$texts/$file" >"$data/texts/$file"; done
   texts=$data/texts
+  # On a GPU the workers share it, whoever is first.
+  export SHIFTADD_WORKER_SHARE_DEVICE=${SHIFTADD_WORKER_SHARE_DEVICE:-$workers}
   "$bin/shiftadd" up --workers "$workers" --coordinator-port 0 --packager-port 0 \
     ${threads:+--threads "$threads"} ${device:+--device "$device"} >&2
 }

@@ -71,10 +71,10 @@ absl::StatusOr<TakenGpu> TakeFreeGpu(const std::vector<Gpu>& gpus) {
     if (lock.ok()) return TakenGpu{i, std::move(*lock)};
     faults.push_back(absl::StrCat("GPU ", i, " (", gpus[i].name, "): ", lock.status().message()));
   }
-  return absl::FailedPreconditionError(
-      absl::StrCat(absl::StrJoin(faults, "; "),
-                   ". A GPU takes one worker: start fewer workers, let this one "
-                   "use --device cpu, or share the GPU on purpose with --share-device"));
+  return absl::FailedPreconditionError(absl::StrCat(
+      absl::StrJoin(faults, "; "),
+      ". A GPU takes one worker: start fewer workers, let this one "
+      "use --device cpu, or share the GPU among N workers on purpose with --share-device N"));
 }
 
 }  // namespace shiftadd

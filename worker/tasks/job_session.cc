@@ -133,6 +133,7 @@ uint64_t JobSession::Elements() const {
 
 uint64_t JobSession::ModelMemory() const {
   if (options_.device != Device::kCuda) return options_.memory_bytes;
+  if (options_.gpu_memory_bytes > 0) return options_.gpu_memory_bytes;
   const std::optional<Gpu> gpu = FindGpu();
   return gpu.has_value() ? gpu->memory_bytes : 0;
 }

@@ -48,7 +48,8 @@ class JobSession {
   WorkerMetrics& metrics() const { return *metrics_; }
   int threads() const { return options_.threads; }
   Device device() const { return options_.device; }
-  // Whether the weights of so many models, in fp32, fit the worker's memory, on a GPU the GPU's.
+  // Whether the weights of so many models, in fp32, fit the worker's memory, on a GPU what the
+  // worker may use of it.
   bool Fits(int models) const;
   // Blocks that a model may keep in memory: all (0) if twice the model fits.
   int resident_blocks() const { return Fits(2) ? 0 : 1; }

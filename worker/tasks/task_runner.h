@@ -21,6 +21,7 @@ struct TaskRunnerOptions {
   std::vector<std::string> source_roots;  // absolute folders that sources must lie under
   uint64_t memory_bytes = 0;              // what this worker may use; 0 = the machine's
   Device device = Device::kCpu;           // where models run, and what quantizer there is for it
+  uint64_t gpu_memory_bytes = 0;          // what it may use of its GPU; 0 = all
 };
 
 // What a worker keeps between tasks of one job, so that consecutive blocks cost one block each.

@@ -12,6 +12,7 @@
 #include "services/base/digest.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/reference/torch_seam.h"
+#include "worker/tasks/job_session.h"
 #include "worker/tasks/task_runner.h"
 
 namespace shiftadd {
@@ -152,6 +153,21 @@ TEST_F(TasksTest, IngestPlansEveryLayerAndHashSaysWhichBytes) {
     EXPECT_TRUE(ValidateDigest(file.digest()).ok());
   hash.mutable_hash()->mutable_files(0)->set_path("../../etc/passwd");
   EXPECT_EQ(Run(runner.get(), hash).status().code(), absl::StatusCode::kInvalidArgument);
+}
+
+TEST_F(TasksTest, OfAGpuThatWorkersShareModelsMustFitTheShare) {
+  const auto fits = [this](uint64_t gpu_memory_bytes, int models) {
+    TaskRunnerOptions options{1, {dir_}, uint64_t{1} << 40, Device::kCuda, gpu_memory_bytes};
+    const auto session = JobSession::Open(context_, options, store_.get(), metrics_.get());
+    EXPECT_TRUE(session.ok()) << session.status();
+    return session.ok() && (*session)->Fits(models);
+  };
+  const auto source = ModelSource::Open(dir_ + "/tiny").value();
+  uint64_t model = 0;  // in fp32
+  for (const SourceTensor& tensor : source->tensors()) model += 4 * tensor.info.elements();
+  EXPECT_TRUE(fits(2 * model + 1, 2));
+  EXPECT_FALSE(fits((2 * model + 1) / 2, 2));
+  EXPECT_TRUE(fits((2 * model + 1) / 2 + 1, 1));
 }
 
 TEST_F(TasksTest, WindowsBeyondTheContextAreRefusedBeforeAnyWork) {
