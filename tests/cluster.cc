@@ -9,6 +9,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/base/ids.h"
+#include "services/base/status_macros.h"
 #include "services/rpc/rpc.h"
 
 namespace shiftadd::testing {
@@ -145,6 +146,28 @@ absl::StatusOr<v1::Job> Cluster::WaitUntil(const std::string& job_id,
 
 absl::StatusOr<v1::Job> Cluster::WaitForEnd(const std::string& job_id, absl::Duration timeout) {
   return WaitUntil(job_id, Ended, timeout);
+}
+
+absl::StatusOr<v1::Job> Cluster::WaitForSuccess(const std::string& job_id, absl::Duration timeout) {
+  SA_ASSIGN_OR_RETURN(const v1::Job job, WaitForEnd(job_id, timeout));
+  if (job.state() == v1::JOB_STATE_SUCCEEDED) return job;
+  return absl::FailedPreconditionError(absl::StrCat(
+      "the job ended as ", v1::JobState_Name(job.state()), ": ", job.error(), "\n", Logs()));
+}
+
+absl::Status Cluster::EndsAs(const std::string& job_id, const std::string& package_digest) {
+  SA_ASSIGN_OR_RETURN(const v1::Job job, WaitForSuccess(job_id));
+  if (job.package_digest() != package_digest) {
+    return absl::DataLossError(absl::StrCat("the package is ", job.package_digest(), ", expected ",
+                                            package_digest, "\n", Logs()));
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<v1::JobEvent> events, Events(job_id));
+  for (size_t i = 0; i < events.size(); ++i) {
+    if (events[i].sequence() == i + 1) continue;
+    return absl::DataLossError(absl::StrCat("event ", i + 1, " of ", events.size(),
+                                            " has the sequence number ", events[i].sequence()));
+  }
+  return absl::OkStatus();
 }
 
 absl::StatusOr<std::vector<v1::JobEvent>> Cluster::Events(const std::string& job_id) {

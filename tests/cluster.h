@@ -52,6 +52,13 @@ class Cluster {
   // Until the job has ended.
   absl::StatusOr<v1::Job> WaitForEnd(const std::string& job_id,
                                      absl::Duration timeout = absl::Seconds(120));
+  // Waits for the end of a job that is to succeed and gives what it has made; FAILED_PRECONDITION
+  // with its error and the logs if it has not.
+  absl::StatusOr<v1::Job> WaitForSuccess(const std::string& job_id,
+                                         absl::Duration timeout = absl::Seconds(120));
+  // How every disturbed run is to end: success, the bytes of an undisturbed one, and events that
+  // are numbered from 1 without gaps. The error says what else was found.
+  absl::Status EndsAs(const std::string& job_id, const std::string& package_digest);
   // Every event up to the end of a job that has ended.
   absl::StatusOr<std::vector<v1::JobEvent>> Events(const std::string& job_id);
   // The ends of all logs, for failure messages.

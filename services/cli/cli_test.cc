@@ -4,13 +4,13 @@
 
 #include <atomic>
 #include <filesystem>
-#include <fstream>
 #include <nlohmann/json.hpp>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/cli/commands.h"
+#include "services/cli/testing/command_test.h"
 #include "services/cli/watch.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/job.grpc.pb.h"
@@ -113,42 +113,8 @@ class FakePackages : public v1::PackageService::Service {
   }
 };
 
-class CliTest : public ::testing::Test {
+class CliTest : public CommandTest<FakeJobs, FakePackages> {
  protected:
-  void SetUp() override {
-    dir_ = (std::filesystem::path(::testing::TempDir()) /
-            absl::StrCat("cli_test.", getpid(), ".",
-                         ::testing::UnitTest::GetInstance()->current_test_info()->name()))
-               .string();
-    std::filesystem::create_directories(dir_);
-    for (const char* name : {"SHIFTADD_COORDINATOR", "SHIFTADD_PACKAGER", "SHIFTADD_DATA_DIR"})
-      unsetenv(name);
-    rpc::ServerOptions options;
-    options.address = "127.0.0.1:0";
-    auto server = rpc::Server::Start(options, {&jobs_, &packages_});
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-    address_ = absl::StrCat("127.0.0.1:", server_->port());
-  }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
-  // Runs with the daemons' addresses in the environment and keeps what was written.
-  int Shiftadd(std::vector<std::string> arguments) {
-    setenv("SHIFTADD_COORDINATOR", address_.c_str(), 1);
-    setenv("SHIFTADD_PACKAGER", address_.c_str(), 1);
-    setenv("SHIFTADD_DATA_DIR", dir_.c_str(), 1);
-    std::ostringstream out, err;
-    Context context{out, err};
-    const int code = cli::Run(std::move(arguments), context);
-    out_ = out.str();
-    err_ = err.str();
-    return code;
-  }
-  std::string File(const std::string& name, const std::string& content) {
-    const std::string path = dir_ + "/" + name;
-    std::ofstream(path) << content;
-    return path;
-  }
   void AddEvent(const std::function<void(v1::JobEvent*)>& fill) {
     v1::JobEvent event;
     event.set_sequence(jobs_.events.size() + 1);
@@ -166,11 +132,6 @@ class CliTest : public ::testing::Test {
       AddEvent([state](v1::JobEvent* event) { event->set_state(state); });
     }
   }
-
-  FakeJobs jobs_;
-  FakePackages packages_;
-  std::unique_ptr<rpc::Server> server_;
-  std::string address_, dir_, out_, err_;
 };
 
 TEST_F(CliTest, SubmitSendsTheSpec) {

@@ -4,7 +4,6 @@
 
 #include <csignal>
 #include <filesystem>
-#include <fstream>
 #include <limits>
 #include <map>
 #include <mutex>
@@ -15,6 +14,7 @@
 #include "services/base/digest.h"
 #include "services/cli/commands.h"
 #include "services/cli/comparison.h"
+#include "services/cli/testing/command_test.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/job.grpc.pb.h"
 #include "shiftadd/v1/package.grpc.pb.h"
@@ -138,45 +138,18 @@ class FakePackages : public v1::PackageService::Service {
   std::vector<std::string> deleted;
 };
 
-class CompareTest : public ::testing::Test {
+class CompareTest : public CommandTest<FakeJobs, FakePackages> {
  protected:
   void SetUp() override {
-    dir_ = (std::filesystem::path(::testing::TempDir()) /
-            absl::StrCat("compare_test.", getpid(), ".",
-                         ::testing::UnitTest::GetInstance()->current_test_info()->name()))
-               .string();
-    std::filesystem::create_directories(dir_);
-    rpc::ServerOptions options;
-    options.address = "127.0.0.1:0";
-    auto server = rpc::Server::Start(options, {&jobs_, &packages_});
-    ASSERT_TRUE(server.ok()) << server.status();
-    server_ = *std::move(server);
-    const std::string address = absl::StrCat("127.0.0.1:", server_->port());
-    setenv("SHIFTADD_COORDINATOR", address.c_str(), 1);
-    setenv("SHIFTADD_PACKAGER", address.c_str(), 1);
+    CommandTest::SetUp();
     model_ = File("m.gguf", "x");
   }
-  void TearDown() override { std::filesystem::remove_all(dir_); }
-
   int Compare(std::vector<std::string> arguments) {
     arguments.insert(arguments.begin(), {"compare", model_});
-    std::ostringstream out, err;
-    Context context{out, err};
-    const int code = cli::Run(std::move(arguments), context);
-    out_ = out.str();
-    err_ = err.str();
-    return code;
-  }
-  std::string File(const std::string& name, const std::string& content) {
-    const std::string path = dir_ + "/" + name;
-    std::ofstream(path) << content;
-    return path;
+    return Shiftadd(std::move(arguments));
   }
 
-  FakeJobs jobs_;
-  FakePackages packages_;
-  std::unique_ptr<rpc::Server> server_;
-  std::string dir_, model_, out_, err_;
+  std::string model_;
 };
 
 TEST_F(CompareTest, OneJobARecipeAndAChildForEveryOtherWidth) {
