@@ -171,11 +171,12 @@ void Shapes(benchmark::internal::Benchmark* b) {
   for (int64_t s = 0; s < 7; ++s) {
     b->Args({s, 32768, 4096, 1, 1});  // dram
     b->Args({s, 1536, 576, 1, 1});    // l2
-    for (const int64_t m : {2, 4, 64}) b->Args({s, 1536, 576, m, 1});
+    for (const int64_t m : {2, 4, 16, 64}) b->Args({s, 1536, 576, m, 1});
     b->Args({s, 1536, 576, 1, 2});
-    b->Args({s, 1536, 576, 64, 2});
+    for (const int64_t m : {16, 64}) b->Args({s, 1536, 576, m, 2});
   }
-  b->Args({3, 49152, 576, 1, 1});  // a small model's head
+  // A small model's head, alone and for 16 sequences.
+  for (const int64_t m : {1, 16}) b->Args({3, 49152, 576, m, 2});
 }
 
 BENCHMARK(Gemv)->ArgName("subject")->DenseRange(0, 5)->UseManualTime()->Unit(

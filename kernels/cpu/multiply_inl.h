@@ -264,7 +264,7 @@ inline void MultiplyTile(const LayoutView& w, const ActivationsView& a, int64_t 
   for (int i = 0; i < count; ++i) V::Store(acc + i * kTileRows, V::Broadcast(0.0f));
   const uint8_t* codes = w.codes + tile * w.tile_bytes;
   for (int64_t block = 0; block < w.blocks; ++block, codes += w.block_bytes) {
-    if (count <= V::kDotRows) V::Prefetch(codes, w.block_bytes);
+    V::Prefetch(codes, w.block_bytes);
     if (w.form == Form::kCode) {
       CodeBlock<V>(w, a, tile, block, codes, token, count, acc);
     } else if (w.form == Form::kInt8) {
