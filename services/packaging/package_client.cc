@@ -70,6 +70,14 @@ class Client : public PackageClient {
     return Call<google::protobuf::Empty>(&PackageService::Stub::DeletePackage, request).status();
   }
 
+  absl::StatusOr<std::vector<v1::Replica>> ListReplicas(const std::string& reference) override {
+    v1::ListReplicasRequest request;
+    request.set_reference(reference);
+    SA_ASSIGN_OR_RETURN(const auto response, Call<v1::ListReplicasResponse>(
+                                                 &PackageService::Stub::ListReplicas, request));
+    return std::vector<v1::Replica>(response.replicas().begin(), response.replicas().end());
+  }
+
   absl::StatusOr<v1::CollectGarbageResponse> CollectGarbage(bool dry_run) override {
     v1::CollectGarbageRequest request;
     request.set_dry_run(dry_run);

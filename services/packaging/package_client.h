@@ -42,6 +42,9 @@ class PackageClient {
   virtual absl::StatusOr<v1::Package> Tag(const std::string& source, const std::string& target,
                                           const std::string& expected_digest = "") = 0;
   virtual absl::Status Delete(const std::string& reference) = 0;
+  // Of one reference; empty: of all.
+  virtual absl::StatusOr<std::vector<v1::Replica>> ListReplicas(
+      const std::string& reference = "") = 0;
   virtual absl::StatusOr<v1::CollectGarbageResponse> CollectGarbage(bool dry_run) = 0;
   // Replaces the expiry of what `owner` pins already; InfiniteFuture: the packager's default (7
   // days).

@@ -8,6 +8,8 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "services/packaging/reference_watch.h"
+#include "services/packaging/replicas.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::packaging {
@@ -92,6 +94,18 @@ class Service : public v1::PackageService::Service {
     const absl::StatusOr<std::string> digest = packager_->Resolve(request->reference());
     if (digest.ok()) response->set_digest(*digest);
     return ToGrpc(digest.status());
+  }
+
+  grpc::Status WatchReference(ServerContext* context, WatchStream* stream) override {
+    return ToGrpc(ServeWatch(packager_, &replicas_, context, stream));
+  }
+
+  grpc::Status ListReplicas(ServerContext*, const v1::ListReplicasRequest* request,
+                            v1::ListReplicasResponse* response) override {
+    for (v1::Replica& replica : replicas_.List(request->reference())) {
+      *response->add_replicas() = std::move(replica);
+    }
+    return grpc::Status::OK;
   }
 
   grpc::Status TagPackage(ServerContext*, const v1::TagPackageRequest* request,
@@ -199,6 +213,7 @@ class Service : public v1::PackageService::Service {
   }
 
   Packager* const packager_;
+  Replicas replicas_;
 };
 
 }  // namespace

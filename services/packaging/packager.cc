@@ -164,6 +164,7 @@ absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
   const std::lock_guard<std::mutex> lock(tag_mutex_);
   SA_ASSIGN_OR_RETURN(const bool changed,
                       store_->Publish(package, reference.tag, provenance, spec.expected_digest));
+  if (changed) tag_changes_.Announce();
   SA_RETURN_IF_ERROR(Reach("row"));
   if (changed && options_.metrics != nullptr) options_.metrics->published.Increment();
   // Also when nothing changed: an earlier attempt may have ended between the row and the index.
@@ -295,6 +296,7 @@ absl::StatusOr<PackageInfo> Packager::Tag(const std::string& source, const std::
   const std::lock_guard<std::mutex> lock(tag_mutex_);
   const TagRow tag{to.name, to.tag, row.digest};
   SA_RETURN_IF_ERROR(store_->MoveTag(row.name, tag, expected_digest));
+  tag_changes_.Announce();
   SA_RETURN_IF_ERROR(MirrorReferrers(to.name, row.digest));
   SA_RETURN_IF_ERROR(MirrorTag(tag));
   PackageRow tagged = row;
@@ -306,6 +308,7 @@ absl::Status Packager::Delete(const std::string& text) {
   SA_ASSIGN_OR_RETURN(const Reference reference, ParseTagReference(text));
   const std::lock_guard<std::mutex> lock(tag_mutex_);
   SA_RETURN_IF_ERROR(store_->DeleteTag(reference.name, reference.tag));
+  tag_changes_.Announce();
   spdlog::info("deleted tag {}", reference.ToString());
   return blobs_->DeleteTag(reference.ToString());
 }
@@ -325,6 +328,15 @@ absl::Status Packager::Pin(const std::string& owner, const std::vector<std::stri
 absl::Status Packager::Unpin(const std::string& owner) {
   if (owner.empty()) return absl::InvalidArgumentError("owner: expected a name, found \"\"");
   return store_->Unpin(owner);
+}
+
+uint64_t Packager::AwaitTagChange(uint64_t seen, absl::Duration timeout) {
+  return tag_changes_.Await(seen, timeout);
+}
+
+void Packager::EndWaits() {
+  waits_ended_ = true;
+  tag_changes_.Stop();
 }
 
 void Packager::RefreshMetrics() {

@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_SERVICES_PACKAGING_PACKAGER_H_
 #define SHIFTADD_SERVICES_PACKAGING_PACKAGER_H_
 
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -18,6 +19,7 @@
 #include "services/packaging/package_store.h"
 #include "services/packaging/packager_metrics.h"
 #include "services/packaging/publish_check.h"
+#include "services/store/change_signal.h"
 
 namespace shiftadd::packaging {
 
@@ -79,14 +81,23 @@ class Packager {
                    absl::Time expire_time);
   absl::Status Unpin(const std::string& owner);
 
+  // Waits for a tag that was moved, made or removed since an earlier call gave `seen` (0 at first:
+  // returns at once), for `timeout`, or until EndWaits.
+  uint64_t AwaitTagChange(uint64_t seen, absl::Duration timeout);
+  // Every wait returns once, as if a tag had changed.
+  void WakeWaits() { tag_changes_.Announce(); }
+  // Ends every wait, now and later: the daemon stops.
+  void EndWaits();
+  bool waits_ended() const { return waits_ended_; }
+
   BlobStore* blobs() { return blobs_; }
+  absl::Time Now() const;
   // Sets the gauges.
   void RefreshMetrics();
 
  private:
   Packager(PackageStore* store, BlobStore* blobs, const PackagerOptions& options);
 
-  absl::Time Now() const;
   absl::Status Reach(const char* step) const;
   absl::Status CheckBlobs(const std::vector<Descriptor>& layers);
   absl::StatusOr<Descriptor> PutDocument(const std::string& media_type, const std::string& text);
@@ -105,6 +116,8 @@ class Packager {
   std::shared_mutex garbage_mutex_;
   // Rows and index.json change together.
   std::mutex tag_mutex_;
+  ChangeSignal tag_changes_;
+  std::atomic<bool> waits_ended_{false};
 };
 
 }  // namespace shiftadd::packaging

@@ -134,6 +134,7 @@ absl::Status Run(Flags flags) {
                flags.blobs);
   WaitForShutdown();
   spdlog::info("stopping");
+  packager->EndWaits();
   server->Shutdown(absl::Seconds(5));
   http_server->Shutdown();
   return absl::OkStatus();

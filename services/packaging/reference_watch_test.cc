@@ -1,0 +1,164 @@
+// WatchReference and ListReplicas end to end: a real server, and the watch that servers use.
+#include "services/packaging/reference_watch.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <condition_variable>
+#include <mutex>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/packaging/package_client.h"
+#include "services/packaging/package_service.h"
+#include "services/packaging/package_watch.h"
+#include "services/packaging/packaging_test_util.h"
+#include "shiftadd/v1/package.grpc.pb.h"
+
+namespace shiftadd::packaging {
+namespace {
+
+// What a watch told, in order.
+class Told {
+ public:
+  PackageWatch::OnDigest Callback() {
+    return [this](const std::string& digest) {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      digests_.push_back(digest);
+      changed_.notify_all();
+    };
+  }
+  // Waits until the newest is `digest`.
+  bool Await(const std::string& digest) {
+    std::unique_lock<std::mutex> lock(mutex_);
+    return changed_.wait_for(lock, std::chrono::seconds(30),
+                             [&] { return !digests_.empty() && digests_.back() == digest; });
+  }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable changed_;
+  std::vector<std::string> digests_;
+};
+
+class ReferenceWatchTest : public PackagerFixture {
+ protected:
+  void SetUp() override {
+    PackagerFixture::SetUp();
+    Serve("127.0.0.1:0");
+    address_ = absl::StrCat("127.0.0.1:", server_->port());
+    client_ = PackageClient::Connect(address_);
+  }
+  void TearDown() override {
+    server_.reset();
+    PackagerFixture::TearDown();
+  }
+  void Serve(const std::string& address) {
+    service_ = MakePackageService(packager_.get());
+    server_ = rpc::Server::Start({address, false}, {service_.get()}).value();
+  }
+  std::string Publish(const std::string& variant) {
+    return packager_->Publish(Spec("m:latest", variant)).value().digest;
+  }
+  static v1::Replica Replica(const std::string& reference, const std::string& http) {
+    v1::Replica replica;
+    replica.set_id("srv-1");
+    replica.set_reference(reference);
+    replica.set_http_address(http);
+    replica.set_state(v1::REPLICA_STATE_LOADING);
+    return replica;
+  }
+  // Waits until the packager lists `count` replicas in `state`.
+  std::vector<v1::Replica> AwaitReplicas(size_t count, v1::ReplicaState state) {
+    for (int i = 0; i < 3000; ++i) {
+      std::vector<v1::Replica> found = client_->ListReplicas().value();
+      bool all = found.size() == count;
+      for (const v1::Replica& replica : found) all = all && replica.state() == state;
+      if (all) return found;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return {};
+  }
+
+  std::unique_ptr<grpc::Service> service_;
+  std::unique_ptr<rpc::Server> server_;
+  std::string address_;
+  std::unique_ptr<PackageClient> client_;
+};
+
+TEST_F(ReferenceWatchTest, TellsEveryMoveOfTheTag) {
+  const std::string first = Publish("a");
+  Told told;
+  const auto watch = PackageWatch::Start(address_, Replica("m:latest", "h:1"), told.Callback());
+  EXPECT_TRUE(told.Await(first));
+  const std::string second = Publish("b");
+  ASSERT_NE(first, second);
+  EXPECT_TRUE(told.Await(second));
+  ASSERT_TRUE(client_->Tag("m@" + first, "m:latest").ok());
+  EXPECT_TRUE(told.Await(first));
+  ASSERT_TRUE(client_->Delete("m:latest").ok());
+  EXPECT_TRUE(told.Await(""));
+}
+
+TEST_F(ReferenceWatchTest, ReplicasAreListedWhileTheyLive) {
+  const std::string digest = Publish("a");
+  EXPECT_THAT(client_->ListReplicas().value(), testing::IsEmpty());
+  Told told;
+  auto second = PackageWatch::Start(address_, Replica("m:latest", "h:2"), told.Callback());
+  const auto first = PackageWatch::Start(address_, Replica("m:latest", "h:1"), told.Callback());
+  ASSERT_EQ(AwaitReplicas(2, v1::REPLICA_STATE_LOADING).size(), 2u);
+  for (auto* watch : {first.get(), second.get()}) {
+    v1::Replica replica = Replica("m:latest", watch == first.get() ? "h:1" : "h:2");
+    replica.set_state(v1::REPLICA_STATE_SERVING);
+    replica.set_digest(digest);
+    watch->Report(replica);
+  }
+  const std::vector<v1::Replica> serving = AwaitReplicas(2, v1::REPLICA_STATE_SERVING);
+  ASSERT_EQ(serving.size(), 2u);
+  EXPECT_EQ(serving[0].http_address(), "h:1");
+  EXPECT_EQ(serving[1].digest(), digest);
+  EXPECT_GT(serving[0].update_time().seconds(), 0);
+  EXPECT_EQ(client_->ListReplicas("m:latest").value().size(), 2u);
+  EXPECT_EQ(client_->ListReplicas("n:latest").value().size(), 0u);
+  second.reset();
+  EXPECT_EQ(AwaitReplicas(1, v1::REPLICA_STATE_SERVING).size(), 1u);
+}
+
+TEST_F(ReferenceWatchTest, ComesBackAfterThePackagerWasAway) {
+  const std::string digest = Publish("a");
+  Told told;
+  const auto watch = PackageWatch::Start(address_, Replica("m:latest", "h:1"), told.Callback());
+  ASSERT_TRUE(told.Await(digest));
+  server_.reset();
+  const std::string second = Publish("b");
+  Serve(address_);
+  EXPECT_TRUE(told.Await(second));
+  EXPECT_EQ(AwaitReplicas(1, v1::REPLICA_STATE_LOADING).size(), 1u);
+}
+
+TEST_F(ReferenceWatchTest, AStoppingPackagerEndsWatchesAtOnce) {
+  const std::string digest = Publish("a");
+  Told told;
+  const auto watch = PackageWatch::Start(address_, Replica("m:latest", "h:1"), told.Callback());
+  ASSERT_TRUE(told.Await(digest));
+  packager_->EndWaits();
+  server_->Shutdown(absl::Hours(1));  // would wait that long for a stream that goes on
+}
+
+TEST_F(ReferenceWatchTest, RefusesWhatIsNoReference) {
+  const auto stub = v1::PackageService::NewStub(rpc::MakeChannel(address_));
+  grpc::ClientContext context;
+  const auto stream = stub->WatchReference(&context);
+  v1::WatchReferenceRequest request;
+  request.mutable_replica()->set_reference("No Name");
+  stream->Write(request);
+  v1::WatchReferenceResponse response;
+  EXPECT_FALSE(stream->Read(&response));
+  const grpc::Status status = stream->Finish();
+  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  EXPECT_THAT(status.error_message(), testing::HasSubstr("replica.reference"));
+  EXPECT_THAT(client_->ListReplicas().value(), testing::IsEmpty());
+}
+
+}  // namespace
+}  // namespace shiftadd::packaging
