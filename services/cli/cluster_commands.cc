@@ -20,6 +20,7 @@
 #include "services/cli/servers.h"
 #include "services/cli/supervisor.h"
 #include "services/cli/table.h"
+#include "services/packaging/package_client.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -28,6 +29,7 @@ namespace fs = std::filesystem;
 using OrderedJson = nlohmann::ordered_json;
 
 constexpr absl::Duration kDownTimeout = absl::Seconds(90);
+constexpr size_t kShortDigest = 19;  // "sha256:" and 12 digits
 
 std::string BinaryOf(const DaemonInfo& daemon) {
   return absl::StartsWith(daemon.name, "worker") ? "shiftadd-worker"
@@ -155,6 +157,42 @@ std::string HealthOf(const DaemonInfo& daemon) {
   return ProbeReady(daemon.http).ok() ? "ready" : "not ready";
 }
 
+std::string StateOf(const v1::Replica& replica) {
+  switch (replica.state()) {
+    case v1::REPLICA_STATE_SERVING:
+      return "serving";
+    case v1::REPLICA_STATE_LOADING:
+      return "loading";
+    case v1::REPLICA_STATE_DRAINING:
+      return "draining";
+    default:
+      return "unknown";
+  }
+}
+
+// Every server that follows a package of this cluster's packager, on this machine or another.
+std::string ReplicaTable(const std::string& packager, OrderedJson* json) {
+  const absl::StatusOr<std::vector<v1::Replica>> replicas =
+      PackageClient::Connect(packager)->ListReplicas();
+  if (!replicas.ok() || replicas->empty()) return "";
+  Table table({"REPLICA OF", "STATE", "DIGEST", "HTTP", "GRPC", "ERROR"});
+  for (const v1::Replica& replica : *replicas) {
+    const std::string state = StateOf(replica);
+    table.Add({replica.reference(), state,
+               replica.digest().empty() ? "-" : replica.digest().substr(0, kShortDigest),
+               replica.http_address(), replica.grpc_address(),
+               replica.error().empty() ? "-" : replica.error()});
+    json->push_back({{"id", replica.id()},
+                     {"reference", replica.reference()},
+                     {"digest", replica.digest()},
+                     {"state", state},
+                     {"error", replica.error()},
+                     {"http", replica.http_address()},
+                     {"grpc", replica.grpc_address()}});
+  }
+  return table.ToString();
+}
+
 int Status(Context& context) {
   const std::string data_dir = DataDir(context);
   const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
@@ -168,7 +206,8 @@ int Status(Context& context) {
                       {"coordinator", cluster->coordinator},
                       {"packager", cluster->packager},
                       {"daemons", OrderedJson::array()},
-                      {"servers", OrderedJson::array()}};
+                      {"servers", OrderedJson::array()},
+                      {"replicas", OrderedJson::array()}};
   bool all_ready = true;
   for (const DaemonInfo& daemon : cluster->daemons) {
     const std::string health = HealthOf(daemon);
@@ -193,11 +232,12 @@ int Status(Context& context) {
                                {"grpc", server.grpc},
                                {"http", server.http}});
   }
+  const std::string replicas = ReplicaTable(cluster->packager, &json["replicas"]);
   if (context.json) {
     context.out << json.dump(2) << "\n";
   } else {
     context.out << "data in " << data_dir << ", supervisor pid " << cluster->pid << "\n"
-                << table.ToString();
+                << table.ToString() << replicas;
   }
   return all_ready ? kExitOk : kExitFailed;
 }
@@ -241,7 +281,8 @@ void AddClusterCommands(CLI::App& app, Context& context) {
   AddDataDirFlag(down, context);
   down->callback([&context] { context.action = [&context] { return Down(context); }; });
 
-  CLI::App* status = app.add_subcommand("status", "Show the local cluster's daemons");
+  CLI::App* status =
+      app.add_subcommand("status", "Show the local cluster's daemons, and who serves its packages");
   AddDataDirFlag(status, context);
   AddJsonFlag(status, context);
   status->callback([&context] { context.action = [&context] { return Status(context); }; });

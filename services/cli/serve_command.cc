@@ -153,8 +153,9 @@ int StayWith(Context& context, const Start& start) {
                                                           DescribeExit(wait_status))));
 }
 
-// A server that `serve` has on the port already: serves what is wanted (true), or serves an older
-// package of that name and is stopped (false). FAILED_PRECONDITION if it serves something else.
+// A server that `serve` has on the port already: serves what is wanted (true; it follows the tag by
+// itself), or does not answer and is stopped (false). FAILED_PRECONDITION if it serves something
+// else.
 absl::StatusOr<bool> IsServed(Context& context, const Start& start, int port) {
   const std::string wanted = absl::StrCat("127.0.0.1:", port);
   for (const ServerInfo& running : RunningServers(start.data_dir)) {
@@ -164,13 +165,13 @@ absl::StatusOr<bool> IsServed(Context& context, const Start& start, int port) {
           absl::StrCat("port ", port, " is in use by the server of ", running.reference, " (pid ",
                        running.pid, "): stop it, or name another --port"));
     }
-    if (running.digest == start.server.digest && ProbeReady(running.http).ok()) {
+    if (ProbeReady(running.http).ok()) {
       context.out << "already serving " << running.reference << " at http://" << running.http
                   << "\n";
       return true;
     }
-    context.out << running.reference << " has changed: its server (pid " << running.pid
-                << ") is replaced\n";
+    context.out << "the server of " << running.reference << " (pid " << running.pid
+                << ") is not ready: it is replaced\n";
     StopProcess(running.pid, kServerBinary, absl::Seconds(15));
     RemoveServer(start.data_dir, running);
   }

@@ -1,5 +1,6 @@
 #include "worker/serve/package_source.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <memory>
 #include <utility>
@@ -53,25 +54,49 @@ absl::StatusOr<std::string> ConfigDigest(const std::string& manifest_text) {
   return digest.get<std::string>();
 }
 
-absl::StatusOr<ResolvedPackage> FromLayout(const std::string& reference, const std::string& dir) {
-  SA_ASSIGN_OR_RETURN(const std::shared_ptr<BlobStore> store, OpenExisting(dir));
+// What a reference names in a layout, and the names that are there.
+absl::StatusOr<std::string> DigestInLayout(BlobStore* store, const std::string& reference,
+                                           std::vector<std::string>* names) {
   SA_ASSIGN_OR_RETURN(const auto tags, store->ListTags());
-  ResolvedPackage package;
-  package.name = reference;
-  const size_t at = reference.find('@');
-  std::vector<std::string> names;
+  std::string digest;
   for (const auto& [tag, descriptor] : tags) {
     // Tags of provenance manifests (sha256-…) are no packages.
     if (absl::StrContains(tag, ":sha256-") || absl::StartsWith(tag, "sha256-")) continue;
-    names.push_back(tag);
-    if (tag == reference) package.digest = descriptor.value("digest", "");
+    names->push_back(tag);
+    if (tag == reference) digest = descriptor.value("digest", "");
   }
-  if (at != std::string::npos) package.digest = reference.substr(at + 1);
+  const size_t at = reference.find('@');
+  if (at != std::string::npos) digest = reference.substr(at + 1);
+  return digest;
+}
+
+// The bytes of all blobs that a manifest names.
+int64_t ManifestBytes(const std::string& manifest_text) {
+  const json manifest = json::parse(manifest_text, nullptr, false);
+  int64_t bytes = 0;
+  if (!manifest.is_object() || !manifest.contains("layers")) return bytes;
+  for (const json& layer : manifest["layers"]) {
+    const json size = layer.is_object() ? layer.value("size", json()) : json();
+    if (size.is_number_integer()) bytes += std::max<int64_t>(0, size.get<int64_t>());
+  }
+  return bytes;
+}
+
+absl::StatusOr<ResolvedPackage> FromLayout(const std::string& reference,
+                                           const PackageLocation& location) {
+  const std::string& dir = location.package_dir;
+  SA_ASSIGN_OR_RETURN(const std::shared_ptr<BlobStore> store, OpenExisting(dir));
+  ResolvedPackage package;
+  package.name = reference;
+  std::vector<std::string> names;
+  SA_ASSIGN_OR_RETURN(package.digest, DigestInLayout(store.get(), reference, &names));
+  if (!location.digest.empty()) package.digest = location.digest;
   if (package.digest.empty()) return NotFound(reference, dir, names);
   const absl::StatusOr<std::string> manifest = store->Get(package.digest);
   if (absl::IsNotFound(manifest.status())) return NotFound(reference, dir, names);
   if (!manifest.ok()) return manifest.status();
   SA_ASSIGN_OR_RETURN(const std::string config, ConfigDigest(*manifest));
+  package.bytes = ManifestBytes(*manifest);
   package.read = [store](const std::string& digest) { return store->Get(digest); };
   SA_ASSIGN_OR_RETURN(package.config_json, package.read(config));
   return package;
@@ -80,7 +105,9 @@ absl::StatusOr<ResolvedPackage> FromLayout(const std::string& reference, const s
 absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
                                              const PackageLocation& location) {
   const std::shared_ptr<PackageClient> client = PackageClient::Connect(location.packager);
-  const absl::StatusOr<v1::Package> found = client->Get(reference);
+  const std::string name = reference.substr(0, reference.find_first_of(":@"));
+  const absl::StatusOr<v1::Package> found =
+      client->Get(location.digest.empty() ? reference : absl::StrCat(name, "@", location.digest));
   if (absl::IsNotFound(found.status())) {
     SA_ASSIGN_OR_RETURN(const std::vector<v1::Package> packages, client->List());
     std::vector<std::string> names;
@@ -96,6 +123,7 @@ absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
   package.name = reference;
   package.digest = found->digest();
   package.created = found->publish_time().seconds();
+  package.bytes = static_cast<int64_t>(found->bytes());
   package.read = [client, local](const std::string& digest) -> absl::StatusOr<std::string> {
     if (local != nullptr) {
       absl::StatusOr<std::string> blob = local->Get(digest);
@@ -145,7 +173,19 @@ absl::StatusOr<std::string> NormalReference(absl::string_view reference) {
 absl::StatusOr<ResolvedPackage> ResolvePackage(const PackageLocation& location) {
   SA_ASSIGN_OR_RETURN(const std::string reference, NormalReference(location.reference));
   return location.package_dir.empty() ? FromPackager(reference, location)
-                                      : FromLayout(reference, location.package_dir);
+                                      : FromLayout(reference, location);
+}
+
+absl::StatusOr<std::string> ResolveDigest(const PackageLocation& location) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalReference(location.reference));
+  if (location.package_dir.empty()) {
+    return PackageClient::Connect(location.packager)->Resolve(reference);
+  }
+  SA_ASSIGN_OR_RETURN(const std::shared_ptr<BlobStore> store, OpenExisting(location.package_dir));
+  std::vector<std::string> names;
+  SA_ASSIGN_OR_RETURN(std::string digest, DigestInLayout(store.get(), reference, &names));
+  if (digest.empty()) return NotFound(reference, location.package_dir, names);
+  return digest;
 }
 
 }  // namespace shiftadd

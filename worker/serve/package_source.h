@@ -18,6 +18,7 @@ struct PackageLocation {
   std::string package_dir;
   // Optional: another of either that is looked into before the packager is asked for a blob.
   std::string blobs;
+  std::string digest;  // if set: this version, whatever the reference names now
 };
 
 struct ResolvedPackage {
@@ -25,12 +26,16 @@ struct ResolvedPackage {
   std::string digest;  // of the manifest
   std::string config_json;
   int64_t created = 0;  // Unix seconds; 0: unknown
+  int64_t bytes = 0;    // of all blobs; 0: unknown
   BlobReader read;      // verified; may be called from several threads; keeps its connection open
 };
 
 // NOT_FOUND lists the packages that are there; DATA_LOSS: a blob's bytes do not match its digest;
 // UNAVAILABLE: no packager answers; INVALID_ARGUMENT: a malformed reference or manifest.
 absl::StatusOr<ResolvedPackage> ResolvePackage(const PackageLocation& location);
+
+// The digest alone. NOT_FOUND: the reference names nothing.
+absl::StatusOr<std::string> ResolveDigest(const PackageLocation& location);
 
 // Splits and checks a reference; a bare name gets the tag latest. Lower-case letters, digits and .
 // _ - / in names.

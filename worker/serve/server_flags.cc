@@ -13,17 +13,18 @@ namespace {
 
 void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageLocation* package) {
   app->add_option("--package", *packages,
-                  "Package to serve: name:tag or name@sha256:…; repeatable: requests choose by "
-                  "\"model\", the first is the default")
+                  "Package to serve: name:tag (when the tag moves, the new version takes over) or "
+                  "name@sha256:…; repeatable: requests choose by \"model\", the first is the "
+                  "default")
       ->envname("SHIFTADD_SERVER_PACKAGE")
       ->delimiter(',')
       ->required();
   auto* packager =
       app->add_option("--packager", package->packager, "Packager to get it from, host:port")
           ->envname("SHIFTADD_SERVER_PACKAGER");
-  app->add_option(
-         "--package-dir", package->package_dir,
-         "OCI image layout, or registry http[s]://HOST[:PORT]/PREFIX, to read it from instead")
+  app->add_option("--package-dir", package->package_dir,
+                  "OCI image layout, or registry http[s]://HOST[:PORT]/PREFIX, to read it from "
+                  "instead, and to look for new versions in")
       ->envname("SHIFTADD_SERVER_PACKAGE_DIR")
       ->excludes(packager);
   app->add_option("--blobs", package->blobs,
@@ -100,6 +101,20 @@ void AddBenchFlags(CLI::App* app, ServerFlags* flags) {
       ->capture_default_str();
 }
 
+void AddReplacingFlag(CLI::App* app, ServerFlags* flags) {
+  app->add_option(
+         "--replace", flags->replacing,
+         "When a tag moves: beside (the new version is loaded while the old one serves), "
+         "drain (the old one ends its requests and goes first; new requests wait), or auto "
+         "(beside if memory allows)")
+      ->envname("SHIFTADD_SERVER_REPLACE")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, Replacing>{{"auto", Replacing::kAuto},
+                                                                   {"beside", Replacing::kBeside},
+                                                                   {"drain", Replacing::kDrain}}))
+      ->option_text("auto|beside|drain");
+}
+
 void AddListenFlags(CLI::App* app, ServerFlags* flags) {
   app->add_option("--listen", flags->listen, "gRPC address, host:port; port 0 picks one")
       ->envname("SHIFTADD_SERVER_LISTEN")
@@ -110,8 +125,15 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
   app->add_option("--port-file", flags->port_file,
                   "File to write the gRPC port and the HTTP port to, one a line, once both serve")
       ->envname("SHIFTADD_SERVER_PORT_FILE");
-  app->add_option("--drain-seconds", flags->drain_seconds,
-                  "After SIGTERM: how long running requests may go on")
+  app->add_option(
+         "--advertise", flags->advertise,
+         "Host at which others reach this server, as `shiftadd status` shows it; by default "
+         "that of --http and --listen, or this machine's name if those are all its addresses")
+      ->envname("SHIFTADD_SERVER_ADVERTISE");
+  app->add_option(
+         "--drain-seconds", flags->drain_seconds,
+         "How long running requests may go on after SIGTERM, and when their version must go "
+         "before the next is loaded")
       ->envname("SHIFTADD_SERVER_DRAIN_SECONDS")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
@@ -143,6 +165,7 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
       "Print what was found and what would be used, as JSON, and end");
   AddPackageFlags(&app, &flags->packages, &flags->source);
   AddModelFlags(&app, flags);
+  AddReplacingFlag(&app, flags);
   AddListenFlags(&app, flags);
   AddAccessFlags(&app, flags);
   AddBenchFlags(&app, flags);

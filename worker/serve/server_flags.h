@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "worker/machine/bench.h"
+#include "worker/serve/model_follower.h"
 #include "worker/serve/model_loader.h"
 #include "worker/serve/package_source.h"
 
@@ -18,7 +19,9 @@ struct ServerFlags {
   std::string listen = "127.0.0.1:7072";
   std::string http = "127.0.0.1:8000";
   std::string port_file;
+  std::string advertise;  // host; empty: that of each address
   LoadOptions load;
+  Replacing replacing = Replacing::kAuto;
   int64_t cache_mib = 512;
   double drain_seconds = 30;
   bool bench = false;  // measure, print and end in place of serving

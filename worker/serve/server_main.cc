@@ -1,7 +1,9 @@
 // shiftadd-server: serves a package.
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/service_type.h>
+#include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <fstream>
 #include <iostream>
@@ -15,6 +17,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "kernels/cpu_linear.h"
+#include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
@@ -23,6 +26,7 @@
 #include "services/rpc/rpc.h"
 #include "worker/serve/api_keys.h"
 #include "worker/serve/generate_service.h"
+#include "worker/serve/model_follower.h"
 #include "worker/serve/model_loader.h"
 #include "worker/serve/model_registry.h"
 #include "worker/serve/openai_api.h"
@@ -100,13 +104,46 @@ http::HttpServer::Routes Routes(openai::Api* api, const ModelRegistry* registry,
   return routes;
 }
 
-// What runs may end, all models at once.
+// What runs may end and be answered to its last byte, all models at once.
 void Drain(const ModelRegistry& registry, absl::Duration grace) {
+  const absl::Time end = absl::Now() + grace;
   std::vector<std::thread> threads;
   for (const ModelPtr& model : registry.All()) {
-    threads.emplace_back([model, grace] { model->engine->Drain(grace); });
+    threads.emplace_back([model, grace, end] {
+      model->engine->Drain(grace);
+      // The registry's and this thread's own aside, it is requests that hold a version.
+      AwaitUnused(model, /*others=*/1, std::max(absl::Seconds(1), end - absl::Now()));
+    });
   }
   for (std::thread& thread : threads) thread.join();
+}
+
+// Where others reach a port.
+std::string Advertised(const std::string& host, const std::string& listen, int port) {
+  std::string name = host.empty() ? listen.substr(0, listen.rfind(':')) : host;
+  if (name == "0.0.0.0" || name == "[::]" || name == "*") {
+    char own[256] = "";
+    gethostname(own, sizeof(own) - 1);
+    name = own;
+  }
+  return absl::StrCat(name, ":", port);
+}
+
+using Followers = std::vector<std::unique_ptr<ModelFollower>>;
+
+absl::StatusOr<Followers> Follow(const ServerFlags& flags, const ReplicaAddress& address,
+                                 ModelRegistry* registry, ServerMetrics* metrics) {
+  FollowOptions options;
+  options.load = flags.load;
+  options.replacing = flags.replacing;
+  options.drain = absl::Seconds(flags.drain_seconds);
+  options.address = address;
+  Followers followers;
+  for (PackageLocation location : flags.Locations()) {
+    SA_ASSIGN_OR_RETURN(location.reference, NormalReference(location.reference));
+    followers.push_back(std::make_unique<ModelFollower>(location, options, registry, metrics));
+  }
+  return followers;
 }
 
 absl::Status Serve(const ServerFlags& flags) {
@@ -139,6 +176,11 @@ absl::Status Serve(const ServerFlags& flags) {
   SA_ASSIGN_OR_RETURN(const std::unique_ptr<http::HttpServer> http_server,
                       http::HttpServer::Start(http_options, Routes(&api, &registry, prometheus,
                                                                    &server_metrics, &draining)));
+  const ReplicaAddress address = {NewId("srv"),
+                                  Advertised(flags.advertise, flags.http, http_server->port()),
+                                  Advertised(flags.advertise, flags.listen, rpc_server->port())};
+  SA_ASSIGN_OR_RETURN(const Followers followers,
+                      Follow(flags, address, &registry, &server_metrics));
   SA_RETURN_IF_ERROR(WritePortFile(flags.port_file, rpc_server->port(), http_server->port()));
   spdlog::info("serving {}: HTTP on port {}, gRPC on port {}",
                absl::StrJoin(registry.References(), ", "), http_server->port(), rpc_server->port());
@@ -146,6 +188,7 @@ absl::Status Serve(const ServerFlags& flags) {
   WaitForShutdown();
   spdlog::info("shutting down: running requests have {} s", flags.drain_seconds);
   draining = true;
+  for (const auto& follower : followers) follower->Retire();
   Drain(registry, absl::Seconds(flags.drain_seconds));
   rpc_server->Shutdown(absl::Seconds(1));
   http_server->Shutdown();

@@ -1,0 +1,17 @@
+// How much more memory this process may take.
+#ifndef SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_
+#define SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_
+
+#include <cstdint>
+#include <string>
+
+namespace shiftadd {
+
+// Bytes: the smaller of what the machine has available and of what the limits of the process's
+// control groups (v1 or v2) leave, page cache that can be dropped counted as free. INT64_MAX where
+// nothing says. `root` is prepended to /proc and /sys: for tests.
+int64_t MemoryRoom(const std::string& root = "");
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_

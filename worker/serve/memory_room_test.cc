@@ -1,0 +1,54 @@
+#include "worker/serve/memory_room.h"
+
+#include <gtest/gtest.h>
+#include <unistd.h>
+
+#include <filesystem>
+#include <fstream>
+#include <limits>
+
+#include "absl/strings/str_cat.h"
+
+namespace shiftadd {
+namespace {
+
+namespace fs = std::filesystem;
+
+class MemoryRoomTest : public ::testing::Test {
+ protected:
+  void SetUp() override { root_ = fs::temp_directory_path() / absl::StrCat("room_", getpid()); }
+  void TearDown() override { fs::remove_all(root_); }
+  void Write(const std::string& path, const std::string& text) const {
+    fs::create_directories((root_ / path).parent_path());
+    std::ofstream(root_ / path) << text;
+  }
+
+  fs::path root_;
+};
+
+TEST_F(MemoryRoomTest, TheSmallestOfMachineAndGroups) {
+  EXPECT_EQ(MemoryRoom(root_.string()), std::numeric_limits<int64_t>::max());
+  Write("proc/meminfo", "MemTotal: 4000 kB\nMemAvailable:    3000 kB\n");
+  EXPECT_EQ(MemoryRoom(root_.string()), 3000 * 1024);
+  Write("proc/self/cgroup", "0::/a/b\n");
+  Write("sys/fs/cgroup/a/b/memory.max", "max\n");
+  Write("sys/fs/cgroup/a/b/memory.current", "100\n");
+  EXPECT_EQ(MemoryRoom(root_.string()), 3000 * 1024);
+  // The group around it has a limit; its clean pages can go.
+  Write("sys/fs/cgroup/a/memory.max", "1000\n");
+  Write("sys/fs/cgroup/a/memory.current", "700\n");
+  Write("sys/fs/cgroup/a/memory.stat", "anon 500\ninactive_file 200\n");
+  EXPECT_EQ(MemoryRoom(root_.string()), 500);
+}
+
+TEST_F(MemoryRoomTest, FirstVersionOfControlGroups) {
+  Write("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/x\n");
+  Write("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "500\n");
+  Write("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "600\n");
+  EXPECT_EQ(MemoryRoom(root_.string()), 0);
+}
+
+TEST_F(MemoryRoomTest, ThisMachineSaysSomething) { EXPECT_GT(MemoryRoom(), 0); }
+
+}  // namespace
+}  // namespace shiftadd
