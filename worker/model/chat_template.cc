@@ -15,7 +15,8 @@ absl::StatusOr<ChatTemplate> ChatTemplate::Parse(absl::string_view jinja) {
 absl::StatusOr<std::string> ChatTemplate::Render(const std::vector<ChatMessage>& messages,
                                                  bool add_generation_prompt,
                                                  const std::map<std::string, std::string>& special,
-                                                 absl::Time now) const {
+                                                 absl::Time now,
+                                                 const nlohmann::ordered_json& variables) const {
   jinja::List list;
   for (const ChatMessage& message : messages) {
     jinja::Dict dict;
@@ -23,13 +24,16 @@ absl::StatusOr<std::string> ChatTemplate::Render(const std::vector<ChatMessage>&
     dict.Set("content", Value::MakeString(message.content));
     list.push_back(Value::MakeDict(std::move(dict)));
   }
-  jinja::Dict variables;
-  variables.Set("messages", Value::MakeList(std::move(list)));
-  variables.Set("tools", Value::MakeNone());
-  variables.Set("documents", Value::MakeNone());
-  variables.Set("add_generation_prompt", Value::MakeBool(add_generation_prompt));
-  for (const auto& [name, text] : special) variables.Set(name, Value::MakeString(text));
-  return program_->Render(variables, now);
+  jinja::Dict all;
+  if (variables.is_object()) {
+    for (const auto& [name, value] : variables.items()) all.Set(name, Value::FromJson(value));
+  }
+  all.Set("messages", Value::MakeList(std::move(list)));
+  all.Set("tools", Value::MakeNone());
+  all.Set("documents", Value::MakeNone());
+  all.Set("add_generation_prompt", Value::MakeBool(add_generation_prompt));
+  for (const auto& [name, text] : special) all.Set(name, Value::MakeString(text));
+  return program_->Render(all, now);
 }
 
 }  // namespace shiftadd

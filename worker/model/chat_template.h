@@ -22,12 +22,14 @@ class ChatTemplate {
   static absl::StatusOr<ChatTemplate> Parse(absl::string_view jinja);
 
   // `special`: special tokens by the names that programs know them by ("bos_token"). The program
-  // is given no tools and no documents. INVALID_ARGUMENT: it fails on these messages, or refuses
+  // is given no tools and no documents. `variables`: an object of more variables, which
+  // override none of these; null: none. INVALID_ARGUMENT: it fails on these messages, or refuses
   // them in words of its own.
   absl::StatusOr<std::string> Render(const std::vector<ChatMessage>& messages,
                                      bool add_generation_prompt,
                                      const std::map<std::string, std::string>& special,
-                                     absl::Time now) const;
+                                     absl::Time now,
+                                     const nlohmann::ordered_json& variables = nullptr) const;
 
  private:
   explicit ChatTemplate(std::shared_ptr<const jinja::Template> program)

@@ -65,6 +65,20 @@ TEST(ChatTemplate, TheOlderGoldenChatsAreEqual) {
   }
 }
 
+TEST(ChatTemplate, TakesVariablesThatOverrideNothing) {
+  const auto program = ChatTemplate::Parse(
+      "{{ bos_token }}{{ messages[0].content }}{% if think is defined and think %}!{% endif %}");
+  ASSERT_TRUE(program.ok()) << program.status();
+  const auto render = [&](const ordered_json& variables) {
+    return program->Render({{"user", "hi"}}, true, {{"bos_token", "<s>"}}, absl::UnixEpoch(),
+                           variables);
+  };
+  EXPECT_EQ(render(nullptr).value(), "<s>hi");
+  EXPECT_EQ(render({{"think", false}}).value(), "<s>hi");
+  EXPECT_EQ(render({{"think", true}}).value(), "<s>hi!");
+  EXPECT_EQ(render({{"bos_token", "x"}, {"messages", 5}}).value(), "<s>hi");
+}
+
 TEST(ChatTemplate, NamesWhatItDoesNotKnow) {
   const struct {
     const char* jinja;

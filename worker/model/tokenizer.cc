@@ -58,7 +58,8 @@ class BpeTokenizer : public Tokenizer {
     return id >= 0 && id < vocab_size() && special_[static_cast<size_t>(id)];
   }
   absl::StatusOr<std::string> RenderChat(const std::vector<ChatMessage>& messages,
-                                         bool add_generation_prompt) const override;
+                                         bool add_generation_prompt,
+                                         const nlohmann::ordered_json& variables) const override;
 
  private:
   explicit BpeTokenizer(TokenizerDocument document);
@@ -175,8 +176,9 @@ std::string BpeTokenizer::Decode(const std::vector<int32_t>& ids, bool skip_spec
   return out;
 }
 
-absl::StatusOr<std::string> BpeTokenizer::RenderChat(const std::vector<ChatMessage>& messages,
-                                                     bool add_generation_prompt) const {
+absl::StatusOr<std::string> BpeTokenizer::RenderChat(
+    const std::vector<ChatMessage>& messages, bool add_generation_prompt,
+    const nlohmann::ordered_json& variables) const {
   if (!chat_.ok()) return chat_.status();
   std::map<std::string, std::string> special;
   const auto add = [&](const char* name, int32_t id) {
@@ -184,7 +186,7 @@ absl::StatusOr<std::string> BpeTokenizer::RenderChat(const std::vector<ChatMessa
   };
   add("bos_token", document_.bos);
   add("eos_token", document_.eos);
-  return chat_->Render(messages, add_generation_prompt, special, absl::Now());
+  return chat_->Render(messages, add_generation_prompt, special, absl::Now(), variables);
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
 
 namespace shiftadd {
 
@@ -35,10 +36,16 @@ class Tokenizer {
   virtual int64_t vocab_size() const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;
   // Renders with the model's chat template. `add_generation_prompt` opens the assistant's turn.
+  // `variables`: an object of what the template may look at besides; null: nothing.
   // FAILED_PRECONDITION: the model has no template, or one with a construct that is not supported
   // (named); INVALID_ARGUMENT: the template refuses these messages.
   virtual absl::StatusOr<std::string> RenderChat(const std::vector<ChatMessage>& messages,
-                                                 bool add_generation_prompt) const = 0;
+                                                 bool add_generation_prompt,
+                                                 const nlohmann::ordered_json& variables) const = 0;
+  absl::StatusOr<std::string> RenderChat(const std::vector<ChatMessage>& messages,
+                                         bool add_generation_prompt) const {
+    return RenderChat(messages, add_generation_prompt, nullptr);
+  }
 };
 
 // The length of the longest prefix of `bytes` that ends on a UTF-8 character boundary (streams hold

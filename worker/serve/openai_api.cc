@@ -157,7 +157,9 @@ absl::StatusOr<Api::Job> Api::ChatJob(const std::string& body) const {
   job.chat = true;
   job.envelope = {NewId("chatcmpl"), fields.stream ? "chat.completion.chunk" : "chat.completion",
                   absl::ToUnixSeconds(absl::Now()), &served};
-  SA_ASSIGN_OR_RETURN(const std::string text, served.tokenizer->RenderChat(fields.messages, true));
+  SA_ASSIGN_OR_RETURN(
+      const std::string text,
+      served.tokenizer->RenderChat(fields.messages, true, fields.template_variables));
   // The template writes what special tokens it wants itself.
   SA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, served.Encode(text, /*add_special=*/false));
   AddSequences(ids, &job);
@@ -182,7 +184,9 @@ absl::StatusOr<std::vector<int32_t>> RequestTokens(const json& body, const Serve
     bool open_turn = true;
     SA_RETURN_IF_ERROR(fields.Read("add_generation_prompt", &open_turn));
     SA_ASSIGN_OR_RETURN(const std::vector<ChatMessage> messages, ParseMessages(body));
-    SA_ASSIGN_OR_RETURN(const std::string text, served.tokenizer->RenderChat(messages, open_turn));
+    SA_ASSIGN_OR_RETURN(const json variables, ParseTemplateVariables(body));
+    SA_ASSIGN_OR_RETURN(const std::string text,
+                        served.tokenizer->RenderChat(messages, open_turn, variables));
     return served.tokenizer->Encode(text, false, true);
   }
   if (fields.Find("prompt") == nullptr) return FieldError("prompt", "is missing");

@@ -297,6 +297,28 @@ TEST_F(OpenAiApi, ChatAnswers) {
   EXPECT_EQ(server_->Post(kChat, by_parts)["choices"][0]["message"], choice["message"]);
 }
 
+TEST_F(OpenAiApi, ChatTemplateVariablesReachTheTemplate) {
+  testing::TinyPackage package = testing::MakeTinyPackage({});
+  json tokenizer = json::parse(package.tokenizer_json);
+  tokenizer["shiftadd"]["chat_template"] =
+      "{{ messages[0].content }}{% if enable_thinking %} and think{% endif %}";
+  package.tokenizer_json = tokenizer.dump();
+  server_->registry.Put(testing::MakeVersion(package, "thinker:x", {256, 8, 2}));
+  json body = ChatBody("hi");
+  body["model"] = "thinker:x";
+  const json plain = server_->Post("/tokenize", body)["count"];
+  const json plain_usage = server_->Post(kChat, body)["usage"]["prompt_tokens"];
+  body["chat_template_kwargs"] = {{"enable_thinking", true}};
+  EXPECT_GT(server_->Post("/tokenize", body)["count"], plain);
+  EXPECT_GT(server_->Post(kChat, body)["usage"]["prompt_tokens"], plain_usage);
+  body["chat_template_kwargs"] = {{"enable_thinking", false}};
+  EXPECT_EQ(server_->Post("/tokenize", body)["count"], plain);
+  body["chat_template_kwargs"] = "think";
+  server_->Post(kChat, body, 400);
+  body["chat_template_kwargs"] = {{"add_generation_prompt", false}};
+  server_->Post("/tokenize", body, 400);
+}
+
 TEST_F(OpenAiApi, ChatStreamHasTheWholeText) {
   json body = ChatBody("hi");
   body["max_tokens"] = 20;

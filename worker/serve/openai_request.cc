@@ -29,6 +29,7 @@ absl::Status RefuseUnsupported(const JsonFields& fields) {
                  {"response_format", {{"type", "text"}}},
                  {"audio", nullptr},
                  {"suffix", ""},
+                 {"chat_template", ""},
                  {"grammar", ""},
                  {"json_schema", nullptr},
                  {"guided_json", nullptr},
@@ -255,6 +256,23 @@ absl::StatusOr<std::vector<ChatMessage>> ParseMessages(const json& body) {
   return out;
 }
 
+absl::StatusOr<json> ParseTemplateVariables(const json& body) {
+  const json* value = JsonFields(body).Find("chat_template_kwargs");
+  if (value == nullptr) return json();
+  if (!value->is_object()) {
+    return FieldError("chat_template_kwargs",
+                      absl::StrCat("must be an object, not ", Shown(*value)));
+  }
+  for (const char* name : {"messages", "tools", "documents", "add_generation_prompt", "bos_token",
+                           "eos_token", "chat_template"}) {
+    if (value->contains(name)) {
+      return FieldError("chat_template_kwargs",
+                        absl::StrCat("\"", name, "\" is not to be set here"));
+    }
+  }
+  return *value;
+}
+
 absl::StatusOr<ChatFields> ParseChat(const json& body, int64_t vocab) {
   const JsonFields fields(body);
   ChatFields out;
@@ -267,6 +285,7 @@ absl::StatusOr<ChatFields> ParseChat(const json& body, int64_t vocab) {
   if (top > 0 && !logprobs) return FieldError("top_logprobs", "needs logprobs: true");
   out.params.top_logprobs = logprobs ? top : -1;
   SA_ASSIGN_OR_RETURN(out.messages, ParseMessages(body));
+  SA_ASSIGN_OR_RETURN(out.template_variables, ParseTemplateVariables(body));
   return out;
 }
 

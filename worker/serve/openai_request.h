@@ -40,6 +40,7 @@ struct CompletionFields : CommonFields {
 
 struct ChatFields : CommonFields {
   std::vector<ChatMessage> messages;
+  nlohmann::json template_variables;  // an object or null
 };
 
 // All of these: INVALID_ARGUMENT names the field, what was found and what was expected. Unknown
@@ -49,6 +50,8 @@ absl::StatusOr<nlohmann::json> ParseObject(const std::string& body);
 absl::StatusOr<CompletionFields> ParseCompletion(const nlohmann::json& body, int64_t vocab);
 absl::StatusOr<ChatFields> ParseChat(const nlohmann::json& body, int64_t vocab);
 absl::StatusOr<std::vector<ChatMessage>> ParseMessages(const nlohmann::json& body);
+// The object chat_template_kwargs: what a chat template may look at besides the messages.
+absl::StatusOr<nlohmann::json> ParseTemplateVariables(const nlohmann::json& body);
 absl::StatusOr<std::vector<int32_t>> ParseTokenIds(const nlohmann::json& list,
                                                    const std::string& field, int64_t vocab);
 

@@ -10,6 +10,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
@@ -186,6 +187,117 @@ TEST_F(ServerProcess, AnswersOverBothAndEndsOnSigterm) {
   }
   process.Signal(SIGTERM);
   EXPECT_EQ(process.Wait(), 0);
+}
+
+// The log-probabilities of gRPC are those of HTTP's echo.
+TEST_F(ServerProcess, ScoreAgreesWithEcho) {
+  Process process(dir_, Args("tiny:one"));
+  int grpc_port = 0, http_port = 0;
+  ASSERT_TRUE(Ports(&grpc_port, &http_port)) << process.Stderr();
+  const auto stub =
+      v1::GenerateService::NewStub(rpc::MakeChannel(absl::StrCat("127.0.0.1:", grpc_port)));
+  const auto score = [&](const v1::ScoreRequest& request, v1::ScoreResponse* response) {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(60));
+    return stub->Score(&context, request, response);
+  };
+  v1::ScoreRequest request;
+  const std::vector<uint32_t> ids = {5, 80, 33, 7};
+  for (const uint32_t id : ids) request.mutable_tokens()->add_ids(id);
+  request.set_top(3);
+  v1::ScoreResponse response;
+  ASSERT_TRUE(score(request, &response).ok());
+  ASSERT_EQ(response.scores_size(), 4);
+  const std::string answer =
+      Post(http_port, "/v1/completions",
+           R"({"prompt":[5,80,33,7],"max_tokens":0,"temperature":0,"logprobs":3,"echo":true})");
+  const auto logprobs = nlohmann::json::parse(
+      answer.substr(answer.find("\r\n\r\n") + 4))["choices"][0]["logprobs"]["token_logprobs"];
+  EXPECT_FALSE(response.scores(0).has_logprob());  // nothing predicts the first token
+  for (int i = 0; i < 4; ++i) {
+    const v1::TokenScore& token = response.scores(i);
+    EXPECT_EQ(token.token(), ids[static_cast<size_t>(i)]);
+    if (i == 0) continue;
+    EXPECT_DOUBLE_EQ(token.logprob(), logprobs[i].get<double>());
+    ASSERT_EQ(token.top_size(), 3);
+    EXPECT_GE(token.top(0).logprob(), token.top(1).logprob());
+    EXPECT_GE(token.top(0).logprob(), token.logprob());
+  }
+  // As text it has what the model puts before a text.
+  request.set_text("hello");
+  ASSERT_TRUE(score(request, &response).ok());
+  EXPECT_GT(response.scores_size(), 0);
+  request.set_top(21);
+  EXPECT_EQ(score(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.set_top(0);
+  request.mutable_tokens()->add_ids(99999);
+  EXPECT_EQ(score(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.mutable_tokens()->clear_ids();
+  EXPECT_EQ(score(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+  request.clear_prompt();
+  EXPECT_EQ(score(request, &response).error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+}
+
+TEST_F(ServerProcess, GrpcAndHttpWantTheSameKeys) {
+  std::ofstream(dir_ / "keys") << "# the team\nalpha\n";
+  auto args = Args("tiny:one");
+  args.insert(args.end(), {"--api-key-file", (dir_ / "keys").string()});
+  Process process(dir_, args);
+  int grpc_port = 0, http_port = 0;
+  ASSERT_TRUE(Ports(&grpc_port, &http_port)) << process.Stderr();
+  const auto stub =
+      v1::GenerateService::NewStub(rpc::MakeChannel(absl::StrCat("127.0.0.1:", grpc_port)));
+  using Call = std::function<grpc::Status(grpc::ClientContext*)>;
+  const std::vector<Call> calls = {[&](grpc::ClientContext* context) {
+                                     v1::ModelInfo info;
+                                     return stub->GetModelInfo(context, {}, &info);
+                                   },
+                                   [&](grpc::ClientContext* context) {
+                                     v1::ScoreRequest request;
+                                     request.set_text("hello");
+                                     v1::ScoreResponse response;
+                                     return stub->Score(context, request, &response);
+                                   },
+                                   [&](grpc::ClientContext* context) {
+                                     v1::TokenizeResponse response;
+                                     return stub->Tokenize(context, {}, &response);
+                                   },
+                                   [&](grpc::ClientContext* context) {
+                                     v1::DetokenizeResponse response;
+                                     return stub->Detokenize(context, {}, &response);
+                                   },
+                                   [&](grpc::ClientContext* context) {
+                                     v1::GenerateRequest request;
+                                     request.set_text("hello");
+                                     request.set_max_tokens(1);
+                                     const auto reader = stub->Generate(context, request);
+                                     v1::GenerateResponse response;
+                                     while (reader->Read(&response)) {
+                                     }
+                                     return reader->Finish();
+                                   }};
+  const auto code = [](const Call& call, const std::string& authorization) {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(60));
+    if (!authorization.empty()) context.AddMetadata("authorization", authorization);
+    return call(&context).error_code();
+  };
+  for (size_t i = 0; i < calls.size(); ++i) {
+    SCOPED_TRACE(i);
+    for (const char* wrong : {"", "alpha", "Bearer beta", "Bearer # the team"}) {
+      EXPECT_EQ(code(calls[i], wrong), grpc::StatusCode::UNAUTHENTICATED) << wrong;
+    }
+    EXPECT_EQ(code(calls[i], "Bearer alpha"), grpc::StatusCode::OK);
+  }
+  const auto get = [&](const std::string& path, const std::string& header) {
+    return Http(http_port, absl::StrCat("GET ", path, " HTTP/1.1\r\nHost: x\r\n", header,
+                                        "Connection: close\r\n\r\n"));
+  };
+  EXPECT_THAT(get("/v1/models", ""), HasSubstr(" 401 "));
+  EXPECT_THAT(get("/metrics", ""), HasSubstr(" 401 "));
+  EXPECT_THAT(get("/v1/models", "Authorization: Bearer alpha\r\n"), HasSubstr(" 200 "));
+  EXPECT_THAT(get("/ready", ""), HasSubstr(" 200 "));
+  EXPECT_THAT(process.Stderr(), ::testing::Not(HasSubstr("alpha")));
 }
 
 TEST_F(ServerProcess, SaysWhatIsWrong) {
