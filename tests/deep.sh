@@ -5,6 +5,9 @@
 #   tests/deep.sh fuzz    damaged models, SHIFTADD_FUZZ_FACTOR (default 50) times as many as in tests/run.sh, on the
 #                         asan build
 #   tests/deep.sh chaos   kill -9 of random daemons for SHIFTADD_CHAOS_SECONDS (default 600); SHIFTADD_CHAOS_SEED
+#   tests/deep.sh load    200 streaming clients on shiftadd-server for SHIFTADD_LOAD_SECONDS (default 600): nothing fails
+#                         but 429s, memory stays flat. A tiny package, or SHIFTADD_LOAD_PACKAGE (name:tag) of the OCI image
+#                         layout SHIFTADD_LOAD_PACKAGE_DIR
 #   tests/deep.sh all     these, in this order, whatever fails
 # SHIFTADD_JOBS: parallel compilers (default: the cores). SHIFTADD_BUILD_DIR: the plain build for chaos (default
 # build/tests). Ends with one line of counts a part; exits 1 if any part failed. The full output of each part is
@@ -52,7 +55,7 @@ part_asan() {
   build asan || return 1
   asan_environment "log_path=$PWD/build/asan/report"
   # Left out: what checks files instead of running code, and the loops over whole clusters, which run on the plain build.
-  run_ctest build/asan -E '^(walls_test|format_test|chaos_test|cluster_test|bad_input_test)$'
+  run_ctest build/asan -E '^(walls_test|format_test|chaos_test|cluster_test|bad_input_test|tag_move_test|serve_bad_input_test|load_test|replica_status_test)$'
 }
 
 # The tests of what has threads of its own. Not those that call LibTorch: its thread pools are not instrumented.
@@ -77,6 +80,15 @@ part_chaos() {
   SHIFTADD_CHAOS_SECONDS=${SHIFTADD_CHAOS_SECONDS:-600} "$plain/tests/chaos_loop"
 }
 
+part_load() {
+  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" serve_load || return 1
+  local package=()
+  if [[ -n ${SHIFTADD_LOAD_PACKAGE_DIR:-} ]]; then
+    package=(--package "$SHIFTADD_LOAD_PACKAGE" --package-dir "$SHIFTADD_LOAD_PACKAGE_DIR")
+  fi
+  "$plain/tests/serve_load" --clients 200 --seconds "${SHIFTADD_LOAD_SECONDS:-600}" --max-growth-mb 16 "${package[@]}"
+}
+
 # counts PART: what its log says was run.
 counts() {
   local log=build/deep_$1.log
@@ -84,6 +96,7 @@ counts() {
     asan | tsan) grep -E '^[0-9]+% tests passed' "$log" | tail -1 ;;
     fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
+    load) grep -E ' streams whole' "$log" | tail -1 ;;
   esac
 }
 
@@ -100,8 +113,8 @@ run_part() {
 [[ $# -eq 1 ]] || usage
 mkdir -p build
 case $1 in
-  asan | tsan | fuzz | chaos) run_part "$1" ;;
-  all) for part in asan tsan fuzz chaos; do run_part "$part"; done ;;
+  asan | tsan | fuzz | chaos | load) run_part "$1" ;;
+  all) for part in asan tsan fuzz chaos load; do run_part "$part"; done ;;
   *) usage ;;
 esac
 printf '\n'
