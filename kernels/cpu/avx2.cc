@@ -313,6 +313,132 @@ struct Avx2 {
     return AnyLot<4, kTwoDigits>(w, a, tile, token, out);
   }
 
+  // --- One token, planes of some tiles: table look-up
+  // ---------------------------------------------
+  //
+  // The four plane bits of a row and a quad of inputs choose among the 16 sums that the quad's four
+  // digits can have. Sums have 16 bits, in a table of low and one of high bytes. A chunk's sum,
+  // at most 128 * 127, fits 16 bits too.
+
+  static constexpr int kTableTiles = 8;  // that share the making of tables
+
+  // Of the 32 quads of a block, a pair of quads in the two lanes of a vector.
+  struct alignas(32) SumTables {
+    uint8_t low[kBlockInputs / 4][16];
+    uint8_t high[kBlockInputs / 4][16];
+  };
+
+  static void MakeTables(const int8_t* x, int quads, SumTables* t) {
+    // Bit j of the number of each 16-bit lane, as a mask.
+    const __m256i number = _mm256_setr_epi16(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    __m256i mask[4];
+    for (int j = 0; j < 4; ++j) {
+      const __m256i bit = _mm256_set1_epi16(static_cast<int16_t>(1 << j));
+      mask[j] = _mm256_cmpeq_epi16(_mm256_and_si256(number, bit), bit);
+    }
+    for (int quad = 0; quad < quads; ++quad) {
+      __m256i sum = _mm256_setzero_si256();
+      for (int j = 0; j < 4; ++j) {
+        sum = _mm256_add_epi16(sum, _mm256_and_si256(mask[j], _mm256_set1_epi16(x[quad * 4 + j])));
+      }
+      const __m128i a = _mm256_castsi256_si128(sum), b = _mm256_extracti128_si256(sum, 1);
+      const __m128i byte = _mm_set1_epi16(255);
+      _mm_store_si128(reinterpret_cast<__m128i*>(t->low[quad]),
+                      _mm_packus_epi16(_mm_and_si128(a, byte), _mm_and_si128(b, byte)));
+      _mm_store_si128(reinterpret_cast<__m128i*>(t->high[quad]),
+                      _mm_packs_epi16(_mm_srai_epi16(a, 8), _mm_srai_epi16(b, 8)));
+    }
+  }
+
+  // Sums of one plane, quads first..last.
+  static I TableDots(const uint8_t* words, const SumTables& t, int first, int last) {
+    const __m256i nibble = _mm256_set1_epi8(15);
+    __m256i sum_a = _mm256_setzero_si256(), sum_b = _mm256_setzero_si256();
+    // `v` has a quad's word in the low half of either lane: 16 rows, 4 bits each.
+    const auto add = [&](__m256i v, __m256i low, __m256i high) __attribute__((always_inline)) {
+      const __m256i rows = _mm256_unpacklo_epi8(_mm256_and_si256(v, nibble),
+                                                _mm256_and_si256(_mm256_srli_epi16(v, 4), nibble));
+      low = _mm256_shuffle_epi8(low, rows);
+      high = _mm256_shuffle_epi8(high, rows);
+      sum_a = _mm256_add_epi16(sum_a, _mm256_unpacklo_epi8(low, high));
+      sum_b = _mm256_add_epi16(sum_b, _mm256_unpackhi_epi8(low, high));
+    };
+    // A quad without a neighbour: the other lane finds zeros.
+    const auto add_one = [&](int quad) {
+      const __m128i word = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(words + quad * 8));
+      add(_mm256_zextsi128_si256(word), _mm256_zextsi128_si256(Load16(t.low[quad])),
+          _mm256_zextsi128_si256(Load16(t.high[quad])));
+    };
+    int quad = first;
+    for (; quad + 2 <= last; quad += 2) {
+      const __m256i two = _mm256_castsi128_si256(Load16(words + quad * 8));
+      add(_mm256_permute4x64_epi64(two, 0x50), Load32(t.low[quad]), Load32(t.high[quad]));
+    }
+    if (quad < last) add_one(quad);
+    const auto join = [](__m256i v) {
+      return _mm256_cvtepi16_epi32(
+          _mm_add_epi16(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1)));
+    };
+    return {join(sum_a), join(sum_b)};
+  }
+
+  // One block of one tile; see PlanesBlock for the order of the sums.
+  template <bool kTwoDigits>
+  static F TableBlock(const LayoutView& w, const ActivationsView& a, int64_t tile, int64_t block,
+                      int64_t token, const SumTables* tables, F acc) {
+    const uint8_t* codes = w.codes + tile * w.tile_bytes + block * w.block_bytes;
+    const int64_t first = w.first_chunk[block], last = w.first_chunk[block + 1];
+    const int64_t plane_bytes = int64_t{32} * StepsOf(w, block);
+    Prefetch(codes, plane_bytes * w.q);
+    for (int plane = 0; plane < w.q; ++plane) {
+      const uint8_t* words = codes + plane * plane_bytes;
+      for (int64_t c = first; c < last; ++c) {
+        const uint8_t* record = RecordOf<Avx2>(w, tile, c);
+        const int begin = w.chunks[c].begin / 4, end = (w.chunks[c].end + 3) / 4;
+        I dot = TableDots(words, tables[0], begin, end);
+        if constexpr (kTwoDigits) {
+          dot = JoinDigits<Avx2>(dot, TableDots(words, tables[1], begin, end));
+        }
+        const int64_t x = token * a.chunks + c;
+        dot = Add(dot, dot);
+        if (!w.zeta) dot = Sub(dot, Same(a.digit_sum[x]));
+        const F scale =
+            w.shift ? Mul(LoadHalves(record), LookUpPower(w.plane_exponents[plane], record + 32))
+                    : LoadHalves(record + 32 * plane);
+        acc = AddScaled<Avx2>(acc, scale, a.scale[x], dot);
+      }
+    }
+    for (int64_t c = first; w.zeta && c < last; ++c) {
+      const uint8_t* zeta = RecordOf<Avx2>(w, tile, c) + 32 * w.scales + (w.shift ? 16 : 0);
+      acc = Add(acc, Mul(LoadHalves(zeta), Broadcast(a.sum[token * a.chunks + c])));
+    }
+    return acc;
+  }
+
+  template <bool kTwoDigits>
+  static void TableTiles(const LayoutView& w, const ActivationsView& a, int64_t tile, int tiles,
+                         int64_t token, float* out) {
+    SumTables tables[kTwoDigits ? 2 : 1];
+    for (int t = 0; t < tiles; ++t) Store(out + t * kTileRows, Broadcast(0.0f));
+    for (int64_t block = 0; block < w.blocks; ++block) {
+      const int quads = 4 * StepsOf(w, block);
+      const int64_t at = token * a.stride + block * kBlockInputs;
+      MakeTables(a.high + at, quads, &tables[0]);
+      if constexpr (kTwoDigits) MakeTables(a.low + at, quads, &tables[1]);
+      for (int t = 0; t < tiles; ++t) {
+        float* acc = out + t * kTileRows;
+        Store(acc, TableBlock<kTwoDigits>(w, a, tile + t, block, token, tables, Load(acc)));
+      }
+    }
+  }
+
+  static bool HasTableProduct(const LayoutView& w) { return w.form == Form::kPlanes; }
+  static void TableProduct(const LayoutView& w, const ActivationsView& a, int64_t tile, int tiles,
+                           int64_t token, float* out) {
+    if (a.low != nullptr) return TableTiles<true>(w, a, tile, tiles, token, out);
+    return TableTiles<false>(w, a, tile, tiles, token, out);
+  }
+
   static bool HasVectorProduct(const LayoutView& w) { return w.form == Form::kCode; }
   static void VectorProduct(const LayoutView& w, const ActivationsView& a, int64_t tile,
                             int64_t token, float* out) {

@@ -352,6 +352,10 @@ struct Avx512 {
     return CodeVector<4, kTwoDigits>(w, a, tile, token, out);
   }
 
+  static constexpr int kTableTiles = 1;
+  static bool HasTableProduct(const LayoutView&) { return false; }
+  static void TableProduct(const LayoutView&, const ActivationsView&, int64_t, int, int64_t,
+                           float*) {}
   static bool HasVectorProduct(const LayoutView& w) { return w.form != Form::kBlock8; }
   static void VectorProduct(const LayoutView& w, const ActivationsView& a, int64_t tile,
                             int64_t token, float* out) {

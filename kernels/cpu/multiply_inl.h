@@ -275,28 +275,43 @@ inline void MultiplyTile(const LayoutView& w, const ActivationsView& a, int64_t 
   }
 }
 
+// Rows [begin, end) of y from the values of one tile.
+inline void WriteRows(const float* values, int64_t tile, int64_t begin, int64_t end, float* y) {
+  const int64_t first = tile * kTileRows;
+  if (begin < first) begin = first;
+  if (end > first + kTileRows) end = first + kTileRows;
+  for (int64_t row = begin; row < end; ++row) y[row] = values[row - first];
+}
+
 template <class V>
 void Multiply(const LayoutView& w, const ActivationsView& a, int64_t row_begin, int64_t row_end,
               float* y, int64_t ldy) {
   Accumulators acc;
+  const int64_t tile_end = (row_end + kTileRows - 1) / kTileRows;
   for (int64_t token = 0; token < a.m; token += kTokenBatch) {
     const int count = static_cast<int>(a.m - token < kTokenBatch ? a.m - token : kTokenBatch);
-    for (int64_t tile = row_begin / kTileRows; tile * kTileRows < row_end; ++tile) {
-      // Few tokens: the tile's bytes stay in the nearest cache, decoding again is cheaper than a
-      // detour.
-      if (count <= V::kVectorTokens && V::HasVectorProduct(w)) {
+    // Few tokens: the tile's bytes stay in the nearest cache, decoding again is cheaper than a
+    // detour.
+    const bool few = count <= V::kVectorTokens;
+    const bool tables = few && V::HasTableProduct(w);
+    int tiles = 1;
+    for (int64_t tile = row_begin / kTileRows; tile < tile_end; tile += tiles) {
+      if (tables) {
+        const int64_t left = tile_end - tile;
+        tiles = static_cast<int>(left < V::kTableTiles ? left : V::kTableTiles);
+        for (int i = 0; i < count; ++i) {
+          V::TableProduct(w, a, tile, tiles, token + i, acc.values[i * tiles]);
+        }
+      } else if (few && V::HasVectorProduct(w)) {
         for (int i = 0; i < count; ++i) {
           V::VectorProduct(w, a, tile, token + i, acc.values[i]);
         }
       } else {
         MultiplyTile<V>(w, a, tile, token, count, acc.values[0]);
       }
-      const int64_t first = tile * kTileRows;
-      const int64_t begin = first < row_begin ? row_begin : first;
-      const int64_t end = row_end < first + kTileRows ? row_end : first + kTileRows;
       for (int i = 0; i < count; ++i) {
-        for (int64_t row = begin; row < end; ++row) {
-          y[(token + i) * ldy + row] = acc.values[i][row - first];
+        for (int t = 0; t < tiles; ++t) {
+          WriteRows(acc.values[i * tiles + t], tile + t, row_begin, row_end, y + (token + i) * ldy);
         }
       }
     }

@@ -126,6 +126,10 @@ struct Portable {
   }
 
   static void Prefetch(const uint8_t*, int64_t) {}
+  static constexpr int kTableTiles = 1;
+  static bool HasTableProduct(const LayoutView&) { return false; }
+  static void TableProduct(const LayoutView&, const ActivationsView&, int64_t, int, int64_t,
+                           float*) {}
   static bool HasVectorProduct(const LayoutView&) { return false; }
   static void VectorProduct(const LayoutView&, const ActivationsView&, int64_t, int64_t, float*) {}
 };
