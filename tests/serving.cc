@@ -80,15 +80,20 @@ void Serving::StopPackager() {
 }
 
 std::string Serving::Publish(const std::string& reference, int seed, Damage damage) {
-  const std::string digest = PublishTiny(packages_.get(), reference, seed, damage);
-  if (damage != Damage::kBadDigest) return digest;
-  const v1::Package package = OrDie(packages_->Get(reference), "Get");
+  if (damage != Damage::kBadDigest) {
+    return PublishTiny(packages_.get(), reference, seed, damage);
+  }
+  // Under another name first: a server that follows `reference` must not see it whole.
+  const std::string aside = absl::StrCat("damaged:v", seed);
+  const std::string digest = PublishTiny(packages_.get(), aside, seed);
+  const v1::Package package = OrDie(packages_->Get(aside), "Get");
   const std::string layer = json::parse(package.config_json())["layers"][1]["digest"];
   const fs::path file = fs::path(dir_) / "store" / "blobs" / "sha256" / layer.substr(7);
   fs::permissions(file, fs::perms::owner_write, fs::perm_options::add);
   std::string bytes = ReadFile(file.string());
   bytes.back() = static_cast<char>(bytes.back() ^ 1);
   WriteFile(file.string(), bytes);
+  OrDie(packages_->Tag(aside, reference), "Tag");
   return digest;
 }
 
