@@ -32,15 +32,15 @@ done
 mkdir -p "$work/models"
 
 sdist=0.3.36
-if [ -z "$llama_source" ]; then
-  llama_source=$work/llama_cpp_python-$sdist/vendor/llama.cpp
-  if [ ! -e "$llama_source/CMakeLists.txt" ]; then
-    python3 -m pip download -q --no-deps --no-binary llama-cpp-python "llama-cpp-python==$sdist" -d "$work"
-    tar -xzf "$work/llama_cpp_python-$sdist.tar.gz" -C "$work"
-  fi
-fi
 build=$work/build
 if [ ! -x "$build/bin/llama-bench" ] || [ ! -x "$build/bin/llama-quantize" ]; then
+  if [ -z "$llama_source" ]; then
+    llama_source=$work/llama_cpp_python-$sdist/vendor/llama.cpp
+    if [ ! -e "$llama_source/CMakeLists.txt" ]; then
+      python3 -m pip download -q --no-deps --no-binary llama-cpp-python "llama-cpp-python==$sdist" -d "$work"
+      tar -xzf "$work/llama_cpp_python-$sdist.tar.gz" -C "$work"
+    fi
+  fi
   cmake -S "$llama_source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
     -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF \
     -DLLAMA_USE_PREBUILT_UI=OFF >"$work/cmake.log" 2>&1 || { tail -5 "$work/cmake.log" >&2; exit 1; }
