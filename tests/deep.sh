@@ -8,6 +8,7 @@
 #   tests/deep.sh load    200 streaming clients on shiftadd-server for SHIFTADD_LOAD_SECONDS (default 600): nothing fails
 #                         but 429s, memory stays flat. A tiny package, or SHIFTADD_LOAD_PACKAGE (name:tag) of the OCI image
 #                         layout SHIFTADD_LOAD_PACKAGE_DIR
+#   tests/deep.sh tokenizers  10,000 strings a tokenizer against Hugging Face's (installed into build/)
 #   tests/deep.sh all     these, in this order, whatever fails
 # SHIFTADD_JOBS: parallel compilers (default: the cores). SHIFTADD_BUILD_DIR: the plain build for chaos (default
 # build/tests). Ends with one line of counts a part; exits 1 if any part failed. The full output of each part is
@@ -89,6 +90,16 @@ part_load() {
   "$plain/tests/serve_load" --clients 200 --seconds "${SHIFTADD_LOAD_SECONDS:-600}" --max-growth-mb 16 "${package[@]}"
 }
 
+# 10,000 strings a tokenizer against Hugging Face's tokenizers, which are installed into build/.
+part_tokenizers() {
+  local venv=build/tokenizers_venv
+  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" tokenizer_kinds_test || return 1
+  python3 -m venv "$venv" &&
+    "$venv/bin/pip" install --quiet $(grep -E '^(tokenizers|sentencepiece)==' tests/golden/requirements.txt) &&
+    "$venv/bin/python" tests/golden/make_tokenizers.py --count 10000 --seed 2 --out build/tokenizers_venv || return 1
+  SHIFTADD_TOKENIZER_GOLDEN=$venv "$plain/tests/tokenizer_kinds_test"
+}
+
 # counts PART: what its log says was run.
 counts() {
   local log=build/deep_$1.log
@@ -97,6 +108,7 @@ counts() {
     fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
     load) grep -E ' streams whole' "$log" | tail -1 ;;
+    tokenizers) grep -E 'strings differ$' "$log" | tail -20 ;;
   esac
 }
 
@@ -113,8 +125,8 @@ run_part() {
 [[ $# -eq 1 ]] || usage
 mkdir -p build
 case $1 in
-  asan | tsan | fuzz | chaos | load) run_part "$1" ;;
-  all) for part in asan tsan fuzz chaos load; do run_part "$part"; done ;;
+  asan | tsan | fuzz | chaos | load | tokenizers) run_part "$1" ;;
+  all) for part in asan tsan fuzz chaos load tokenizers; do run_part "$part"; done ;;
   *) usage ;;
 esac
 printf '\n'

@@ -3,8 +3,24 @@
 #include <algorithm>
 
 #include "absl/strings/match.h"
+#include "worker/model/utf8.h"
 
 namespace shiftadd {
+namespace {
+
+// The size of `text` without the white space at its end.
+size_t StrippedEnd(absl::string_view text) {
+  size_t end = text.size();
+  while (end > 0) {
+    size_t last = end - 1;
+    while (last > 0 && (static_cast<unsigned char>(text[last]) & 0xc0) == 0x80) --last;
+    if (WhiteSpaceAt(text, last) == 0) break;
+    end = last;
+  }
+  return end;
+}
+
+}  // namespace
 
 void AddedTokenMatcher::Add(const AddedToken& token) {
   if (token.content.empty()) return;
@@ -31,9 +47,16 @@ void AddedTokenMatcher::Scan(absl::string_view text, bool with_special,
       ++i;
       continue;
     }
-    if (i > done) on_text(text.substr(done, i - done));
+    size_t end = i;
+    if (found->lstrip) end = done + StrippedEnd(text.substr(done, i - done));
+    if (end > done) on_text(text.substr(done, end - done));
     on_token(found->id);
     i += found->content.size();
+    while (found->rstrip && i < text.size()) {
+      const size_t space = WhiteSpaceAt(text, i);
+      if (space == 0) break;
+      i += space;
+    }
     done = i;
   }
   if (done < text.size()) on_text(text.substr(done));

@@ -16,7 +16,8 @@ struct AddedToken {
   int32_t id = 0;
   std::string content;
   bool special = false;
-  bool normalized = false;  // looked for after normalization
+  bool normalized = false;              // looked for after normalization
+  bool lstrip = false, rstrip = false;  // takes the white space before it, behind it
 };
 
 // Filled by one thread, then immutable and thread-safe.

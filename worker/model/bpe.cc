@@ -4,6 +4,8 @@
 #include <queue>
 #include <tuple>
 
+#include "worker/model/utf8.h"
+
 namespace shiftadd {
 namespace {
 
@@ -46,14 +48,49 @@ const Bpe::Merge* Bpe::FindMerge(int32_t left, int32_t right) const {
   return it == merges_.end() ? nullptr : &it->second;
 }
 
-void Bpe::Encode(absl::string_view word, std::vector<int32_t>* out) const {
-  if (ignore_merges_) {
-    const auto it = tokens_.find(word);
-    if (it != tokens_.end()) {
-      out->push_back(it->second);
-      return;
-    }
+bool Bpe::WholeWord(absl::string_view word, std::vector<int32_t>* out) const {
+  if (!ignore_merges_) return false;
+  const auto it = tokens_.find(word);
+  if (it == tokens_.end()) return false;
+  out->push_back(it->second);
+  return true;
+}
+
+void Bpe::Finish(const std::vector<int32_t>& symbols, std::vector<int32_t>* out) const {
+  if (symbols.size() < 2) {
+    out->insert(out->end(), symbols.begin(), symbols.end());
+  } else {
+    MergeSymbols(symbols, out);
   }
+}
+
+void Bpe::EncodeText(absl::string_view word, std::vector<int32_t>* out) const {
+  if (WholeWord(word, out)) return;
+  std::vector<int32_t> symbols;
+  symbols.reserve(word.size());
+  bool incomplete = false, after_unknown = false;
+  for (size_t i = 0; i < word.size();) {
+    const size_t length = std::max<size_t>(1, Utf8CharacterAt(word, i, &incomplete));
+    const absl::string_view character = word.substr(i, length);
+    i += length;
+    const auto it = tokens_.find(character);
+    const bool known = it != tokens_.end();
+    bool bytes = !known;
+    for (const char c : character) bytes = bytes && fallback_[static_cast<uint8_t>(c)] >= 0;
+    if (known) {
+      symbols.push_back(it->second);
+    } else if (bytes) {
+      for (const char c : character) symbols.push_back(fallback_[static_cast<uint8_t>(c)]);
+    } else if (unknown_ >= 0 && !(fuse_unknown_ && after_unknown)) {
+      symbols.push_back(unknown_);
+    }
+    after_unknown = !known && !bytes;
+  }
+  Finish(symbols, out);
+}
+
+void Bpe::Encode(absl::string_view word, std::vector<int32_t>* out) const {
+  if (WholeWord(word, out)) return;
   std::vector<int32_t> symbols;
   symbols.reserve(word.size());
   for (char c : word) {
@@ -64,11 +101,7 @@ void Bpe::Encode(absl::string_view word, std::vector<int32_t>* out) const {
       symbols.push_back(unknown_);
     }
   }
-  if (symbols.size() < 2) {
-    out->insert(out->end(), symbols.begin(), symbols.end());
-  } else {
-    MergeSymbols(symbols, out);
-  }
+  Finish(symbols, out);
 }
 
 void Bpe::MergeSymbols(const std::vector<int32_t>& tokens, std::vector<int32_t>* out) const {

@@ -5,6 +5,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
+#include "worker/model/sentencepiece_model.h"
 
 namespace shiftadd {
 namespace {
@@ -64,7 +65,8 @@ absl::StatusOr<const PreTokenizerForm*> FindForm(const GgufMetadata& meta) {
   if (model != "gpt2") {
     return absl::UnimplementedError(
         absl::StrCat(meta.file(), ": metadata 'tokenizer.ggml.model' is '", model,
-                     "': not supported, supported is: gpt2 (byte-level BPE)"));
+                     "': not supported, supported are: gpt2 (byte-level BPE), llama "
+                     "(SentencePiece BPE), t5 (Unigram)"));
   }
   SA_ASSIGN_OR_RETURN(const std::string pre, meta.String("tokenizer.ggml.pre", std::nullopt));
   std::vector<std::string> all;
@@ -131,19 +133,6 @@ absl::Status AddMerges(const GgufMetadata& meta, json* document) {
   return absl::OkStatus();
 }
 
-json BosTemplate(const std::string& bos, int64_t id) {
-  const json special = {{"SpecialToken", {{"id", bos}, {"type_id", 0}}}};
-  const json a = {{"Sequence", {{"id", "A"}, {"type_id", 0}}}};
-  const json b = {{"Sequence", {{"id", "B"}, {"type_id", 1}}}};
-  const json special_b = {{"SpecialToken", {{"id", bos}, {"type_id", 1}}}};
-  json tokens = json::object();
-  tokens[bos] = {{"id", bos}, {"ids", json::array({id})}, {"tokens", json::array({bos})}};
-  return {{"type", "TemplateProcessing"},
-          {"single", json::array({special, a})},
-          {"pair", json::array({special, a, special_b, b})},
-          {"special_tokens", tokens}};
-}
-
 json EmptyDocument(const PreTokenizerForm& form) {
   json decoder = ByteLevel(true);
   return {{"version", "1.0"},
@@ -195,14 +184,60 @@ absl::StatusOr<std::string> GgufPreTokenizerName(const json& tokenizer) {
       "GGUF that this program knows");
 }
 
-absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufMetadata& meta,
-                                                  ArchitectureSpec* spec) {
+namespace {
+
+absl::StatusOr<json> ByteLevelDocument(const GgufMetadata& meta,
+                                       const std::vector<std::string>& tokens, bool* add_bos) {
   SA_ASSIGN_OR_RETURN(const PreTokenizerForm* form, FindForm(meta));
-  SA_ASSIGN_OR_RETURN(const std::vector<std::string> tokens, meta.Strings("tokenizer.ggml.tokens"));
+  *add_bos = form->add_bos;
   json document = EmptyDocument(*form);
   SA_RETURN_IF_ERROR(AddTokens(meta, tokens, &document));
   SA_RETURN_IF_ERROR(AddMerges(meta, &document));
-  SA_ASSIGN_OR_RETURN(spec->add_bos, meta.Bool("tokenizer.ggml.add_bos_token", form->add_bos));
+  return document;
+}
+
+absl::StatusOr<json> SentencePieceDocument(const GgufMetadata& meta,
+                                           const std::vector<std::string>& tokens, bool bpe) {
+  SentencePieceModel model;
+  model.bpe = bpe;
+  SA_ASSIGN_OR_RETURN(model.add_space_prefix, meta.Bool("tokenizer.ggml.add_space_prefix", true));
+  SA_ASSIGN_OR_RETURN(const bool folds,
+                      meta.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
+  const json* map = meta.Find("tokenizer.ggml.precompiled_charsmap");
+  if (folds || (map != nullptr && !map->empty())) {
+    return absl::UnimplementedError(absl::StrCat(
+        meta.file(), ": metadata 'tokenizer.ggml.",
+        folds ? "remove_extra_whitespaces" : "precompiled_charsmap", "' is not supported"));
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<int64_t> types, TokenTypes(meta, tokens.size()));
+  const std::string key = "tokenizer.ggml.scores";
+  const json* scores = meta.Find(key);
+  const bool fits = scores != nullptr && scores->is_array() && scores->size() == tokens.size();
+  if (!fits) return meta.Fault(key, absl::StrCat("an array of ", tokens.size(), " numbers"));
+  for (size_t i = 0; i < tokens.size(); ++i) {
+    if (!(*scores)[i].is_number()) {
+      return meta.Fault(key, absl::StrCat("an array of ", tokens.size(), " numbers"));
+    }
+    model.pieces.push_back(
+        {tokens[i], (*scores)[i].get<float>(), static_cast<PieceType>(types[i])});
+  }
+  return SentencePieceTokenizerJson(model, absl::StrCat(meta.file(), ": tokenizer.ggml.tokens"));
+}
+
+}  // namespace
+
+absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufMetadata& meta,
+                                                  ArchitectureSpec* spec) {
+  SA_ASSIGN_OR_RETURN(const std::string model, meta.String("tokenizer.ggml.model", std::nullopt));
+  SA_ASSIGN_OR_RETURN(const std::vector<std::string> tokens, meta.Strings("tokenizer.ggml.tokens"));
+  bool add_bos = model == "llama";
+  json document;
+  if (model == "llama" || model == "t5") {
+    SA_ASSIGN_OR_RETURN(document, SentencePieceDocument(meta, tokens, model == "llama"));
+  } else {
+    SA_ASSIGN_OR_RETURN(document, ByteLevelDocument(meta, tokens, &add_bos));
+  }
+  SA_ASSIGN_OR_RETURN(spec->add_bos, meta.Bool("tokenizer.ggml.add_bos_token", add_bos));
   const int64_t bos = spec->bos_token;
   if (spec->add_bos) {
     if (bos < 0 || bos >= static_cast<int64_t>(tokens.size())) {

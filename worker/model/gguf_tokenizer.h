@@ -10,9 +10,9 @@
 
 namespace shiftadd {
 
-// Reads tokenizer.ggml.*; sets spec->add_bos. Only byte-level BPE ("gpt2"): another model or
-// pre-tokenizer is UNIMPLEMENTED and lists what is supported. The document ends with "shiftadd"
-// {chat_template, bos, eos}.
+// Reads tokenizer.ggml.*; sets spec->add_bos. Byte-level BPE ("gpt2") and
+// SentencePiece's BPE ("llama") and Unigram ("t5"): another model or pre-tokenizer is UNIMPLEMENTED
+// and lists what is supported. The document ends with "shiftadd" {chat_template, bos, eos}.
 absl::StatusOr<std::string> TokenizerJsonFromGguf(const GgufMetadata& meta, ArchitectureSpec* spec);
 
 // The other way: the name in tokenizer.ggml.pre that stands for how a tokenizer.json cuts text.

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/model/checked_model.h"
+#include "worker/model/sentencepiece_model.h"
 #include "worker/tensor/json_text.h"
 #include "worker/tensor/tensor_table.h"
 
@@ -199,13 +200,36 @@ bool PostProcessorAddsBos(const json& tokenizer) {
   return false;
 }
 
+// SentencePiece's own file; whether BOS goes before a text stands in tokenizer_config.json.
+absl::StatusOr<json> ReadSentencePiece(Directory* directory, const ArchitectureSpec& spec) {
+  const std::string name = "tokenizer.model";
+  SA_ASSIGN_OR_RETURN(const std::string bytes, directory->ReadText(name));
+  SA_ASSIGN_OR_RETURN(const SentencePieceModel model,
+                      ParseSentencePieceModel(bytes, directory->At(name)));
+  SA_ASSIGN_OR_RETURN(json tokenizer, SentencePieceTokenizerJson(model, directory->At(name)));
+  bool add_bos = true;
+  if (directory->Has("tokenizer_config.json")) {
+    SA_ASSIGN_OR_RETURN(const json config, directory->ReadJson("tokenizer_config.json"));
+    add_bos = config.value("add_bos_token", json(true)) != false;
+  }
+  const int64_t bos = spec.bos_token;
+  if (add_bos && bos >= 0 && bos < static_cast<int64_t>(model.pieces.size())) {
+    tokenizer["post_processor"] = BosTemplate(model.pieces[static_cast<size_t>(bos)].text, bos);
+  }
+  return tokenizer;
+}
+
 absl::StatusOr<std::string> ReadTokenizer(Directory* directory, ArchitectureSpec* spec) {
   const std::string name = "tokenizer.json";
-  if (!directory->Has(name)) {
-    return absl::NotFoundError(
-        absl::StrCat(directory->At(name), ": is missing, other tokenizer files are not read"));
+  json tokenizer;
+  if (directory->Has(name)) {
+    SA_ASSIGN_OR_RETURN(tokenizer, directory->ReadJson(name));
+  } else if (directory->Has("tokenizer.model")) {
+    SA_ASSIGN_OR_RETURN(tokenizer, ReadSentencePiece(directory, *spec));
+  } else {
+    return absl::NotFoundError(absl::StrCat(
+        directory->At(name), ": is missing, and so is tokenizer.model; others are not read"));
   }
-  SA_ASSIGN_OR_RETURN(json tokenizer, directory->ReadJson(name));
   SA_ASSIGN_OR_RETURN(json chat, ReadChatTemplate(directory));
   spec->add_bos = PostProcessorAddsBos(tokenizer);
   tokenizer["shiftadd"] = {{"chat_template", std::move(chat)},

@@ -1,19 +1,21 @@
 #include "worker/model/tokenizer.h"
 
-#include <utf8proc.h>
-
-#include <cstdlib>
+#include <array>
 #include <deque>
 #include <map>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/time/clock.h"
 #include "services/base/status_macros.h"
 #include "worker/model/bpe.h"
 #include "worker/model/byte_level.h"
 #include "worker/model/chat_template.h"
 #include "worker/model/tokenizer_document.h"
+#include "worker/model/unigram.h"
 #include "worker/model/utf8.h"
 
 namespace shiftadd {
@@ -23,23 +25,21 @@ namespace {
 constexpr size_t kMaxCachedWord = 64;
 constexpr size_t kMaxCachedWords = size_t{1} << 20;
 
-// NFC of valid UTF-8; the text itself if it cannot be computed.
-std::string Compose(absl::string_view text) {
-  utf8proc_uint8_t* result = nullptr;
-  const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
-  const utf8proc_ssize_t size =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &result, options);
-  if (size < 0) return std::string(text);
-  std::string out(reinterpret_cast<const char*>(result), static_cast<size_t>(size));
-  std::free(result);
-  return out;
+// The byte that "<0x0A>" stands for, or -1.
+int ByteOf(absl::string_view token) {
+  if (token.size() != 6 || !absl::StartsWith(token, "<0x") || token[5] != '>') return -1;
+  int value = 0;
+  for (const char c : token.substr(3, 2)) {
+    if (!absl::ascii_isxdigit(c)) return -1;
+    value = 16 * value + (absl::ascii_isdigit(c) ? c - '0' : absl::ascii_toupper(c) - 'A' + 10);
+  }
+  return value;
 }
 
-class BpeTokenizer : public Tokenizer {
+class TextTokenizer : public Tokenizer {
  public:
   static absl::StatusOr<std::unique_ptr<Tokenizer>> Create(TokenizerDocument document) {
-    auto out = std::unique_ptr<BpeTokenizer>(new BpeTokenizer(std::move(document)));
+    auto out = std::unique_ptr<TextTokenizer>(new TextTokenizer(std::move(document)));
     for (const std::vector<int32_t>* ids : {&out->document_.prefix, &out->document_.suffix}) {
       for (int32_t id : *ids) {
         if (id < out->vocab_size()) continue;
@@ -62,35 +62,41 @@ class BpeTokenizer : public Tokenizer {
                                          const nlohmann::ordered_json& variables) const override;
 
  private:
-  explicit BpeTokenizer(TokenizerDocument document);
+  explicit TextTokenizer(TokenizerDocument document);
   class Encoder;
+
+  void AddByteLevel();
+  void AddCharacterLevel();
+  void EncodeWord(absl::string_view word, std::vector<int32_t>* out) const;
 
   TokenizerDocument document_;
   std::vector<std::string> bytes_;  // by id; empty: no such token
   std::vector<bool> special_;
   Bpe bpe_;
+  Unigram unigram_;
   AddedTokenMatcher raw_, normalized_;
   absl::StatusOr<ChatTemplate> chat_;
 };
 
-BpeTokenizer::BpeTokenizer(TokenizerDocument document)
+TextTokenizer::TextTokenizer(TokenizerDocument document)
     : document_(std::move(document)),
       bytes_(document_.vocab.size()),
       special_(document_.vocab.size(), false),
       chat_(absl::FailedPreconditionError("the model has no chat template")) {
-  for (size_t id = 0; id < bytes_.size(); ++id) {
-    if (!document_.vocab[id].has_value()) continue;
-    const std::string& text = *document_.vocab[id];
-    if (!TextToBytes(text, &bytes_[id])) {
-      bytes_[id] = text;  // outside of the byte alphabet: stands for itself
-    } else {
-      bpe_.AddToken(bytes_[id], static_cast<int32_t>(id));
-    }
+  if (document_.kind == TokenizerKind::kByteLevelBpe) {
+    AddByteLevel();
+  } else {
+    AddCharacterLevel();
   }
   for (const AddedToken& token : document_.added) {
-    bytes_[static_cast<size_t>(token.id)] = token.content;
+    std::string& bytes = bytes_[static_cast<size_t>(token.id)] = token.content;
+    for (const auto& [from, to] : document_.decoder_replace) {
+      bytes = absl::StrReplaceAll(bytes, {{from, to}});
+    }
     special_[static_cast<size_t>(token.id)] = token.special;
-    (token.normalized ? normalized_ : raw_).Add(token);
+    AddedToken sought = token;
+    if (token.normalized) sought.content = document_.normalizer.Run(token.content);
+    (token.normalized ? normalized_ : raw_).Add(sought);
   }
   for (const auto& [left, right, merged] : document_.merges) bpe_.AddMerge(left, right, merged);
   bpe_.SetIgnoreMerges(document_.ignore_merges);
@@ -102,13 +108,64 @@ BpeTokenizer::BpeTokenizer(TokenizerDocument document)
   document_.merges.clear();
 }
 
+void TextTokenizer::AddByteLevel() {
+  for (size_t id = 0; id < bytes_.size(); ++id) {
+    if (!document_.vocab[id].has_value()) continue;
+    const std::string& text = *document_.vocab[id];
+    if (!TextToBytes(text, &bytes_[id])) {
+      bytes_[id] = text;  // outside of the byte alphabet: stands for itself
+    } else {
+      bpe_.AddToken(bytes_[id], static_cast<int32_t>(id));
+    }
+  }
+}
+
+void TextTokenizer::AddCharacterLevel() {
+  std::array<int32_t, 256> fallback;
+  fallback.fill(-1);
+  for (size_t id = 0; id < bytes_.size(); ++id) {
+    if (!document_.vocab[id].has_value()) continue;
+    const std::string& text = *document_.vocab[id];
+    const int32_t token = static_cast<int32_t>(id);
+    if (document_.kind == TokenizerKind::kUnigram) {
+      if (id < document_.scores.size()) unigram_.AddToken(text, token, document_.scores[id]);
+    } else {
+      bpe_.AddToken(text, token);
+    }
+    bytes_[id] = text;
+    for (const auto& [from, to] : document_.decoder_replace) {
+      bytes_[id] = absl::StrReplaceAll(bytes_[id], {{from, to}});
+    }
+    const int byte = document_.byte_fallback ? ByteOf(text) : -1;
+    if (byte < 0) continue;
+    fallback[byte] = token;
+    bytes_[id] = std::string(1, static_cast<char>(byte));
+  }
+  bpe_.SetByteFallback(fallback);
+  bpe_.SetFuseUnknown(document_.fuse_unknown);
+  unigram_.SetByteFallback(fallback);
+  unigram_.SetUnknown(document_.unknown);
+}
+
+void TextTokenizer::EncodeWord(absl::string_view word, std::vector<int32_t>* out) const {
+  switch (document_.kind) {
+    case TokenizerKind::kByteLevelBpe:
+      return bpe_.Encode(word, out);
+    case TokenizerKind::kBpe:
+      return bpe_.EncodeText(word, out);
+    case TokenizerKind::kUnigram:
+      return unigram_.Encode(word, out);
+  }
+}
+
 // The state of one Encode call.
-class BpeTokenizer::Encoder {
+class TextTokenizer::Encoder {
  public:
-  Encoder(const BpeTokenizer& tokenizer, bool parse_special, std::vector<int32_t>* out)
+  Encoder(const TextTokenizer& tokenizer, bool parse_special, std::vector<int32_t>* out)
       : t_(tokenizer), parse_special_(parse_special), out_(out) {}
 
   void Run(absl::string_view text) {
+    start_ = text.data();
     t_.raw_.Scan(
         text, parse_special_, [this](absl::string_view part) { Normalize(part); },
         [this](int32_t id) { out_->push_back(id); });
@@ -118,48 +175,52 @@ class BpeTokenizer::Encoder {
   void Normalize(absl::string_view text) {
     ForEachUtf8Run(text, [this](absl::string_view run, bool valid) {
       if (!valid) return Words({run});  // one byte
-      std::string composed;
-      if (t_.document_.nfc) {
-        composed = Compose(run);
-        run = composed;
+      const bool first = run.data() == start_;
+      std::string normal;
+      if (!t_.document_.normalizer.empty()) {
+        normal = t_.document_.normalizer.Run(run);
+        run = normal;
       }
+      const char* const begin = run.data();
       t_.normalized_.Scan(
-          run, parse_special_, [this](absl::string_view part) { PreTokenize(part); },
+          run, parse_special_,
+          [&](absl::string_view part) { PreTokenize(part, first && part.data() == begin); },
           [this](int32_t id) { out_->push_back(id); });
     });
   }
 
-  void PreTokenize(absl::string_view text) {
+  void PreTokenize(absl::string_view text, bool first) {
     std::deque<std::string> storage;
     std::vector<absl::string_view> words;
-    t_.document_.pre_tokenizer->Split(text, &storage, &words);
+    t_.document_.pre_tokenizer->Split(text, &storage, &words, first);
     Words(words);
   }
 
   void Words(const std::vector<absl::string_view>& words) {
     for (absl::string_view word : words) {
       if (word.size() > kMaxCachedWord) {
-        t_.bpe_.Encode(word, out_);
+        t_.EncodeWord(word, out_);
         continue;
       }
       auto it = cache_.find(word);
       if (it == cache_.end()) {
         if (cache_.size() >= kMaxCachedWords) cache_.clear();
         it = cache_.emplace(word, std::vector<int32_t>()).first;
-        t_.bpe_.Encode(word, &it->second);
+        t_.EncodeWord(word, &it->second);
       }
       out_->insert(out_->end(), it->second.begin(), it->second.end());
     }
   }
 
-  const BpeTokenizer& t_;
+  const TextTokenizer& t_;
   const bool parse_special_;
   std::vector<int32_t>* const out_;
+  const char* start_ = nullptr;  // of the whole text
   absl::flat_hash_map<std::string, std::vector<int32_t>> cache_;
 };
 
-std::vector<int32_t> BpeTokenizer::Encode(absl::string_view text, bool add_special,
-                                          bool parse_special) const {
+std::vector<int32_t> TextTokenizer::Encode(absl::string_view text, bool add_special,
+                                           bool parse_special) const {
   std::vector<int32_t> ids;
   if (add_special) ids = document_.prefix;
   Encoder(*this, parse_special, &ids).Run(text);
@@ -167,16 +228,17 @@ std::vector<int32_t> BpeTokenizer::Encode(absl::string_view text, bool add_speci
   return ids;
 }
 
-std::string BpeTokenizer::Decode(const std::vector<int32_t>& ids, bool skip_special) const {
+std::string TextTokenizer::Decode(const std::vector<int32_t>& ids, bool skip_special) const {
   std::string out;
   for (int32_t id : ids) {
     if (id < 0 || id >= vocab_size() || (skip_special && IsSpecial(id))) continue;
     out += bytes_[static_cast<size_t>(id)];
   }
+  if (document_.decoder_strip && ids.size() > 1 && !out.empty() && out[0] == ' ') out.erase(0, 1);
   return out;
 }
 
-absl::StatusOr<std::string> BpeTokenizer::RenderChat(
+absl::StatusOr<std::string> TextTokenizer::RenderChat(
     const std::vector<ChatMessage>& messages, bool add_generation_prompt,
     const nlohmann::ordered_json& variables) const {
   if (!chat_.ok()) return chat_.status();
@@ -193,7 +255,7 @@ absl::StatusOr<std::string> BpeTokenizer::RenderChat(
 
 absl::StatusOr<std::unique_ptr<Tokenizer>> Tokenizer::FromJson(absl::string_view tokenizer_json) {
   SA_ASSIGN_OR_RETURN(TokenizerDocument document, ReadTokenizerDocument(tokenizer_json));
-  return BpeTokenizer::Create(std::move(document));
+  return TextTokenizer::Create(std::move(document));
 }
 
 }  // namespace shiftadd

@@ -1,4 +1,5 @@
-// Text to token ids and back. Byte-level BPE as in GPT-2, LLaMA-3, SmolLM2 (tokenizer.json).
+// Text to token ids and back: byte-level BPE (GPT-2, LLaMA-3, Qwen), SentencePiece's BPE (LLaMA-1
+// and 2, Mistral, Gemma) and Unigram, as a tokenizer.json describes them.
 #ifndef SHIFTADD_WORKER_MODEL_TOKENIZER_H_
 #define SHIFTADD_WORKER_MODEL_TOKENIZER_H_
 
@@ -31,7 +32,8 @@ class Tokenizer {
   virtual std::vector<int32_t> Encode(absl::string_view text, bool add_special,
                                       bool parse_special) const = 0;
   // Raw bytes: may end in the middle of a UTF-8 character. Special tokens are skipped if
-  // `skip_special`.
+  // `skip_special`. Where a tokenizer puts a space before a text, a list of tokens is given without
+  // it; a single token, of which more may be to come, as it stands.
   virtual std::string Decode(const std::vector<int32_t>& ids, bool skip_special) const = 0;
   virtual int64_t vocab_size() const = 0;
   virtual bool IsSpecial(int32_t id) const = 0;

@@ -50,9 +50,10 @@ class Reader {
   absl::StatusOr<TokenizerDocument> Read() {
     SA_RETURN_IF_ERROR(ReadModel());
     SA_RETURN_IF_ERROR(ReadAdded());
-    SA_RETURN_IF_ERROR(ReadNormalizer(Member(document_, "normalizer"), 0));
+    SA_ASSIGN_OR_RETURN(out_.normalizer, Normalizer::FromJson(Member(document_, "normalizer")));
     SA_ASSIGN_OR_RETURN(out_.pre_tokenizer,
                         PreTokenizer::FromJson(Member(document_, "pre_tokenizer")));
+    SA_RETURN_IF_ERROR(FindKind());
     SA_RETURN_IF_ERROR(ReadPostProcessor(Member(document_, "post_processor"), 0));
     SA_RETURN_IF_ERROR(ReadDecoder());
     SA_RETURN_IF_ERROR(ReadExtension());
@@ -61,12 +62,14 @@ class Reader {
 
  private:
   absl::Status ReadModel();
+  absl::Status ReadUnigram(const json& model);
   absl::Status ReadMerges(const json& model);
+  absl::Status FindKind();
   absl::Status ReadAdded();
-  absl::Status ReadNormalizer(const json& normalizer, int depth);
   absl::Status ReadPostProcessor(const json& post, int depth);
   absl::Status ReadTemplate(const json& post);
   absl::Status ReadDecoder();
+  absl::Status ReadDecoderStep(const json& step);
   absl::Status ReadExtension();
   absl::Status Place(const std::string& text, int32_t id);
 
@@ -94,12 +97,12 @@ absl::Status Reader::ReadModel() {
   const json& model = Member(document_, "model");
   if (!model.is_object()) return Invalid("'model' is missing or not an object");
   const json& type = Member(model, "type");
+  if (type == "Unigram") return ReadUnigram(model);
   // Old files do not name the type; their vocabulary is an object and they have merges.
   if (type != "BPE" && !(type.is_null() && model.contains("merges"))) {
-    return Unsupported("model type", type, "BPE");
+    return Unsupported("model type", type, "BPE, Unigram");
   }
-  for (const char* name :
-       {"dropout", "continuing_subword_prefix", "end_of_word_suffix", "byte_fallback"}) {
+  for (const char* name : {"dropout", "continuing_subword_prefix", "end_of_word_suffix"}) {
     if (!IsOff(Member(model, name))) {
       return Unsupported(absl::StrCat("model.", name), Member(model, name), "none");
     }
@@ -117,14 +120,53 @@ absl::Status Reader::ReadModel() {
   }
   SA_RETURN_IF_ERROR(ReadMerges(model));
   out_.ignore_merges = Member(model, "ignore_merges") == true;
+  out_.byte_fallback = Member(model, "byte_fallback") == true;
+  out_.fuse_unknown = Member(model, "fuse_unk") == true;
   const json& unknown = Member(model, "unk_token");
   if (IsOff(unknown)) return absl::OkStatus();
-  if (Member(model, "fuse_unk") == true) {
-    return Unsupported("model.fuse_unk", true, "false");
-  }
   const auto it = unknown.is_string() ? ids_.find(unknown.get<std::string>()) : ids_.end();
   if (it == ids_.end()) return Invalid("'model.unk_token' is not in the vocabulary");
   out_.unknown = it->second;
+  return absl::OkStatus();
+}
+
+absl::Status Reader::ReadUnigram(const json& model) {
+  out_.kind = TokenizerKind::kUnigram;
+  const json& vocab = Member(model, "vocab");
+  if (!vocab.is_array() || vocab.empty()) {
+    return Invalid("'model.vocab' is missing, empty or not a list");
+  }
+  for (const json& entry : vocab) {
+    const size_t id = out_.scores.size();
+    if (!entry.is_array() || entry.size() != 2 || !entry[0].is_string() || !entry[1].is_number()) {
+      return Invalid(absl::StrCat("model.vocab: entry ", id, " is not a token and a score"));
+    }
+    SA_RETURN_IF_ERROR(Place(entry[0].get<std::string>(), static_cast<int32_t>(id)));
+    out_.scores.push_back(entry[1].get<double>());
+  }
+  out_.byte_fallback = Member(model, "byte_fallback") == true;
+  const json& unknown = Member(model, "unk_id");
+  if (unknown.is_null()) return absl::OkStatus();
+  SA_ASSIGN_OR_RETURN(out_.unknown, ReadId(unknown, "model.unk_id"));
+  if (static_cast<size_t>(out_.unknown) < out_.scores.size()) return absl::OkStatus();
+  return Invalid(absl::StrCat("model.unk_id ", out_.unknown, " is not in the vocabulary"));
+}
+
+// A byte-level alphabet is what the pre-tokenizer makes.
+absl::Status Reader::FindKind() {
+  const bool bytes = out_.pre_tokenizer->byte_level();
+  if (out_.kind != TokenizerKind::kUnigram) {
+    out_.kind = bytes ? TokenizerKind::kByteLevelBpe : TokenizerKind::kBpe;
+  }
+  if (!bytes) return absl::OkStatus();
+  if (out_.kind == TokenizerKind::kUnigram) {
+    return Unsupported("pre_tokenizer of a Unigram model", Member(document_, "pre_tokenizer"),
+                       "those without ByteLevel");
+  }
+  if (out_.byte_fallback) return Unsupported("model.byte_fallback", true, "false, with ByteLevel");
+  if (out_.fuse_unknown && out_.unknown >= 0) {
+    return Unsupported("model.fuse_unk", true, "false, with ByteLevel");
+  }
   return absl::OkStatus();
 }
 
@@ -166,12 +208,12 @@ absl::Status Reader::ReadAdded() {
     const std::string where = absl::StrCat("added_tokens: entry ", out_.added.size());
     const json& content = Member(entry, "content");
     if (!content.is_string()) return Invalid(absl::StrCat(where, " has no 'content'"));
-    for (const char* name : {"single_word", "lstrip", "rstrip"}) {
-      if (!IsOff(Member(entry, name))) {
-        return Unsupported(absl::StrCat(where, ": ", name), true, "false");
-      }
+    if (!IsOff(Member(entry, "single_word"))) {
+      return Unsupported(absl::StrCat(where, ": single_word"), true, "false");
     }
     AddedToken token;
+    token.lstrip = Member(entry, "lstrip") == true;
+    token.rstrip = Member(entry, "rstrip") == true;
     SA_ASSIGN_OR_RETURN(token.id, ReadId(Member(entry, "id"), where));
     token.content = content.get<std::string>();
     token.special = Member(entry, "special") == true;
@@ -179,20 +221,6 @@ absl::Status Reader::ReadAdded() {
     SA_RETURN_IF_ERROR(Place(token.content, token.id));
     out_.added.push_back(std::move(token));
   }
-  return absl::OkStatus();
-}
-
-absl::Status Reader::ReadNormalizer(const json& normalizer, int depth) {
-  if (normalizer.is_null()) return absl::OkStatus();
-  const json& type = Member(normalizer, "type");
-  if (type == "Sequence" && depth < 4 && Member(normalizer, "normalizers").is_array()) {
-    for (const json& item : Member(normalizer, "normalizers")) {
-      SA_RETURN_IF_ERROR(ReadNormalizer(item, depth + 1));
-    }
-    return absl::OkStatus();
-  }
-  if (type != "NFC") return Unsupported("normalizer", normalizer, "NFC, Sequence, none");
-  out_.nfc = true;
   return absl::OkStatus();
 }
 
@@ -236,10 +264,54 @@ absl::Status Reader::ReadTemplate(const json& post) {
   return absl::OkStatus();
 }
 
+absl::Status Reader::ReadDecoderStep(const json& step) {
+  const json& type = Member(step, "type");
+  const json& content = Member(step, "content");
+  if (type == "Fuse") return absl::OkStatus();
+  if (type == "ByteFallback") {
+    if (out_.byte_fallback) return absl::OkStatus();
+    return Unsupported("decoder", step, "ByteFallback where the model falls back to bytes");
+  }
+  if (type == "Replace") {
+    const json& from = Member(Member(step, "pattern"), "String");
+    if (from.is_string() && !from.get_ref<const std::string&>().empty() && content.is_string()) {
+      out_.decoder_replace.emplace_back(from.get<std::string>(), content.get<std::string>());
+      return absl::OkStatus();
+    }
+  }
+  if (type == "Strip" && content == " " && Member(step, "start") == 1 &&
+      Member(step, "stop") == 0) {
+    out_.decoder_strip = true;
+    return absl::OkStatus();
+  }
+  if (type == "Metaspace") {
+    const json& space = Member(step, "replacement");
+    if (space.is_string() && !space.get_ref<const std::string&>().empty()) {
+      out_.decoder_replace.emplace_back(space.get<std::string>(), " ");
+      const json& scheme = Member(step, "prepend_scheme");
+      out_.decoder_strip =
+          scheme.is_null() ? Member(step, "add_prefix_space") != false : scheme != "never";
+      return absl::OkStatus();
+    }
+  }
+  return Unsupported("decoder", step,
+                     "Replace of a string, ByteFallback, Fuse, Strip of one space at the start, "
+                     "Metaspace, Sequence; ByteLevel");
+}
+
 absl::Status Reader::ReadDecoder() {
   const json& decoder = Member(document_, "decoder");
-  if (Member(decoder, "type") == "ByteLevel") return absl::OkStatus();
-  return Unsupported("decoder", decoder, "ByteLevel");
+  const json& type = Member(decoder, "type");
+  if (out_.kind == TokenizerKind::kByteLevelBpe) {
+    if (type == "ByteLevel") return absl::OkStatus();
+    return Unsupported("decoder", decoder, "ByteLevel");
+  }
+  if (decoder.is_null()) return absl::OkStatus();
+  if (type != "Sequence") return ReadDecoderStep(decoder);
+  const json& steps = Member(decoder, "decoders");
+  if (!steps.is_array()) return Invalid("decoder: 'decoders' is not a list");
+  for (const json& step : steps) SA_RETURN_IF_ERROR(ReadDecoderStep(step));
+  return absl::OkStatus();
 }
 
 absl::Status Reader::ReadExtension() {

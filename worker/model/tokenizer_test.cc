@@ -86,7 +86,8 @@ struct Edit {
 TEST(TokenizerTest, UnsupportedConstructsAreNamed) {
   using absl::StatusCode;
   const Edit edits[] = {
-      {"/model/type", "\"Unigram\"", StatusCode::kUnimplemented},
+      {"/model/type", "\"WordPiece\"", StatusCode::kUnimplemented},
+      {"/model/type", "\"Unigram\"", StatusCode::kInvalidArgument},
       {"/model/dropout", "0.1", StatusCode::kUnimplemented},
       {"/model/byte_fallback", "true", StatusCode::kUnimplemented},
       {"/model/end_of_word_suffix", "\"</w>\"", StatusCode::kUnimplemented},
@@ -98,13 +99,13 @@ TEST(TokenizerTest, UnsupportedConstructsAreNamed) {
       {"/model/merges", "[\"q zz\"]", StatusCode::kInvalidArgument},
       {"/model/merges", "[7]", StatusCode::kInvalidArgument},
       {"/model/unk_token", "\"nothing\"", StatusCode::kInvalidArgument},
-      {"/normalizer", "{\"type\": \"NFKC\"}", StatusCode::kUnimplemented},
+      {"/normalizer", "{\"type\": \"Lowercase\"}", StatusCode::kUnimplemented},
       {"/pre_tokenizer", "null", StatusCode::kUnimplemented},
       {"/pre_tokenizer", "{\"type\": \"Whitespace\"}", StatusCode::kUnimplemented},
       {"/pre_tokenizer", "{\"type\": \"Split\"}", StatusCode::kUnimplemented},
       {"/decoder", "{\"type\": \"WordPiece\"}", StatusCode::kUnimplemented},
       {"/post_processor", "{\"type\": \"BertProcessing\"}", StatusCode::kUnimplemented},
-      {"/added_tokens/0/lstrip", "true", StatusCode::kUnimplemented},
+      {"/added_tokens/0/single_word", "true", StatusCode::kUnimplemented},
       {"/added_tokens/0/id", "77", StatusCode::kInvalidArgument},
       {"/added_tokens/0/content", "7", StatusCode::kInvalidArgument},
   };

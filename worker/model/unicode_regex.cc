@@ -15,9 +15,12 @@ constexpr char kSpaces[] =
 // Backtracking steps for one match: a bad pattern must not hang.
 constexpr uint32_t kMatchLimit = 1'000'000;
 
-std::string RewriteSpaces(const std::string& pattern) {
-  std::string out;
+// Oniguruma takes a class inside a class for their union, PCRE2 knows none: the inner brackets go.
+// False for one that is no union of characters.
+bool Rewrite(const std::string& pattern, std::string* rewritten) {
+  std::string& out = *rewritten;
   bool in_class = false;
+  int inner = 0;
   for (size_t i = 0; i < pattern.size(); ++i) {
     const char c = pattern[i];
     if (c == '\\' && i + 1 < pattern.size()) {
@@ -32,11 +35,22 @@ std::string RewriteSpaces(const std::string& pattern) {
       }
       continue;
     }
+    const char next = i + 1 < pattern.size() ? pattern[i + 1] : 0;
+    if (in_class && c == '&' && next == '&') return false;
+    if (in_class && c == '[' && next != ':') {
+      if (next == '^') return false;
+      ++inner;
+      continue;
+    }
+    if (inner > 0 && c == ']') {
+      --inner;
+      continue;
+    }
     if (c == '[') in_class = true;
     if (c == ']') in_class = false;
     out += c;
   }
-  return out;
+  return true;
 }
 
 size_t CharacterLength(absl::string_view text, size_t at) {
@@ -57,7 +71,12 @@ struct UnicodeRegex::Code {
 };
 
 absl::StatusOr<UnicodeRegex> UnicodeRegex::Compile(const std::string& pattern) {
-  const std::string rewritten = RewriteSpaces(pattern);
+  std::string rewritten;
+  if (!Rewrite(pattern, &rewritten)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the regular expression '", pattern,
+        "' is not supported: an intersection of classes, or a negated class inside a class"));
+  }
   int error = 0;
   PCRE2_SIZE offset = 0;
   auto code = std::make_shared<Code>();

@@ -15,8 +15,8 @@ namespace shiftadd {
 class UnicodeRegex {
  public:
   // `pattern` is in Oniguruma's syntax as tokenizer.json has it; \s and \S mean Unicode's
-  // White_Space there, which PCRE2's do not quite, and are rewritten. INVALID_ARGUMENT if it does
-  // not compile.
+  // White_Space there, which PCRE2's do not quite, and are rewritten, as are unions of classes.
+  // INVALID_ARGUMENT if it does not compile.
   static absl::StatusOr<UnicodeRegex> Compile(const std::string& pattern);
 
   // Cuts `text` (valid UTF-8) into its matches and what lies between them, in order; nothing is

@@ -28,6 +28,21 @@ size_t Utf8CharacterAt(absl::string_view text, size_t at, bool* incomplete) {
   return length;
 }
 
+size_t WhiteSpaceAt(absl::string_view text, size_t at) {
+  const uint8_t lead = static_cast<uint8_t>(text[at]);
+  if (lead == ' ' || (lead >= 0x09 && lead <= 0x0d)) return 1;
+  if (lead < 0x80) return 0;
+  static const char* const kSpaces[] = {"\u0085", "\u00a0", "\u1680", "\u2000", "\u2001",
+                                        "\u2002", "\u2003", "\u2004", "\u2005", "\u2006",
+                                        "\u2007", "\u2008", "\u2009", "\u200a", "\u2028",
+                                        "\u2029", "\u202f", "\u205f", "\u3000"};
+  for (const char* space : kSpaces) {
+    const absl::string_view one(space);
+    if (text.substr(at, one.size()) == one) return one.size();
+  }
+  return 0;
+}
+
 void ForEachUtf8Run(absl::string_view text,
                     const std::function<void(absl::string_view, bool)>& on_run) {
   size_t start = 0, i = 0;

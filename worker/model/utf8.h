@@ -13,6 +13,9 @@ namespace shiftadd {
 // and overlong forms are none). *incomplete: the text ends inside what may yet become a character.
 size_t Utf8CharacterAt(absl::string_view text, size_t at, bool* incomplete);
 
+// The length of the character of Unicode's White_Space that starts at `at` of valid UTF-8, or 0.
+size_t WhiteSpaceAt(absl::string_view text, size_t at);
+
 // Calls back with longest runs of whole characters (valid) and with single bytes that belong to
 // none (not valid), in order.
 void ForEachUtf8Run(absl::string_view text,

@@ -1,0 +1,39 @@
+// What a tokenizer does to text before it is cut into words.
+#ifndef SHIFTADD_WORKER_MODEL_NORMALIZER_H_
+#define SHIFTADD_WORKER_MODEL_NORMALIZER_H_
+
+#include <string>
+#include <vector>
+
+#include "absl/status/statusor.h"
+#include "absl/strings/string_view.h"
+#include "nlohmann/json.hpp"
+
+namespace shiftadd {
+
+// The "normalizer" of a tokenizer.json: NFC, NFD, NFKC, NFKD, Prepend, Replace of a string, Strip,
+// Sequence of them. Immutable, thread-safe.
+class Normalizer {
+ public:
+  // Null: changes nothing. UNIMPLEMENTED names a construct that is not supported.
+  static absl::StatusOr<Normalizer> FromJson(const nlohmann::json& json);
+
+  bool empty() const { return steps_.empty(); }
+  // `text` is valid UTF-8.
+  std::string Run(absl::string_view text) const;
+
+ private:
+  enum class Kind { kNfc, kNfd, kNfkc, kNfkd, kPrepend, kReplace, kStrip };
+  struct Step {
+    Kind kind;
+    std::string from, to;              // kReplace both, kPrepend `to`
+    bool left = false, right = false;  // kStrip
+  };
+  absl::Status Add(const nlohmann::json& json, int depth);
+
+  std::vector<Step> steps_;
+};
+
+}  // namespace shiftadd
+
+#endif  // SHIFTADD_WORKER_MODEL_NORMALIZER_H_
