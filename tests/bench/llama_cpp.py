@@ -30,6 +30,7 @@ class Bench:
         self.options = options
         self.rates = collections.defaultdict(list)  # (who, threads, test, busy) -> tokens a second; busy None: the main part
         self.memory = collections.defaultdict(int)
+        self.build = "unknown"  # llama.cpp's commit and number
         self.read = {}  # bytes of weights that a token reads
 
     def measure(self, who, threads, busy):
@@ -48,6 +49,7 @@ class Bench:
                 test = "prompt" if line["n_prompt"] else "generation"
                 self.rates[who, threads, test, busy].append(line["avg_ts"])
                 self.read[who] = line["model_size"]
+                self.build = f"{line.get('build_commit')} ({line.get('build_number')})"
         self.memory[who] = max(self.memory[who], memory)
 
     def rounds(self, plan, seconds):
@@ -116,7 +118,7 @@ def disturbed(bench, who, threads, busy):
 
 def main():
     parser = argparse.ArgumentParser()
-    for name in ("ours", "package", "package-dir", "llama-bench", "models", "types", "threads", "out"):
+    for name in ("ours", "package", "package-dir", "llama-bench", "models", "types", "threads", "out", "command"):
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--busy", type=int, required=True)
@@ -133,9 +135,11 @@ def main():
         bench.rounds([(who, t, busy) for t in threads for busy in (0, options.busy) for who in (OURS, rival)],
                      options.seconds * share)
     lines = [
+        f"$ {options.command}",
         f"shiftadd {options.package} beside llama.cpp on {os.path.basename(options.models)}: tokens a second, {done} interleaved rounds",
         f"{datetime.date.today()}, {cpu_name()}, {len(os.sched_getaffinity(0))} usable cores; load average at the start "
         f"{loads[0]:.2f}, at the end {loads[1]:.2f} (these programs' own threads count)",
+        f"llama.cpp build {bench.build}",
         "", *table(bench, types, threads), "", *ratios(bench, types, threads)]
     if options.busy:
         lines += ["", *disturbed(bench, OURS, threads, options.busy), *disturbed(bench, rival, threads, options.busy)]

@@ -12,6 +12,7 @@
 # (with --busy: 128 and 24, with and without the busy processes).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
+command="tests/bench/llama_cpp.sh ${*@Q}"
 usage() { sed -n '3,4p' "$0" >&2; exit 2; }
 
 bin='' package='' package_dir='' source='' work=$HOME/.cache/shiftadd/llama_cpp llama_source=''
@@ -60,4 +61,4 @@ for type in $types; do quantize "$work/models/$name-F16.gguf" "$type"; done
 
 exec python3 "$here/llama_cpp.py" --ours "$bin/cpu_serve_benchmark" --package "$package" --package-dir "$package_dir" \
   --llama-bench "$build/bin/llama-bench" --models "$work/models/$name" --types "$types" --threads "$threads" \
-  --seconds "$seconds" --busy "$busy" --out "$out"
+  --seconds "$seconds" --busy "$busy" --out "$out" --command "$command"
