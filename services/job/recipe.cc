@@ -135,11 +135,16 @@ class Resolver {
   void ResolveChunks() {
     if (r_->chunks() == 0) r_->set_chunks(1);
     faults_->Range<uint32_t>("recipe.chunks", r_->chunks(), 1, 16);
-    if (r_->chunks() > 1 && r_->chunks() <= 16 && r_->hessian() != v1::HESSIAN_GUIDED) {
-      faults_->Add("recipe.chunks",
-                   absl::StrCat("found ", r_->chunks(), ", expected 1 with hessian ",
-                                Name(r_->hessian()), ": only guided Hessians differ by rows"));
-    }
+    if (r_->chunks() <= 1 || r_->chunks() > 16) return;
+    // A Hessian that the method does not have is a fault of its own.
+    const bool guides =
+        std::count(rules_.hessian.begin(), rules_.hessian.end(), v1::HESSIAN_GUIDED) > 0;
+    if (guides && r_->hessian() == v1::HESSIAN_GUIDED) return;
+    faults_->Add("recipe.chunks",
+                 absl::StrCat("found ", r_->chunks(), ", expected 1 with ",
+                              guides ? absl::StrCat("hessian ", Name(r_->hessian()))
+                                     : absl::StrCat("method ", Name(r_->method())),
+                              ": only guided Hessians differ by rows"));
   }
 
   void ResolveNumbers() {

@@ -176,6 +176,11 @@ TEST(ResolveRecipe, OnlyGuidedHessiansHaveChunks) {
   EXPECT_EQ(Faults(recipe), "chunks");
   recipe.set_chunks(17);
   EXPECT_EQ(Faults(recipe), "chunks");
+  // A method without guided Hessians has no chunks either: both are said.
+  v1::Recipe lat = Of(v1::METHOD_LAT);
+  lat.set_hessian(v1::HESSIAN_GUIDED);
+  lat.set_chunks(4);
+  EXPECT_EQ(Faults(lat), "hessian chunks");
 }
 
 TEST(ResolveRecipe, GroupsSuitTheEncoding) {

@@ -1,0 +1,123 @@
+// The worker's process against a coordinator in this one.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <csignal>
+#include <mutex>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
+#include "services/rpc/rpc.h"
+#include "shiftadd/v1/task.grpc.pb.h"
+#include "tests/cluster.h"
+#include "worker/model/testing/tiny_llama.h"
+
+namespace shiftadd::testing {
+namespace {
+
+using ::testing::HasSubstr;
+
+// Gives one INGEST task and refuses whatever comes of it.
+class RefusingTasks : public v1::TaskService::Service {
+ public:
+  explicit RefusingTasks(std::string source) : source_(std::move(source)) {}
+
+  grpc::Status LeaseTask(grpc::ServerContext* context, const v1::LeaseTaskRequest*,
+                         v1::LeaseTaskResponse* response) override {
+    {
+      const std::lock_guard<std::mutex> hold(mutex_);
+      if (!given_) {
+        given_ = true;
+        FillTask(response->mutable_task());
+        return grpc::Status::OK;
+      }
+    }
+    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
+    return grpc::Status::CANCELLED;
+  }
+  grpc::Status RenewLease(grpc::ServerContext*, const v1::RenewLeaseRequest*,
+                          v1::RenewLeaseResponse* response) override {
+    response->mutable_lease()->set_seconds(30);
+    return grpc::Status::OK;
+  }
+  grpc::Status CompleteTask(grpc::ServerContext*, const v1::CompleteTaskRequest* request,
+                            v1::CompleteTaskResponse*) override {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    completed_.push_back(*request);
+    return {grpc::StatusCode::INVALID_ARGUMENT, "result: found 14 layers, expected 7"};
+  }
+  grpc::Status FailTask(grpc::ServerContext*, const v1::FailTaskRequest* request,
+                        v1::FailTaskResponse*) override {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    failed_.push_back(*request);
+    return grpc::Status::OK;
+  }
+
+  std::vector<v1::CompleteTaskRequest> completed() const {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    return completed_;
+  }
+  std::vector<v1::FailTaskRequest> failed() const {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    return failed_;
+  }
+
+ private:
+  void FillTask(v1::Task* task) const {
+    task->set_task_id("task-1");
+    task->set_kind(v1::TASK_KIND_INGEST);
+    task->set_lease_epoch(5);
+    task->set_attempt(1);
+    task->mutable_lease()->set_seconds(30);
+    task->mutable_stall_limit()->set_seconds(600);
+    task->mutable_context()->set_job_id("job-1");
+    task->mutable_context()->set_source(source_);
+    v1::Recipe* recipe = task->mutable_context()->mutable_recipe();
+    recipe->set_method(v1::METHOD_RTN);
+    recipe->set_group_size(128);
+    recipe->add_candidate_bits(3);
+    task->mutable_ingest()->mutable_calibration()->set_sequences(4);
+    task->mutable_ingest()->mutable_calibration()->set_length(24);
+  }
+
+  const std::string source_;
+  mutable std::mutex mutex_;
+  bool given_ = false;
+  std::vector<v1::CompleteTaskRequest> completed_;
+  std::vector<v1::FailTaskRequest> failed_;
+};
+
+TEST(Worker, AResultThatIsRefusedFailsTheTaskAndSaysWhy) {
+  const std::string dir = NewTempDir("worker");
+  ASSERT_TRUE(WriteTinyLlamaDirectory(dir + "/tiny", TinyLlamaOptions()).ok());
+  RefusingTasks tasks("file://" + dir + "/tiny");
+  rpc::ServerOptions options;
+  options.address = "127.0.0.1:0";
+  const auto server = rpc::Server::Start(options, {&tasks});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string log = dir + "/worker.log";
+  Process worker(
+      {Binary("shiftadd-worker"), "--coordinator", absl::StrCat("127.0.0.1:", (*server)->port()),
+       "--blobs", dir + "/store", "--source-root", dir, "--http", "127.0.0.1:0", "--threads", "1"},
+      log);
+  for (const absl::Time end = absl::Now() + absl::Seconds(60);
+       tasks.failed().empty() && absl::Now() < end;)
+    absl::SleepFor(absl::Milliseconds(20));
+  // Once each: the same result is not offered again.
+  ASSERT_EQ(tasks.completed().size(), 1u) << ReadFile(log);
+  ASSERT_EQ(tasks.failed().size(), 1u) << ReadFile(log);
+  EXPECT_TRUE(tasks.completed()[0].result().has_ingest());
+  const v1::FailTaskRequest failed = tasks.failed()[0];
+  EXPECT_EQ(failed.task_id(), "task-1");
+  EXPECT_EQ(failed.lease_epoch(), tasks.completed()[0].lease_epoch());
+  EXPECT_EQ(failed.code(), static_cast<int32_t>(absl::StatusCode::kInvalidArgument));
+  EXPECT_EQ(failed.message(),
+            "the coordinator refused the result: result: found 14 layers, expected 7");
+  EXPECT_THAT(ReadFile(log), HasSubstr("reporting task-1: INVALID_ARGUMENT"));
+  worker.Signal(SIGTERM);  // it has gone on and asks for the next
+  EXPECT_EQ(worker.Wait(absl::Seconds(20)), 0);
+}
+
+}  // namespace
+}  // namespace shiftadd::testing
