@@ -106,8 +106,8 @@ class Follower {
     request.set_from_sequence(view_.last_sequence() + 1);
     auto reader = client_.stub()->WatchJob(&call, request);
     v1::JobEvent event;
-    while (!IsTerminal(view_.state()) && reader->Read(&event)) show(view_.Apply(event));
-    if (IsTerminal(view_.state())) call.TryCancel();
+    // The coordinator ends the stream with the job; a retried one goes on behind its first end.
+    while (reader->Read(&event)) show(view_.Apply(event));
     const grpc::Status status = reader->Finish();
     running_.Set(nullptr);
     return client_.Explain(status);
