@@ -168,6 +168,7 @@ TEST_F(ChaosTest, AFullDiskFailsTheJobAndARetryFinishesIt) {
   ASSERT_TRUE(failed.ok()) << failed.status();
   ASSERT_EQ(failed->state(), v1::JOB_STATE_FAILED);
   EXPECT_NE(failed->error().find("No space left on device"), std::string::npos) << failed->error();
+  EXPECT_NE(failed->error().find(disk.dir() + "/store"), std::string::npos) << failed->error();
   disk.Free();
   grpc::ClientContext context;
   rpc::SetDeadline(&context, absl::Seconds(10));

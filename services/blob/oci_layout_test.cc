@@ -102,6 +102,10 @@ TEST_F(OciLayoutTest, NoSpaceLeavesNothing) {
   EXPECT_EQ(put.code(), StatusCode::kResourceExhausted) << put;
   EXPECT_EQ(scratch.code(), StatusCode::kResourceExhausted) << scratch;
   EXPECT_EQ(append.code(), StatusCode::kResourceExhausted) << append;
+  for (const absl::Status& status : {put, scratch, append}) {  // which file system it is
+    EXPECT_THAT(std::string(status.message()), HasSubstr(dir_ + "/"));
+    EXPECT_THAT(std::string(status.message()), HasSubstr(": File too large"));
+  }
   EXPECT_EQ(FilesUnder(dir_), before + 1);  // the lock file
 }
 

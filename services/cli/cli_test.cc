@@ -75,11 +75,28 @@ class FakeJobs : public v1::JobService::Service {
   }
   grpc::Status PublishBudget(grpc::ServerContext*, const v1::PublishBudgetRequest* request,
                              v1::Job* child) override {
+    if (packager_away) return {grpc::StatusCode::UNAVAILABLE, "packager: connection refused"};
     published = *request;
     *child = job;
     return grpc::Status::OK;
   }
 
+  grpc::Status CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
+                         v1::Job* cancelled) override {
+    return Change(request->job_id(), v1::JOB_STATE_CANCELLED, cancelled);
+  }
+  grpc::Status RetryJob(grpc::ServerContext*, const v1::RetryJobRequest* request,
+                        v1::Job* retried) override {
+    return Change(request->job_id(), job.resume_state(), retried);
+  }
+  grpc::Status Change(const std::string& id, v1::JobState state, v1::Job* changed) {
+    if (id != job.job_id()) return {grpc::StatusCode::NOT_FOUND, "no job " + id};
+    job.set_state(state);
+    *changed = job;
+    return grpc::Status::OK;
+  }
+
+  bool packager_away = false;
   v1::Job job;
   std::vector<v1::PlanBudgetRequest> planned;
   v1::PublishBudgetRequest published;
@@ -306,6 +323,15 @@ TEST_F(CliTest, WatchTellsAFailure) {
   EXPECT_THAT(out_, HasSubstr("FAILED in INGESTING: m.gguf: wrong magic"));
 }
 
+TEST_F(CliTest, WatchOfARetriedJobGoesOnBehindItsFirstEnd) {
+  MakeJob(v1::JOB_STATE_FAILED);
+  for (const v1::JobState state : {v1::JOB_STATE_PROFILING, v1::JOB_STATE_SUCCEEDED})
+    AddEvent([state](v1::JobEvent* event) { event->set_state(state); });
+  jobs_.job.set_state(v1::JOB_STATE_SUCCEEDED);
+  EXPECT_EQ(Shiftadd({"watch", "job-1"}), kExitOk) << err_;
+  EXPECT_THAT(out_, HasSubstr("FAILED\n00:00:01  PROFILING\n00:00:01  SUCCEEDED\njob-1 SUCCEEDED"));
+}
+
 TEST_F(CliTest, WatchGivesUpInTheEnd) {
   const std::string gone = address_;
   server_.reset();
@@ -332,6 +358,33 @@ TEST_F(CliTest, Lists) {
   const auto packages = nlohmann::json::parse(out_);
   EXPECT_EQ(packages["packages"][0]["name"], "m");
   EXPECT_EQ(packages["packages"][0]["bytes"], 2048);
+}
+
+TEST_F(CliTest, CancelAndRetryPrintTheStateByItsName) {
+  MakeJob(v1::JOB_STATE_PROFILING);
+  ASSERT_EQ(Shiftadd({"cancel", "job-1"}), kExitOk) << err_;
+  EXPECT_EQ(out_, "job-1 CANCELLED\n");
+  jobs_.job.set_resume_state(v1::JOB_STATE_EVALUATING);
+  ASSERT_EQ(Shiftadd({"retry", "job-1"}), kExitOk) << err_;
+  EXPECT_EQ(out_, "job-1 EVALUATING\n");
+  jobs_.job.set_resume_state(static_cast<v1::JobState>(99));  // a younger coordinator's
+  ASSERT_EQ(Shiftadd({"retry", "job-1"}), kExitOk) << err_;
+  EXPECT_THAT(out_, HasSubstr("99"));
+  EXPECT_EQ(Shiftadd({"cancel", "job-2"}), kExitFailed);
+  EXPECT_THAT(err_, HasSubstr("no job job-2"));
+}
+
+TEST_F(CliTest, SaysWhichDaemonIsAway) {
+  MakeJob(v1::JOB_STATE_SUCCEEDED);
+  jobs_.packager_away = true;  // and the coordinator says so
+  EXPECT_EQ(Shiftadd({"plan", "job-1", "--bits", "2", "--publish", "m"}), kExitUnreachable);
+  EXPECT_THAT(err_, HasSubstr("the coordinator at " + address_ +
+                              " cannot reach its packager: connection refused"));
+  server_.reset();
+  EXPECT_EQ(Shiftadd({"jobs"}), kExitUnreachable);
+  EXPECT_THAT(err_, HasSubstr("the coordinator at " + address_ + " cannot be reached"));
+  EXPECT_EQ(Shiftadd({"packages"}), kExitUnreachable);
+  EXPECT_THAT(err_, HasSubstr("packager at " + address_));
 }
 
 TEST_F(CliTest, ExitCodes) {

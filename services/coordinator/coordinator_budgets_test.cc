@@ -130,6 +130,26 @@ TEST(PlanBudget, AnswersForEveryCriterionThatTheCandidatesHave) {
   EXPECT_NE(measured.status().message().find("was not measured"), std::string::npos);
 }
 
+TEST(PlanBudget, OfOneCandidateALayerThereIsNothingToChoose) {
+  SimulatedCluster cluster;
+  auto request = WithPlanes(3);
+  request.mutable_spec()->mutable_recipe()->clear_candidate_bits();
+  request.mutable_spec()->mutable_recipe()->add_candidate_bits(3);
+  const v1::Job job = Finished(&cluster, request);
+  const auto plan = Plan(&cluster, job.job_id(), 3);
+  ASSERT_TRUE(plan.ok()) << plan.status();
+  EXPECT_EQ(plan->planes(), 3.0);
+  ASSERT_EQ(plan->layers_size(), 12);
+  for (const v1::PlannedLayer& layer : plan->layers()) EXPECT_EQ(layer.bits(), 3u);
+  EXPECT_EQ(plan->uniform_bits(), 3u);
+  EXPECT_EQ(plan->importance_uniform(), plan->importance());
+  for (const double planes : {2.5, 3.7}) {
+    std::string fields;
+    EXPECT_FALSE(Plan(&cluster, job.job_id(), planes, v1::CRITERION_UNSPECIFIED, &fields).ok());
+    EXPECT_EQ(fields, "budget.planes ");
+  }
+}
+
 TEST(PlanBudget, SaysWhatIsInTheWay) {
   SimulatedCluster cluster;
   EXPECT_EQ(Plan(&cluster, "job-none", 3).status().code(), StatusCode::kNotFound);
