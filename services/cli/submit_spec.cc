@@ -1,5 +1,6 @@
 #include "services/cli/submit_spec.h"
 
+#include <algorithm>
 #include <filesystem>
 #include <system_error>
 
@@ -32,6 +33,32 @@ absl::Status AddLabels(const std::vector<std::string>& labels, v1::JobSpec* spec
     (*spec->mutable_labels())[label.substr(0, equals)] = label.substr(equals + 1);
   }
   return absl::OkStatus();
+}
+
+// What all of a phase takes, and what it takes with its activations on the host.
+uint64_t AllOf(const v1::DevicePhase& phase) {
+  return phase.weight_bytes() + phase.state_bytes() + phase.hessian_bytes() + phase.work_bytes();
+}
+uint64_t LeastOf(const v1::DevicePhase& phase) { return AllOf(phase) - phase.state_bytes(); }
+
+// The arithmetic of a GPU's memory: one block of the model at a time, phase by phase.
+std::string FormatDevicePhases(const v1::Plan& plan) {
+  if (plan.device_phases().empty()) return "";
+  Table table({"ON A GPU, ONE BLOCK AT A TIME", ">WEIGHTS", ">ACTIVATIONS", ">HESSIANS", ">WORK",
+               ">ALL", ">HOST"});
+  uint64_t least = 0, all = 0, host = 0;
+  for (const v1::DevicePhase& phase : plan.device_phases()) {
+    table.Add({phase.name(), FormatBytes(phase.weight_bytes()), FormatBytes(phase.state_bytes()),
+               FormatBytes(phase.hessian_bytes()), FormatBytes(phase.work_bytes()),
+               FormatBytes(AllOf(phase)), FormatBytes(phase.host_bytes())});
+    least = std::max(least, LeastOf(phase));
+    all = std::max(all, AllOf(phase));
+    host = std::max(host, phase.host_bytes() + phase.state_bytes());
+  }
+  return absl::StrCat("\n", table.ToString(), "a GPU needs ", FormatBytes(least),
+                      " at least; with ", FormatBytes(all),
+                      " all activations stay on it; the host holds up to ", FormatBytes(host),
+                      " of them otherwise\n");
 }
 
 }  // namespace
@@ -90,7 +117,7 @@ std::string FormatPlan(const v1::Job& job) {
                           " parameters")});
   table.Add({"source on disk", FormatBytes(plan.source_bytes())});
   table.Add({"candidates and scratch on disk", FormatBytes(plan.store_bytes())});
-  table.Add({"memory a worker needs", FormatBytes(plan.worker_memory_bytes())});
+  table.Add({"memory a worker on the CPU needs", FormatBytes(plan.worker_memory_bytes())});
   table.Add({"estimated time",
              absl::StrCat(FormatSeconds(plan.estimated_seconds()), " with one worker")});
   table.Add(
@@ -101,7 +128,7 @@ std::string FormatPlan(const v1::Job& job) {
       {"budget", absl::StrCat(plan.budget_feasible() ? "can be met" : "CANNOT be met",
                               plan.budget_message().empty() ? "" : ": ", plan.budget_message())});
   const std::string text = table.ToString();
-  return text.substr(text.find('\n') + 1);  // no headers
+  return text.substr(text.find('\n') + 1) + FormatDevicePhases(plan);  // the first without headers
 }
 
 }  // namespace shiftadd::cli

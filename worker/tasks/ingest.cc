@@ -12,6 +12,7 @@
 #include "services/base/status_macros.h"
 #include "worker/quantize/parallel.h"
 #include "worker/reference/microbatch.h"
+#include "worker/tasks/device_memory.h"
 #include "worker/tasks/tasks.h"
 
 namespace shiftadd {
@@ -140,6 +141,11 @@ absl::StatusOr<v1::IngestResult> RunIngest(const v1::TaskContext& context,
   plan->set_quantized_parameters(quantized);
   plan->set_source_bytes(source.source_bytes());
   plan->set_worker_memory_bytes(BytesOf(spec, parameters, context.recipe(), task));
+
+  for (v1::DevicePhase& phase :
+       PlanDeviceMemory(spec, context.recipe(), task.calibration(), task.evaluation())) {
+    *plan->add_device_phases() = std::move(phase);
+  }
 
   uint64_t candidate_bits = 0;
   const bool raw = context.recipe().method() == v1::METHOD_ACC;  // published as plain numbers

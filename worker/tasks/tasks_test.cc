@@ -12,6 +12,7 @@
 #include "services/base/digest.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/reference/torch_seam.h"
+#include "worker/tasks/device_memory.h"
 #include "worker/tasks/job_session.h"
 #include "worker/tasks/task_runner.h"
 
@@ -129,6 +130,47 @@ class TasksTest : public ::testing::Test {
   v1::TaskContext context_;
 };
 
+// Llama 3 70B's shape on a card of 80 GB: the arithmetic, without the model.
+TEST(DeviceMemoryTest, A70BFitsOneCardWhenActivationsMayWaitOnTheHost) {
+  ArchitectureSpec spec;
+  spec.family = "llama";
+  spec.vocab = 128256;
+  spec.hidden = 8192;
+  spec.intermediate = 28672;
+  spec.blocks = 80;
+  spec.heads = 64;
+  spec.kv_heads = 8;
+  spec.head_dim = 128;
+  v1::Recipe recipe;
+  recipe.set_hessian(v1::HESSIAN_GUIDED);
+  recipe.set_chunks(1);
+  for (const uint32_t bits : {2, 3, 4}) recipe.add_candidate_bits(bits);
+  v1::Calibration calibration;
+  calibration.set_sequences(128);
+  calibration.set_length(2048);
+  v1::Evaluation evaluation;
+  evaluation.set_sequences(8);
+  evaluation.set_length(2048);
+  const auto phases = PlanDeviceMemory(spec, recipe, calibration, evaluation);
+  ASSERT_EQ(phases.size(), 4u);
+  const uint64_t block =
+      uint64_t{2} * (2 * 8192 * 8192 + 2 * 1024 * 8192 + 3 * uint64_t{8192} * 28672);
+  const uint64_t ends = uint64_t{2} * 2 * 128256 * 8192;
+  EXPECT_EQ(phases[1].weight_bytes(), block + ends);
+  EXPECT_EQ(phases[1].state_bytes(), uint64_t{2} * 128 * 2048 * 8192 * 4);
+  // A square of fp64 for each layer.
+  EXPECT_EQ(phases[1].hessian_bytes(),
+            uint64_t{8} * (6 * uint64_t{8192} * 8192 + uint64_t{28672} * 28672));
+  EXPECT_EQ(phases[0].host_bytes(), uint64_t{16} * 2048 * 8192 * 4 * 81);
+  for (const v1::DevicePhase& phase : phases) {
+    EXPECT_LT(phase.weight_bytes() + phase.hessian_bytes() + phase.work_bytes(),
+              uint64_t{80'000'000'000} * 95 / 100)
+        << phase.name();
+  }
+  recipe.set_hessian(v1::HESSIAN_PLAIN);
+  EXPECT_EQ(PlanDeviceMemory(spec, recipe, calibration, evaluation).size(), 3u);
+}
+
 TEST_F(TasksTest, IngestPlansEveryLayerAndHashSaysWhichBytes) {
   auto runner = NewRunner();
   v1::Task task = NewTask(v1::TASK_KIND_INGEST);
@@ -142,6 +184,7 @@ TEST_F(TasksTest, IngestPlansEveryLayerAndHashSaysWhichBytes) {
   EXPECT_EQ(plan.layers(0).name(), "blocks.0.attn.q");
   EXPECT_GT(plan.parameters(), plan.quantized_parameters());
   EXPECT_GT(plan.worker_memory_bytes(), 0u);
+  EXPECT_GE(plan.device_phases_size(), 3);
   EXPECT_TRUE(store_->Stat(plan.tokenizer_digest()).ok());
 
   v1::Task hash = NewTask(v1::TASK_KIND_HASH);
