@@ -211,6 +211,7 @@ absl::StatusOr<BenchFigures> BenchIn(const WeightProvider& weights, at::ScalarTy
 
 absl::StatusOr<BenchFigures> BenchSource(const WeightProvider& weights, Device device, int threads,
                                          const BenchOptions& options) {
+  SA_RETURN_IF_ERROR(RefuseBeyondLlama(weights.spec(), "the full-precision benchmark"));
   if (options.context + 1 > weights.spec().context) {
     return absl::InvalidArgumentError(absl::StrCat("a context of ", options.context,
                                                    " tokens, expected less than ",
