@@ -121,7 +121,12 @@ absl::StatusOr<BenchReport> Bench(Context& context, const BenchFlags& flags) {
   // On the same device, whatever auto would choose there.
   const bool cpu = report.package.value("device", "") == "cpu";
   context.err << "measuring " << report.source_path << " in full precision\n" << std::flush;
-  SA_ASSIGN_OR_RETURN(report.source, BenchSource(flags, report.source_path, cpu ? "cpu" : "cuda"));
+  absl::StatusOr<json> source = BenchSource(flags, report.source_path, cpu ? "cpu" : "cuda");
+  if (source.ok()) {
+    report.source = *std::move(source);
+  } else {
+    report.source_fault = std::string(source.status().message());
+  }
   return report;
 }
 
