@@ -4,6 +4,7 @@ import collections
 import datetime
 import json
 import os
+import signal
 import statistics
 import subprocess
 import sys
@@ -11,7 +12,8 @@ import time
 
 OURS = "shiftadd"
 PROMPT, GENERATE = 512, 128
-BUSY_PROMPT, BUSY_GENERATE = 128, 24  # with and without busy neighbours, where a token can take half a second
+# llama.cpp's, with and without busy neighbours: a token can take it half a second there.
+BUSY_PROMPT, BUSY_GENERATE = 128, 24
 
 
 def run(command):
@@ -35,7 +37,7 @@ class Bench:
 
     def measure(self, who, threads, busy):
         o = self.options
-        prompt, generate = (PROMPT, GENERATE) if busy is None else (BUSY_PROMPT, BUSY_GENERATE)
+        prompt, generate = (PROMPT, GENERATE) if busy is None or who == OURS else (BUSY_PROMPT, BUSY_GENERATE)
         if who == OURS:
             lines, memory = run([o.ours, "--package", o.package, "--package-dir", o.package_dir, "--threads", str(threads),
                                  "--prompt", str(prompt), "--generate", str(generate)])
@@ -117,6 +119,7 @@ def disturbed(bench, who, threads, busy):
 
 
 def main():
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that no neighbour outlives this
     parser = argparse.ArgumentParser()
     for name in ("ours", "package", "package-dir", "llama-bench", "models", "types", "threads", "out", "command"):
         parser.add_argument(f"--{name}", required=True)

@@ -9,7 +9,7 @@
 # minutes on two cores and is kept; what is measured afterwards takes about --seconds, at least one round of each.
 # --busy N: also with N processes beside that never sleep; the share of the undisturbed rate that is left.
 # Every program runs once in each round, at every number of threads: prompt of 512 tokens, generation of 128 tokens
-# (with --busy: 128 and 24, with and without the busy processes).
+# (with --busy, llama.cpp: 128 and 24, with and without the busy processes).
 set -euo pipefail
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 command="tests/bench/llama_cpp.sh ${*@Q}"
