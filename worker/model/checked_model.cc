@@ -53,6 +53,8 @@ class CheckedModel : public ModelSource {
   const ArchitectureSpec& spec() const override { return parts_.spec; }
   bool Has(const std::string& name) const override { return by_name_.count(name) > 0; }
   absl::StatusOr<std::vector<float>> Read(const std::string& name) const override;
+  absl::Status ReadRows(const std::string& name, int64_t rows, int64_t cols, int64_t begin,
+                        int64_t end, float* out) const override;
   std::optional<RawTensor> Raw(const std::string& name) const override;
   const std::vector<SourceTensor>& tensors() const override { return listed_; }
   uint64_t source_bytes() const override { return source_bytes_; }
@@ -70,6 +72,11 @@ class CheckedModel : public ModelSource {
   }
 
  private:
+  // Read gives its numbers as the file has them.
+  bool Plain(const FamilyTensor& t) const {
+    const bool gguf = parts_.format == SourceFormat::kGguf;
+    return t.fused_parts <= 1 && (gguf ? t.interleaved_heads == 0 : t.hugging_face_plus == 0);
+  }
   std::string SourceName(const FamilyTensor& t) const { return NameIn(parts_, t); }
 
   ModelParts parts_;
@@ -130,14 +137,25 @@ absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) c
   return values;
 }
 
+absl::Status CheckedModel::ReadRows(const std::string& name, int64_t rows, int64_t cols,
+                                    int64_t begin, int64_t end, float* out) const {
+  const auto it = by_name_.find(name);
+  // What is stored as it is read, and nothing else.
+  const bool plain = it != by_name_.end() && Plain(plan_[it->second]) &&
+                     listed_[it->second].info.shape == std::vector<int64_t>{rows, cols};
+  if (!plain) return WeightProvider::ReadRows(name, rows, cols, begin, end, out);
+  const absl::Status read =
+      parts_.tensors->ReadRows(listed_[it->second].info.name, begin, end, out);
+  // A Hugging Face file's name is relative.
+  return parts_.format == SourceFormat::kHuggingFace ? Annotate(read, parts_.path) : read;
+}
+
 std::optional<RawTensor> CheckedModel::Raw(const std::string& name) const {
   const auto it = by_name_.find(name);
   if (it == by_name_.end()) return std::nullopt;
   const FamilyTensor& t = plan_[it->second];
   const TensorInfo& info = listed_[it->second].info;
-  const bool gguf = parts_.format == SourceFormat::kGguf;
-  if (t.fused_parts > 1 || (gguf && t.interleaved_heads > 0)) return std::nullopt;
-  if (!gguf && t.hugging_face_plus != 0) return std::nullopt;
+  if (!Plain(t)) return std::nullopt;
   if (info.dtype != DType::kF32 && info.dtype != DType::kF16 && info.dtype != DType::kBF16)
     return std::nullopt;
   const auto bytes = parts_.tensors->Bytes(info.name);

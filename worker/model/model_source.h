@@ -2,6 +2,8 @@
 #ifndef SHIFTADD_WORKER_MODEL_MODEL_SOURCE_H_
 #define SHIFTADD_WORKER_MODEL_MODEL_SOURCE_H_
 
+#include <algorithm>
+#include <cstdint>
 #include <memory>
 #include <optional>
 #include <string>
@@ -27,6 +29,20 @@ class WeightProvider {
   virtual bool Has(const std::string& name) const = 0;
   // The whole tensor as float32, row-major, finite. NOT_FOUND names what is missing.
   virtual absl::StatusOr<std::vector<float>> Read(const std::string& name) const = 0;
+  // Rows [begin, end) of a matrix [rows, cols], as Read gives them. Costs a Read, unless the source
+  // can do with the rows. INVALID_ARGUMENT: it has another size.
+  virtual absl::Status ReadRows(const std::string& name, int64_t rows, int64_t cols, int64_t begin,
+                                int64_t end, float* out) const {
+    const absl::StatusOr<std::vector<float>> all = Read(name);
+    if (!all.ok()) return all.status();
+    if (static_cast<int64_t>(all->size()) != rows * cols) {
+      return absl::InvalidArgumentError("tensor " + name + ": found " +
+                                        std::to_string(all->size()) + " values, expected " +
+                                        std::to_string(rows) + " x " + std::to_string(cols));
+    }
+    std::copy(all->begin() + begin * cols, all->begin() + end * cols, out);
+    return absl::OkStatus();
+  }
   // The tensor as its file has it, where that is F32, F16 or BF16 in the order that Read gives;
   // nothing otherwise, or if it is missing. Valid while this lives; numbers may not be finite.
   virtual std::optional<RawTensor> Raw(const std::string&) const { return std::nullopt; }

@@ -1,8 +1,8 @@
 #include "worker/quantize/layer_blob.h"
 
 #include <cstring>
-#include <list>
 #include <map>
+#include <memory>
 #include <set>
 #include <utility>
 
@@ -27,10 +27,10 @@ class BlobBuilder {
                         absl::string_view(reinterpret_cast<const char*>(data), count * sizeof(T))});
   }
   template <typename T>
-  void Own(const std::string& name, DType dtype, std::vector<int64_t> shape,
-           const std::vector<T>& data) {
-    owned_.emplace_back(reinterpret_cast<const char*>(data.data()), data.size() * sizeof(T));
-    tensors_.push_back({name, dtype, std::move(shape), owned_.back()});
+  void Own(const std::string& name, DType dtype, std::vector<int64_t> shape, std::vector<T> data) {
+    const auto kept = std::make_shared<const std::vector<T>>(std::move(data));
+    owned_.push_back(kept);
+    Borrow(name, dtype, std::move(shape), kept->data());
   }
   void Meta(const std::string& key, const std::string& value) { metadata_[key] = value; }
   absl::StatusOr<std::string> Write() && {
@@ -38,7 +38,7 @@ class BlobBuilder {
   }
 
  private:
-  std::list<std::string> owned_;
+  std::vector<std::shared_ptr<const void>> owned_;
   std::vector<TensorToWrite> tensors_;
   std::map<std::string, std::string> metadata_;
 };
@@ -66,7 +66,7 @@ void AddRaw(const std::string& name, const std::vector<float>& w, std::vector<in
   for (size_t i = 0; i < w.size(); ++i) {
     packed[i] = half ? kernels::FloatToHalf(w[i]) : static_cast<uint16_t>(Bits(w[i]) >> 16);
   }
-  out->Own(name, half ? DType::kF16 : DType::kBF16, std::move(shape), packed);
+  out->Own(name, half ? DType::kF16 : DType::kBF16, std::move(shape), std::move(packed));
 }
 
 const char* EncodingName(kernels::Encoding encoding) {
@@ -86,16 +86,17 @@ const char* EncodingName(kernels::Encoding encoding) {
 absl::Status AddHead(const WeightProvider& weights, const std::string& name, bool int8, int threads,
                      BlobBuilder* out) {
   const int64_t n = weights.spec().vocab, k = weights.spec().embed_dim();
-  SA_ASSIGN_OR_RETURN(const std::vector<float> w, weights.Read(name));
-  SA_RETURN_IF_ERROR(CheckWeights(name, w, n, k));
   if (!int8) {
+    SA_ASSIGN_OR_RETURN(const std::vector<float> w, weights.Read(name));
+    SA_RETURN_IF_ERROR(CheckWeights(name, w, n, k));
     AddRaw(name, w, {n, k}, out);
     out->Meta(name + ".encoding", "raw");
     return absl::OkStatus();
   }
-  SA_ASSIGN_OR_RETURN(const Int8Matrix m, QuantizeInt8(name, w, n, k, threads));
-  out->Own(name + ".codes", DType::kI8, {n, k}, m.codes);
-  out->Own(name + ".scale", DType::kF16, {n, (k + kInt8GroupSize - 1) / kInt8GroupSize}, m.scale);
+  SA_ASSIGN_OR_RETURN(Int8Matrix m, QuantizeInt8(weights, name, n, k, threads));
+  out->Own(name + ".codes", DType::kI8, {n, k}, std::move(m.codes));
+  out->Own(name + ".scale", DType::kF16, {n, (k + kInt8GroupSize - 1) / kInt8GroupSize},
+           std::move(m.scale));
   out->Meta(name + ".encoding", "int8/group");
   out->Meta(name + ".group", absl::StrCat(kInt8GroupSize));
   return absl::OkStatus();
@@ -103,9 +104,9 @@ absl::Status AddHead(const WeightProvider& weights, const std::string& name, boo
 
 absl::Status AddVector(const WeightProvider& weights, const std::string& name, int64_t size,
                        BlobBuilder* out) {
-  SA_ASSIGN_OR_RETURN(const std::vector<float> x, weights.Read(name));
+  SA_ASSIGN_OR_RETURN(std::vector<float> x, weights.Read(name));
   SA_RETURN_IF_ERROR(CheckWeights(name, x, size, 1));
-  out->Own(name, DType::kF32, {size}, x);
+  out->Own(name, DType::kF32, {size}, std::move(x));
   return absl::OkStatus();
 }
 

@@ -106,6 +106,9 @@ struct Int8Matrix {
 };
 absl::StatusOr<Int8Matrix> QuantizeInt8(const std::string& name, const std::vector<float>& w,
                                         int64_t n, int64_t k, int threads = 1);
+// The same of a source's tensor, some rows at a time.
+absl::StatusOr<Int8Matrix> QuantizeInt8(const WeightProvider& weights, const std::string& name,
+                                        int64_t n, int64_t k, int threads);
 
 }  // namespace shiftadd
 
