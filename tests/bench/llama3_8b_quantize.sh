@@ -3,27 +3,30 @@
 # coordinator, packager, workers, store; candidates of 2, 3 and 4 planes. Prints the seconds of every state and task kind, the
 # stages of PROFILE, and a digest over all candidates of the job.
 #   tests/bench/llama3_8b_quantize.sh --bin DIR [--folder DIR] [--blocks N] [--sequences N] [--length N] [--workers N] [--kill]
-#     [--until PROFILING|SUCCEEDED]
+#     [--until PROFILING|SUCCEEDED] [--tasks FILE]
 # --until PROFILING stops where the layers are made: EVALUATING runs in fp32 and reads the model anew. --kill kills worker-1
-# with -9 once three tasks of PROFILING are done. Files go to /dev/shm.
+# with -9 once three tasks of PROFILING are done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
+# in order (two such files tell where two jobs part). Files go to /dev/shm.
 set -euo pipefail
 
-bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED
+bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks=''
 while [ $# -gt 0 ]; do
   case $1 in
     --kill) kill=1; shift; continue ;;
     --bin) bin=$2 ;; --folder) folder=$2 ;; --blocks) blocks=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;;
-    --workers) workers=$2 ;; --until) until=$2 ;;
+    --workers) workers=$2 ;; --until) until=$2 ;; --tasks) tasks=$2 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
   shift 2
 done
-[ -n "$bin" ] || { sed -n 2,9p "$0" >&2; exit 2; }
+[ -n "$bin" ] || { sed -n 2,10p "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 [ -e "$folder/config.json" ] || python3 "$here/llama3_8b_folder.py" "$folder" --blocks "$blocks"
 
 data=$(mktemp -d /dev/shm/shiftadd.XXXXXX)
 export SHIFTADD_DATA_DIR=$data
+# More workers than GPUs: they share.
+[ "$workers" -le "$(nvidia-smi -L | wc -l)" ] || export SHIFTADD_WORKER_SHARE_DEVICE=1
 trap '"$bin/shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"' EXIT
 "$bin/shiftadd" up --workers "$workers" --device cuda --coordinator-port 0 --packager-port 0 >"$data/up.log" 2>&1 || { cat "$data/up.log"; exit 1; }
 started=$(date +%s.%N)
@@ -64,5 +67,15 @@ text = open(sys.argv[1]).read()
 digests = sorted(set(re.findall(r"sha256:[0-9a-f]{64}", json.dumps(json.loads(text).get("layers", [])))))
 print(f"candidates {len(digests)}, digest over them {hashlib.sha256(''.join(digests).encode()).hexdigest()}")
 PY
+if [ -n "$tasks" ]; then
+  python3 - "$data/coordinator/coordinator.db" >"$tasks" <<'PY'
+import re, sqlite3, sys
+kinds = ["", "INGEST", "HASH", "CALIBRATE", "FORWARD", "PROFILE", "ENDS", "EVALUATE", "REFINE", "MEASURE"]
+rows = sqlite3.connect(sys.argv[1]).execute("SELECT kind, ordinal, result FROM tasks ORDER BY kind, ordinal")
+for kind, ordinal, result in rows:
+    made = re.findall(rb"sha256:([0-9a-f]{64})", bytes(result))
+    print(kinds[kind] if kind < len(kinds) else kind, ordinal, *(d.decode()[:16] for d in made))
+PY
+fi
 sed -n '/^Time (phase/,$p' "$data/report.txt" | head -60
 grep -hE 'done in|failed|error' "$data"/logs/worker*.log 2>/dev/null | sed -E 's/.*task ([^ ]+) ([A-Z]+) done in ([0-9.]+) s.*/\2 \3/' | awk 'NF==2 {n[$1]++; s[$1]+=$2} END {for (k in n) printf "task %-10s %4d  %8.2f s\n", k, n[k], s[k]}'

@@ -154,6 +154,20 @@ absl::Status HalfModel::ToHost(HiddenStates* h) {
   });
 }
 
+absl::Status HalfModel::ToDevice(HiddenStates* h) {
+  if (h->device != nullptr) return absl::OkStatus();
+  const absl::Status moved = CatchTorch([&]() -> absl::Status {
+    const c10::InferenceMode normal(false);
+    const at::Tensor x = FromHost(h->data.data(), h->count * h->length, h->hidden, device_);
+    h->device = std::make_shared<TensorStates>(device_.is_cpu() ? x.clone() : x);
+    return absl::OkStatus();
+  });
+  if (absl::IsResourceExhausted(moved)) return absl::OkStatus();
+  SA_RETURN_IF_ERROR(moved);
+  std::vector<float>().swap(h->data);
+  return absl::OkStatus();
+}
+
 absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
                             TaskControl* control) {
   if (h->device == nullptr) SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));

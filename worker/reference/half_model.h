@@ -27,6 +27,7 @@ class HalfModel : public TorchModel {
   absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
                                      int64_t length) override;
   absl::Status ToHost(HiddenStates* h) override;
+  absl::Status ToDevice(HiddenStates* h) override;
   absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
                         TaskControl* control) override;
   absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,

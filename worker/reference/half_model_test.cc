@@ -1,4 +1,6 @@
 // The model in bf16 against the CPU executor in fp32: on the CPU, and on CUDA where there is one.
+#include <ATen/ops/empty.h>
+#include <c10/core/CachingDeviceAllocator.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
@@ -57,7 +59,14 @@ TEST_P(HalfModelTest, RunsBlocksNearFullPrecision) {
   ASSERT_TRUE(half_->RunBlocks(0, 3, &found, nullptr).ok());
   ASSERT_TRUE(half_->ToHost(&found).ok());
   EXPECT_LT(Difference(found.data, expected.data), 0.02);
-  // States that wait on the host go the same way.
+  // States that wait on the host go the same way, and those that came back from there.
+  HiddenStates returned = on_host;
+  ASSERT_TRUE(half_->ToDevice(&returned).ok());
+  EXPECT_NE(returned.device, nullptr);
+  EXPECT_TRUE(returned.data.empty());
+  ASSERT_TRUE(half_->RunBlocks(0, 3, &returned, nullptr).ok());
+  ASSERT_TRUE(half_->ToHost(&returned).ok());
+  EXPECT_EQ(returned.data, found.data);
   ASSERT_TRUE(half_->RunBlocks(0, 3, &on_host, nullptr).ok());
   EXPECT_EQ(on_host.data, found.data);
 }
@@ -136,6 +145,52 @@ TEST_P(HalfModelTest, GradientsOfLongSequencesRepeat) {
     for (size_t b = 0; b < first.blocks.size(); ++b) {
       EXPECT_EQ(again.blocks[b].layers, first.blocks[b].layers) << i << " " << b;
     }
+  }
+}
+
+// All of the GPU's memory but `left` bytes, while it lives.
+class Hog {
+ public:
+  explicit Hog(int64_t left) {
+    c10::DeviceAllocator* const allocator = c10::getDeviceAllocator(at::kCUDA);
+    allocator->emptyCache();
+    const int64_t free = static_cast<int64_t>(allocator->getMemoryInfo(0).first);
+    memory_ = at::empty({std::max<int64_t>(free - left, 1)},
+                        at::TensorOptions(at::kByte).device(at::kCUDA));
+  }
+
+ private:
+  at::Tensor memory_;
+};
+
+// States that device memory does not hold wait on the host: at once, or from a block on whose
+// output finds no room. The same numbers.
+TEST(HalfModelMemory, StatesWaitOnTheHost) {
+  constexpr int64_t kSequences = 128, kTokens = 2048, kMiB = 1 << 20;
+  ArchitectureSpec spec = TinySpec();
+  spec.hidden = 256, spec.heads = 4, spec.kv_heads = 2, spec.head_dim = 64;
+  spec.context = kTokens;
+  const RandomModel weights(spec, 5);
+  auto created = ReferenceModel::Create(&weights, 1, 0, Device::kCudaHalf);
+  if (created.status().code() == absl::StatusCode::kFailedPrecondition)
+    GTEST_SKIP() << created.status();
+  ReferenceModel& model = **created;
+  const std::vector<int32_t> tokens = RandomTokens(6, kSequences * kTokens, spec.vocab);
+  const auto run = [&](bool* stayed) {
+    HiddenStates h = model.Embed(tokens, kSequences, kTokens).value();
+    const absl::Status status = model.RunBlocks(0, spec.blocks, &h, nullptr);
+    EXPECT_TRUE(status.ok()) << status;
+    *stayed = h.device != nullptr;
+    EXPECT_TRUE(model.ToHost(&h).ok());
+    return h.data;
+  };
+  bool stayed = false;
+  const std::vector<float> expected = run(&stayed);
+  EXPECT_TRUE(stayed);
+  for (const int64_t left : {448 * kMiB, 224 * kMiB}) {  // states are 256 MiB
+    const Hog hog(left);
+    EXPECT_EQ(run(&stayed), expected) << left;
+    EXPECT_FALSE(stayed) << left;
   }
 }
 

@@ -139,6 +139,8 @@ class ReferenceModel {
                                              int64_t length) = 0;
   // Brings states that are on the model's device to the host.
   virtual absl::Status ToHost(HiddenStates*) { return absl::OkStatus(); }
+  // The way back, for models that keep states on a device: where they do not fit, they stay.
+  virtual absl::Status ToDevice(HiddenStates*) { return absl::OkStatus(); }
   // Runs one block in place, causal attention inside each sequence. `visitor` and `control` may be
   // null. Moves control's progress_count, not its progress. After an error *h is undefined.
   virtual absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,

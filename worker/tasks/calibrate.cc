@@ -1,5 +1,10 @@
 // CALIBRATE and FORWARD: the token windows, and their activations at the split blocks.
 #include <algorithm>
+#include <future>
+#include <map>
+#include <memory>
+#include <mutex>
+#include <new>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
@@ -39,12 +44,13 @@ absl::StatusOr<v1::CalibrateResult> RunCalibrate(const v1::TaskContext& context,
 namespace {
 
 // Adds the activations that enter `block`.
-absl::Status AddBoundary(const v1::ForwardTask& task, uint32_t block, const HiddenStates& hidden,
-                         JobSession* session, v1::ForwardResult* result) {
+absl::Status AddBoundary(const v1::ForwardTask& task, uint32_t block,
+                         absl::StatusOr<std::string> digest, v1::ForwardResult* result) {
+  SA_RETURN_IF_ERROR(digest.status());
   v1::Boundary* boundary = result->add_boundaries();
   boundary->set_block(block);
   boundary->set_part(task.part());
-  SA_ASSIGN_OR_RETURN(*boundary->mutable_digest(), session->WriteHidden(hidden));
+  boundary->set_digest(*std::move(digest));
   return absl::OkStatus();
 }
 
@@ -65,10 +71,47 @@ absl::Status ForwardToSplits(const v1::ForwardTask& task, const std::vector<uint
     }
     HiddenStates on_host = hidden;
     SA_RETURN_IF_ERROR(model->ToHost(&on_host));
-    SA_RETURN_IF_ERROR(AddBoundary(task, split, on_host, session, result));
+    SA_RETURN_IF_ERROR(AddBoundary(task, split, session->WriteHidden(on_host), result));
   }
   return absl::OkStatus();
 }
+
+// The activations that enter one block, stored while the pass goes on.
+class SplitWriter {
+ public:
+  SplitWriter(JobSession* session, const TokenWindows& windows, int64_t hidden)
+      : session_(*session), whole_{windows.count, windows.length, hidden, {}, nullptr} {
+    whole_.data.resize(windows.count * windows.length * hidden);
+  }
+
+  // Those of sequences [first, first + some.count).
+  void Add(int64_t first, const HiddenStates& some) {
+    std::copy(some.data.begin(), some.data.end(),
+              whole_.data.begin() + first * some.length * some.hidden);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    seen_ += some.count;
+    if (seen_ < whole_.count) return;
+    digest_ = std::async(std::launch::async, [this]() -> absl::StatusOr<std::string> {
+      try {
+        return session_.PutHidden(whole_);
+      } catch (const std::bad_alloc&) {
+        return absl::ResourceExhaustedError("out of memory while activations were stored");
+      }
+    });
+  }
+  absl::StatusOr<std::string> Finish() {
+    if (!digest_.valid()) return absl::InternalError("a split block was not reached");
+    PhaseTimer timer(session_.metrics().store);
+    return digest_.get();
+  }
+
+ private:
+  JobSession& session_;
+  HiddenStates whole_;
+  std::mutex mutex_;
+  int64_t seen_ = 0;
+  std::future<absl::StatusOr<std::string>> digest_;  // last: waits before the rest goes
+};
 
 // Through the whole model and back.
 absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<uint32_t>& splits,
@@ -76,27 +119,21 @@ absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<u
                                 ReferenceModel* model, TaskControl* control,
                                 v1::ForwardResult* result) {
   const ArchitectureSpec& spec = model->spec();
-  std::map<int64_t, HiddenStates> boundaries;
-  for (const uint32_t split : splits) {
-    HiddenStates& whole = boundaries[split];
-    whole = {windows.count, windows.length, spec.hidden, {}, nullptr};
-    whole.data.resize(windows.count * windows.length * spec.hidden);
-  }
+  std::map<int64_t, std::unique_ptr<SplitWriter>> boundaries;
+  for (const uint32_t split : splits)
+    boundaries[split] = std::make_unique<SplitWriter>(session, windows, spec.hidden);
   GuidedOptions options;
   options.chunks = std::max<int64_t>(1, task.chunks());
   options.boundary_bytes = session->memory_bytes() / 8;
   options.boundary_blocks.assign(splits.begin(), splits.end());
   options.boundary = [&](int64_t block, int64_t first, const HiddenStates& some) {
-    std::copy(some.data.begin(), some.data.end(),
-              boundaries[block].data.begin() + first * some.length * some.hidden);
+    boundaries[block]->Add(first, some);
   };
   SA_ASSIGN_OR_RETURN(
       GuidedStatistics statistics,
       model->TokenWeights(windows.tokens, windows.count, windows.length, options, control));
   session->metrics().forward.Add(statistics.forward_seconds);
   session->metrics().backward.Add(statistics.backward_seconds);
-  for (const uint32_t split : splits)
-    SA_RETURN_IF_ERROR(AddBoundary(task, split, boundaries[split], session, result));
   for (int64_t block = 0; block < spec.blocks; ++block) {
     TokenWeights weights{windows.count, windows.length, options.chunks, {}};
     const std::vector<LinearLayer> layers = BlockLayers(spec, block);
@@ -107,6 +144,8 @@ absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<u
     out->set_part(task.part());
     SA_ASSIGN_OR_RETURN(*out->mutable_digest(), session->WriteTokenWeights(weights));
   }
+  for (const uint32_t split : splits)
+    SA_RETURN_IF_ERROR(AddBoundary(task, split, boundaries[split]->Finish(), result));
   return absl::OkStatus();
 }
 

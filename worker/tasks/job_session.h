@@ -71,7 +71,11 @@ class JobSession {
   absl::StatusOr<TokenWindows> ReadTokens(const std::string& digest);
   absl::StatusOr<std::string> WriteTokens(const TokenWindows& windows);
   absl::StatusOr<HiddenStates> ReadHidden(const std::string& digest);
+  // Several, a few at a time.
+  absl::StatusOr<std::vector<HiddenStates>> ReadHidden(const std::vector<std::string>& digests);
   absl::StatusOr<std::string> WriteHidden(const HiddenStates& hidden);
+  // The same without counting the time; any thread may.
+  absl::StatusOr<std::string> PutHidden(const HiddenStates& hidden) const;
   absl::StatusOr<TokenWeights> ReadTokenWeights(const std::string& digest);
   absl::StatusOr<std::string> WriteTokenWeights(const TokenWeights& weights);
 
@@ -89,6 +93,8 @@ class JobSession {
   Variants& variants() { return variants_; }
 
  private:
+  absl::StatusOr<HiddenStates> GetHidden(const std::string& digest) const;
+
   JobSession() = default;
   uint64_t Elements() const;     // of the source's tensors
   uint64_t ModelMemory() const;  // where models are

@@ -46,15 +46,18 @@ absl::Status Advance(const v1::ProfileTask& task, JobSession* session, Reference
     for (const v1::Boundary& boundary : task.boundaries()) from = boundary.block();
     std::vector<HiddenStates> parts(static_cast<size_t>(task.tokens_digests_size()));
     if (from > 0) {
+      std::vector<std::string> digests(parts.size());
       for (const v1::Boundary& boundary : task.boundaries()) {
         if (boundary.part() >= parts.size() || boundary.block() != from || from > block) {
           return absl::InvalidArgumentError(absl::StrCat(
               "profile task: boundary of block ", boundary.block(), " part ", boundary.part(),
               " does not suit block ", block, " of ", parts.size(), " parts"));
         }
-        SA_ASSIGN_OR_RETURN(parts[boundary.part()], session->ReadHidden(boundary.digest()));
-        ++control->progress_count;
+        digests[boundary.part()] = boundary.digest();
       }
+      SA_ASSIGN_OR_RETURN(parts, session->ReadHidden(digests));
+      for (HiddenStates& part : parts) SA_RETURN_IF_ERROR(model->ToDevice(&part));
+      ++control->progress_count;
     } else {
       for (size_t part = 0; part < parts.size(); ++part) {
         SA_ASSIGN_OR_RETURN(const TokenWindows windows,
