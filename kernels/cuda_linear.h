@@ -133,7 +133,10 @@ struct CudaMultiplyOptions {
   CudaPath path = CudaPath::kAuto;
   // Lets kAuto take kDense for many tokens, where it has dense(). It must fit the product then.
   CudaWorkspace* workspace = nullptr;
-  int warps = 0;  // a CTA, 0: chosen; for measurements
+  // For measurements; 0: chosen. Warps of a thread block, and thread blocks that share the tiles of
+  // 16 rows, where a kernel can (-1: as many as run at the same time; enough: a tile each).
+  int warps = 0;
+  int blocks = 0;
 };
 
 // y_i = x W_i^T for `count` <= kMaxCudaProducts matrices of one input, in one launch if all of them

@@ -321,6 +321,34 @@ TEST_F(CudaLinearTest, AnyNumberOfWarpsAgrees) {
   }
 }
 
+// Thread blocks that multiply many tiles, of one matrix and the next: the same bits.
+TEST_F(CudaLinearTest, BlocksShareTiles) {
+  for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
+    const TestMatrix one({.encoding = encoding, .q = 3, .n = 200, .k = kInputs}, 12);
+    const TestMatrix two({.encoding = encoding, .q = 3, .n = 70, .k = kInputs}, 13);
+    const auto first = Load(one), second = Load(two);
+    for (const int64_t m : {1, 2, 4, 8, 16}) {
+      const auto x = Activate(TestActivations(m * kInputs, 14), m);
+      for (const CudaPath path : {CudaPath::kBinary, CudaPath::kInteger, CudaPath::kHalf}) {
+        if (path == CudaPath::kBinary && m > 4) continue;
+        std::vector<float> expected;
+        for (const int blocks : {1 << 20, 17, 4, 1}) {
+          CudaMultiplyOptions options;
+          options.path = path;
+          options.blocks = blocks;
+          const DeviceVector<float> y(m * 270);
+          const CudaProduct products[] = {{first.get(), y.data(), 200},
+                                          {second.get(), y.data() + m * 200, 70}};
+          Check(CudaMultiply(*x, products, 2, nullptr, options));
+          Check(cudaDeviceSynchronize());
+          if (expected.empty()) expected = y.ToHost();
+          EXPECT_EQ(y.ToHost(), expected) << "m " << m << ", " << blocks << " blocks";
+        }
+      }
+    }
+  }
+}
+
 // More tiles than fit the device at once, every path; x and y are aligned to no more than a float.
 TEST_F(CudaLinearTest, ManyTilesAgreeWithFloat64) {
   const int64_t n = 17003, k = 512;

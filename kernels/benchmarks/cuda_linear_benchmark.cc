@@ -458,36 +458,39 @@ void Prepare(Bench* bench) {
   }
 }
 
-// Every launch configuration.
+// Launch configurations: paths, warps, and thread blocks of a tile each or (+) that share the
+// tiles.
 void Sweep(Bench* bench) {
   for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
     for (const int q : {2, 3, 4}) {
-      for (const Shape& s : {kShapes[0], kShapes[1], kShapes[4]}) {
+      for (const Shape& s : kShapes) {
         bench->Load(encoding, q, s);
         const double floor = bench->Floor(bench->bytes());
-        for (const Precision precision : kPrecisions) {
-          for (const int64_t m : {1, 2, 4, 8, 16, 32}) {
-            const int64_t columns = m * (precision == Precision::kA16 ? 2 : 1);
-            if (precision == Precision::kA16 && columns > 4) continue;  // as A8's
-            std::printf("%ldx%ld q%d %s %s M=%ld floor %.2f:", static_cast<long>(s.n),
-                        static_cast<long>(s.k), q, Name(encoding), Name(precision),
-                        static_cast<long>(m), floor);
-            for (const auto& [path, name] :
-                 {std::pair{CudaPath::kBinary, "binary"}, std::pair{CudaPath::kInteger, "integer"},
-                  std::pair{CudaPath::kHalf, "half"}}) {
-              if (path == CudaPath::kBinary && columns > 4) continue;
-              if (path != CudaPath::kBinary && columns == 1) continue;
-              std::printf(" %s", name);
-              for (const int warps : {1, 2, 3, 4, 6, 8, 16}) {
-                if (path != CudaPath::kBinary && warps > 8) continue;
-                CudaMultiplyOptions options;
-                options.path = path;
-                options.warps = warps;
-                std::printf(" %dw %.2f", warps, bench->Product(m, precision, options));
-              }
+        for (const auto& [precision, m] :
+             {std::pair{Precision::kA8, 1}, std::pair{Precision::kA8, 2},
+              std::pair{Precision::kA8, 4}, std::pair{Precision::kA8, 8},
+              std::pair{Precision::kA8, 16}, std::pair{Precision::kA16, 1},
+              std::pair{Precision::kA16, 2}}) {
+          const int columns = precision == Precision::kA8 ? m : 2 * m;
+          std::printf("%ldx%ld q%d %s %s M=%d floor %.2f:", static_cast<long>(s.n),
+                      static_cast<long>(s.k), q, Name(encoding), Name(precision), m, floor);
+          for (const auto& [path, name] :
+               {std::pair{CudaPath::kBinary, "binary"}, std::pair{CudaPath::kInteger, "integer"}}) {
+            if (path == CudaPath::kBinary ? columns > 4 : columns == 1) continue;
+            std::printf(" %s", name);
+            for (const int warps : {2, 4, 8, 16}) {
+              if (path != CudaPath::kBinary && warps > 8) continue;
+              CudaMultiplyOptions options;
+              options.path = path;
+              options.warps = warps;
+              options.blocks = 1 << 20;
+              std::printf(" %dw %.2f", warps, bench->Product(m, precision, options));
+              if (s.n / 16 * warps < 132 * 16) continue;  // all run at the same time
+              options.blocks = -1;
+              std::printf(" + %.2f", bench->Product(m, precision, options));
             }
-            std::printf("\n");
           }
+          std::printf("\n");
         }
         std::fflush(stdout);
       }

@@ -19,10 +19,23 @@ auto KernelFor(int kind, int slots) {
   }
 }
 
+// Two planes with shift scales alone gain by it: the registers that it takes are spilled with
+// three, whose blocks are long enough for the latency of a tile's start.
+template <int C, int D>
+void (*SharedFor(int kind, int slots))(LaunchParams) {
+  if constexpr (C <= 2) {
+    if (slots == 1 && kind == KindOf(Form::kShift, false, 2)) {
+      return SharedBinaryKernel<Form::kShift, false, 2, C, D>;
+    }
+  }
+  return nullptr;
+}
+
 template <int C, int D>
 cudaError_t LaunchColumns(const LaunchParams& p, const LaunchConfig& config) {
-  return Launch(KernelFor<C, D>(config.kind, p.x.slots), dim3(config.tiles), config.warps * 32,
-                config.programmatic, config.stream, p);
+  const TileKernels kernels = {KernelFor<C, D>(config.kind, p.x.slots),
+                               SharedFor<C, D>(config.kind, p.x.slots)};
+  return LaunchTiles(kernels, 1, C / D * kTileRows, p, config);
 }
 
 }  // namespace

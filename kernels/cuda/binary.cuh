@@ -179,70 +179,14 @@ __device__ __forceinline__ void AddSlot(const Block<F, Z, Q, S>& w, int h, int s
   }
 }
 
-// acc[token][r]: this lane's part of row g + 8r.
-template <Form F, bool Z, int Q, int S, int C, int D>
-__device__ __forceinline__ void MultiplyBinaryTile(const LaunchParams& p, const Tile& at,
-                                                   float (&acc)[C / D][2]) {
-  using B = Block<F, Z, Q, S>;
+// The sums of a tile's rows over lanes and warps, to the output. acc[token][r]: this lane's part of
+// row g + 8r. `sums` [warps][kTokens * 16] is free.
+template <int kTokens>
+__device__ __forceinline__ void WriteBinaryTile(const LaunchParams& p, const Tile& at,
+                                                const float (&acc)[kTokens][2], float* sums) {
+  constexpr int kStride = kTokens * kTileRows;
   const int lane = threadIdx.x & 31;
-  const int warp = threadIdx.x >> 5;
-  const int warps = blockDim.x >> 5;
-  int left = p.units - warp;  // units of this warp are `warps` apart
-  const uint8_t* block = at.blocks + uint64_t{at.tile * p.units + warp} * B::kBytes;
-  B w;
-  if (left > 0) w.Load(block, lane);
-  const ShiftFactors<F, Q> factors(p, at.part);
-  const uint32_t* bits = p.x.bits + int64_t{warp} * (2 * C * 32) + lane;
-  const ColumnScale* scales = p.x.scales + int64_t{warp} * (2 * S * 8);
-  StartNextKernel();
-  WaitForPreviousKernel();
-#pragma unroll 1
-  while (left > 0) {
-    BinaryColumns<S, C> x[2];
-    x[0].Load(bits, scales);
-    if constexpr (C <= 2) x[1].Load(bits + C * 32, scales + S * 8);
-#pragma unroll
-    for (int s = 0; s < S; ++s) AddSlot<F, Z, Q, S, C, D>(w, 0, s, x[0], factors, lane, acc);
-    if constexpr (C > 2) x[1].Load(bits + C * 32, scales + S * 8);
-#pragma unroll
-    for (int s = 0; s < S; ++s) AddSlot<F, Z, Q, S, C, D>(w, 1, s, x[1], factors, lane, acc);
-    bits += warps * (2 * C * 32);
-    scales += warps * (2 * S * 8);
-    left -= warps;
-    block += warps * B::kBytes;
-    if (left > 0) w.Load(block, lane);
-  }
-}
-
-// K: the kind of all matrices, or kMixedKinds.
-template <int K, int S, int C, int D>
-__device__ __forceinline__ void MultiplyBinary(const LaunchParams& p, const Tile& at,
-                                               float (&acc)[C / D][2]) {
-  switch (K == kMixedKinds ? p.kind[at.part] : K) {
-#define SHIFTADD_CASE(form, zeta, q)                                \
-  case KindOf(form, zeta, q):                                       \
-    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) { \
-      MultiplyBinaryTile<form, zeta, q, S, C, D>(p, at, acc);       \
-    }                                                               \
-    break;
-    SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
-#undef SHIFTADD_CASE
-  }
-}
-
-// C is 1, 2 or 4 and x.bit_stride, D is x.digits. With one slot and one or two columns everything
-// fits 64 registers, so that 32 warps an SM keep enough reads in flight; with four columns 96 and
-// 20 warps.
-template <int K, int S, int C, int D>
-__global__ void __launch_bounds__(C <= 2 ? 512 : 320, 3 - S)
-    BinaryKernel(const __grid_constant__ LaunchParams p) {
-  constexpr int kTokens = C / D;
-  __shared__ float sums[kMaxWarps][kTokens * kTileRows];
-  const int lane = threadIdx.x & 31;
-  const int warp = threadIdx.x >> 5;
-  const Tile at = FindTile(p);
-  float acc[kTokens][2] = {};
-  MultiplyBinary<K, S, C, D>(p, at, acc);
+  float* const own = sums + (threadIdx.x >> 5) * kStride;
   const float weight = static_cast<float>(1 << (2 * (lane & 3)));
 #pragma unroll
   for (int token = 0; token < kTokens; ++token) {
@@ -251,16 +195,114 @@ __global__ void __launch_bounds__(C <= 2 ? 512 : 320, 3 - S)
       float v = acc[token][r] * weight;
       v += __shfl_xor_sync(~0u, v, 1);
       v += __shfl_xor_sync(~0u, v, 2);
-      if ((lane & 3) == 0) sums[warp][token * kTileRows + (lane >> 2) + 8 * r] = v;
+      if ((lane & 3) == 0) own[token * kTileRows + (lane >> 2) + 8 * r] = v;
     }
   }
   __syncthreads();
   const PartOutput& out = p.out[at.part];
   const int warps = blockDim.x >> 5;
   for (int i = threadIdx.x; i < p.x.m * kTileRows; i += blockDim.x) {
-    const float y = SumOfWarps<kTokens * kTileRows>(&sums[0][i], warps);
+    const float y = SumOfWarps<kStride>(sums + i, warps);
     const int64_t row = int64_t{at.tile} * kTileRows + i % kTileRows;
     if (row < out.n) out.y[i / kTileRows * out.ldy + row] = y * out.unit;
+  }
+}
+
+// This lane's part of a tile. Takes the tile's first block in w, and loads those that follow.
+template <Form F, bool Z, int Q, int S, int C, int D>
+__device__ __forceinline__ void AddBinaryTile(const LaunchParams& p, const uint8_t* block,
+                                              const ShiftFactors<F, Q>& factors,
+                                              Block<F, Z, Q, S>* w, float (&acc)[C / D][2]) {
+  const int lane = threadIdx.x & 31;
+  const int warp = threadIdx.x >> 5;
+  const int warps = blockDim.x >> 5;
+  const uint32_t* bits = p.x.bits + int64_t{warp} * (2 * C * 32) + lane;
+  const ColumnScale* scales = p.x.scales + int64_t{warp} * (2 * S * 8);
+  int left = p.units - warp;  // units of this warp are `warps` apart
+#pragma unroll 1
+  while (left > 0) {
+    BinaryColumns<S, C> x[2];
+    x[0].Load(bits, scales);
+    if constexpr (C <= 2) x[1].Load(bits + C * 32, scales + S * 8);
+#pragma unroll
+    for (int s = 0; s < S; ++s) AddSlot<F, Z, Q, S, C, D>(*w, 0, s, x[0], factors, lane, acc);
+    if constexpr (C > 2) x[1].Load(bits + C * 32, scales + S * 8);
+#pragma unroll
+    for (int s = 0; s < S; ++s) AddSlot<F, Z, Q, S, C, D>(*w, 1, s, x[1], factors, lane, acc);
+    bits += warps * (2 * C * 32);
+    scales += warps * (2 * S * 8);
+    left -= warps;
+    block += warps * Block<F, Z, Q, S>::kBytes;
+    if (left > 0) w->Load(block, lane);
+  }
+}
+
+template <Form F, bool Z, int Q, int S, int C, int D>
+__device__ __forceinline__ void MultiplyBinaryTile(const LaunchParams& p, const Tile& at,
+                                                   float* sums) {
+  using B = Block<F, Z, Q, S>;
+  const uint8_t* block = FirstBlock<B>(p, at);
+  B w;
+  w.Load(block, threadIdx.x & 31);
+  const ShiftFactors<F, Q> factors(p, at.part);
+  StartNextKernel();
+  WaitForPreviousKernel();
+  float acc[C / D][2] = {};
+  AddBinaryTile<F, Z, Q, S, C, D>(p, block, factors, &w, acc);
+  WriteBinaryTile<C / D>(p, at, acc, sums);
+}
+
+// K: the kind of all matrices, or kMixedKinds. C is 1, 2 or 4 and x.bit_stride, D is x.digits. With
+// one slot and one or two columns everything fits 64 registers, so that 32 warps an SM keep enough
+// reads in flight; with four columns 96 and 20 warps.
+template <int K, int S, int C, int D>
+__global__ void __launch_bounds__(C <= 2 ? 512 : 320, 3 - S)
+    BinaryKernel(const __grid_constant__ LaunchParams p) {
+  extern __shared__ float sums[];
+  const Tile at = FindTile(p, blockIdx.x);
+  switch (K != kMixedKinds ? K : p.kind[at.part]) {
+#define SHIFTADD_CASE(form, zeta, q)                                \
+  case KindOf(form, zeta, q):                                       \
+    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) { \
+      MultiplyBinaryTile<form, zeta, q, S, C, D>(p, at, sums);      \
+    }                                                               \
+    break;
+    SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
+#undef SHIFTADD_CASE
+  }
+}
+
+// CTAs that share the tiles.
+template <Form F, bool Z, int Q, int C, int D>
+__global__ void __launch_bounds__(512, 2)
+    SharedBinaryKernel(const __grid_constant__ LaunchParams p) {
+  using B = Block<F, Z, Q, 1>;
+  extern __shared__ float sums[];
+  uint32_t index = blockIdx.x;
+  Tile at = FindTile(p, index);
+  const uint8_t* block = FirstBlock<B>(p, at);
+  B w;
+  w.Load(block, threadIdx.x & 31);
+  StartNextKernel();
+  WaitForPreviousKernel();
+  const int buffer = (blockDim.x >> 5) * (C / D) * kTileRows;
+#pragma unroll 1
+  for (int offset = 0;; offset = buffer - offset) {
+    float acc[C / D][2] = {};
+    {
+      const ShiftFactors<F, Q> factors(p, at.part);
+      AddBinaryTile<F, Z, Q, 1, C, D>(p, block, factors, &w, acc);
+    }
+    const Tile done = at;
+    index += gridDim.x;
+    if (index < p.tiles) {
+      at = FindTile(p, index);
+      block = FirstBlock<B>(p, at);
+      w.Load(block, threadIdx.x & 31);
+    }
+    // Warps that are behind may still read the other buffer: they are by one tile at most.
+    WriteBinaryTile<C / D>(p, done, acc, sums + offset);
+    if (index >= p.tiles) return;
   }
 }
 

@@ -21,9 +21,8 @@ auto KernelFor(int kind, int slots) {
 
 template <int N8>
 cudaError_t LaunchColumns(const LaunchParams& p, const LaunchConfig& config) {
-  const dim3 grid(config.tiles, p.x.groups8 / N8);
-  return Launch(KernelFor<N8>(config.kind, p.x.slots), grid, config.warps * 32, config.programmatic,
-                config.stream, p);
+  const TileKernels kernels = {KernelFor<N8>(config.kind, p.x.slots), nullptr};
+  return LaunchTiles(kernels, p.x.groups8 / N8, N8 * 8 * kTileRows, p, config);
 }
 
 }  // namespace

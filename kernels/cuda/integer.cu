@@ -21,11 +21,26 @@ auto KernelFor(int kind, int slots) {
   }
 }
 
+// Tiles are shared where it gains: shift scales of two and three planes, 9 to 16 columns.
+template <int N8>
+void (*SharedFor(int kind, int slots))(LaunchParams) {
+  if constexpr (N8 == 2) {
+    if (slots == 2) return nullptr;
+    if (kind == KindOf(Form::kShift, false, 2)) {
+      return SharedIntegerKernel<Block<Form::kShift, false, 2, 1>, N8>;
+    }
+    if (kind == KindOf(Form::kShift, false, 3)) {
+      return SharedIntegerKernel<Block<Form::kShift, false, 3, 1>, N8>;
+    }
+  }
+  return nullptr;
+}
+
 template <int N8>
 cudaError_t LaunchColumns(const LaunchParams& p, const LaunchConfig& config) {
-  const dim3 grid(config.tiles, p.x.groups8 / N8);
-  return Launch(KernelFor<N8>(config.kind, p.x.slots), grid, config.warps * 32, config.programmatic,
-                config.stream, p);
+  const TileKernels kernels = {KernelFor<N8>(config.kind, p.x.slots),
+                               SharedFor<N8>(config.kind, p.x.slots)};
+  return LaunchTiles(kernels, p.x.groups8 / N8, N8 * 8 * kTileRows, p, config);
 }
 
 }  // namespace

@@ -1,5 +1,4 @@
-// y = x W^T for 8 columns and more on the int8 or fp16 tensor cores: a CTA a tile of 16 rows, its
-// warps share K.
+// y = x W^T for 8 columns and more on the int8 or fp16 tensor cores.
 #ifndef SHIFTADD_KERNELS_CUDA_INTEGER_CUH_
 #define SHIFTADD_KERNELS_CUDA_INTEGER_CUH_
 
@@ -47,91 +46,16 @@ struct ResultScales {
   }
 };
 
-// acc[n][e]: row g + 8 (e / 2), column 8n + 2t + e % 2 of the CTA's.
-template <typename B, int S, int N8>
-__device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const Tile& at,
-                                                    float (&acc)[N8][4]) {
-  const int lane = threadIdx.x & 31;
-  const int warp = threadIdx.x >> 5;
-  const int warps = blockDim.x >> 5;
-  int left = p.units - warp;
-  const uint8_t* block = at.blocks + uint64_t{at.tile * p.units + warp} * B::kBytes;
-  B w;
-  if (left > 0) w.Load(block, lane);
-  __shared__ uint2 tables[kMaxTiledSets];
-  LoadTables<B>(p, at.part, tables);
-  if constexpr (B::kHasSets) __syncthreads();
-  const Factors factors = p.out[at.part].factors;
-  // With one or two groups of columns the stride of a half is known.
-  const int groups8 = N8 <= 2 ? N8 : p.x.groups8;
-  const int half_bytes = groups8 * 64;  // in uint4
-  const int half_scales = S * groups8 * 8;
-  // Columns that are not there are never stored: lanes that would read them read column 0.
-  const int fragment = lane / 4 < p.x.columns ? lane : lane % 4;
-  const uint4* bytes = p.x.bytes + int64_t{warp} * 2 * half_bytes + blockIdx.y * N8 * 64 + fragment;
-  const ColumnScale* scales =
-      p.x.scales + int64_t{warp} * 2 * half_scales + blockIdx.y * N8 * 8 + 2 * (lane % 4);
-  StartNextKernel();
-  WaitForPreviousKernel();
-#pragma unroll 1
-  while (left > 0) {
-    // The next block is on its way while this one is decoded.
-    B next;
-    left -= warps;
-    block += warps * B::kBytes;
-    if (left > 0) next.Load(block, lane);
-#pragma unroll
-    for (int h = 0; h < 2; ++h) {
-      IntegerColumns<N8> x;
-      x.Load(bytes + h * half_bytes);
-      ResultScales<S, N8> of;
-      of.Load(scales + h * half_scales, groups8 * 8);
-      AddHalf(w, h, x, of, tables, factors, lane, acc);
-    }
-    bytes += warps * 2 * half_bytes;
-    scales += warps * 2 * half_scales;
-    w = next;
-  }
-}
-
-// K: the kind of all matrices, or kMixedKinds. kHalves: planes to fp16, not to integers.
-template <int K, int S, int N8, bool kHalves>
-__device__ __forceinline__ void MultiplyInteger(const LaunchParams& p, const Tile& at,
-                                                float (&acc)[N8][4]) {
-  switch (K == kMixedKinds ? p.kind[at.part] : K) {
-#define SHIFTADD_CASE(form, zeta, q)                                                        \
-  case KindOf(form, zeta, q):                                                               \
-    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) {                         \
-      using B = Block<form, zeta, q, S>;                                                    \
-      MultiplyIntegerTile<std::conditional_t<kHalves, HalfBlock<B>, B>, S, N8>(p, at, acc); \
-    }                                                                                       \
-    break;
-    SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
-#undef SHIFTADD_CASE
-    case KindOf(Form::kInt8, false, 0):
-      if constexpr (K == kMixedKinds || K == KindOf(Form::kInt8, false, 0)) {
-        MultiplyIntegerTile<CodeBlock<S>, S, N8>(p, at, acc);
-      }
-      break;
-  }
-}
-
-// N8 is 1, 2 (x.groups8 is the same) or 4; columns [8 N8 blockIdx.y, …). Register limits by what
-// was fastest: bcq/shift with one group fits 96, for 20 warps an SM.
-template <int K, int S, int N8, bool kHalves = false>
-__global__ void __launch_bounds__(N8 == 1 && K >= 0 && K < 6 && !kHalves ? 320 : 256,
-                                  N8 == 4 ? 1 : 3 - S)
-    IntegerKernel(const __grid_constant__ LaunchParams p) {
+// The sums of a tile over warps, to the output. acc[n][e]: row g + 8 (e / 2), column 8n + 2t + e %
+// 2 of the CTA's. `sums` [warps][8 N8 * 16] is free.
+template <int N8>
+__device__ __forceinline__ void WriteIntegerTile(const LaunchParams& p, const Tile& at,
+                                                 const float (&acc)[N8][4], float* sums) {
   constexpr int kStride = N8 * 8 * kTileRows;
-  __shared__ __align__(16) float sums[kMaxWarps / 2][kStride];
-  const int lane = threadIdx.x & 31;
-  const Tile at = FindTile(p);
-  float acc[N8][4] = {};
-  MultiplyInteger<K, S, N8, kHalves>(p, at, acc);
-  float4* own = reinterpret_cast<float4*>(sums[threadIdx.x >> 5]);
+  float4* const own = reinterpret_cast<float4*>(sums + (threadIdx.x >> 5) * kStride);
 #pragma unroll
   for (int n = 0; n < N8; ++n) {
-    own[n * 32 + lane] = make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
+    own[n * 32 + (threadIdx.x & 31)] = make_float4(acc[n][0], acc[n][1], acc[n][2], acc[n][3]);
   }
   __syncthreads();
   const PartOutput& out = p.out[at.part];
@@ -142,12 +66,159 @@ __global__ void __launch_bounds__(N8 == 1 && K >= 0 && K < 6 && !kHalves ? 320 :
     const int r = i % kTileRows;
     const int column = token * p.x.digits;
     const int holder = column / 8 * 32 + (r % 8) * 4 + column % 8 / 2;
-    const float* first = &sums[0][holder * 4 + r / 8 * 2 + column % 2];
+    const float* first = sums + holder * 4 + r / 8 * 2 + column % 2;
     float y = SumOfWarps<kStride, kMaxWarps / 2>(first, warps);
     if (p.x.digits == 2) y += SumOfWarps<kStride, kMaxWarps / 2>(first + 1, warps);
     const int64_t row = int64_t{at.tile} * kTileRows + r;
     const int64_t to = int64_t{blockIdx.y} * tokens + token;
     if (row < out.n && to < p.x.m) out.y[to * out.ldy + row] = y * out.unit;
+  }
+}
+
+// What a lane reads of the activations: strides of a half, and where its first one is.
+template <int S, int N8>
+struct IntegerInput {
+  // With one or two groups of columns the stride of a half is known.
+  int groups8;
+  const uint4* bytes;
+  const ColumnScale* scales;
+
+  __device__ __forceinline__ explicit IntegerInput(const LaunchParams& p)
+      : groups8(N8 <= 2 ? N8 : p.x.groups8) {
+    const int lane = threadIdx.x & 31;
+    const int64_t unit = threadIdx.x >> 5;
+    // Columns that are not there are never stored: lanes that would read them read column 0.
+    const int fragment = lane / 4 < p.x.columns ? lane : lane % 4;
+    bytes = p.x.bytes + unit * 2 * half_bytes() + blockIdx.y * N8 * 64 + fragment;
+    scales = p.x.scales + unit * 2 * half_scales() + blockIdx.y * N8 * 8 + 2 * (lane % 4);
+  }
+  __device__ __forceinline__ int half_bytes() const { return groups8 * 64; }  // in uint4
+  __device__ __forceinline__ int half_scales() const { return S * groups8 * 8; }
+  __device__ __forceinline__ void Skip(int units) {
+    bytes += units * 2 * half_bytes();
+    scales += units * 2 * half_scales();
+  }
+};
+
+// Adds a block times its columns to acc.
+template <typename B, int S, int N8>
+__device__ __forceinline__ void AddIntegerBlock(const B& w, const IntegerInput<S, N8>& input,
+                                                const uint2* tables, const Factors& factors,
+                                                float (&acc)[N8][4]) {
+#pragma unroll
+  for (int h = 0; h < 2; ++h) {
+    IntegerColumns<N8> x;
+    x.Load(input.bytes + h * input.half_bytes());
+    ResultScales<S, N8> of;
+    of.Load(input.scales + h * input.half_scales(), input.groups8 * 8);
+    AddHalf(w, h, x, of, tables, factors, threadIdx.x & 31, acc);
+  }
+}
+
+template <typename B, int S, int N8>
+__device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const Tile& at,
+                                                    float* sums) {
+  const int lane = threadIdx.x & 31;
+  const int warps = blockDim.x >> 5;
+  int left = p.units - static_cast<int>(threadIdx.x >> 5);  // units of a warp are `warps` apart
+  const uint8_t* block = FirstBlock<B>(p, at);
+  B w;
+  w.Load(block, lane);
+  __shared__ uint2 tables[kMaxTiledSets];
+  LoadTables<B>(p, at.part, tables);
+  if constexpr (B::kHasSets) __syncthreads();
+  const Factors factors = p.out[at.part].factors;
+  IntegerInput<S, N8> input(p);
+  StartNextKernel();
+  WaitForPreviousKernel();
+  float acc[N8][4] = {};
+#pragma unroll 1
+  while (left > 0) {
+    // The next block is on its way while this one is decoded.
+    B next;
+    left -= warps;
+    block += warps * B::kBytes;
+    if (left > 0) next.Load(block, lane);
+    AddIntegerBlock(w, input, tables, factors, acc);
+    input.Skip(warps);
+    w = next;
+  }
+  WriteIntegerTile<N8>(p, at, acc, sums);
+}
+
+// K: the kind of all matrices, or kMixedKinds. kHalves: planes to fp16, not to integers. N8 is 1, 2
+// (x.groups8 is the same) or 4; columns [8 N8 blockIdx.y, …). Register limits by what was fastest:
+// bcq/shift with one group fits 96, for 20 warps an SM.
+template <int K, int S, int N8, bool kHalves = false>
+__global__ void __launch_bounds__(N8 == 1 && K >= 0 && K < 6 && !kHalves ? 320 : 256,
+                                  N8 == 4 ? 1 : 3 - S)
+    IntegerKernel(const __grid_constant__ LaunchParams p) {
+  extern __shared__ __align__(16) float sums[];
+  const Tile at = FindTile(p, blockIdx.x);
+  switch (K == kMixedKinds ? p.kind[at.part] : K) {
+#define SHIFTADD_CASE(form, zeta, q)                                                         \
+  case KindOf(form, zeta, q):                                                                \
+    if constexpr (K == kMixedKinds || K == KindOf(form, zeta, q)) {                          \
+      using B = Block<form, zeta, q, S>;                                                     \
+      MultiplyIntegerTile<std::conditional_t<kHalves, HalfBlock<B>, B>, S, N8>(p, at, sums); \
+    }                                                                                        \
+    break;
+    SHIFTADD_FOR_EACH_PLANE_KIND(SHIFTADD_CASE)
+#undef SHIFTADD_CASE
+    case KindOf(Form::kInt8, false, 0):
+      if constexpr (K == kMixedKinds || K == KindOf(Form::kInt8, false, 0)) {
+        MultiplyIntegerTile<CodeBlock<S>, S, N8>(p, at, sums);
+      }
+      break;
+  }
+}
+
+// CTAs that share the tiles; one slot.
+template <typename B, int N8>
+__global__ void __launch_bounds__(256, 2)
+    SharedIntegerKernel(const __grid_constant__ LaunchParams p) {
+  extern __shared__ __align__(16) float sums[];
+  __shared__ uint2 tables[kMaxCudaProducts][kMaxTiledSets];
+  const int lane = threadIdx.x & 31;
+  const int warps = blockDim.x >> 5;
+  uint32_t index = blockIdx.x;
+  Tile at = FindTile(p, index);
+  const uint8_t* block = FirstBlock<B>(p, at);
+  B w;
+  w.Load(block, lane);
+#pragma unroll
+  for (int i = 0; i < kMaxCudaProducts; ++i) LoadTables<B>(p, i, tables[i]);
+  __syncthreads();
+  StartNextKernel();
+  WaitForPreviousKernel();
+  const int buffer = warps * N8 * 8 * kTileRows;
+#pragma unroll 1
+  for (int offset = 0;; offset = buffer - offset) {
+    const Tile now = at;
+    const Factors factors = p.out[now.part].factors;
+    IntegerInput<1, N8> input(p);
+    float acc[N8][4] = {};
+    int left = p.units - static_cast<int>(threadIdx.x >> 5);
+#pragma unroll 1
+    while (left > 0) {
+      B next;
+      left -= warps;
+      block += warps * B::kBytes;
+      if (left <= 0) {
+        index += gridDim.x;
+        if (index < p.tiles) {
+          at = FindTile(p, index);
+          block = FirstBlock<B>(p, at);
+        }
+      }
+      if (index < p.tiles) next.Load(block, lane);
+      AddIntegerBlock(w, input, tables[now.part], factors, acc);
+      input.Skip(warps);
+      w = next;
+    }
+    // Warps that are behind may still read the other buffer: they are by one tile at most.
+    WriteIntegerTile<N8>(p, now, acc, sums + offset);
+    if (index >= p.tiles) return;
   }
 }
 

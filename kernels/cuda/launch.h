@@ -52,18 +52,59 @@ cudaError_t LaunchPrepare(const PrepareParams& p, Source source, cudaStream_t st
 
 // Launches with or without programmatic dependent launch.
 template <typename... P, typename... A>
-cudaError_t Launch(void (*kernel)(P...), dim3 grid, unsigned threads, bool programmatic,
-                   cudaStream_t stream, const A&... arguments) {
+cudaError_t LaunchShared(void (*kernel)(P...), dim3 grid, unsigned threads, size_t shared_bytes,
+                         bool programmatic, cudaStream_t stream, const A&... arguments) {
   cudaLaunchAttribute attribute = {};
   attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
   attribute.val.programmaticStreamSerializationAllowed = 1;
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = programmatic ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, P(arguments)...);
+}
+template <typename... P, typename... A>
+cudaError_t Launch(void (*kernel)(P...), dim3 grid, unsigned threads, bool programmatic,
+                   cudaStream_t stream, const A&... arguments) {
+  return LaunchShared(kernel, grid, threads, 0, programmatic, stream, arguments...);
+}
+
+// A kernel whose thread blocks multiply a tile each, and one whose share the tiles, or none.
+struct TileKernels {
+  void (*each)(LaunchParams) = nullptr;
+  void (*shared)(LaunchParams) = nullptr;
+};
+// `floats`: sums of a warp.
+inline cudaError_t LaunchTiles(const TileKernels& kernels, int column_groups, int floats,
+                               const LaunchParams& p, const LaunchConfig& config) {
+  const unsigned threads = static_cast<unsigned>(config.warps) * 32;
+  const size_t bytes = sizeof(float) * static_cast<size_t>(config.warps * floats);
+  const auto groups = static_cast<unsigned>(column_groups);
+  if (config.share && kernels.shared != nullptr) {
+    unsigned blocks = config.blocks;
+    if (blocks == 0) {  // as many as run at the same time
+      int device = 0, multiprocessors = 0, each = 0;
+      cudaError_t error = cudaGetDevice(&device);
+      if (error == cudaSuccess) {
+        error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+      }
+      if (error == cudaSuccess) {
+        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernels.shared,
+                                                              static_cast<int>(threads), 2 * bytes);
+      }
+      if (error != cudaSuccess) return error;
+      blocks = static_cast<unsigned>(multiprocessors * each);
+    }
+    if (blocks < p.tiles) {
+      return LaunchShared(kernels.shared, dim3(blocks, groups), threads, 2 * bytes,
+                          config.programmatic, config.stream, p);
+    }
+  }
+  return LaunchShared(kernels.each, dim3(p.tiles, groups), threads, bytes, config.programmatic,
+                      config.stream, p);
 }
 
 }  // namespace shiftadd::kernels::cuda

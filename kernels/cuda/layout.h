@@ -157,6 +157,7 @@ struct PartOutput {
 struct LaunchParams {
   uint32_t first_tile[kMaxCudaProducts];  // beyond the last matrix: UINT32_MAX
   const uint8_t* blocks[kMaxCudaProducts] = {};
+  uint32_t tiles = 0;  // of all matrices
   int32_t units = 0;
   int8_t kind[kMaxCudaProducts] = {};
   DeviceActivations x;
@@ -165,7 +166,8 @@ struct LaunchParams {
 };
 
 struct LaunchConfig {
-  uint32_t tiles = 0;      // of all parts
+  bool share = false;      // tiles among thread blocks, where a kernel can
+  uint32_t blocks = 0;     // that share them, 0: as many as run at the same time
   int kind = kMixedKinds;  // of all parts, if they are of one
   int warps = 8;
   bool programmatic = false;

@@ -13,8 +13,8 @@ namespace cuda {
 namespace {
 
 // Digits * tokens up to which the binary path is the faster one, measured on an H100.
-int MostBinaryColumns(const DeviceMatrix& w) {
-  return w.form == Form::kShift && w.q < 4 ? 2 : kMaxBinaryColumns;
+int MostBinaryColumns(const DeviceMatrix& w, int digits) {
+  return w.form == Form::kShift && w.q < 4 && digits == 1 ? 2 : kMaxBinaryColumns;
 }
 
 int SmCount() {
@@ -83,7 +83,7 @@ CudaPath PathOf(const DeviceMatrix& w, const DeviceActivations& x,
   }
   if (w.form == Form::kPlain) return CudaPath::kPlain;
   if (wanted == CudaPath::kAuto) {
-    wanted = x.columns <= MostBinaryColumns(w) ? CudaPath::kBinary : CudaPath::kInteger;
+    wanted = x.columns <= MostBinaryColumns(w, x.digits) ? CudaPath::kBinary : CudaPath::kInteger;
     // Where its thread blocks are enough for every multiprocessor, as measured.
     const int64_t blocks = (w.tiles() + kPromptTiles - 1) / kPromptTiles * (x.groups8 / 8);
     const int enough = w.form == Form::kShift && w.q < 4 ? 2 : 4;
@@ -119,21 +119,31 @@ PartOutput OutputOf(const Member& member, CudaPath path) {
 }
 
 // As many warps a CTA as leave all tiles resident at once: fewer units a warp, but no second wave.
-// Where there are several waves anyway, few warps for short units and many for long ones (measured
-// on an H100).
-int ChooseWarps(const CudaMultiplyOptions& options, bool binary, int columns, int64_t tiles,
-                int64_t units, int q) {
-  const bool many = binary && columns <= 2;
+// Where there are several waves anyway, few warps for short units and many for long ones, and,
+// where it gains, CTAs that share the tiles (measured on an H100).
+void ChooseWarps(const CudaMultiplyOptions& options, bool binary, const LaunchParams& p, int q,
+                 LaunchConfig* config) {
+  const bool many = binary && p.x.columns <= 2;
   const int most = many ? 16 : 8;
   int64_t warps = options.warps;
+  // Warps that an SM holds, by the kernels' registers.
+  const int64_t resident = int64_t{SmCount()} * (many ? 32 : binary ? 20 : 16);
+  config->share = options.blocks != 0;
   if (warps == 0) {
-    // Warps that an SM holds, by the kernels' registers.
-    const int64_t resident = int64_t{SmCount()} * (many ? 32 : binary ? 20 : 16);
     warps = most;
-    while (warps > 4 && tiles * warps > resident) warps /= 2;
-    if (many && tiles * warps > resident && q > 2) warps = 16;
+    while (warps > 4 && p.tiles * warps > resident) warps /= 2;
+    // Two warps a tile do for short units, but not where planes are expanded one by one (bcq/free).
+    const bool decoded = config->kind >= 0 && config->kind < KindOf(Form::kFree, false, 2);
+    const bool two = binary ? !many : decoded && p.x.groups8 <= (q == 4 ? 4 : 2);
+    if (two && p.tiles * warps > resident && p.tiles * 2 <= resident) warps = 2;
+    if (p.tiles * warps > resident) {
+      const bool share = q < (many ? 3 : 4) && p.units >= 2 * most;
+      if (many && (q > 2 || (share && config->kind == KindOf(Form::kShift, false, 2))))
+        warps = most;
+      if (options.blocks == 0) config->share = share;
+    }
   }
-  return static_cast<int>(std::clamp<int64_t>(warps, 1, std::min<int64_t>(most, units)));
+  config->warps = static_cast<int>(std::clamp<int64_t>(warps, 1, std::min<int64_t>(most, p.units)));
 }
 
 // All members in one launch, widest first: the longest tiles should not be the last to start.
@@ -161,9 +171,9 @@ CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members
   }
   params.units = static_cast<int32_t>(members[0].w->view().units);
   params.x = x.view();
-  config.tiles = static_cast<uint32_t>(tiles);
-  config.warps =
-      ChooseWarps(options, binary, params.x.columns, tiles, params.units, members[0].w->view().q);
+  params.tiles = static_cast<uint32_t>(tiles);
+  config.blocks = static_cast<uint32_t>(std::max(options.blocks, 0));
+  ChooseWarps(options, binary, params, members[0].w->view().q, &config);
   config.programmatic = options.programmatic && x.programmatic();
   config.stream = stream;
   const auto launch = path == CudaPath::kPrompt ? LaunchPrompt

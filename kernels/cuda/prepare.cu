@@ -228,8 +228,10 @@ __device__ float InverseRms(const PrepareParams& p, int64_t token) {
     float x[kBatch];
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) {
+      // Without a branch, so that all are under way at once.
       const int64_t at = first + i * kWarps * 32;
-      x[i] = at < p.k ? LoadInput<kSource>(p, token * p.ldx + at) : 0.0f;
+      const float here = LoadInput<kSource>(p, token * p.ldx + (at < p.k ? at : p.k - 1));
+      x[i] = at < p.k ? here : 0.0f;
     }
 #pragma unroll
     for (int i = 0; i < kBatch; ++i) sum[i] = fma(double{x[i]}, double{x[i]}, sum[i]);

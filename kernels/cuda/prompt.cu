@@ -19,7 +19,7 @@ auto KernelFor(int kind) {
 }  // namespace
 
 cudaError_t LaunchPrompt(const LaunchParams& p, const LaunchConfig& config) {
-  const dim3 grid((config.tiles + kPromptWarps - 1) / kPromptWarps, p.x.groups8 / kPromptGroups8);
+  const dim3 grid((p.tiles + kPromptWarps - 1) / kPromptWarps, p.x.groups8 / kPromptGroups8);
   return Launch(KernelFor(config.kind), grid, kPromptWarps * 32, config.programmatic, config.stream,
                 p);
 }

@@ -1,6 +1,9 @@
 // What the two tensor-core kernels share: finding a CTA's tile, loading a block, the last sum.
 //
-// A CTA multiplies one tile of 16 rows; its warps share the units of K, round robin.
+// A CTA multiplies one tile of 16 rows; its warps share the units of K, round robin. Kernels that
+// share tiles multiply tile blockIdx.x and every gridDim.x-th from there: the first block of the
+// next tile is on its way while a tile's sums are written, so that no tile but the first waits for
+// memory with nothing else to do.
 #ifndef SHIFTADD_KERNELS_CUDA_TILE_CUH_
 #define SHIFTADD_KERNELS_CUDA_TILE_CUH_
 
@@ -10,20 +13,27 @@ namespace shiftadd::kernels::cuda {
 
 inline constexpr int kMaxWarps = 16;
 
-// A CTA's tile and its matrix.
+// A tile and its matrix.
 struct Tile {
   int part;
   uint32_t tile;          // of that matrix
   const uint8_t* blocks;  // of that matrix
 };
 
-__device__ __forceinline__ Tile FindTile(const LaunchParams& p) {
-  Tile at = {0, blockIdx.x, p.blocks[0]};
+// The tile of that number, over all matrices.
+__device__ __forceinline__ Tile FindTile(const LaunchParams& p, uint32_t index) {
+  Tile at = {0, index, p.blocks[0]};
 #pragma unroll
   for (int i = 1; i < kMaxCudaProducts; ++i) {
-    if (blockIdx.x >= p.first_tile[i]) at = {i, blockIdx.x - p.first_tile[i], p.blocks[i]};
+    if (index >= p.first_tile[i]) at = {i, index - p.first_tile[i], p.blocks[i]};
   }
   return at;
+}
+
+// The first block of a tile that this warp multiplies.
+template <typename B>
+__device__ __forceinline__ const uint8_t* FirstBlock(const LaunchParams& p, const Tile& at) {
+  return at.blocks + uint64_t{at.tile * p.units + (threadIdx.x >> 5)} * B::kBytes;
 }
 
 // Scales of rows g and g+8 for the 2S slots of a unit.

@@ -5,7 +5,7 @@
 #   tests/bench/llama3_8b_quantize.sh --bin DIR [--folder DIR] [--blocks N] [--sequences N] [--length N] [--workers N] [--kill]
 #     [--until PROFILING|SUCCEEDED] [--tasks FILE]
 # --until PROFILING stops where the layers are made: EVALUATING runs in fp32 and reads the model anew. --kill kills worker-1
-# with -9 once three tasks of PROFILING are done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
+# with -9 once a task of PROFILING is done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
 # in order (two such files tell where two jobs part). Files go to /dev/shm.
 set -euo pipefail
 
@@ -43,7 +43,7 @@ while True:
         seen.append((state, time.time() - started))
         last = state
     done = job.get("progress", {}).get("tasks_done", 0)
-    if kill and state == "PROFILING" and int(done) >= 3:
+    if kill and state == "PROFILING" and int(done) >= 1:
         worker = [d for d in json.load(open(data + "/cluster.json"))["daemons"] if d["name"] == "worker-1"][0]
         os.kill(worker["pid"], signal.SIGKILL)
         print(f"killed worker-1 after {done} tasks of PROFILING")
