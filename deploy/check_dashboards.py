@@ -29,10 +29,10 @@ def exported_by_code():
             text = path.read_text(encoding="utf-8")
             for match in re.finditer(r'"(shiftadd_[a-z0-9_]+)"', text):
                 builders = text[max(0, match.start() - 120):match.start()]
-                nearest = max(((builders.rfind(kind), kind) for kind in ("BuildHistogram", "BuildCounter",
+                nearest = max(((builders.rfind(kind), kind) for kind in ("BuildHistogram", "NewHistogram", "BuildCounter",
                                                                          "BuildGauge", "Gauges(")))
                 metrics[match.group(1)] = metrics.get(match.group(1), False) or (
-                    nearest[0] >= 0 and nearest[1] == "BuildHistogram")
+                    nearest[0] >= 0 and nearest[1].endswith("Histogram"))
     return metrics
 
 

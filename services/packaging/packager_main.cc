@@ -2,10 +2,12 @@
 #include <CLI/CLI.hpp>
 #include <cstdio>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <iostream>
 #include <memory>
 #include <string>
+#include <system_error>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
@@ -101,6 +103,15 @@ absl::StatusOr<std::unique_ptr<PackageStore>> OpenStore(const Flags& flags) {
       [&] { return OpenPostgresPackageStore(flags.store, flags.blobs + "/packager"); });
 }
 
+void RefreshDisk(const std::string& blobs, PackagerMetrics* metrics) {
+  if (IsRegistry(blobs)) return;
+  std::error_code error;
+  const std::filesystem::space_info space = std::filesystem::space(blobs, error);
+  if (error) return;
+  metrics->store_size.Set(static_cast<double>(space.capacity));
+  metrics->store_available.Set(static_cast<double>(space.available));
+}
+
 absl::Status Run(Flags flags) {
   if (flags.blobs.empty()) flags.blobs = flags.data_dir + "/blobs";
   if (!flags.backup.empty()) {
@@ -126,8 +137,9 @@ absl::Status Run(Flags flags) {
   http_options.insecure_beyond_loopback = flags.insecure;
   SA_ASSIGN_OR_RETURN(
       const auto http_server,
-      http::HttpServer::Start(http_options, metrics::DaemonRoutes(registry, nullptr, [&packager] {
+      http::HttpServer::Start(http_options, metrics::DaemonRoutes(registry, nullptr, [&] {
                                 packager->RefreshMetrics();
+                                RefreshDisk(flags.blobs, &packager_metrics);
                               })));
   SA_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->port(), http_server->port()));
   spdlog::info("gRPC on port {}, HTTP on port {}, blobs in {}", server->port(), http_server->port(),

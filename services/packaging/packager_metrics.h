@@ -12,6 +12,8 @@ struct PackagerMetrics {
   prometheus::Gauge& packages;          // shiftadd_packages
   prometheus::Gauge& blobs;             // shiftadd_blobs
   prometheus::Gauge& blob_bytes;        // shiftadd_blob_bytes
+  prometheus::Gauge& store_size;        // shiftadd_blob_store_size_bytes
+  prometheus::Gauge& store_available;   // shiftadd_blob_store_available_bytes
   prometheus::Counter& published;       // shiftadd_packages_published_total
   prometheus::Counter& gc_freed_blobs;  // shiftadd_gc_freed_blobs_total
   prometheus::Counter& gc_freed_bytes;  // shiftadd_gc_freed_bytes_total

@@ -35,7 +35,7 @@ ServerMetrics::ServerMetrics(prometheus::Registry* r) {
   running_sequences_ = NewGauges(r, "shiftadd_running_sequences", "Sequences that hold a slot.");
   kv_blocks_used_ = NewGauges(r, "shiftadd_kv_blocks_used",
                               "Cache pages of 32 tokens in use, kept prefixes among them.");
-  kv_blocks_total_ = NewGauges(r, "shiftadd_kv_blocks_total", "Cache pages that may be used.");
+  kv_blocks_total_ = NewGauges(r, "shiftadd_kv_blocks", "Cache pages that may be used.");
   weight_bytes_ = NewGauges(r, "shiftadd_weight_bytes", "Resident packed weights.");
   prompt_tokens = NewCounter(r, "shiftadd_prompt_tokens_total", "Prompt tokens processed.");
   generated_tokens = NewCounter(r, "shiftadd_generated_tokens_total", "Tokens generated.");
