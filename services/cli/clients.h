@@ -14,6 +14,7 @@
 #include "absl/time/time.h"
 #include "services/cli/context.h"
 #include "services/packaging/package_client.h"
+#include "services/rpc/failover.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
 #include "shiftadd/v1/job.grpc.pb.h"
@@ -26,29 +27,28 @@ class Client {
  public:
   using Stub = typename Service::Stub;
 
-  // `what`: "coordinator", "packager", "server".
-  Client(std::string what, std::string address)
-      : what_(std::move(what)),
-        address_(std::move(address)),
-        stub_(Service::NewStub(rpc::MakeChannel(address_))) {}
+  using Target = typename rpc::Failover<Service>::Target;
 
-  // One unary call, e.g. Call(&Stub::GetJob, request).
+  // `what`: "coordinator", "packager", "server". `addresses`: one, or several with commas.
+  Client(std::string what, absl::string_view addresses)
+      : what_(std::move(what)),
+        daemons_(std::make_unique<rpc::Failover<Service>>(addresses)),
+        address_(daemons_->names()) {}
+
+  // One unary call, e.g. Call(&Stub::GetJob, request); of the daemons one that is there answers.
   template <typename Request, typename Response>
   absl::StatusOr<Response> Call(grpc::Status (Stub::*method)(grpc::ClientContext*, const Request&,
                                                              Response*),
                                 const Request& request,
                                 absl::Duration timeout = absl::Seconds(30)) const {
-    grpc::ClientContext context;
-    rpc::SetDeadline(&context, timeout);
     Response response;
-    const absl::Status status = Explain((stub_.get()->*method)(&context, request, &response));
+    const absl::Status status = Explain(daemons_->Call(method, request, &response, timeout));
     if (!status.ok()) return status;
     return response;
   }
 
   // A status of this daemon, with its name and address where it could not be reached.
-  absl::Status Explain(const grpc::Status& status) const {
-    absl::Status result = rpc::FromGrpc(status);
+  absl::Status Explain(absl::Status result) const {
     // Whom the daemon itself could not reach it names first; it is there.
     if (absl::IsUnavailable(result) && absl::StartsWith(result.message(), "packager: ")) {
       return absl::UnavailableError(
@@ -66,13 +66,18 @@ class Client {
     return result;
   }
 
-  Stub* stub() const { return stub_.get(); }
+  // For streams: the daemon to call; then Note how that ended.
+  Target target() const { return daemons_->target(); }
+  // True: another daemon is worth trying at once.
+  bool Note(const Target& target, const absl::Status& status) const {
+    return daemons_->Note(target, status);
+  }
   const std::string& address() const { return address_; }
 
  private:
   std::string what_;
+  std::unique_ptr<rpc::Failover<Service>> daemons_;
   std::string address_;
-  std::unique_ptr<Stub> stub_;
 };
 
 using JobClient = Client<v1::JobService>;

@@ -76,7 +76,7 @@ absl::Status Stream(Context& context, const GenerateClient& client,
   grpc::ClientContext call;
   const absl::Time start = absl::Now();
   absl::Time first = start;
-  auto reader = client.stub()->Generate(&call, MakeRequest(options));
+  auto reader = client.target().stub->Generate(&call, MakeRequest(options));
   v1::GenerateResponse piece, last;
   while (reader->Read(&piece)) {
     if (first == start) first = absl::Now();
@@ -84,7 +84,7 @@ absl::Status Stream(Context& context, const GenerateClient& client,
     last = piece;
   }
   context.out << "\n";
-  SA_RETURN_IF_ERROR(client.Explain(reader->Finish()));
+  SA_RETURN_IF_ERROR(client.Explain(rpc::FromGrpc(reader->Finish())));
   const double decode = absl::ToDoubleSeconds(absl::Now() - first);
   std::string rate;
   if (last.generated_tokens() > 1 && decode > 0) {

@@ -36,7 +36,7 @@ absl::StatusOr<std::vector<v1::JobEvent>> GetEvents(const JobClient& jobs, const
   rpc::SetDeadline(&call, absl::Seconds(60));
   v1::WatchJobRequest request;
   request.set_job_id(job.job_id());
-  const auto reader = jobs.stub()->WatchJob(&call, request);
+  const auto reader = jobs.target().stub->WatchJob(&call, request);
   for (v1::JobEvent event; reader->Read(&event);) {
     events.push_back(event);
     if (event.sequence() < job.last_sequence()) continue;
@@ -44,7 +44,7 @@ absl::StatusOr<std::vector<v1::JobEvent>> GetEvents(const JobClient& jobs, const
     reader->Finish();
     return events;
   }
-  SA_RETURN_IF_ERROR(jobs.Explain(reader->Finish()));
+  SA_RETURN_IF_ERROR(jobs.Explain(rpc::FromGrpc(reader->Finish())));
   return events;
 }
 

@@ -9,13 +9,16 @@ namespace shiftadd::cli {
 void AddCoordinatorFlag(CLI::App* command, Context& context) {
   command->add_option(
       "--coordinator", context.coordinator,
-      "Coordinator's HOST:PORT (else SHIFTADD_COORDINATOR, else the local cluster's)");
+      "Coordinator's HOST:PORT, or several with commas: one that is there is used (else "
+      "SHIFTADD_COORDINATOR, else the local cluster's)");
   AddDataDirFlag(command, context);
 }
 
 void AddPackagerFlag(CLI::App* command, Context& context) {
-  command->add_option("--packager", context.packager,
-                      "Packager's HOST:PORT (else SHIFTADD_PACKAGER, else the local cluster's)");
+  command->add_option(
+      "--packager", context.packager,
+      "Packager's HOST:PORT, or several with commas (else SHIFTADD_PACKAGER, else the "
+      "local cluster's)");
   if (command->get_option_no_throw("--data-dir") == nullptr) AddDataDirFlag(command, context);
 }
 

@@ -90,6 +90,7 @@ class Follower {
                    ? absl::UnavailableError("the coordinator ends the stream again and again")
                    : status;
       }
+      if (another_) continue;
       guard_.Sleep(pause);
       pause = std::min(pause * 2, kLongestPause);
     }
@@ -104,12 +105,14 @@ class Follower {
     v1::WatchJobRequest request;
     request.set_job_id(job_id_);
     request.set_from_sequence(view_.last_sequence() + 1);
-    auto reader = client_.stub()->WatchJob(&call, request);
+    const JobClient::Target coordinator = client_.target();
+    auto reader = coordinator.stub->WatchJob(&call, request);
     v1::JobEvent event;
     // The coordinator ends the stream with the job; a retried one goes on behind its first end.
     while (reader->Read(&event)) show(view_.Apply(event));
-    const grpc::Status status = reader->Finish();
+    const absl::Status status = rpc::FromGrpc(reader->Finish());
     running_.Set(nullptr);
+    another_ = client_.Note(coordinator, status);
     return client_.Explain(status);
   }
 
@@ -117,6 +120,7 @@ class Follower {
   const std::string job_id_;
   const WatchOptions options_;
   JobView view_;
+  bool another_ = false;  // a coordinator is left that has not failed yet
   Cancellable running_;
   InterruptGuard guard_;  // last: its thread uses running_
 };

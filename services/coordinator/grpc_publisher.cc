@@ -1,10 +1,8 @@
 #include "services/coordinator/grpc_publisher.h"
 
-#include <utility>
-
 #include "absl/time/time.h"
 #include "services/base/status_macros.h"
-#include "services/rpc/rpc.h"
+#include "services/rpc/failover.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::coordinator {
@@ -16,55 +14,47 @@ constexpr absl::Duration kPublishTimeout = absl::Minutes(2);
 
 class GrpcPublisher : public Publisher {
  public:
-  explicit GrpcPublisher(std::shared_ptr<grpc::Channel> channel)
-      : stub_(v1::PackageService::NewStub(std::move(channel))) {}
+  explicit GrpcPublisher(const std::string& addresses) : packagers_(addresses) {}
 
   absl::StatusOr<std::string> Publish(const v1::PublishPackageRequest& request) override {
-    grpc::ClientContext context;
-    rpc::SetDeadline(&context, kPublishTimeout);
     v1::Package package;
-    SA_RETURN_IF_ERROR(rpc::FromGrpc(stub_->PublishPackage(&context, request, &package)));
+    SA_RETURN_IF_ERROR(packagers_.Call(&Stub::PublishPackage, request, &package, kPublishTimeout));
     return package.digest();
   }
 
   absl::Status Pin(const std::string& owner, const std::vector<std::string>& digests) override {
-    grpc::ClientContext context;
-    rpc::SetDeadline(&context, kTimeout);
     v1::PinBlobsRequest request;
     request.set_owner(owner);
     for (const std::string& digest : digests) request.add_digests(digest);
     google::protobuf::Empty response;
-    return rpc::FromGrpc(stub_->PinBlobs(&context, request, &response));
+    return packagers_.Call(&Stub::PinBlobs, request, &response, kTimeout);
   }
 
   absl::Status Unpin(const std::string& owner) override {
-    grpc::ClientContext context;
-    rpc::SetDeadline(&context, kTimeout);
     v1::UnpinBlobsRequest request;
     request.set_owner(owner);
     google::protobuf::Empty response;
-    const absl::Status status = rpc::FromGrpc(stub_->UnpinBlobs(&context, request, &response));
+    const absl::Status status = packagers_.Call(&Stub::UnpinBlobs, request, &response, kTimeout);
     return absl::IsNotFound(status) ? absl::OkStatus() : status;
   }
 
   absl::StatusOr<uint64_t> BlobSize(const std::string& digest) override {
-    grpc::ClientContext context;
-    rpc::SetDeadline(&context, kTimeout);
     v1::StatBlobRequest request;
     request.set_digest(digest);
     v1::StatBlobResponse response;
-    SA_RETURN_IF_ERROR(rpc::FromGrpc(stub_->StatBlob(&context, request, &response)));
+    SA_RETURN_IF_ERROR(packagers_.Call(&Stub::StatBlob, request, &response, kTimeout));
     return response.size();
   }
 
  private:
-  const std::unique_ptr<v1::PackageService::Stub> stub_;
+  using Stub = v1::PackageService::Stub;
+  const rpc::Failover<v1::PackageService> packagers_;
 };
 
 }  // namespace
 
-std::unique_ptr<Publisher> MakeGrpcPublisher(std::shared_ptr<grpc::Channel> channel) {
-  return std::make_unique<GrpcPublisher>(std::move(channel));
+std::unique_ptr<Publisher> MakeGrpcPublisher(const std::string& addresses) {
+  return std::make_unique<GrpcPublisher>(addresses);
 }
 
 }  // namespace shiftadd::coordinator

@@ -62,7 +62,8 @@ void DefineFlags(CLI::App* app, Flags* f) {
       throw CLI::RequiredError("--data-dir or --store");
     }
   });
-  app->add_option("--packager", f->packager, "The packager's gRPC address")
+  app->add_option("--packager", f->packager,
+                  "The packager's gRPC address, or several of one database with commas")
       ->envname("SHIFTADD_PACKAGER")
       ->capture_default_str();
   app->add_option(
@@ -137,7 +138,7 @@ absl::Status Serve(const Flags& flags) {
   if (!flags.blobs.empty()) {
     SA_ASSIGN_OR_RETURN(scratch, OpenBlobStore(flags.blobs));
   }
-  const auto publisher = MakeGrpcPublisher(rpc::MakeChannel(flags.packager));
+  const auto publisher = MakeGrpcPublisher(flags.packager);
 
   const auto registry = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(registry.get(), "coordinator");

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "services/rpc/failover.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
@@ -19,10 +20,8 @@ constexpr size_t kChunkBytes = 1u << 20;
 
 class Client : public PackageClient {
  public:
-  Client(const std::string& address, const PackageClientOptions& options)
-      : address_(address),
-        options_(options),
-        stub_(PackageService::NewStub(rpc::MakeChannel(address))) {}
+  Client(const std::string& addresses, const PackageClientOptions& options)
+      : options_(options), packagers_(addresses) {}
 
   absl::StatusOr<std::string> Resolve(const std::string& reference) override {
     v1::ResolveReferenceRequest request;
@@ -120,25 +119,12 @@ class Client : public PackageClient {
 
   absl::Status ReadBlob(const std::string& digest,
                         const std::function<absl::Status(absl::string_view)>& sink) override {
-    grpc::ClientContext context;
-    v1::ReadBlobRequest request;
-    request.set_digest(digest);
-    const auto reader = stub_->ReadBlob(&context, request);
-    v1::ReadBlobResponse response;
-    Sha256 hash;
-    while (reader->Read(&response)) {
-      hash.Update(response.data().data(), response.data().size());
-      if (absl::Status taken = sink(response.data()); !taken.ok()) {
-        context.TryCancel();
-        reader->Finish();
-        return taken;
-      }
-    }
-    SA_RETURN_IF_ERROR(Named(rpc::FromGrpc(reader->Finish())));
-    const std::string found = hash.Finish();
-    if (found == digest) return absl::OkStatus();
-    return absl::DataLossError(
-        absl::StrCat("blob from ", address_, ": expected digest ", digest, ", found ", found));
+    bool begun = false;  // what `sink` has taken cannot be taken back
+    return Stream([&](const Packagers::Target& packager, bool* again) {
+      const absl::Status status = ReadOnce(packager, digest, sink, &begun);
+      *again = !begun;
+      return status;
+    });
   }
 
   absl::StatusOr<std::string> WriteBlob(absl::string_view data) override {
@@ -146,9 +132,57 @@ class Client : public PackageClient {
     const absl::StatusOr<uint64_t> there = StatBlob(digest);
     if (there.ok() && *there == data.size()) return digest;
     if (!there.ok() && !absl::IsNotFound(there.status())) return there.status();
+    SA_RETURN_IF_ERROR(Stream([&](const Packagers::Target& packager, bool* again) {
+      *again = true;
+      return WriteOnce(packager, digest, data);
+    }));
+    return digest;
+  }
+
+ private:
+  using Packagers = rpc::Failover<PackageService>;
+
+  // One stream; over again with the next packager where one is away and `work` allows it.
+  absl::Status Stream(
+      const std::function<absl::Status(const Packagers::Target&, bool* again)>& work) const {
+    while (true) {
+      const Packagers::Target packager = packagers_.target();
+      bool again = false;
+      const absl::Status status = work(packager, &again);
+      if (!packagers_.Note(packager, status) || !again) return Named(status);
+    }
+  }
+
+  static absl::Status ReadOnce(const Packagers::Target& packager, const std::string& digest,
+                               const std::function<absl::Status(absl::string_view)>& sink,
+                               bool* begun) {
+    grpc::ClientContext context;
+    v1::ReadBlobRequest request;
+    request.set_digest(digest);
+    const auto reader = packager.stub->ReadBlob(&context, request);
+    v1::ReadBlobResponse response;
+    Sha256 hash;
+    while (reader->Read(&response)) {
+      *begun = true;
+      hash.Update(response.data().data(), response.data().size());
+      if (absl::Status taken = sink(response.data()); !taken.ok()) {
+        context.TryCancel();
+        reader->Finish();
+        return taken;
+      }
+    }
+    SA_RETURN_IF_ERROR(rpc::FromGrpc(reader->Finish()));
+    const std::string found = hash.Finish();
+    if (found == digest) return absl::OkStatus();
+    return absl::DataLossError(absl::StrCat("blob from ", packager.address, ": expected digest ",
+                                            digest, ", found ", found));
+  }
+
+  static absl::Status WriteOnce(const Packagers::Target& packager, const std::string& digest,
+                                absl::string_view data) {
     grpc::ClientContext context;
     v1::WriteBlobResponse response;
-    const auto writer = stub_->WriteBlob(&context, &response);
+    const auto writer = packager.stub->WriteBlob(&context, &response);
     v1::WriteBlobRequest request;
     request.set_digest(digest);
     do {  // at least one message, also for an empty blob
@@ -159,35 +193,30 @@ class Client : public PackageClient {
       request.clear_digest();
     } while (!data.empty());
     writer->WritesDone();
-    SA_RETURN_IF_ERROR(Named(rpc::FromGrpc(writer->Finish())));
-    return response.digest();
+    return rpc::FromGrpc(writer->Finish());
   }
 
- private:
   template <typename Response, typename Method, typename Request>
   absl::StatusOr<Response> Call(Method method, const Request& request) const {
-    grpc::ClientContext context;
-    rpc::SetDeadline(&context, options_.timeout);
     Response response;
-    SA_RETURN_IF_ERROR(Named(rpc::FromGrpc((stub_.get()->*method)(&context, request, &response))));
+    SA_RETURN_IF_ERROR(Named(packagers_.Call(method, request, &response, options_.timeout)));
     return response;
   }
 
   absl::Status Named(const absl::Status& status) const {
     if (!absl::IsUnavailable(status)) return status;
-    return Annotate(status, absl::StrCat("packager at ", address_));
+    return Annotate(status, absl::StrCat("packager at ", packagers_.names()));
   }
 
-  const std::string address_;
   const PackageClientOptions options_;
-  const std::unique_ptr<PackageService::Stub> stub_;
+  const Packagers packagers_;
 };
 
 }  // namespace
 
-std::unique_ptr<PackageClient> PackageClient::Connect(const std::string& address,
+std::unique_ptr<PackageClient> PackageClient::Connect(const std::string& addresses,
                                                       const PackageClientOptions& options) {
-  return std::make_unique<Client>(address, options);
+  return std::make_unique<Client>(addresses, options);
 }
 
 }  // namespace shiftadd

@@ -23,12 +23,12 @@ struct PackageClientOptions {
 };
 
 // Thread-safe. Errors are those of package.proto; UNAVAILABLE says at which address no packager
-// answers.
+// answers. Of several packagers that share a database one is used until it is away.
 class PackageClient {
  public:
   virtual ~PackageClient() = default;
-  // `address`: host:port. Connects on the first call.
-  static std::unique_ptr<PackageClient> Connect(const std::string& address,
+  // `addresses`: host:port, or several with commas. Connects on the first call.
+  static std::unique_ptr<PackageClient> Connect(const std::string& addresses,
                                                 const PackageClientOptions& options = {});
 
   // name:tag or name@digest -> digest of the manifest.

@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/http/listen_address.h"
 #include "services/rpc/error_details.h"
+#include "services/rpc/failover.h"
 #include "services/rpc/proto_duration.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
@@ -67,6 +68,36 @@ TEST(ProtoDurationTest, GoesBothWaysAndSaturates) {
   google::protobuf::Duration longest;
   longest.set_seconds(std::numeric_limits<int64_t>::max());
   EXPECT_GT(FromProto(longest), absl::Hours(24 * 365 * 100));
+}
+
+TEST(RotationTest, MovesOnWhenTheOneInUseIsAway) {
+  const absl::Status away = absl::UnavailableError("away");
+  Rotation rotation(3);
+  EXPECT_EQ(rotation.current(), 0u);
+  EXPECT_FALSE(rotation.Note(0, absl::OkStatus()));
+  EXPECT_FALSE(rotation.Note(0, absl::NotFoundError("no such job")));  // it is there
+  EXPECT_EQ(rotation.current(), 0u);
+  EXPECT_TRUE(rotation.Note(0, away));
+  EXPECT_EQ(rotation.current(), 1u);
+  EXPECT_TRUE(rotation.Note(0, away));  // of a call begun before: nobody moves twice
+  EXPECT_EQ(rotation.current(), 1u);
+  EXPECT_TRUE(rotation.Note(1, absl::DeadlineExceededError("hangs")));
+  EXPECT_FALSE(rotation.Note(2, away));  // now all have been tried: the caller waits
+  EXPECT_EQ(rotation.current(), 0u);
+  EXPECT_TRUE(rotation.Note(0, away));
+  EXPECT_FALSE(rotation.Note(1, absl::OkStatus()));
+  EXPECT_EQ(rotation.current(), 1u);    // and stays there
+  EXPECT_TRUE(rotation.Note(1, away));  // a new round
+  Rotation one(1);
+  EXPECT_FALSE(one.Note(0, away));
+  EXPECT_EQ(one.current(), 0u);
+}
+
+TEST(AddressesTest, AreSeparatedByCommas) {
+  EXPECT_EQ(SplitAddresses("a:1"), (std::vector<std::string>{"a:1"}));
+  EXPECT_EQ(SplitAddresses(" a:1, b:2,,[::1]:3 "),
+            (std::vector<std::string>{"a:1", "b:2", "[::1]:3"}));
+  EXPECT_TRUE(SplitAddresses("").empty());
 }
 
 TEST(ListenAddressTest, ParsesAndKnowsLoopback) {
@@ -147,6 +178,27 @@ class ServerTest : public testing::Test {
   std::string address_;
   std::shared_ptr<grpc::Channel> channel_;
 };
+
+TEST_F(ServerTest, ACallGoesToTheDaemonThatIsThere) {
+  using Stub = v1::PackageService::Stub;
+  v1::ResolveReferenceRequest request;
+  request.set_reference("four");
+  v1::ResolveReferenceResponse response;
+  const Failover<v1::PackageService> daemons(absl::StrCat("127.0.0.1:1,127.0.0.1:2,", address_));
+  const auto call = [&] {
+    return daemons.Call(&Stub::ResolveReference, request, &response, absl::Seconds(10));
+  };
+  ASSERT_TRUE(call().ok());
+  EXPECT_EQ(response.digest(), "4");
+  EXPECT_EQ(daemons.target().index, 2u);  // remembered
+  server_->Shutdown(absl::ZeroDuration());
+  EXPECT_EQ(call().code(), StatusCode::kUnavailable);
+  server_ = Server::Start({address_, false}, {&echo_}).value();
+  // gRPC itself waits a little before it connects to an address again.
+  absl::Status status;
+  for (int i = 0; i < 100 && !(status = call()).ok(); ++i) absl::SleepFor(absl::Milliseconds(50));
+  EXPECT_TRUE(status.ok()) << status;
+}
 
 TEST_F(ServerTest, LargeMessagesPass) {
   std::string digest;
