@@ -17,7 +17,7 @@
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
 #include "services/metrics/metrics.h"
-#include "services/rpc/rpc.h"
+#include "services/rpc/failover.h"
 #include "worker/machine/bench.h"
 #include "worker/machine/gpu.h"
 #include "worker/model/model_source.h"
@@ -57,7 +57,8 @@ std::string HostName() {
 }
 
 void AddFlags(CLI::App* app, Flags* flags) {
-  app->add_option("--coordinator", flags->coordinator, "host:port of the coordinator")
+  app->add_option("--coordinator", flags->coordinator,
+                  "host:port of the coordinator, or of several of one database, with commas")
       ->envname("SHIFTADD_COORDINATOR")
       ->capture_default_str();
   app->add_option("--blobs", flags->blobs,
@@ -176,8 +177,8 @@ int Run(const Flags& flags) {
       flags.worker_id.empty() ? NewId(absl::StrCat(HostName(), "-", getpid())) : flags.worker_id;
   identity.device_class = DeviceClass(device->device);
   identity.memory_bytes = options.memory_bytes;
-  const auto stub = v1::TaskService::NewStub(rpc::MakeChannel(flags.coordinator));
-  LeaseLoop loop(identity, stub.get(), &runner, &worker_metrics);
+  const rpc::Failover<v1::TaskService> coordinators(flags.coordinator);
+  LeaseLoop loop(identity, &coordinators, &runner, &worker_metrics);
 
   http::HttpServerOptions http_options;
   http_options.address = flags.http;

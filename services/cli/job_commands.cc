@@ -68,6 +68,15 @@ int ListWorkers(Context& context) {
   return kExitOk;
 }
 
+int DrainWorker(Context& context, const std::string& worker, v1::WorkerStanding standing) {
+  const absl::StatusOr<JobClient> client = ConnectJobs(context);
+  if (!client.ok()) return Report(context, client.status());
+  v1::DrainWorkerRequest request;
+  request.set_worker_id(worker);
+  request.set_standing(standing);
+  return Report(context, client->Call(&JobClient::Stub::DrainWorker, request).status());
+}
+
 // Cancel and retry: one call that answers with the job.
 template <typename Request>
 int ChangeJob(Context& context, const std::string& job_id,
@@ -128,6 +137,25 @@ void AddJobCommands(CLI::App& app, Context& context) {
   AddCoordinatorFlag(workers, context);
   AddJsonFlag(workers, context);
   workers->callback([&context] { context.action = [&context] { return ListWorkers(context); }; });
+
+  auto worker = std::make_shared<std::string>();
+  auto standing = std::make_shared<v1::WorkerStanding>(v1::WORKER_STANDING_DRAINED);
+  CLI::App* drain = app.add_subcommand(
+      "drain", "Take a worker out of work: it gives its task back and gets no other");
+  drain->add_option("worker", *worker, "Its name, as `shiftadd workers` shows it")->required();
+  auto* cordon = drain->add_flag_callback(
+      "--cordon", [standing] { *standing = v1::WORKER_STANDING_CORDONED; },
+      "Let it end its task first");
+  drain
+      ->add_flag_callback(
+          "--undo", [standing] { *standing = v1::WORKER_STANDING_ACTIVE; }, "Give it work again")
+      ->excludes(cordon);
+  AddCoordinatorFlag(drain, context);
+  drain->callback([&context, worker, standing] {
+    context.action = [&context, worker, standing] {
+      return DrainWorker(context, *worker, *standing);
+    };
+  });
 }
 
 }  // namespace shiftadd::cli

@@ -225,12 +225,24 @@ absl::StatusOr<std::vector<v1::WorkerInfo>> Coordinator::Workers() {
     }
     const bool lost = clock_->Now() - r.last_seen > 2 * options_.lease;
     const bool other = !any && !wanted.empty() && wanted.count(r.device_class) == 0;
-    w.set_state(lost                 ? "lost"
-                : !r.task_id.empty() ? "busy"
-                : other              ? "idle: another device class"
-                                     : "idle");
+    const char* standing = r.standing == WorkerStanding::kCordoned   ? "cordoned, "
+                           : r.standing == WorkerStanding::kDraining ? "drained, "
+                                                                     : "";
+    w.set_state(absl::StrCat(standing, lost                 ? "lost"
+                                       : !r.task_id.empty() ? "busy"
+                                       : other              ? "idle: another device class"
+                                                            : "idle"));
   }
   return workers;
+}
+
+absl::Status Coordinator::DrainWorker(const v1::DrainWorkerRequest& request) {
+  WorkerStanding standing = WorkerStanding::kDraining;
+  if (request.standing() == v1::WORKER_STANDING_ACTIVE) standing = WorkerStanding::kActive;
+  if (request.standing() == v1::WORKER_STANDING_CORDONED) standing = WorkerStanding::kCordoned;
+  SA_RETURN_IF_ERROR(store_->SetStanding(request.worker_id(), standing));
+  spdlog::info("worker {}: {}", request.worker_id(), v1::WorkerStanding_Name(request.standing()));
+  return absl::OkStatus();
 }
 
 absl::Status Coordinator::Watch(const std::string& job_id, uint64_t from_sequence,

@@ -64,6 +64,7 @@ class Coordinator {
   absl::StatusOr<v1::Job> PublishBudget(const v1::PublishBudgetRequest& request,
                                         const std::string& owner, std::vector<FieldFault>* faults);
   absl::StatusOr<std::vector<v1::WorkerInfo>> Workers();
+  absl::Status DrainWorker(const v1::DrainWorkerRequest& request);
   // Hands events from `from_sequence` on to `send` as they come. Returns OK after the event that
   // ends the job, when `send` says false, or when `stopped` says true.
   absl::Status Watch(const std::string& job_id, uint64_t from_sequence,

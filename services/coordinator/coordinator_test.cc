@@ -5,6 +5,7 @@
 
 #include <set>
 
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "services/base/digest.h"
 #include "services/coordinator/planner.h"
@@ -328,6 +329,39 @@ TEST(Job, FourAttemptsThenItFails) {
   ASSERT_TRUE(cluster.core->Tick().ok());
   EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
   EXPECT_NE(cluster.Get(job.job_id()).error().find("after 4 attempts"), std::string::npos);
+}
+
+// A task that kills whoever takes it.
+TEST(Job, APoisonTaskNamesItsTensorsTheWorkersAndWhatTheySaid) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  std::string poison;
+  for (int i = 0; i < 4; ++i) {
+    const std::string worker = absl::StrCat("w", i);
+    auto task = cluster.Lease(worker);
+    ASSERT_TRUE(task.has_value()) << i;
+    while (poison.empty() ? task->kind() != v1::TASK_KIND_PROFILE : task->task_id() != poison) {
+      // The others can be done.
+      ASSERT_TRUE(cluster.Complete(worker, *task).ok());
+      task = cluster.Lease(worker);
+      ASSERT_TRUE(task.has_value()) << i;
+    }
+    poison = task->task_id();
+    if (i == 1) {
+      ASSERT_TRUE(cluster.Fail(worker, *task, StatusCode::kInternal, "layer q: NaN").ok());
+    } else {
+      cluster.clock->Advance(absl::Seconds(31));
+      ASSERT_TRUE(cluster.core->Tick().ok());
+    }
+  }
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  const v1::Job failed = cluster.Get(job.job_id());
+  EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+  for (const char* part : {"after 4 attempts", "worker w0: expired", "worker w1: INTERNAL: layer q",
+                           "worker w3: expired", "tensors: ", ".q"}) {
+    EXPECT_NE(failed.error().find(part), std::string::npos) << part << ": " << failed.error();
+  }
 }
 
 TEST(Job, CancelTellsWorkersAtRenewal) {

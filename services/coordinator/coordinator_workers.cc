@@ -30,6 +30,10 @@ absl::StatusOr<LeaseQuery> ToQuery(const v1::LeaseTaskRequest& request) {
   query.version = request.quantizer_version();
   query.held_job = request.held_job_id();
   query.held_ordinal = request.held_block();
+  if (request.request_id().size() > 64) {
+    return absl::InvalidArgumentError("request_id: expected up to 64 characters");
+  }
+  query.request_id = request.request_id();
   return query;
 }
 
@@ -41,7 +45,9 @@ absl::StatusOr<v1::Task> ToTask(const TaskRecord& record, absl::Duration lease) 
   task.set_task_id(record.task_id);
   task.set_lease_epoch(record.lease_epoch);
   *task.mutable_lease() = rpc::ToProto(lease);
-  task.set_attempt(static_cast<uint32_t>(record.lost_attempts()) + 1);
+  int lost = 0;
+  for (const auto& [cause, count] : record.attempts) lost += count;
+  task.set_attempt(static_cast<uint32_t>(lost) + 1);
   return task;
 }
 
@@ -94,7 +100,8 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
     if (now != seen && !other_version) {
       SA_ASSIGN_OR_RETURN(LeaseOutcome outcome, store_->LeaseTask(query));
       if (outcome.task.has_value()) {
-        if (stopped()) {  // nobody is there to take it
+        // Nobody is there to take it; what an earlier request has got may have arrived, though.
+        if (stopped() && !outcome.repeated) {
           const LeaseKey key{outcome.task->task_id, query.worker, outcome.task->lease_epoch};
           SA_RETURN_IF_ERROR(store_
                                  ->FailTask(key, FailureKind::kReleased, "CANCELLED",

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
 #include "services/coordinator/planner_internal.h"
 #include "services/job/recipe.h"
@@ -76,15 +77,28 @@ MaybeUpdate PlanQueued(const JobView& view) {
   return update;
 }
 
+// The tensors that a task works on; empty if it is on the whole model.
+std::string TensorsOf(const v1::Task& task) {
+  std::vector<std::string> names;
+  for (const v1::LayerPlan& layer : task.profile().layers()) names.push_back(layer.name());
+  for (const v1::LayerPlan& layer : task.refine().layers()) names.push_back(layer.name());
+  for (const v1::LayerReport& layer : task.measure().layers())
+    names.push_back(layer.layer().name());
+  return absl::StrJoin(names, ", ");
+}
+
+// Who goes over a task that nobody could do wants to know where, on what, and what was said.
 std::string TaskFailure(const ViewedTask& t) {
   std::string text = absl::StrCat(v1::TaskKind_Name(t.record.kind).substr(sizeof("TASK_KIND_") - 1),
                                   " task ", t.record.ordinal, ": ", t.record.error);
-  if (t.record.lost_attempts() < 2) return text;
-  absl::StrAppend(&text, " (given up after ", t.record.lost_attempts(), " attempts:");
-  for (const auto& [cause, count] : t.record.attempts) {
-    absl::StrAppend(&text, " ", count, " ", cause);
+  if (t.record.losses.size() < 2) return text;
+  absl::StrAppend(&text, " (given up after ", t.record.losses.size(), " attempts:");
+  for (const TaskLoss& loss : t.record.losses) {
+    absl::StrAppend(&text, " worker ", loss.worker, ": ", loss.cause, ": ", loss.error, ";");
   }
-  return text + ")";
+  text.back() = ')';
+  const std::string tensors = TensorsOf(t.task);
+  return tensors.empty() ? text : absl::StrCat(text, "; tensors: ", tensors);
 }
 
 MaybeUpdate PlanState(const JobView& view, const PlanContext& context) {

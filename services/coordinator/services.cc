@@ -133,6 +133,12 @@ grpc::Status JobServiceHandler::ListWorkers(grpc::ServerContext*, const v1::List
   });
 }
 
+grpc::Status JobServiceHandler::DrainWorker(grpc::ServerContext*,
+                                            const v1::DrainWorkerRequest* request,
+                                            v1::DrainWorkerResponse*) {
+  return Call("DrainWorker", metrics_, [&] { return core_->DrainWorker(*request); });
+}
+
 grpc::Status TaskServiceHandler::LeaseTask(grpc::ServerContext* context,
                                            const v1::LeaseTaskRequest* request,
                                            v1::LeaseTaskResponse* response) {

@@ -69,6 +69,11 @@ const std::vector<std::string>& SqliteJobMigrations() {
   )sql",
                                                           R"sql(
     ALTER TABLE tasks ADD COLUMN excused INTEGER NOT NULL DEFAULT 0;
+  )sql",
+                                                          R"sql(
+    ALTER TABLE tasks ADD COLUMN lease_request TEXT NOT NULL DEFAULT '';
+    ALTER TABLE tasks ADD COLUMN losses TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE workers ADD COLUMN standing INTEGER NOT NULL DEFAULT 0;
   )sql"};
   return *steps;
 }
@@ -137,6 +142,11 @@ const std::vector<std::string>& PostgresJobMigrations() {
   )sql",
                                                           R"sql(
     ALTER TABLE tasks ADD COLUMN excused BIGINT NOT NULL DEFAULT 0;
+  )sql",
+                                                          R"sql(
+    ALTER TABLE tasks ADD COLUMN lease_request TEXT COLLATE "C" NOT NULL DEFAULT '';
+    ALTER TABLE tasks ADD COLUMN losses TEXT NOT NULL DEFAULT '[]';
+    ALTER TABLE workers ADD COLUMN standing BIGINT NOT NULL DEFAULT 0;
   )sql"};
   return *steps;
 }

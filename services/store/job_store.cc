@@ -1,5 +1,7 @@
 #include "services/store/job_store.h"
 
+#include <set>
+
 namespace shiftadd {
 
 const char* TaskStateName(TaskState state) {
@@ -26,7 +28,13 @@ bool IsTerminal(v1::JobState state) {
 int TaskRecord::lost_attempts() const {
   int sum = 0;
   for (const auto& [cause, count] : attempts) sum += count;
-  return sum;
+  const auto expired = attempts.find(kExpiredCause);
+  if (expired == attempts.end()) return sum;
+  std::set<std::string> workers;
+  for (const TaskLoss& loss : losses) {
+    if (loss.cause == kExpiredCause) workers.insert(loss.worker);
+  }
+  return workers.size() > 1 ? sum : sum - 1;
 }
 
 }  // namespace shiftadd

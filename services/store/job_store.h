@@ -37,6 +37,16 @@ struct JobRecord {
   std::string quantizer_version;
 };
 
+// The cause of a lease that was not renewed.
+inline constexpr char kExpiredCause[] = "expired";
+
+// One attempt at a task that was lost.
+struct TaskLoss {
+  std::string worker;
+  std::string cause;  // expired, or the name of a canonical code
+  std::string error;
+};
+
 struct TaskRecord {
   std::string task_id;
   std::string job_id;
@@ -49,6 +59,7 @@ struct TaskRecord {
   absl::Time deadline = absl::InfinitePast();  // of the lease, while running
   std::string worker;                          // that holds or last held it
   std::map<std::string, int> attempts;         // lost ones, by cause
+  std::vector<TaskLoss> losses;                // the same, the oldest first; at most the last 16
   // Its lease was prolonged because the coordinator or the store was away, and has not been renewed
   // since: if it ends, that counts as no attempt.
   bool excused = false;
@@ -60,6 +71,8 @@ struct TaskRecord {
   std::string payload;  // serialized v1::Task
   std::string result;   // serialized v1::TaskResult, once done
 
+  // How many of the lost attempts the task has to answer for. That a worker went away is not the
+  // task's fault until another one does so over the same task.
   int lost_attempts() const;
   // Done in another job.
   bool inherited() const { return state == TaskState::kDone && lease_epoch == 0; }
@@ -102,11 +115,15 @@ struct LeaseQuery {
   std::string version;
   std::string held_job;  // the worker holds the input of PROFILE task `held_ordinal` of this job
   uint32_t held_ordinal = 0;
+  // Not empty: names this request. Repeated by its worker, since the answer may have been lost, it
+  // gets the task that it got before, if it still holds that.
+  std::string request_id;
 };
 
 struct LeaseOutcome {
   std::optional<TaskRecord> task;
   std::string idle_reason;  // without a task
+  bool repeated = false;    // an earlier request of the same name has got it
 };
 
 // Names a lease.
@@ -118,7 +135,14 @@ struct LeaseKey {
 
 struct Renewal {
   absl::Time deadline;
-  bool cancel = false;
+  bool cancel = false;  // the job is being cancelled, or the worker drained: it gives the task back
+};
+
+// What an operator has said of a worker; kept until nobody has heard of it for an hour.
+enum class WorkerStanding {
+  kActive = 0,
+  kCordoned = 1,  // ends its task and gets no other
+  kDraining = 2,  // gives its task back, which counts as no attempt, and gets no other
 };
 
 enum class FailureKind {
@@ -143,6 +167,7 @@ struct WorkerRecord {
   absl::Time last_seen;
   std::string task_id;  // that it holds; empty: none
   v1::TaskKind task_kind = v1::TASK_KIND_UNSPECIFIED;
+  WorkerStanding standing = WorkerStanding::kActive;
 };
 
 struct StorePolicy {
@@ -220,6 +245,8 @@ class JobStore {
 
   // --- Workers ---
   virtual absl::Status TouchWorker(const LeaseQuery& worker) = 0;
+  // NOT_FOUND for one that has not been seen.
+  virtual absl::Status SetStanding(const std::string& worker, WorkerStanding standing) = 0;
   // Seen within the last hour, by name.
   virtual absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() = 0;
 

@@ -249,6 +249,86 @@ TEST_P(JobStoreConformance, FourAttemptsThenTheTaskFails) {
   EXPECT_FALSE(store_->LeaseTask(Worker("w9"))->task.has_value());
 }
 
+TEST_P(JobStoreConformance, ACrashIsNotTheTasksFaultUntilAnotherWorkerCrashesToo) {
+  Plan(Create("job-a"), 1);
+  const auto crash = [&](const std::string& worker) {
+    clock_->Advance(absl::Minutes(2));  // others are gone: better the same worker than none
+    Lease(Worker(worker));
+    clock_->Advance(absl::Seconds(31));
+    const auto expired = store_->ReapExpired();
+    EXPECT_EQ(expired->size(), 1u);
+    return expired->front().failed;
+  };
+  const auto counted = [&] { return store_->ListTasks("job-a", false)->front().lost_attempts(); };
+  EXPECT_FALSE(crash("w1"));
+  EXPECT_EQ(counted(), 0);
+  EXPECT_FALSE(crash("w1"));
+  EXPECT_EQ(counted(), 1);  // a cluster of one worker does not go in circles for ever
+  EXPECT_FALSE(crash("w2"));
+  EXPECT_EQ(counted(), 3);
+  EXPECT_TRUE(crash("w3"));
+  const TaskRecord task = store_->ListTasks("job-a", false)->front();
+  ASSERT_EQ(task.losses.size(), 4u);
+  EXPECT_EQ(task.losses[2].worker, "w2");
+  EXPECT_EQ(task.losses[3].cause, kExpiredCause);
+  EXPECT_NE(task.losses[3].error.find("stopped renewing"), std::string::npos);
+}
+
+TEST_P(JobStoreConformance, LossesNameWorkersAndErrorsWhateverBytesTheyHold) {
+  Plan(Create("job-a"), 1);
+  const std::string error = std::string(499, 'x') + "\xc3\xa4 and more";
+  const TaskRecord task = Lease(Worker("w1"));
+  EXPECT_FALSE(*store_->FailTask(KeyOf(task), FailureKind::kRetry, "INTERNAL", 13, error));
+  const TaskRecord lost = *store_->GetTask(task.task_id);
+  ASSERT_EQ(lost.losses.size(), 1u);
+  EXPECT_EQ(lost.losses[0].worker, "w1");
+  EXPECT_EQ(lost.losses[0].cause, "INTERNAL");
+  EXPECT_EQ(lost.losses[0].error.substr(0, 499), std::string(499, 'x'));
+  EXPECT_EQ(lost.error, error);
+}
+
+TEST_P(JobStoreConformance, ARepeatedLeaseRequestGetsTheSameTask) {
+  Plan(Create("job-a"), 3);
+  const std::shared_ptr<JobStore> other = Another();
+  LeaseQuery query = Worker("w1");
+  query.request_id = "r1";
+  const TaskRecord first = Lease(query);
+  clock_->Advance(absl::Seconds(20));
+  const auto again = other->LeaseTask(query);  // the answer was lost
+  ASSERT_TRUE(again->task.has_value());
+  EXPECT_TRUE(again->repeated);
+  EXPECT_EQ(again->task->task_id, first.task_id);
+  EXPECT_EQ(again->task->lease_epoch, first.lease_epoch);
+  clock_->Advance(absl::Seconds(20));  // the lease has begun anew
+  EXPECT_TRUE(store_->ReapExpired()->empty());
+  LeaseQuery another = Worker("w2");
+  another.request_id = "r1";  // a name is its worker's own
+  EXPECT_NE(Lease(another).task_id, first.task_id);
+  EXPECT_TRUE(*store_->CompleteTask(KeyOf(first), "r", {}));
+  const auto late = store_->LeaseTask(query);  // what is done is not held
+  EXPECT_FALSE(late->repeated);
+  EXPECT_NE(late->task->task_id, first.task_id);
+}
+
+TEST_P(JobStoreConformance, ACordonedWorkerEndsItsTaskAndADrainedOneGivesItBack) {
+  Plan(Create("job-a"), 3);
+  EXPECT_EQ(store_->SetStanding("w1", WorkerStanding::kCordoned).code(), StatusCode::kNotFound);
+  const TaskRecord task = Lease(Worker("w1"));
+  ASSERT_TRUE(store_->SetStanding("w1", WorkerStanding::kCordoned).ok());
+  Reopen();
+  EXPECT_FALSE(store_->RenewLease(KeyOf(task), 0.5)->cancel);
+  EXPECT_EQ(store_->ListWorkers()->front().standing, WorkerStanding::kCordoned);
+  ASSERT_TRUE(store_->SetStanding("w1", WorkerStanding::kDraining).ok());
+  EXPECT_TRUE(store_->RenewLease(KeyOf(task), 0.5)->cancel);
+  EXPECT_FALSE(*store_->FailTask(KeyOf(task), FailureKind::kReleased, "CANCELLED", 1, "drained"));
+  EXPECT_TRUE(store_->TouchWorker(Worker("w1")).ok());
+  EXPECT_EQ(store_->LeaseTask(Worker("w1"))->idle_reason, "drained");
+  EXPECT_EQ(Lease(Worker("w2")).task_id, task.task_id);
+  EXPECT_TRUE(store_->GetTask(task.task_id)->attempts.empty());
+  ASSERT_TRUE(store_->SetStanding("w1", WorkerStanding::kActive).ok());
+  Lease(Worker("w1"));
+}
+
 TEST_P(JobStoreConformance, ReleaseCountsAsNoAttemptAndFatalIsFinal) {
   Plan(Create("job-a"), 1);
   for (int i = 0; i < 6; ++i) {

@@ -16,6 +16,9 @@ namespace shiftadd::sql {
 namespace {
 
 constexpr int kTries = 12;
+// Conflicts end when the others are through, however slow the machine: they are met again for so
+// long at least.
+constexpr absl::Duration kConflictPatience = absl::Seconds(15);
 constexpr absl::Duration kFirstPause = absl::Milliseconds(2);
 constexpr absl::Duration kLongestPause = absl::Milliseconds(200);
 constexpr std::chrono::seconds kPatience(10);  // for a connection
@@ -161,7 +164,9 @@ absl::Status Postgres::Read(const Work& work) { return Run(Mode::kRead, work); }
 absl::Status Postgres::Run(Mode mode, const Work& work) {
   absl::Duration pause = kFirstPause;
   absl::Status status;
-  for (int i = 0; i < kTries; ++i) {
+  const absl::Time patient_until = absl::Now() + kConflictPatience;
+  bool conflict = false;
+  for (int i = 0; i < kTries || (conflict && absl::Now() < patient_until); ++i) {
     auto connection = Take();
     if (!connection.ok()) {
       status = connection.status();
@@ -177,6 +182,7 @@ absl::Status Postgres::Run(Mode mode, const Work& work) {
     if (announced && options_.announce) options_.announce();
     status = result.status;
     if (!result.again) break;
+    conflict = !lost;
     // Another connection can be had at once or not at all; who met a conflict lets others pass.
     if (lost) continue;
     absl::SleepFor(pause * (1 + static_cast<double>(absl::ToUnixNanos(absl::Now()) % 1000) / 1000));

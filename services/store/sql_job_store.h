@@ -62,6 +62,7 @@ class SqlJobStore : public JobStore {
   absl::StatusOr<std::vector<Expired>> ReapExpired() override;
 
   absl::Status TouchWorker(const LeaseQuery& worker) override;
+  absl::Status SetStanding(const std::string& worker, WorkerStanding standing) override;
   absl::StatusOr<std::vector<WorkerRecord>> ListWorkers() override;
 
   absl::Time Now() override { return db_->Now(); }
@@ -102,6 +103,9 @@ class SqlJobStore : public JobStore {
   absl::StatusOr<std::optional<Expired>> ReapTask(Session& s, const std::string& task_id);
   absl::StatusOr<bool> OthersCouldTake(Session& s, const LeaseQuery& query);
   static absl::Status WriteWorker(Session& s, const LeaseQuery& worker);
+  static absl::StatusOr<WorkerStanding> ReadStanding(Session& s, const std::string& worker);
+  // The task that this very request has got before and still holds; its lease begins anew.
+  absl::StatusOr<std::optional<TaskRecord>> Regrant(Session& s, const LeaseQuery& query);
 
   const std::unique_ptr<sql::Database> db_;
   const std::shared_ptr<ChangeSignal> changes_;

@@ -295,9 +295,10 @@ absl::StatusOr<JobRecord> SqlJobStore::RetryJob(const std::string& job_id) {
       return absl::FailedPreconditionError(absl::StrCat(
           "job ", job_id, ": state found ", StateName(record.job.state()), ", expected FAILED"));
     }
-    Statement reset(s,
-                    "UPDATE tasks SET state = ?, attempts = '{}', lost_by = '', error = ?, "
-                    "error_code = 0, progress = 0 WHERE job_id = ? AND state IN (?, ?)");
+    Statement reset(
+        s,
+        "UPDATE tasks SET state = ?, attempts = '{}', losses = '[]', lost_by = '', error = ?, "
+        "error_code = 0, progress = 0 WHERE job_id = ? AND state IN (?, ?)");
     SA_RETURN_IF_ERROR(reset.Int(static_cast<int>(TaskState::kReady))
                            .Blob("")
                            .Text(job_id)

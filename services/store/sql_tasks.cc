@@ -15,10 +15,31 @@ using sql::Statement;
 
 constexpr char kTaskColumns[] =
     "SELECT task_id, job_id, kind, ordinal, lane, rank, state, lease_epoch, deadline, worker, "
-    "attempts, progress, lease_time, end_time, error_code, error, excused, ";
+    "attempts, progress, lease_time, end_time, error_code, error, excused, losses, ";
 constexpr absl::Duration kWorkerMemory = absl::Hours(1);
+constexpr size_t kMaxLosses = 16;
+constexpr size_t kMaxLossBytes =
+    500;  // of an error; the whole one of the last loss is kept as well
 // Each time a worker of another class was faster on a job that nobody had begun.
 constexpr int kLeaseAttempts = 3;
+
+// The cut may fall into a character: what is left of it is replaced.
+std::string LossesJson(const std::vector<TaskLoss>& losses) {
+  nlohmann::json list = nlohmann::json::array();
+  for (const TaskLoss& loss : losses) list.push_back({loss.worker, loss.cause, loss.error});
+  return list.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace);
+}
+
+absl::Status ParseLosses(const std::string& text, std::vector<TaskLoss>* losses) {
+  const nlohmann::json list = nlohmann::json::parse(text, nullptr, false);
+  for (const nlohmann::json& item : list) {
+    if (!item.is_array() || item.size() != 3) continue;
+    losses->push_back(
+        {item[0].get<std::string>(), item[1].get<std::string>(), item[2].get<std::string>()});
+  }
+  if (list.is_array() && losses->size() == list.size()) return absl::OkStatus();
+  return absl::DataLossError("database: a task's losses are damaged");
+}
 
 absl::StatusOr<TaskRecord> ReadTaskRow(Statement* row) {
   TaskRecord t;
@@ -43,6 +64,7 @@ absl::StatusOr<TaskRecord> ReadTaskRow(Statement* row) {
   t.error_code = static_cast<int>(row->GetInt());
   t.error = row->GetText();
   t.excused = row->GetInt() != 0;
+  SA_RETURN_IF_ERROR(ParseLosses(row->GetText(), &t.losses));
   t.payload = row->GetText();
   t.result = row->GetText();
   return t;
@@ -85,7 +107,7 @@ absl::Status SqlJobStore::WriteTask(Session& s, const TaskRecord& task) {
   Statement write(s,
                   "UPDATE tasks SET state = ?, lease_epoch = ?, deadline = ?, worker = ?, "
                   "attempts = ?, progress = ?, lease_time = ?, end_time = ?, error_code = ?, "
-                  "error = ?, excused = ?, result = ? WHERE task_id = ?");
+                  "error = ?, excused = ?, losses = ?, result = ? WHERE task_id = ?");
   return write.Int(static_cast<int>(task.state))
       .Int(static_cast<int64_t>(task.lease_epoch))
       .Int(absl::ToUnixMicros(task.deadline))
@@ -97,6 +119,7 @@ absl::Status SqlJobStore::WriteTask(Session& s, const TaskRecord& task) {
       .Int(task.error_code)
       .Blob(task.error)
       .Int(task.excused)
+      .Text(LossesJson(task.losses))
       .Blob(task.result)
       .Text(task.task_id)
       .Run();
@@ -275,6 +298,8 @@ absl::Status SqlJobStore::GrantLease(Session& s, TaskRecord* task, const LeaseQu
   task->progress = 0;
   task->excused = false;
   SA_RETURN_IF_ERROR(WriteTask(s, *task));
+  Statement named(s, "UPDATE tasks SET lease_request = ? WHERE task_id = ?");
+  SA_RETURN_IF_ERROR(named.Text(query.request_id).Text(task->task_id).Run());
   Statement pin(s, "UPDATE jobs SET device_class = ? WHERE job_id = ? AND device_class = ''");
   SA_RETURN_IF_ERROR(pin.Text(query.device_class).Text(task->job_id).Run());
   SA_RETURN_IF_ERROR(AddTaskEvent(s, *task, "leased", ""));
@@ -285,8 +310,34 @@ absl::Status SqlJobStore::GrantLease(Session& s, TaskRecord* task, const LeaseQu
   return turn.Text(task->job_id).Run();
 }
 
+absl::StatusOr<std::optional<TaskRecord>> SqlJobStore::Regrant(Session& s,
+                                                               const LeaseQuery& query) {
+  if (query.request_id.empty()) return std::nullopt;
+  Statement find(s, absl::StrCat("SELECT task_id FROM tasks WHERE state = ? AND worker = ? AND "
+                                 "lease_request = ?",
+                                 s.For(sql::Lock::kWait)));
+  find.Int(static_cast<int>(TaskState::kRunning)).Text(query.worker).Text(query.request_id);
+  SA_ASSIGN_OR_RETURN(const bool found, find.Step());
+  if (!found) return std::nullopt;
+  const std::string task_id = find.GetText();
+  SA_RETURN_IF_ERROR(find.Run());
+  SA_ASSIGN_OR_RETURN(TaskRecord task, ReadTask(s, task_id, /*hold=*/false));
+  SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
+  task.deadline = absl::FromUnixMicros(now) + policy_.lease;
+  SA_RETURN_IF_ERROR(WriteTask(s, task));
+  return task;
+}
+
 absl::StatusOr<LeaseOutcome> SqlJobStore::TryLease(Session& s, const LeaseQuery& query) {
   LeaseOutcome outcome;
+  SA_ASSIGN_OR_RETURN(outcome.task, Regrant(s, query));
+  outcome.repeated = outcome.task.has_value();
+  if (outcome.repeated) return outcome;
+  SA_ASSIGN_OR_RETURN(const WorkerStanding standing, ReadStanding(s, query.worker));
+  if (standing != WorkerStanding::kActive) {
+    outcome.idle_reason = standing == WorkerStanding::kCordoned ? "cordoned" : "drained";
+    return outcome;
+  }
   SA_ASSIGN_OR_RETURN(const bool others, OthersCouldTake(s, query));
   SA_ASSIGN_OR_RETURN(std::vector<SchedulableJob> jobs, ReadSchedule(s));
   while (true) {
@@ -330,7 +381,9 @@ absl::StatusOr<Renewal> SqlJobStore::RenewLease(const LeaseKey& key, double prog
     SA_ASSIGN_OR_RETURN(const JobRecord job, ReadJob(s, task.job_id, /*hold=*/false));
     SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
     Renewal renewal;
-    renewal.cancel = job.job.state() == v1::JOB_STATE_CANCELLING;
+    SA_ASSIGN_OR_RETURN(const WorkerStanding standing, ReadStanding(s, key.worker));
+    renewal.cancel =
+        job.job.state() == v1::JOB_STATE_CANCELLING || standing == WorkerStanding::kDraining;
     renewal.deadline = absl::FromUnixMicros(now) + policy_.lease;
     Statement write(s,
                     "UPDATE tasks SET deadline = ?, progress = ?, excused = 0 WHERE task_id = ?");
@@ -374,6 +427,10 @@ absl::Status SqlJobStore::EndLease(Session& s, TaskRecord* task, FailureKind kin
   task->end_time = absl::FromUnixMicros(now);
   task->progress = 0;
   task->excused = false;
+  if (kind != FailureKind::kReleased) {
+    task->losses.push_back({task->worker, cause, task->error.substr(0, kMaxLossBytes)});
+    if (task->losses.size() > kMaxLosses) task->losses.erase(task->losses.begin());
+  }
   if (kind == FailureKind::kRetry) ++task->attempts[cause];
   if (job.job.state() == v1::JOB_STATE_CANCELLING) {
     task->state = TaskState::kCancelled;
@@ -417,8 +474,8 @@ absl::StatusOr<std::optional<Expired>> SqlJobStore::ReapTask(Session& s,
   task.error_code = static_cast<int>(absl::StatusCode::kDeadlineExceeded);
   task.error = absl::StrCat("worker \"", task.worker, "\" stopped renewing its lease",
                             task.excused ? " while no coordinator or no store was there" : "");
-  SA_RETURN_IF_ERROR(
-      EndLease(s, &task, task.excused ? FailureKind::kReleased : FailureKind::kRetry, "expired"));
+  SA_RETURN_IF_ERROR(EndLease(s, &task, task.excused ? FailureKind::kReleased : FailureKind::kRetry,
+                              kExpiredCause));
   SA_RETURN_IF_ERROR(AddTaskEvent(s, task, "expired", task.error));
   SA_RETURN_IF_ERROR(FinishCancel(s, task.job_id));
   return Expired{task.task_id, task.job_id, task.kind, task.worker,
@@ -466,6 +523,24 @@ absl::Status SqlJobStore::WriteWorker(Session& s, const LeaseQuery& worker) {
       .Run();
 }
 
+absl::StatusOr<WorkerStanding> SqlJobStore::ReadStanding(Session& s, const std::string& worker) {
+  Statement read(s, "SELECT standing FROM workers WHERE worker_id = ?");
+  SA_ASSIGN_OR_RETURN(const bool row, read.Text(worker).Step());
+  return row ? static_cast<WorkerStanding>(read.GetInt()) : WorkerStanding::kActive;
+}
+
+absl::Status SqlJobStore::SetStanding(const std::string& worker, WorkerStanding standing) {
+  return db_->Write([&](Session& s) -> absl::Status {
+    Statement write(s, "UPDATE workers SET standing = ? WHERE worker_id = ?");
+    SA_RETURN_IF_ERROR(write.Int(static_cast<int>(standing)).Text(worker).Run());
+    if (s.Changes() == 0) {
+      return absl::NotFoundError(absl::StrCat("worker \"", worker, "\" is not known"));
+    }
+    s.Announce();  // who is active again may have a task at once
+    return absl::OkStatus();
+  });
+}
+
 absl::Status SqlJobStore::TouchWorker(const LeaseQuery& worker) {
   return db_->Write([&](Session& s) -> absl::Status {
     SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
@@ -480,7 +555,7 @@ absl::StatusOr<std::vector<WorkerRecord>> SqlJobStore::ListWorkers() {
     SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
     Statement read(s,
                    "SELECT w.worker_id, w.device_class, w.memory, w.version, w.last_seen, "
-                   "COALESCE(t.task_id, ''), COALESCE(t.kind, 0) FROM workers w "
+                   "COALESCE(t.task_id, ''), COALESCE(t.kind, 0), w.standing FROM workers w "
                    "LEFT JOIN tasks t ON t.worker = w.worker_id AND t.state = ? "
                    "WHERE w.last_seen >= ? ORDER BY w.worker_id, t.task_id");
     read.Int(static_cast<int>(TaskState::kRunning));
@@ -497,6 +572,7 @@ absl::StatusOr<std::vector<WorkerRecord>> SqlJobStore::ListWorkers() {
       w.last_seen = absl::FromUnixMicros(read.GetInt());
       w.task_id = read.GetText();
       w.task_kind = static_cast<v1::TaskKind>(read.GetInt());
+      w.standing = static_cast<WorkerStanding>(read.GetInt());
       if (workers.empty() || workers.back().worker_id != w.worker_id) workers.push_back(w);
     }
   });

@@ -57,7 +57,7 @@ TEST_F(SqliteFile, RefusesANewerSchema) {
   }
   const auto opened = OpenSqliteJobStore(path_, clock_);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(opened.status().message().find("found version 4"), std::string::npos);
+  EXPECT_NE(opened.status().message().find("found version 5"), std::string::npos);
 }
 
 // A database of the first schema, with a job in it, is brought up to date.

@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
@@ -38,9 +39,12 @@ bool WorthRepeating(const absl::Status& status) {
 
 }  // namespace
 
-LeaseLoop::LeaseLoop(WorkerIdentity identity, v1::TaskService::StubInterface* stub,
+LeaseLoop::LeaseLoop(WorkerIdentity identity, const rpc::Failover<v1::TaskService>* coordinators,
                      TaskRunner* runner, WorkerMetrics* metrics)
-    : identity_(std::move(identity)), stub_(stub), runner_(runner), metrics_(metrics) {}
+    : identity_(std::move(identity)),
+      coordinators_(coordinators),
+      runner_(runner),
+      metrics_(metrics) {}
 
 void LeaseLoop::SetReason(const std::string& reason) {
   const std::lock_guard<std::mutex> lock(mutex_);
@@ -73,8 +77,10 @@ bool LeaseLoop::SleepUnlessStopped(absl::Duration duration) {
 
 absl::Status LeaseLoop::Run() {
   absl::Duration backoff = kFirstBackoff;
+  std::string request_id = NewId("lease");
   while (!stop_) {
     v1::LeaseTaskRequest request;
+    request.set_request_id(request_id);
     request.set_worker_id(identity_.worker_id);
     request.set_device_class(identity_.device_class);
     request.set_memory_bytes(identity_.memory_bytes);
@@ -93,9 +99,11 @@ absl::Status LeaseLoop::Run() {
       const std::lock_guard<std::mutex> lock(mutex_);
       polling_ = &context;
     }
-    const absl::Status status = stop_
-                                    ? absl::CancelledError("")
-                                    : rpc::FromGrpc(stub_->LeaseTask(&context, request, &response));
+    const auto coordinator = coordinators_->target();
+    const absl::Status status =
+        stop_ ? absl::CancelledError("")
+              : rpc::FromGrpc(coordinator.stub->LeaseTask(&context, request, &response));
+    const bool another = coordinators_->Note(coordinator, status);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       polling_ = nullptr;
@@ -104,12 +112,14 @@ absl::Status LeaseLoop::Run() {
       return absl::OkStatus();  // A task that came with a cancelled poll comes back when its lease
                                 // ends.
     if (!status.ok()) {
-      SetReason(absl::StrCat("coordinator: ", status.ToString()));
+      SetReason(absl::StrCat("coordinator ", coordinator.address, ": ", status.ToString()));
+      if (another) continue;
       SleepUnlessStopped(backoff);
       backoff = std::min(backoff * 2, kLongestBackoff);
       continue;
     }
     backoff = kFirstBackoff;
+    request_id = NewId("lease");
     SetReason("");
     if (!response.has_task()) continue;
     RunTask(response.task());
@@ -177,8 +187,12 @@ bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
     request.set_progress(control->progress);
     v1::RenewLeaseResponse response;
     grpc::ClientContext context;
-    rpc::SetDeadline(&context, lease / 3);
-    const absl::Status status = rpc::FromGrpc(stub_->RenewLease(&context, request, &response));
+    // Where one of several coordinators hangs there must be time to ask the next.
+    rpc::SetDeadline(&context, coordinators_->size() > 1 ? lease / 6 : lease / 3);
+    const auto coordinator = coordinators_->target();
+    const absl::Status status =
+        rpc::FromGrpc(coordinator.stub->RenewLease(&context, request, &response));
+    if (coordinators_->Note(coordinator, status)) asked = absl::InfinitePast();
     if (status.ok()) {
       renewed = now;
       lease = rpc::FromProto(response.lease());
@@ -194,8 +208,7 @@ bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
 
 absl::Status LeaseLoop::SendReport(const v1::Task& task,
                                    const absl::StatusOr<v1::TaskResult>& result) {
-  grpc::ClientContext context;
-  rpc::SetDeadline(&context, kRpcTimeout);
+  using Stub = v1::TaskService::Stub;
   if (result.ok()) {
     v1::CompleteTaskRequest request;
     request.set_worker_id(identity_.worker_id);
@@ -203,7 +216,7 @@ absl::Status LeaseLoop::SendReport(const v1::Task& task,
     request.set_lease_epoch(task.lease_epoch());
     *request.mutable_result() = *result;
     v1::CompleteTaskResponse response;
-    return rpc::FromGrpc(stub_->CompleteTask(&context, request, &response));
+    return coordinators_->Call(&Stub::CompleteTask, request, &response, kRpcTimeout);
   }
   v1::FailTaskRequest request;
   request.set_worker_id(identity_.worker_id);
@@ -213,7 +226,7 @@ absl::Status LeaseLoop::SendReport(const v1::Task& task,
   // A message may quote a damaged source, and protobuf refuses strings that are not UTF-8.
   request.set_message(ReplaceInvalidUtf8(result.status().message()));
   v1::FailTaskResponse response;
-  return rpc::FromGrpc(stub_->FailTask(&context, request, &response));
+  return coordinators_->Call(&Stub::FailTask, request, &response, kRpcTimeout);
 }
 
 void LeaseLoop::Report(const v1::Task& task, const absl::StatusOr<v1::TaskResult>& result) {

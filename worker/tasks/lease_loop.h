@@ -7,6 +7,7 @@
 #include <mutex>
 #include <string>
 
+#include "services/rpc/failover.h"
 #include "shiftadd/v1/task.grpc.pb.h"
 #include "worker/tasks/task_runner.h"
 
@@ -20,12 +21,12 @@ struct WorkerIdentity {
 
 // Runs until Stop. A lost lease, a cancelled job or Stop end the running task within about a
 // second. Results are reported until the coordinator has taken or refused them, so a coordinator
-// may restart in between.
+// may restart in between. Of several coordinators one is used until it is away.
 class LeaseLoop {
  public:
-  // Both must outlive the loop.
-  LeaseLoop(WorkerIdentity identity, v1::TaskService::StubInterface* stub, TaskRunner* runner,
-            WorkerMetrics* metrics);
+  // All must outlive the loop.
+  LeaseLoop(WorkerIdentity identity, const rpc::Failover<v1::TaskService>* coordinators,
+            TaskRunner* runner, WorkerMetrics* metrics);
 
   // Not OK: the device is lost (TaskRunner::device_fault), and Run has ended by itself after the
   // task was given back as failed.
@@ -45,7 +46,7 @@ class LeaseLoop {
   bool SleepUnlessStopped(absl::Duration duration);
 
   const WorkerIdentity identity_;
-  v1::TaskService::StubInterface* const stub_;
+  const rpc::Failover<v1::TaskService>* const coordinators_;
   TaskRunner* const runner_;
   WorkerMetrics* const metrics_;
   std::atomic<bool> stop_{false};
