@@ -38,12 +38,17 @@ bool IsRegistry(absl::string_view location) {
   return absl::StartsWith(location, "http://") || absl::StartsWith(location, "https://");
 }
 
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location) {
-  if (!IsRegistry(location)) return OpenOciLayout(location);
+absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment() {
   blob::RegistryOptions options;
   options.http.ca_file = Variable("SHIFTADD_REGISTRY_CA_FILE");
   const std::string credentials = Variable("SHIFTADD_REGISTRY_AUTH_FILE");
   if (!credentials.empty()) SA_RETURN_IF_ERROR(ReadCredentials(credentials, &options));
+  return options;
+}
+
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location) {
+  if (!IsRegistry(location)) return OpenOciLayout(location);
+  SA_ASSIGN_OR_RETURN(const blob::RegistryOptions options, RegistryOptionsFromEnvironment());
   return OpenRegistry(location, options);
 }
 

@@ -321,4 +321,10 @@ absl::StatusOr<std::unique_ptr<BlobStore>> OpenRegistry(const std::string& url,
       std::make_unique<RegistryStore>(url.substr(0, slash), prefix, options));
 }
 
+absl::Status CheckRepositoryName(const std::string& name) {
+  if (IsRepositoryName(name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(absl::StrCat(
+      "repository \"", name, "\": expected lower-case letters and digits with . _ - / inside"));
+}
+
 }  // namespace shiftadd

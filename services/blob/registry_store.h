@@ -29,6 +29,12 @@ namespace shiftadd {
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenRegistry(const std::string& url,
                                                         const blob::RegistryOptions& options);
 
+// What SHIFTADD_REGISTRY_AUTH_FILE and SHIFTADD_REGISTRY_CA_FILE say (blob_store.h).
+absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment();
+// INVALID_ARGUMENT unless registries take it: lower-case parts of letters and digits, with single .
+// _ or several - inside, between slashes.
+absl::Status CheckRepositoryName(const std::string& name);
+
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_SERVICES_BLOB_REGISTRY_STORE_H_

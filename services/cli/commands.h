@@ -18,12 +18,14 @@ void AddSubmitCommand(CLI::App& app, Context& context);    // submit
 void AddPlanCommand(CLI::App& app, Context& context);      // plan
 void AddCompareCommand(CLI::App& app, Context& context);   // compare
 void AddJobCommands(CLI::App& app,
-                    Context& context);                     // jobs, watch, cancel, retry, workers
-void AddReportCommand(CLI::App& app, Context& context);    // report
-void AddPackageCommands(CLI::App& app, Context& context);  // packages, inspect, tag, rm, gc
-void AddServeCommand(CLI::App& app, Context& context);     // serve
-void AddGenerateCommand(CLI::App& app, Context& context);  // generate
-void AddExportCommand(CLI::App& app, Context& context);    // export
+                    Context& context);                      // jobs, watch, cancel, retry, workers
+void AddReportCommand(CLI::App& app, Context& context);     // report
+void AddPackageCommands(CLI::App& app, Context& context);   // packages, inspect, tag, rm, gc
+void AddServeCommand(CLI::App& app, Context& context);      // serve
+void AddGenerateCommand(CLI::App& app, Context& context);   // generate
+void AddTransferCommands(CLI::App& app, Context& context);  // push, pull
+void AddSignCommands(CLI::App& app, Context& context);      // sign, verify
+void AddExportCommand(CLI::App& app, Context& context);     // export
 
 // Flags that several groups share.
 void AddCoordinatorFlag(CLI::App* command, Context& context);

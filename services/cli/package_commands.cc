@@ -1,3 +1,4 @@
+#include <map>
 #include <memory>
 #include <string>
 
@@ -61,6 +62,18 @@ OrderedJson InspectJson(const v1::Package& package) {
   return json;
 }
 
+// Planes by layer, as the config names them.
+std::map<std::string, std::string> BitsOf(const OrderedJson& config) {
+  std::map<std::string, std::string> bits;
+  if (!config.is_object() || !config.contains("layers")) return bits;
+  for (const OrderedJson& layer : config["layers"]) {
+    if (!layer.is_object() || !layer.contains("name") || !layer.contains("bits")) continue;
+    bits[layer["name"].get<std::string>()] =
+        layer["bits"] == 0 ? std::string("raw") : layer["bits"].dump();
+  }
+  return bits;
+}
+
 std::string InspectText(const v1::Package& package) {
   std::string text = absl::StrCat(package.name(), package.tag().empty() ? "" : ":", package.tag(),
                                   "\n", "digest     ", package.digest(), "\n", "size       ",
@@ -68,15 +81,23 @@ std::string InspectText(const v1::Package& package) {
                                   Time(package.publish_time()), " UTC\n");
   const OrderedJson config = OrderedJson::parse(package.config_json(), nullptr, false);
   if (config.is_object()) {
-    for (const char* field : {"budget", "recipe", "quality", "device_class", "quantizer_version"}) {
+    for (const char* field : {"architecture", "budget", "recipe", "quality", "device_class",
+                              "quantizer_version", "inputs"}) {
       if (config.contains(field)) absl::StrAppend(&text, field, ": ", config[field].dump(), "\n");
     }
   }
-  Table table({"BLOB", ">SIZE", "DIGEST"});
+  absl::StrAppend(
+      &text, "provenance: ", package.provenance_json().empty() ? "none" : package.provenance_json(),
+      "\nsignatures: ", package.signature_json_size(), "\n");
+  const std::map<std::string, std::string> bits = BitsOf(config);
+  Table table({"BLOB", ">BITS", ">SIZE", "DIGEST"});
   for (const v1::Descriptor& layer : package.layers()) {
     const auto title = layer.annotations().find("org.opencontainers.image.title");
-    table.Add({title == layer.annotations().end() ? layer.media_type() : title->second,
-               FormatBytes(layer.size()), layer.digest()});
+    const std::string name =
+        title == layer.annotations().end() ? layer.media_type() : title->second;
+    const auto width = bits.find(name);
+    table.Add({name, width == bits.end() ? "" : width->second, FormatBytes(layer.size()),
+               layer.digest()});
   }
   return absl::StrCat(text, "\n", table.ToString());
 }

@@ -69,6 +69,8 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddPackageCommands(app, context);
   AddServeCommand(app, context);
   AddGenerateCommand(app, context);
+  AddTransferCommands(app, context);
+  AddSignCommands(app, context);
   AddExportCommand(app, context);
   AddBenchCommand(app, context);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them

@@ -75,29 +75,37 @@ std::string PackageManifest(const Descriptor& config, const std::vector<Descript
   return manifest.dump();
 }
 
-std::string ProvenanceManifest(const Descriptor& subject, const Descriptor& document) {
+std::string ReferrerManifest(const Descriptor& subject, const Descriptor& document) {
   const std::string empty = kEmptyBlob;
   return json{{"schemaVersion", 2},
               {"mediaType", kManifestMediaType},
-              {"artifactType", kProvenanceArtifactType},
+              {"artifactType", document.media_type},
               {"config", ToJson({kEmptyMediaType, Sha256Digest(empty), empty.size(), {}})},
               {"layers", {ToJson(document)}},
               {"subject", ToJson(subject)}}
       .dump();
 }
 
-std::string ReferrersIndex(const std::vector<Descriptor>& provenance_manifests) {
-  std::vector<Descriptor> sorted = provenance_manifests;
-  std::sort(sorted.begin(), sorted.end(),
-            [](const Descriptor& a, const Descriptor& b) { return a.digest < b.digest; });
+std::string ReferrersIndex(const std::vector<Referrer>& referrers) {
+  std::vector<Referrer> sorted = referrers;
+  std::sort(sorted.begin(), sorted.end(), [](const Referrer& a, const Referrer& b) {
+    return a.manifest.digest < b.manifest.digest;
+  });
   json manifests = json::array();
-  for (const Descriptor& d : sorted) {
-    json entry = ToJson(d);
-    entry["artifactType"] = kProvenanceArtifactType;
+  for (const Referrer& r : sorted) {
+    json entry = ToJson(r.manifest);
+    entry["artifactType"] = r.artifact_type;
     manifests.push_back(std::move(entry));
   }
   return json{{"schemaVersion", 2}, {"mediaType", kIndexMediaType}, {"manifests", manifests}}
       .dump();
+}
+
+std::string ArtifactTypeOf(const std::string& manifest_json) {
+  const json manifest = ParseJson(manifest_json);
+  return manifest.is_object() && IsString(manifest, "artifactType")
+             ? manifest["artifactType"].get<std::string>()
+             : "";
 }
 
 absl::StatusOr<ParsedManifest> ParseManifest(const std::string& manifest_json) {

@@ -31,10 +31,18 @@ nlohmann::json ToJson(const Descriptor& descriptor);
 // The OCI image manifest (v1.1) of a package. No time, no host, no name.
 std::string PackageManifest(const Descriptor& config, const std::vector<Descriptor>& layers,
                             const std::string& quantizer_version);
-// The manifest of one provenance document about the manifest `subject`.
-std::string ProvenanceManifest(const Descriptor& subject, const Descriptor& document);
-// The index behind the tag sha256-HEX: every provenance manifest of a package, in order of digest.
-std::string ReferrersIndex(const std::vector<Descriptor>& provenance_manifests);
+// The manifest of one document about the manifest `subject`; its artifact type is the document's
+// media type.
+std::string ReferrerManifest(const Descriptor& subject, const Descriptor& document);
+// A manifest about a package, and its artifact type.
+struct Referrer {
+  Descriptor manifest;
+  std::string artifact_type;
+};
+// The index behind the tag sha256-HEX: every manifest about a package, in order of digest.
+std::string ReferrersIndex(const std::vector<Referrer>& referrers);
+// The artifact type that a manifest names; "" if none.
+std::string ArtifactTypeOf(const std::string& manifest_json);
 
 struct ParsedManifest {
   Descriptor config;

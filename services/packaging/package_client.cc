@@ -54,6 +54,17 @@ class Client : public PackageClient {
     return Call<v1::Package>(&PackageService::Stub::PublishPackage, request);
   }
 
+  absl::StatusOr<std::string> Attach(const std::string& reference, const std::string& media_type,
+                                     const std::string& document_json) override {
+    v1::AttachDocumentRequest request;
+    request.set_reference(reference);
+    request.set_media_type(media_type);
+    request.set_document_json(document_json);
+    SA_ASSIGN_OR_RETURN(const auto response, Call<v1::AttachDocumentResponse>(
+                                                 &PackageService::Stub::AttachDocument, request));
+    return response.digest();
+  }
+
   absl::StatusOr<v1::Package> Tag(const std::string& source, const std::string& target,
                                   const std::string& expected_digest) override {
     v1::TagPackageRequest request;

@@ -38,6 +38,11 @@ class PackageClient {
   // Every page.
   virtual absl::StatusOr<std::vector<v1::Package>> List() = 0;
   virtual absl::StatusOr<v1::Package> Publish(const v1::PublishPackageRequest& request) = 0;
+  // A JSON object about the package (package.proto says which media types); gives its manifest's
+  // digest.
+  virtual absl::StatusOr<std::string> Attach(const std::string& reference,
+                                             const std::string& media_type,
+                                             const std::string& document_json) = 0;
   // `expected_digest`: what `target` must point at now; empty: anything.
   virtual absl::StatusOr<v1::Package> Tag(const std::string& source, const std::string& target,
                                           const std::string& expected_digest = "") = 0;

@@ -76,7 +76,18 @@ class Service : public v1::PackageService::Service {
     response->set_config_json(details->config_json);
     response->set_manifest_json(details->manifest_json);
     response->set_provenance_json(details->provenance_json);
+    for (const std::string& signature : details->signatures_json) {
+      response->add_signature_json(signature);
+    }
     return grpc::Status::OK;
+  }
+
+  grpc::Status AttachDocument(ServerContext*, const v1::AttachDocumentRequest* request,
+                              v1::AttachDocumentResponse* response) override {
+    const absl::StatusOr<std::string> digest =
+        packager_->Attach(request->reference(), request->media_type(), request->document_json());
+    if (digest.ok()) response->set_digest(*digest);
+    return ToGrpc(digest.status());
   }
 
   grpc::Status ListPackages(ServerContext*, const v1::ListPackagesRequest* request,

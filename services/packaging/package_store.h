@@ -25,7 +25,7 @@ struct TagRow {
   std::string name, tag, digest;
 };
 
-// A provenance manifest about the package `subject`.
+// A manifest about the package `subject`: its provenance, or a signature.
 struct ProvenanceRow {
   std::string name, subject, digest;
   uint64_t size = 0;
@@ -56,6 +56,9 @@ class PackageStore {
   virtual absl::StatusOr<PackageRow> GetPackage(const std::string& name,
                                                 const std::string& digest) = 0;
   virtual absl::StatusOr<std::vector<PackageRow>> ListPackages() = 0;
+  // Adds one more manifest about a package. NOT_FOUND if there is no such package. False if it was
+  // there.
+  virtual absl::StatusOr<bool> AddProvenance(const ProvenanceRow& row) = 0;
   // Oldest first.
   virtual absl::StatusOr<std::vector<ProvenanceRow>> ListProvenance(const std::string& name,
                                                                     const std::string& subject) = 0;

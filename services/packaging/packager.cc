@@ -112,23 +112,46 @@ absl::StatusOr<Descriptor> Packager::PutDocument(const std::string& media_type,
   return Descriptor{media_type, digest, text.size(), {}};
 }
 
-absl::StatusOr<ProvenanceRow> Packager::PutProvenance(const PackageRow& package,
-                                                      const std::string& document_json) {
+absl::StatusOr<ProvenanceRow> Packager::PutReferrer(const PackageRow& package,
+                                                    const std::string& media_type,
+                                                    const std::string& document_json) {
   ProvenanceRow row{package.name, package.digest, "", 0};
   if (document_json.empty()) return row;
   SA_ASSIGN_OR_RETURN(Descriptor document,
-                      PutDocument(kProvenanceArtifactType, json::parse(document_json).dump()));
-  document.annotations[kTitleAnnotation] = "provenance.json";
+                      PutDocument(media_type, json::parse(document_json).dump()));
+  document.annotations[kTitleAnnotation] =
+      media_type == kSignatureArtifactType ? "signature.json" : "provenance.json";
   SA_RETURN_IF_ERROR(PutDocument(kEmptyMediaType, kEmptyBlob).status());
   SA_ASSIGN_OR_RETURN(
       const Descriptor manifest,
       PutDocument(
           kManifestMediaType,
-          ProvenanceManifest({kManifestMediaType, package.digest, package.manifest_json.size(), {}},
-                             document)));
+          ReferrerManifest({kManifestMediaType, package.digest, package.manifest_json.size(), {}},
+                           document)));
   row.digest = manifest.digest;
   row.size = manifest.size;
   return row;
+}
+
+absl::StatusOr<std::string> Packager::Attach(const std::string& reference,
+                                             const std::string& media_type,
+                                             const std::string& document_json) {
+  if (media_type != kSignatureArtifactType && media_type != kProvenanceArtifactType) {
+    return absl::InvalidArgumentError(absl::StrCat("media_type: expected ", kSignatureArtifactType,
+                                                   " or ", kProvenanceArtifactType, ", found \"",
+                                                   media_type, "\""));
+  }
+  if (!ParseJson(document_json).is_object()) {
+    return absl::InvalidArgumentError("document_json: expected a JSON object");
+  }
+  const std::shared_lock<std::shared_mutex> no_collection(garbage_mutex_);
+  std::string unused;
+  SA_ASSIGN_OR_RETURN(const PackageRow package, Find(reference, &unused));
+  SA_ASSIGN_OR_RETURN(const ProvenanceRow row, PutReferrer(package, media_type, document_json));
+  const std::lock_guard<std::mutex> lock(tag_mutex_);
+  SA_RETURN_IF_ERROR(store_->AddProvenance(row).status());
+  SA_RETURN_IF_ERROR(MirrorReferrers(package.name, package.digest));
+  return row.digest;
 }
 
 absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
@@ -158,7 +181,8 @@ absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
   for (const Descriptor& layer : spec.layers) package.bytes += layer.size;
   package.publish_time = Now();
   SA_RETURN_IF_ERROR(Reach("manifest"));
-  SA_ASSIGN_OR_RETURN(const ProvenanceRow provenance, PutProvenance(package, spec.provenance_json));
+  SA_ASSIGN_OR_RETURN(const ProvenanceRow provenance,
+                      PutReferrer(package, kProvenanceArtifactType, spec.provenance_json));
   SA_RETURN_IF_ERROR(Reach("provenance"));
 
   const std::lock_guard<std::mutex> lock(tag_mutex_);
@@ -184,9 +208,10 @@ absl::Status Packager::MirrorTag(const TagRow& tag) {
 absl::Status Packager::MirrorReferrers(const std::string& name, const std::string& digest) {
   SA_ASSIGN_OR_RETURN(const std::vector<ProvenanceRow> rows, store_->ListProvenance(name, digest));
   if (rows.empty()) return absl::OkStatus();
-  std::vector<Descriptor> manifests;
+  std::vector<Referrer> manifests;
   for (const ProvenanceRow& row : rows) {
-    manifests.push_back({kManifestMediaType, row.digest, row.size, {}});
+    SA_ASSIGN_OR_RETURN(const std::string manifest, blobs_->Get(row.digest));
+    manifests.push_back({{kManifestMediaType, row.digest, row.size, {}}, ArtifactTypeOf(manifest)});
   }
   SA_ASSIGN_OR_RETURN(const Descriptor index,
                       PutDocument(kIndexMediaType, ReferrersIndex(manifests)));
@@ -244,11 +269,17 @@ absl::StatusOr<PackageDetails> Packager::Get(const std::string& reference) {
   details.manifest_json = row.manifest_json;
   SA_ASSIGN_OR_RETURN(details.config_json, blobs_->Get(details.info.config.digest));
   SA_ASSIGN_OR_RETURN(const auto provenance, store_->ListProvenance(row.name, row.digest));
-  if (provenance.empty()) return details;
-  SA_ASSIGN_OR_RETURN(const std::string manifest, blobs_->Get(provenance.back().digest));
-  SA_ASSIGN_OR_RETURN(const ParsedManifest parsed, ParseManifest(manifest));
-  if (parsed.layers.empty()) return details;
-  SA_ASSIGN_OR_RETURN(details.provenance_json, blobs_->Get(parsed.layers[0].digest));
+  for (const ProvenanceRow& referrer : provenance) {
+    SA_ASSIGN_OR_RETURN(const std::string manifest, blobs_->Get(referrer.digest));
+    SA_ASSIGN_OR_RETURN(const ParsedManifest parsed, ParseManifest(manifest));
+    if (parsed.layers.empty()) continue;
+    SA_ASSIGN_OR_RETURN(std::string document, blobs_->Get(parsed.layers[0].digest));
+    if (ArtifactTypeOf(manifest) == kSignatureArtifactType) {
+      details.signatures_json.push_back(std::move(document));
+    } else {
+      details.provenance_json = std::move(document);
+    }
+  }
   return details;
 }
 

@@ -36,6 +36,7 @@ struct PackageDetails {
   PackageInfo info;
   std::string config_json, manifest_json;
   std::string provenance_json;  // the newest; may be empty
+  std::vector<std::string> signatures_json;
 };
 
 struct PackagePage {
@@ -69,6 +70,10 @@ class Packager {
   absl::StatusOr<PackageInfo> Publish(const PublishSpec& spec);
   absl::StatusOr<PackageDetails> Get(const std::string& reference);
   // `page_size` 0: 50; at most 100. Tags in order of name and tag.
+  // Stores a JSON object of `media_type` (a signature, or provenance) as a manifest about the
+  // package, and gives the manifest's digest.
+  absl::StatusOr<std::string> Attach(const std::string& reference, const std::string& media_type,
+                                     const std::string& document_json);
   absl::StatusOr<PackagePage> List(int page_size, const std::string& page_token);
   absl::StatusOr<std::string> Resolve(const std::string& reference);
   absl::StatusOr<PackageInfo> Tag(const std::string& source, const std::string& target,
@@ -101,7 +106,8 @@ class Packager {
   absl::Status Reach(const char* step) const;
   absl::Status CheckBlobs(const std::vector<Descriptor>& layers);
   absl::StatusOr<Descriptor> PutDocument(const std::string& media_type, const std::string& text);
-  absl::StatusOr<ProvenanceRow> PutProvenance(const PackageRow& package, const std::string& json);
+  absl::StatusOr<ProvenanceRow> PutReferrer(const PackageRow& package,
+                                            const std::string& media_type, const std::string& json);
   // Brings index.json in line with the rows, for one tag or one package's referrers, or for
   // everything.
   absl::Status MirrorTag(const TagRow& tag);

@@ -127,6 +127,13 @@ absl::StatusOr<bool> SqlPackageStore::Publish(const PackageRow& package, const s
   });
 }
 
+absl::StatusOr<bool> SqlPackageStore::AddProvenance(const ProvenanceRow& row) {
+  return sql::Write(db_.get(), [&](Session& session) -> absl::StatusOr<bool> {
+    SA_RETURN_IF_ERROR(FindPackage(session, row.name, row.subject).status());
+    return Insert(session, row);
+  });
+}
+
 absl::Status SqlPackageStore::MoveTag(const std::string& source_name, const TagRow& target,
                                       const std::string& expected) {
   return db_->Write([&](Session& session) -> absl::Status {

@@ -22,6 +22,7 @@ class SqlPackageStore : public PackageStore {
   absl::StatusOr<bool> Publish(const PackageRow& package, const std::string& tag,
                                const ProvenanceRow& provenance,
                                const std::string& expected) override;
+  absl::StatusOr<bool> AddProvenance(const ProvenanceRow& row) override;
   absl::Status MoveTag(const std::string& source_name, const TagRow& target,
                        const std::string& expected) override;
   absl::Status DeleteTag(const std::string& name, const std::string& tag) override;

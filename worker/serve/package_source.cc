@@ -14,6 +14,8 @@
 #include "services/base/status_macros.h"
 #include "services/blob/blob_store.h"
 #include "services/packaging/package_client.h"
+#include "services/packaging/package_format.h"
+#include "services/packaging/signature.h"
 
 namespace shiftadd {
 namespace {
@@ -52,6 +54,50 @@ absl::StatusOr<std::string> ConfigDigest(const std::string& manifest_text) {
   SA_RETURN_IF_ERROR(
       Annotate(ValidateDigest(digest.get<std::string>()), "manifest: config.digest"));
   return digest.get<std::string>();
+}
+
+// Signed means: the key vouches for the manifest's digest, the manifest has that digest and names
+// the config, and the config is the one it names. Every other blob is verified when it is read.
+absl::Status CheckSigned(const std::string& signer_pem, const std::string& reference,
+                         const std::string& digest, const std::string& manifest,
+                         const std::string& config, const std::vector<std::string>& signatures) {
+  if (signer_pem.empty()) return absl::OkStatus();
+  if (Sha256Digest(manifest) != digest) {
+    return absl::DataLossError(absl::StrCat("package ", reference, ": manifest: expected digest ",
+                                            digest, ", found ", Sha256Digest(manifest)));
+  }
+  SA_ASSIGN_OR_RETURN(const std::string config_digest, ConfigDigest(manifest));
+  if (Sha256Digest(config) != config_digest) {
+    return absl::DataLossError(absl::StrCat("package ", reference, ": config: expected digest ",
+                                            config_digest, ", found ", Sha256Digest(config)));
+  }
+  return Annotate(packaging::VerifySignatures(signatures, digest, signer_pem),
+                  absl::StrCat("package ", reference));
+}
+
+// The signature documents behind a package's referrers' tag; none if there is no such tag.
+absl::StatusOr<std::vector<std::string>> SignaturesInStore(BlobStore* store,
+                                                           const std::map<std::string, json>& tags,
+                                                           const std::string& reference,
+                                                           const std::string& digest) {
+  std::vector<std::string> signatures;
+  const auto tag = tags.find(absl::StrCat(reference.substr(0, reference.find_first_of("@:")),
+                                          ":sha256-", digest.substr(sizeof("sha256:") - 1)));
+  if (tag == tags.end()) return signatures;
+  SA_ASSIGN_OR_RETURN(const std::string text, store->Get(tag->second.value("digest", "")));
+  const json index = json::parse(text, nullptr, false);
+  for (const json& entry : index.is_object() ? index.value("manifests", json::array()) : json()) {
+    if (!entry.is_object() || entry.value("artifactType", json()) != kSignatureArtifactType)
+      continue;
+    SA_ASSIGN_OR_RETURN(const std::string manifest_text, store->Get(entry.value("digest", "")));
+    const json manifest = json::parse(manifest_text, nullptr, false);
+    if (!manifest.is_object()) continue;
+    for (const json& layer : manifest.value("layers", json::array())) {
+      SA_ASSIGN_OR_RETURN(std::string document, store->Get(layer.value("digest", "")));
+      signatures.push_back(std::move(document));
+    }
+  }
+  return signatures;
 }
 
 // What a reference names in a layout, and the names that are there.
@@ -99,6 +145,13 @@ absl::StatusOr<ResolvedPackage> FromLayout(const std::string& reference,
   package.bytes = ManifestBytes(*manifest);
   package.read = [store](const std::string& digest) { return store->Get(digest); };
   SA_ASSIGN_OR_RETURN(package.config_json, package.read(config));
+  if (!location.signer_pem.empty()) {
+    SA_ASSIGN_OR_RETURN(const auto tags, store->ListTags());
+    SA_ASSIGN_OR_RETURN(const auto signatures,
+                        SignaturesInStore(store.get(), tags, reference, package.digest));
+    SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest, *manifest,
+                                   package.config_json, signatures));
+  }
   return package;
 }
 
@@ -135,6 +188,9 @@ absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
   if (package.config_json.empty()) {
     SA_ASSIGN_OR_RETURN(package.config_json, package.read(found->config().digest()));
   }
+  SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest,
+                                 found->manifest_json(), package.config_json,
+                                 {found->signature_json().begin(), found->signature_json().end()}));
   return package;
 }
 

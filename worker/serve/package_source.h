@@ -19,6 +19,8 @@ struct PackageLocation {
   // Optional: another of either that is looked into before the packager is asked for a blob.
   std::string blobs;
   std::string digest;  // if set: this version, whatever the reference names now
+  // Optional: an Ed25519 public key (PEM). A package that it has not signed is refused.
+  std::string signer_pem;
 };
 
 struct ResolvedPackage {
@@ -31,7 +33,8 @@ struct ResolvedPackage {
 };
 
 // NOT_FOUND lists the packages that are there; DATA_LOSS: a blob's bytes do not match its digest;
-// UNAVAILABLE: no packager answers; INVALID_ARGUMENT: a malformed reference or manifest.
+// UNAVAILABLE: no packager answers; PERMISSION_DENIED: the signer that is asked for has not signed
+// it; INVALID_ARGUMENT: a malformed reference or manifest.
 absl::StatusOr<ResolvedPackage> ResolvePackage(const PackageLocation& location);
 
 // The digest alone. NOT_FOUND: the reference names nothing.

@@ -1,7 +1,9 @@
 #include "worker/serve/server_flags.h"
 
 #include <CLI/CLI.hpp>
+#include <fstream>
 #include <iostream>
+#include <iterator>
 #include <map>
 
 #include "kernels/build_info.h"
@@ -77,6 +79,10 @@ void AddModelFlags(CLI::App* app, ServerFlags* flags) {
 }
 
 void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
+  app->add_option("--require-signature", flags->require_signature,
+                  "File of an Ed25519 public key (PEM): packages that its owner has not signed "
+                  "(`shiftadd sign`) are not served")
+      ->envname("SHIFTADD_SERVER_REQUIRE_SIGNATURE");
   app->add_option("--api-key-file", flags->api_key_file,
                   "File of API keys, one a line (or sha256:HEX of one); without it everybody who "
                   "reaches the server may use it")
@@ -172,6 +178,14 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
   try {
     app.parse(argc, argv);
     flags->load.cache_bytes = flags->cache_mib << 20;
+    if (!flags->require_signature.empty()) {
+      std::ifstream key(flags->require_signature);
+      flags->source.signer_pem.assign(std::istreambuf_iterator<char>(key), {});
+      if (flags->source.signer_pem.empty()) {
+        throw CLI::ValidationError("--require-signature",
+                                   flags->require_signature + ": cannot be read, or is empty");
+      }
+    }
     if (flags->source.packager.empty() && flags->source.package_dir.empty()) {
       flags->source.packager = "127.0.0.1:7071";
     }

@@ -28,6 +28,7 @@ struct ServerFlags {
   BenchOptions bench_options;
   bool insecure = false;
   std::string api_key_file;
+  std::string require_signature;  // file of a public key
   std::vector<std::string> cors_origins;
 
   std::vector<PackageLocation> Locations() const;

@@ -1,0 +1,220 @@
+// push and pull: a package between the packager and an OCI registry or image layout.
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "services/base/digest.h"
+#include "services/base/status_macros.h"
+#include "services/cli/clients.h"
+#include "services/cli/commands.h"
+#include "services/cli/reference.h"
+#include "services/cli/remote_package.h"
+#include "services/cli/transfer.h"
+#include "services/cli/units.h"
+#include "services/packaging/manifest.h"
+#include "services/packaging/package_format.h"
+#include "services/packaging/reference.h"
+
+namespace shiftadd::cli {
+namespace {
+
+using nlohmann::json;
+namespace pk = packaging;
+
+struct TransferFlags {
+  std::string package, remote;
+  int parallel = 4;
+};
+
+// One line that is redrawn on a terminal, one at the end elsewhere.
+void Show(Context& context, const TransferState& state, bool end) {
+  if (!context.terminal && !end) return;
+  constexpr int kBar = 24;
+  const int filled =
+      state.bytes == 0 ? kBar : static_cast<int>(state.done_bytes * kBar / state.bytes);
+  if (context.terminal) context.out << "\r\x1b[2K";
+  if (!end) {
+    context.out << "[" << std::string(filled, '#') << std::string(kBar - filled, '.') << "] ";
+  }
+  context.out << state.done_blobs << " of " << state.blobs << " blobs, "
+              << FormatBytes(state.done_bytes) << " of " << FormatBytes(state.bytes);
+  if (end) context.out << ", " << state.there_blobs << " were there\n";
+  context.out << std::flush;
+}
+
+absl::Status Move(Context& context, const std::vector<BlobToMove>& blobs, const TransferEnds& ends,
+                  int parallel) {
+  const auto state = MoveBlobs(blobs, ends, parallel, [&](const TransferState& s) {
+    if (s.done_blobs < s.blobs) Show(context, s, false);
+  });
+  if (!state.ok()) {
+    if (context.terminal) context.out << "\n";
+    return Annotate(state.status(), "what was moved stays; the same command goes on from there");
+  }
+  Show(context, *state, true);
+  return absl::OkStatus();
+}
+
+std::vector<BlobToMove> BlobsOf(const pk::ParsedManifest& manifest) {
+  std::vector<BlobToMove> blobs = {{manifest.config.digest, manifest.config.size}};
+  for (const pk::Descriptor& layer : manifest.layers) blobs.push_back({layer.digest, layer.size});
+  return blobs;
+}
+
+// Provenance and signatures, as the packager has them, behind the tag sha256-HEX.
+absl::Status PushReferrers(const v1::Package& package, RemotePackage* remote) {
+  const pk::Descriptor subject{
+      kManifestMediaType, package.digest(), package.manifest_json().size(), {}};
+  std::vector<pk::Referrer> referrers;
+  const auto add = [&](const std::string& text, const char* type,
+                       const char* title) -> absl::Status {
+    const pk::Descriptor document{
+        type, Sha256Digest(text), text.size(), {{kTitleAnnotation, title}}};
+    SA_RETURN_IF_ERROR(remote->Write(document.digest, text));
+    SA_RETURN_IF_ERROR(remote->Write(Sha256Digest(pk::kEmptyBlob), pk::kEmptyBlob));
+    const std::string manifest = pk::ReferrerManifest(subject, document);
+    SA_RETURN_IF_ERROR(remote->WriteManifest(manifest, ""));
+    referrers.push_back({{kManifestMediaType, Sha256Digest(manifest), manifest.size(), {}}, type});
+    return absl::OkStatus();
+  };
+  if (!package.provenance_json().empty()) {
+    SA_RETURN_IF_ERROR(add(package.provenance_json(), kProvenanceArtifactType, "provenance.json"));
+  }
+  for (const std::string& signature : package.signature_json()) {
+    SA_RETURN_IF_ERROR(add(signature, kSignatureArtifactType, "signature.json"));
+  }
+  if (referrers.empty()) return absl::OkStatus();
+  return remote->WriteManifest(pk::ReferrersIndex(referrers), pk::ReferrersTag(package.digest()));
+}
+
+absl::Status Push(Context& context, const TransferFlags& flags) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
+  SA_ASSIGN_OR_RETURN(const auto remote, RemotePackage::Open(flags.remote, reference));
+  SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
+  SA_ASSIGN_OR_RETURN(const v1::Package package, client->Get(reference));
+  SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest,
+                      pk::ParseManifest(package.manifest_json()));
+  TransferEnds ends;
+  ends.has = [&](const BlobToMove& blob) { return remote->Has(blob.digest); };
+  ends.read = [&](const std::string& digest) { return client->ReadBlob(digest); };
+  ends.write = [&](const BlobToMove& blob, const std::string& data) {
+    return remote->Write(blob.digest, data);
+  };
+  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel));
+  SA_RETURN_IF_ERROR(PushReferrers(package, remote.get()));
+  SA_RETURN_IF_ERROR(remote->WriteManifest(package.manifest_json(), remote->tag()));
+  context.out << "pushed " << reference << " to " << remote->name() << " (" << package.digest()
+              << ")\n";
+  return absl::OkStatus();
+}
+
+// The documents of a type about a package; none if nothing refers to it there.
+absl::StatusOr<std::vector<std::string>> Referring(RemotePackage* remote, const std::string& digest,
+                                                   const std::string& type) {
+  std::vector<std::string> documents;
+  const absl::StatusOr<std::string> index = remote->ReadManifest(pk::ReferrersTag(digest));
+  if (absl::IsNotFound(index.status())) return documents;
+  if (!index.ok()) return index.status();
+  for (const pk::Descriptor& entry : pk::DescriptorsIn(*index)) {
+    SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(entry.digest));
+    if (pk::ArtifactTypeOf(text) != type) continue;
+    SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest, pk::ParseManifest(text));
+    for (const pk::Descriptor& layer : manifest.layers) {
+      SA_ASSIGN_OR_RETURN(std::string document, remote->Read(layer.digest));
+      documents.push_back(std::move(document));
+    }
+  }
+  return documents;
+}
+
+absl::StatusOr<v1::PublishPackageRequest> MakeRequest(const std::string& reference,
+                                                      const pk::ParsedManifest& manifest,
+                                                      const std::string& config,
+                                                      const std::vector<std::string>& provenance) {
+  v1::PublishPackageRequest request;
+  request.set_reference(reference);
+  request.set_config_json(config);
+  if (!provenance.empty()) request.set_provenance_json(provenance.back());
+  for (const pk::Descriptor& layer : manifest.layers) {
+    v1::Descriptor* out = request.add_layers();
+    out->set_media_type(layer.media_type);
+    out->set_digest(layer.digest);
+    out->set_size(layer.size);
+    for (const auto& [key, value] : layer.annotations) (*out->mutable_annotations())[key] = value;
+  }
+  return request;
+}
+
+absl::Status Pull(Context& context, const TransferFlags& flags) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
+  SA_ASSIGN_OR_RETURN(const auto remote, RemotePackage::Open(flags.remote, reference));
+  SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(remote->tag()));
+  if (pk::ArtifactTypeOf(text) != kPackageArtifactType) {
+    return absl::InvalidArgumentError(absl::StrCat(remote->name(), ": expected artifactType ",
+                                                   kPackageArtifactType, ", found \"",
+                                                   pk::ArtifactTypeOf(text), "\""));
+  }
+  SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest, pk::ParseManifest(text));
+  SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
+  TransferEnds ends;
+  ends.has = [&](const BlobToMove& blob) -> absl::StatusOr<bool> {
+    const absl::StatusOr<uint64_t> size = client->StatBlob(blob.digest);
+    if (absl::IsNotFound(size.status())) return false;
+    if (!size.ok()) return size.status();
+    return *size == blob.bytes;
+  };
+  ends.read = [&](const std::string& digest) { return remote->Read(digest); };
+  ends.write = [&](const BlobToMove&, const std::string& data) {
+    return client->WriteBlob(data).status();
+  };
+  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel));
+  const std::string digest = Sha256Digest(text);
+  SA_ASSIGN_OR_RETURN(const auto provenance,
+                      Referring(remote.get(), digest, kProvenanceArtifactType));
+  SA_ASSIGN_OR_RETURN(const auto signatures,
+                      Referring(remote.get(), digest, kSignatureArtifactType));
+  SA_ASSIGN_OR_RETURN(const std::string config, client->ReadBlob(manifest.config.digest));
+  SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request,
+                      MakeRequest(reference, manifest, config, provenance));
+  SA_ASSIGN_OR_RETURN(const v1::Package published, client->Publish(request));
+  if (published.digest() != digest) {
+    return absl::DataLossError(absl::StrCat(remote->name(), ": expected to publish ", digest,
+                                            ", found ", published.digest(),
+                                            ": another version's manifest?"));
+  }
+  for (const std::string& signature : signatures) {
+    SA_RETURN_IF_ERROR(client->Attach(reference, kSignatureArtifactType, signature).status());
+  }
+  context.out << "pulled " << remote->name() << " as " << reference << " (" << digest << ")\n";
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+void AddTransferCommands(CLI::App& app, Context& context) {
+  auto flags = std::make_shared<TransferFlags>();
+  const auto share = [&](CLI::App* command, absl::Status (*move)(Context&, const TransferFlags&)) {
+    command->add_option("--parallel", flags->parallel, "Blobs that move at once")
+        ->check(CLI::Range(1, 64))
+        ->capture_default_str();
+    AddPackagerFlag(command, context);
+    command->callback([&context, flags, move] {
+      context.action = [&context, flags, move] { return Report(context, move(context, *flags)); };
+    });
+  };
+  const char* remote =
+      "http[s]://HOST[:PORT]/REPOSITORY[:TAG] of an OCI registry, or an image "
+      "layout's folder";
+  CLI::App* push = app.add_subcommand("push", "Copy a package to a registry or an image layout");
+  push->add_option("package", flags->package, "NAME[:TAG]")->required();
+  push->add_option("target", flags->remote, remote)->required();
+  share(push, &Push);
+  CLI::App* pull = app.add_subcommand("pull", "Publish a package of a registry or an image layout");
+  pull->add_option("source", flags->remote, remote)->required();
+  pull->add_option("package", flags->package, "NAME[:TAG], here and in a layout")->required();
+  share(pull, &Pull);
+}
+
+}  // namespace shiftadd::cli

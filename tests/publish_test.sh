@@ -1,0 +1,117 @@
+#!/usr/bin/env bash
+# A package goes from an image layout to a packager, is signed, pushed to a registry and pulled to another packager:
+# the same digest everywhere, its signature with it; and a server that wants a signature takes it, and no other.
+#   publish_test.sh BIN_DIR SOURCE_DIR
+# Exits 77 (skipped) where docker-registry or skopeo is absent.
+set -euo pipefail
+bin=$1 source=$2
+for tool in docker-registry skopeo openssl; do
+  command -v $tool >/dev/null || { echo "skipped: no $tool"; exit 77; }
+done
+work=$(mktemp -d)
+pids=()
+cleanup() {
+  for pid in "${pids[@]}"; do kill "$pid" 2>/dev/null || true; done
+  wait 2>/dev/null || true
+  rm -rf "$work"
+}
+trap cleanup EXIT
+fail() { echo "FAILED: $*"; exit 1; }
+await() { for _ in $(seq 200); do [ -s "$1" ] && return; sleep 0.05; done; fail "no $1: $(cat "$2")"; }
+# refused EXIT_CODE WORDS COMMAND…: it fails so, and says so.
+refused() {
+  local code=$1 words=$2 status=0
+  shift 2
+  "$@" >"$work/refused" 2>&1 || status=$?
+  [ $status = "$code" ] || fail "$*: expected exit code $code, found $status: $(cat "$work/refused")"
+  grep -q "$words" "$work/refused" || fail "$*: expected \"$words\" in: $(cat "$work/refused")"
+}
+packager() {
+  "$bin/shiftadd-packager" --listen 127.0.0.1:0 --http 127.0.0.1:0 --data-dir "$work/$1" --port-file "$work/$1.ports" \
+    >"$work/$1.log" 2>&1 &
+  pids+=($!)
+  await "$work/$1.ports" "$work/$1.log"
+}
+address() { echo "127.0.0.1:$(head -1 "$work/$1.ports")"; }
+
+# The registry picks no port for us: try a few.
+start_registry() {
+  local port wait
+  for wait in 1 2 3 4 5; do
+    port=$((20000 + (RANDOM * 7 + wait) % 20000))
+    printf 'version: 0.1\nlog: {level: error}\nstorage: {filesystem: {rootdirectory: %s}}\nhttp: {addr: 127.0.0.1:%s}\n' \
+      "$work/registry" $port >"$work/registry.yml"
+    docker-registry serve "$work/registry.yml" >"$work/registry.log" 2>&1 &
+    pids+=($!)
+    for _ in $(seq 100); do
+      kill -0 "${pids[-1]}" 2>/dev/null || break
+      if curl -fs "http://127.0.0.1:$port/v2/" >/dev/null; then registry=127.0.0.1:$port; return; fi
+      sleep 0.05
+    done
+  done
+  fail "docker-registry does not start: $(cat "$work/registry.log")"
+}
+
+cp -r "$source/tests/golden/tiny_package" "$work/layout"
+packager one
+packager two
+start_registry
+one=(--packager "$(address one)") two=(--packager "$(address two)")
+openssl genpkey -algorithm ed25519 -out "$work/key.pem" 2>/dev/null
+openssl pkey -in "$work/key.pem" -pubout -out "$work/key.pub"
+openssl genpkey -algorithm ed25519 -out "$work/other.pem" 2>/dev/null
+openssl pkey -in "$work/other.pem" -pubout -out "$work/other.pub"
+
+"$bin/shiftadd" pull "$work/layout" golden:v1 "${one[@]}"
+digest=$("$bin/shiftadd" packages --json "${one[@]}" | jq -r '.packages[0].digest')
+expected=$(jq -r '.manifests[0].digest' "$source/tests/golden/tiny_package/index.json")
+[ "$digest" = "$expected" ] || fail "pulled $digest, expected $expected"
+
+refused 1 "found none" "$bin/shiftadd" verify golden:v1 --key "$work/key.pub" "${one[@]}"
+serve=("$bin/shiftadd-server" --package golden:v1 --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1)
+refused 1 "found none" timeout 20 "${serve[@]}" "${one[@]}" --require-signature "$work/key.pub"
+refused 2 "expected an Ed25519 private key" "$bin/shiftadd" sign golden:v1 --key "$work/key.pub" "${one[@]}"
+"$bin/shiftadd" sign golden:v1 --key "$work/key.pem" "${one[@]}"
+"$bin/shiftadd" sign golden:v1 --key "$work/key.pem" "${one[@]}"  # again: the same one
+"$bin/shiftadd" verify golden:v1 --key "$work/key.pub" --deep "${one[@]}"
+refused 1 "one by the key" "$bin/shiftadd" verify golden:v1 --key "$work/other.pub" "${one[@]}"
+
+remote=http://$registry/team/golden
+"$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | tee "$work/push"
+"$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | grep -q "20 of 20 blobs.*20 were there" ||
+  fail "a second push moves blobs again"
+seen=$(skopeo inspect --raw --tls-verify=false "docker://$registry/team/golden:v1" | sha256sum | cut -d' ' -f1)
+[ "sha256:$seen" = "$digest" ] || fail "skopeo sees $seen"
+
+"$bin/shiftadd" pull "$remote:v1" copy:v2 "${two[@]}"
+[ "$("$bin/shiftadd" packages --json "${two[@]}" | jq -r '.packages[0].digest')" = "$digest" ] || fail "another digest"
+"$bin/shiftadd" verify copy:v2 --key "$work/key.pub" --deep "${two[@]}"
+"$bin/shiftadd" inspect copy:v2 "${two[@]}" >"$work/inspect"
+for words in '"family":"llama"' 'blocks.1.mlp.down  *4 ' '"perplexity_quantized"' '^signatures: 1$' '^provenance: '; do
+  grep -q "$words" "$work/inspect" || fail "inspect shows no $words"
+done
+[ "$("$bin/shiftadd" inspect copy:v2 --json "${two[@]}" | jq '.signature_json | length')" = 1 ] || fail "expected one signature"
+
+# skopeo's copy of it, back into a cluster.
+skopeo copy --quiet --preserve-digests --src-tls-verify=false "docker://$registry/team/golden:v1" "oci:$work/back:golden:v1"
+"$bin/shiftadd" pull "$work/back" golden:v1 "${two[@]}"
+
+"$bin/shiftadd-server" --package copy:v2 --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1 "${two[@]}" \
+  --require-signature "$work/key.pub" --port-file "$work/server.ports" >"$work/server.log" 2>&1 &
+pids+=($!)
+await "$work/server.ports" "$work/server.log"
+curl -fs "http://127.0.0.1:$(tail -1 "$work/server.ports")/v1/models" | grep -q copy:v2 || fail "the server does not serve"
+refused 1 "one by the key" timeout 20 "$bin/shiftadd-server" --package copy:v2 --listen 127.0.0.1:0 --http 127.0.0.1:0 \
+  --threads 1 "${two[@]}" --require-signature "$work/other.pub"
+
+# Bad input.
+refused 1 "404" "$bin/shiftadd" pull "http://$registry/team/none:v1" x:v1 "${two[@]}"
+refused 3 "127.0.0.1:1" "$bin/shiftadd" push copy:v2 http://127.0.0.1:1/x:v1 "${two[@]}"
+refused 2 "repository" "$bin/shiftadd" push copy:v2 "http://$registry/Upper:v1" "${two[@]}"
+refused 1 "no such tag" "$bin/shiftadd" pull "$work/layout" other:v1 "${two[@]}"
+victim=$(jq -r '.layers[0].digest' "$work/layout/blobs/sha256/${digest#sha256:}")
+echo damaged >"$work/layout/blobs/sha256/${victim#sha256:}"
+packager three
+refused 1 "$victim" "$bin/shiftadd" pull "$work/layout" golden:v1 --packager "$(address three)"
+[ "$("$bin/shiftadd" packages --json --packager "$(address three)" | jq '.packages | length')" = 0 ] || fail "half a package"
+echo ok
