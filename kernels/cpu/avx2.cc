@@ -399,19 +399,10 @@ struct Avx2 {
         if constexpr (kTwoDigits) {
           dot = JoinDigits<Avx2>(dot, TableDots(words, tables[1], begin, end));
         }
-        const int64_t x = token * a.chunks + c;
-        dot = Add(dot, dot);
-        if (!w.zeta) dot = Sub(dot, Same(a.digit_sum[x]));
-        const F scale =
-            w.shift ? Mul(LoadHalves(record), LookUpPower(w.plane_exponents[plane], record + 32))
-                    : LoadHalves(record + 32 * plane);
-        acc = AddScaled<Avx2>(acc, scale, a.scale[x], dot);
+        acc = AddPlane<Avx2>(w, a, record, plane, c, token, dot, acc);
       }
     }
-    for (int64_t c = first; w.zeta && c < last; ++c) {
-      const uint8_t* zeta = RecordOf<Avx2>(w, tile, c) + 32 * w.scales + (w.shift ? 16 : 0);
-      acc = Add(acc, Mul(LoadHalves(zeta), Broadcast(a.sum[token * a.chunks + c])));
-    }
+    acc = AddOffsetsOfOne<Avx2>(w, a, tile, first, last, token, acc);
     return acc;
   }
 

@@ -325,19 +325,10 @@ struct Avx512 {
           I dot = QuadDots<kTwoDigits>(w.chunks[c].begin / 4, (w.chunks[c].end + 3) / 4,
                                        a.high + at, kTwoDigits ? a.low + at : nullptr,
                                        [&](int quad) { return PlaneBytes(words + quad * 8); });
-          const int64_t x = token * a.chunks + c;
-          dot = Add(dot, dot);
-          if (!w.zeta) dot = Sub(dot, Same(a.digit_sum[x]));
-          const F scale =
-              w.shift ? Mul(LoadHalves(record), LookUpPower(w.plane_exponents[plane], record + 32))
-                      : LoadHalves(record + 32 * plane);
-          acc = AddScaled<Avx512>(acc, scale, a.scale[x], dot);
+          acc = AddPlane<Avx512>(w, a, record, plane, c, token, dot, acc);
         }
       }
-      for (int64_t c = first; w.zeta && c < last; ++c) {
-        const uint8_t* zeta = RecordOf<Avx512>(w, tile, c) + 32 * w.scales + (w.shift ? 16 : 0);
-        acc = Add(acc, Mul(LoadHalves(zeta), Broadcast(a.sum[token * a.chunks + c])));
-      }
+      acc = AddOffsetsOfOne<Avx512>(w, a, tile, first, last, token, acc);
     }
     Store(out, acc);
   }

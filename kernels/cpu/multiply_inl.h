@@ -183,6 +183,37 @@ inline const uint8_t* RecordOf(const LayoutView& w, int64_t tile, int64_t chunk)
 }
 
 template <class V>
+inline typename V::F PlaneScale(const LayoutView& w, const uint8_t* record, int plane) {
+  return w.shift
+             ? V::Mul(V::LoadHalves(record), V::LookUpPower(w.plane_exponents[plane], record + 32))
+             : V::LoadHalves(record + 32 * plane);
+}
+
+// acc plus one plane of one chunk for one token: `dot` is the digits' sum over the plane's set
+// bits.
+template <class V>
+inline typename V::F AddPlane(const LayoutView& w, const ActivationsView& a, const uint8_t* record,
+                              int plane, int64_t chunk, int64_t token, typename V::I dot,
+                              typename V::F acc) {
+  const int64_t x = token * a.chunks + chunk;
+  dot = V::Add(dot, dot);
+  if (!w.zeta) dot = V::Sub(dot, V::Same(a.digit_sum[x]));
+  return AddScaled<V>(acc, PlaneScale<V>(w, record, plane), a.scale[x], dot);
+}
+
+// acc plus the offsets of chunks [first, last) for one token.
+template <class V>
+inline typename V::F AddOffsetsOfOne(const LayoutView& w, const ActivationsView& a, int64_t tile,
+                                     int64_t first, int64_t last, int64_t token,
+                                     typename V::F acc) {
+  for (int64_t c = first; w.zeta && c < last; ++c) {
+    const uint8_t* zeta = RecordOf<V>(w, tile, c) + 32 * w.scales + (w.shift ? 16 : 0);
+    acc = V::Add(acc, V::Mul(V::LoadHalves(zeta), V::Broadcast(a.sum[token * a.chunks + c])));
+  }
+  return acc;
+}
+
+template <class V>
 inline Term<V> TermOf(const LayoutView& w, const uint8_t* tile, int64_t block, int64_t chunk) {
   const Chunk& c = w.chunks[chunk];
   Term<V> t;
@@ -232,9 +263,7 @@ inline void PlanesBlock(const LayoutView& w, const ActivationsView& a, int64_t t
       }
       const uint8_t* record = RecordOf<V>(w, tile, c);
       Term<V> t = TermOf<V>(w, buffer.bytes, block, c);
-      t.scale = w.shift ? V::Mul(V::LoadHalves(record),
-                                 V::LookUpPower(w.plane_exponents[plane], record + 32))
-                        : V::LoadHalves(record + 32 * plane);
+      t.scale = PlaneScale<V>(w, record, plane);
       if (!w.zeta) t.total = V::Same(1);
       AddTerm<V, false>(t, a, token, count, acc);
     }
