@@ -19,6 +19,7 @@
 #include "services/metrics/metrics.h"
 #include "services/rpc/failover.h"
 #include "worker/machine/bench.h"
+#include "worker/machine/bench_flags.h"
 #include "worker/machine/gpu.h"
 #include "worker/model/model_source.h"
 #include "worker/reference/source_bench.h"
@@ -111,15 +112,7 @@ void AddBenchFlags(CLI::App* app, Flags* flags) {
   auto* bench = app->add_option("--bench", flags->bench,
                                 "Measure the speed of this model in full precision, print JSON "
                                 "and end");
-  app->add_option("--bench-context", flags->bench_options.context,
-                  "Tokens of the prompt, and before the tokens that are timed")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->needs(bench)
-      ->capture_default_str();
-  app->add_option("--bench-seconds", flags->bench_options.seconds, "Length of each measurement")
-      ->check(CLI::Range(0.01, 600.0))
-      ->needs(bench)
-      ->capture_default_str();
+  AddBenchLengthFlags(app, bench, &flags->bench_options);
 }
 
 int Threads(const Flags& flags) {

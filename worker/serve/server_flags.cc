@@ -8,6 +8,7 @@
 
 #include "kernels/build_info.h"
 #include "services/base/version.h"
+#include "worker/machine/bench_flags.h"
 #include "worker/serve/server_device.h"
 
 namespace shiftadd {
@@ -96,15 +97,7 @@ void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
 void AddBenchFlags(CLI::App* app, ServerFlags* flags) {
   auto* bench = app->add_flag("--bench", flags->bench,
                               "Measure the first package's speed, print JSON and end");
-  app->add_option("--bench-context", flags->bench_options.context,
-                  "Tokens of the prompt, and before the tokens that are timed")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->needs(bench)
-      ->capture_default_str();
-  app->add_option("--bench-seconds", flags->bench_options.seconds, "Length of each measurement")
-      ->check(CLI::Range(0.01, 600.0))
-      ->needs(bench)
-      ->capture_default_str();
+  AddBenchLengthFlags(app, bench, &flags->bench_options);
 }
 
 void AddReplacingFlag(CLI::App* app, ServerFlags* flags) {
