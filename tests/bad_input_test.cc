@@ -2,10 +2,12 @@
 // status code, nothing half-done; and a good job still reaches the same digest afterwards.
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <filesystem>
 #include <functional>
+#include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -141,18 +143,30 @@ class BadInputTest : public ::testing::Test {
 Cluster* BadInputTest::cluster_ = nullptr;
 std::string BadInputTest::root_, BadInputTest::digest_;
 
-// Writes `value` over the first number of the first tensor whose name holds `name`.
-void Poison(std::string* file, const std::string& name, float value) {
+// The bytes [begin, end) of the first tensor whose name holds `name`, in a safetensors file.
+std::pair<size_t, size_t> SpanOf(const std::string& file, const std::string& name) {
   uint64_t header = 0;
-  std::memcpy(&header, file->data(), sizeof(header));
-  const json tensors = json::parse(file->substr(8, header));
+  std::memcpy(&header, file.data(), sizeof(header));
+  const json tensors = json::parse(file.substr(8, header));
   for (const auto& [key, tensor] : tensors.items()) {
     if (!absl::StrContains(key, name)) continue;
-    const uint64_t begin = tensor["data_offsets"][0];
-    std::memcpy(file->data() + 8 + header + begin, &value, sizeof(value));
-    return;
+    const size_t data = 8 + header, begin = tensor["data_offsets"][0],
+                 end = tensor["data_offsets"][1];
+    return {data + begin, data + end};
   }
-  FAIL() << "no tensor " << name;
+  ADD_FAILURE() << "no tensor " << name;
+  return {0, 0};
+}
+
+// Writes `value` over the first number of a tensor.
+void Poison(std::string* file, const std::string& name, float value) {
+  const size_t begin = SpanOf(*file, name).first;
+  std::memcpy(file->data() + begin, &value, sizeof(value));
+}
+
+void ZeroTensor(std::string* file, const std::string& name) {
+  const auto [begin, end] = SpanOf(*file, name);
+  std::fill(file->begin() + begin, file->begin() + end, '\0');
 }
 
 void Replace(std::string* data, const std::string& from, const std::string& to) {
@@ -374,6 +388,38 @@ TEST_F(BadInputTest, CalibrationTexts) {
   std::string binary;
   for (uint32_t i = 0, x = 1; i < 4000; ++i) binary += char((x = x * 1664525 + 1013904223) >> 24);
   ExpectCli(0, submit("binary.txt", binary), {"SUCCEEDED"});
+}
+
+// Block 0's down projection and all of block 1's attention get nothing but zeros, whatever the
+// text.
+TEST_F(BadInputTest, LayersThatSeeNoToken) {
+  Damaged("unseen", "model.safetensors", [](std::string* data) {
+    ZeroTensor(data, "0.mlp.up_proj");
+    ZeroTensor(data, "1.input_layernorm");
+  });
+  for (const v1::Method method :
+       {v1::METHOD_SHIFTADD, v1::METHOD_LAT, v1::METHOD_RTN, v1::METHOD_ACC, v1::METHOD_OPTQ}) {
+    v1::JobSpec spec = Spec("unseen");
+    spec.set_output("unseen");
+    spec.mutable_recipe()->set_method(method);
+    const auto job = cluster_->Submit(spec);
+    ASSERT_TRUE(job.ok()) << job.status();
+    const auto end = cluster_->WaitForEnd(job->job_id(), kPatience);
+    ASSERT_TRUE(end.ok()) << end.status();
+    EXPECT_EQ(end->state(), v1::JOB_STATE_SUCCEEDED) << v1::Method_Name(method) << end->error();
+    EXPECT_TRUE(std::isfinite(end->quality().kl())) << v1::Method_Name(method);
+    const RunResult report = Shiftadd({"report", job->job_id(), "--json"});
+    ASSERT_EQ(report.exit_code, 0) << report.output;
+    const json parsed = json::parse(report.output);
+    std::string unseen;
+    for (const json& layer : parsed["layers"]) {
+      if (absl::StrContains(layer.value("note", ""), "no input but zeros"))
+        absl::StrAppend(&unseen, " ", layer["layer"]["name"].get<std::string>());
+    }
+    EXPECT_EQ(unseen,
+              " blocks.0.mlp.down blocks.1.attn.q blocks.1.attn.k blocks.1.attn.v blocks.1.attn.o")
+        << v1::Method_Name(method);
+  }
 }
 
 TEST_F(BadInputTest, CommandLine) {

@@ -287,6 +287,17 @@ class BlockQuantizer {
   BackgroundStore store_;
 };
 
+// What was done otherwise than the recipe says. A layer whose every input was zero (no token went
+// through it, or what comes before it is zero) has weights but no output to keep.
+std::string NoteOf(const LayerHessians& hessians, const std::vector<StoredCandidate>& candidates) {
+  std::string note = hessians.note;
+  const Candidate& first = candidates.front().figures;
+  if (first.bits > 0 && first.sums.weight_norm > 0 && first.sums.output_norm == 0) {
+    absl::StrAppend(&note, note.empty() ? "" : "; ", "no input but zeros: all inputs count alike");
+  }
+  return note;
+}
+
 // Waits for the candidates' blobs, and reports them.
 absl::Status FillReport(std::vector<StoredCandidate>* candidates, JobSession* session,
                         TaskControl* control, v1::LayerReport* report) {
@@ -344,7 +355,7 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
     for (const v1::LayerPlan& plan : task.layers()) {
       if (plan.name() == layer.name) *report->mutable_layer() = plan;
     }
-    report->set_note(hessians[i].note);
+    report->set_note(NoteOf(hessians[i], candidates.back()));
     report->set_seconds(SecondsSince(start));
     session->metrics().layers->Increment();
     control->progress = static_cast<double>(i + 1) / static_cast<double>(layers.size());
