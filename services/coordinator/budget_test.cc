@@ -3,9 +3,11 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "services/base/digest.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/job_spec.h"
@@ -165,6 +167,37 @@ TEST(Allocate, ThePaperCountsLayersNotWeights) {
   EXPECT_GT(AveragesOf(paper->variants[0], m.reports).planes, 3.99);  // its average drifts
   m.spec.set_criterion(v1::CRITERION_OUTPUT);
   EXPECT_EQ(Widths(Solved(m))[0], 3u);
+}
+
+// Its integer programme, beta_b C of a layer at width b under a count of layers, is a sort by C
+// that is cut where the budget says: the greater its C, the wider a layer.
+TEST(Allocate, ThePapersProgrammeIsASortAndACut) {
+  const double beta[] = {0.9, 0.3, 0.1};  // at 2, 3 and 4 planes
+  for (const double planes : {2.2, 2.5, 3.0, 3.7}) {
+    Model m = Empty(planes);
+    m.spec.set_criterion(v1::CRITERION_PAPER);
+    std::vector<double> criterion;
+    for (int l = 0; l < 40; ++l) {
+      criterion.push_back(1 + (l * 17) % 40 * 0.25);
+      v1::LayerReport& report = m.Add(absl::StrFormat("l%02d", l), 8 << l % 5, 16);
+      for (v1::CandidateReport& c : *report.mutable_candidates()) {
+        c.set_paper_criterion(criterion[l]);
+        c.set_output_error(beta[c.bits() - 2] * criterion[l]);
+      }
+    }
+    const Bits widths = Widths(Solved(m));
+    std::vector<std::pair<double, uint32_t>> layers;
+    uint32_t count = 0;
+    for (int l = 0; l < 40; ++l) {
+      layers.emplace_back(criterion[l], widths[l]);
+      count += widths[l];
+    }
+    EXPECT_EQ(count, std::floor(planes * 40 + 1e-9)) << planes;
+    std::sort(layers.begin(), layers.end());
+    for (size_t l = 1; l < layers.size(); ++l)
+      EXPECT_LE(layers[l - 1].second, layers[l].second)
+          << planes << " planes, C " << layers[l].first;
+  }
 }
 
 TEST(Allocate, UniformGivesOneVariantOrSaysWhatIsInTheWay) {
