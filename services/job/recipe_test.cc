@@ -1,5 +1,6 @@
 #include "services/job/recipe.h"
 
+#include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
 #include <string>
@@ -15,6 +16,12 @@ constexpr v1::Method kMethods[] = {v1::METHOD_SHIFTADD, v1::METHOD_LAT, v1::METH
 v1::Recipe Of(v1::Method method) {
   v1::Recipe recipe;
   recipe.set_method(method);
+  return recipe;
+}
+
+v1::Recipe Parsed(const char* text) {
+  v1::Recipe recipe;
+  EXPECT_TRUE(google::protobuf::TextFormat::ParseFromString(text, &recipe)) << text;
   return recipe;
 }
 
@@ -108,40 +115,20 @@ TEST(ResolveRecipe, EffortIsAPresetThatFieldsOverrule) {
 }
 
 TEST(ResolveRecipe, EverySwitchOfShiftAddIsAllowed) {
-  v1::Recipe r;
-  r.set_scales(v1::SCALE_KIND_FREE);
-  r.set_offset(true);
-  r.set_rotation(v1::ROTATION_NONE);
-  r.set_hessian(v1::HESSIAN_GUIDED);
-  r.set_chunks(4);
-  r.set_order(v1::COLUMN_ORDER_GAR);
-  r.set_group_size(64);
-  r.set_damping(1e-6);
-  r.set_rounds(200);
-  r.set_inner_rounds(32);
-  r.set_sweeps(16);
-  r.set_propagate(v1::PROPAGATE_QUANTIZED);
-  r.set_head(v1::HEAD_ENCODING_RAW);
+  v1::Recipe r = Parsed(R"(scales: SCALE_KIND_FREE offset: true rotation: ROTATION_NONE
+                           hessian: HESSIAN_GUIDED chunks: 4 order: COLUMN_ORDER_GAR group_size: 64
+                           damping: 1e-6 rounds: 200 inner_rounds: 32 sweeps: 16
+                           propagate: PROPAGATE_QUANTIZED head: HEAD_ENCODING_RAW)");
   for (uint32_t q = 1; q <= 8; ++q) r.add_candidate_bits(q);
   EXPECT_EQ(Faults(r), "");
 }
 
 // Sets every field that the table of recipe.h calls unused by the method.
 TEST(ResolveRecipe, AFieldThatAMethodDoesNotUseIsAFault) {
-  v1::Recipe all;
-  all.set_scales(v1::SCALE_KIND_FREE);
-  all.set_offset(false);
-  all.set_rotation(v1::ROTATION_WHT128);
-  all.set_hessian(v1::HESSIAN_RMS);
-  all.set_chunks(4);
-  all.set_order(v1::COLUMN_ORDER_GAR);
-  all.set_damping(0.01);
-  all.set_rounds(5);
-  all.set_effort(v1::EFFORT_FAST);
-  all.set_inner_rounds(5);
-  all.set_sweeps(1);
-  all.set_additive_terms(3);
-  all.set_propagate(v1::PROPAGATE_QUANTIZED);
+  v1::Recipe all = Parsed(R"(scales: SCALE_KIND_FREE offset: false rotation: ROTATION_WHT128
+                             hessian: HESSIAN_RMS chunks: 4 order: COLUMN_ORDER_GAR damping: 0.01
+                             rounds: 5 effort: EFFORT_FAST inner_rounds: 5 sweeps: 1
+                             additive_terms: 3 propagate: PROPAGATE_QUANTIZED)");
   const std::pair<v1::Method, const char*> cases[] = {
       {v1::METHOD_SHIFTADD, "chunks additive_terms"},
       {v1::METHOD_LAT, "scales offset rotation hessian chunks order effort inner_rounds sweeps"},
