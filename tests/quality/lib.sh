@@ -123,11 +123,11 @@ submit() {
   job_once "$key" "$bin/shiftadd" submit "$model" --recipe "$recipe" --bits "$budget" --name "quality:$(tag "$key")" --json "$@"
 }
 
-# publish KEY PARENT_JOB BITS [plan's arguments…]
+# publish KEY PARENT_JOB [plan's arguments, a budget among them…]
 publish() {
-  local key=$1 parent=$2 budget=$3
-  shift 3
-  job_once "$key" "$bin/shiftadd" plan "$parent" --bits "$budget" --publish "quality:$(tag "$key")" --json "$@"
+  local key=$1 parent=$2
+  shift 2
+  job_once "$key" "$bin/shiftadd" plan "$parent" --publish "quality:$(tag "$key")" --json "$@"
 }
 
 # The job that curve.sh and tau.sh share: candidates of a recipe, with their measured KL if a criterion needs it. It measures

@@ -94,10 +94,11 @@ def quantizing_seconds(report):
 
 
 def row(name, bits, seconds, reports):
-    """A line of the table: `reports` by text (test, c4, valid); one that is not there is a dash."""
-    cells = [name, bits]
-    any_report = next(iter(reports.values()))
-    cells.append(f"{any_report['job']['quality']['stored_bits']:.3f}")
+    """A line of the table: `reports` by text (test, c4, valid); one that is not there is a dash. Mixed widths say their average."""
+    any_quality = next(iter(reports.values()))["job"]["quality"]
+    if bits == "mixed":
+        bits += f" {any_quality['planes']:.3f}" if any_quality["published_mixed"] else " (uniform is better)"
+    cells = [name, bits, f"{any_quality['stored_bits']:.3f}"]
     quality = {text: report["job"]["quality"] for text, report in reports.items()}
     cells.append(perplexity(quality["test"]["perplexity_quantized"]) if "test" in quality else "-")
     for text in ("c4", "valid"):

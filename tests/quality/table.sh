@@ -7,7 +7,9 @@
 # measured on three texts: perplexity on WikiText-2 test (windows from its start), KL on C4 (windows that do
 # not calibrate) and on WikiText-2 valid. A recipe that propagates through the quantized model takes a job for each width and text.
 # Rows may be recipe names, NAME@self (calibrated on text that the model writes, half as many windows) or groups:
-# reference, open, ingredients, self, all. Exit code 3: stopped by --minutes, there is more to do.
+# reference, open, ingredients, self, paper, all. NAME:CRITERION:BUDGET is one mixed allocation of the recipe's candidates
+# by that criterion; BUDGET is average planes, or stored bits after an s (lat:paper:2.2, default:guided:s2.5).
+# Exit code 3: stopped by --minutes, there is more to do.
 #
 #   --rows "…"             (default reference)
 #   --bits "…"             widths (default "2 3 4")
@@ -25,6 +27,7 @@ reference='rtn optq lat acc acc-butterfly plain sweeps guided guided-c4 wht128-f
 open='natural wht128-c4 wht128-g256 refined guided-c4-refined'
 ingredients='no-rotation no-sweeps one-sweep rms plain-hessian fast g64 g32 whole-row int8-head default'
 self='wht128-shift@self'
+paper='lat:paper:2.2 acc:paper:2.2 acc-butterfly:paper:2.2'
 
 rows=reference bits='2 3 4' measure='test c4 valid' test_windows=148 c4_windows=24 c4_first=123 valid_windows=16
 while [ $# -gt 0 ]; do
@@ -43,12 +46,23 @@ names=''
 for row in $rows; do
   case $row in
     reference) names="$names $reference" ;; open) names="$names $open" ;; ingredients) names="$names $ingredients" ;;
-    self) names="$names $self" ;; all) names="$names $reference $open $ingredients $self" ;;
+    self) names="$names $self" ;; paper) names="$names $paper" ;;
+    all) names="$names $reference $open $ingredients $self $paper" ;;
     *) names="$names $row" ;;
   esac
 done
+# recipe_of ROW: its file.
+recipe_of() {
+  local name=${1%%:*}
+  echo "$quality_home/recipes/${name%@self}.json"
+}
+refined() { grep -q '"propagate": "quantized"' "$(recipe_of "$1")"; }
 for row in $names; do
-  [ -e "$quality_home/recipes/${row%@self}.json" ] || { echo "no recipe ${row%@self}.json in $quality_home/recipes" >&2; exit 2; }
+  [ -e "$(recipe_of "$row")" ] || { echo "row $row: no $(recipe_of "$row")" >&2; exit 2; }
+  case $row in
+    *:*:*) if refined "$row"; then echo "row $row: a refined recipe has no candidates for mixed widths" >&2; exit 2; fi ;;
+    *:*) echo "row $row: expected NAME:CRITERION:BUDGET" >&2; exit 2 ;;
+  esac
 done
 
 windows_of() { case $1 in test) echo "$test_windows" ;; c4) echo "$c4_windows" ;; valid) echo "$valid_windows" ;; esac; }
@@ -61,7 +75,15 @@ add_calibration_of() {
   esac
 }
 
-refined() { grep -q '"propagate": "quantized"' "$quality_home/recipes/${1%@self}.json"; }
+# add_allocation ROW BITS: to `arguments`; BITS is a width that all layers get, or "mixed".
+add_allocation() {
+  local budget=${1##*:} criterion=${1#*:}
+  case $2:$budget in
+    mixed:s*) arguments+=(--criterion "${criterion%:*}" --stored-bits "${budget#s}") ;;
+    mixed:*) arguments+=(--criterion "${criterion%:*}" --bits "$budget") ;;
+    *) arguments+=(--uniform --bits "$2") ;;
+  esac
+}
 
 # key ROW BITS TEXT: of the job that measures this.
 key() { echo "$1 $2 $3 $length $calibration_windows $(windows_of "$3")@$c4_first"; }
@@ -70,14 +92,15 @@ key() { echo "$1 $2 $3 $length $calibration_windows $(windows_of "$3")@$c4_first
 start_cell() {
   local key
   key=$(key "$1" "$2" "$3")
-  local -a arguments=(--uniform)
+  local -a arguments=()
   add_evaluation "$3" "$(windows_of "$3")" $((c4_first - calibration_windows))
   if refined "$1"; then
     add_calibration_of "$1"
-    quality recipe "$quality_home/recipes/${1%@self}.json" "$2" >"$data/recipe.json"
-    submit "$key" "$data/recipe.json" "$2" "${arguments[@]}" >/dev/null
+    quality recipe "$(recipe_of "$1")" "$2" >"$data/recipe.json"
+    submit "$key" "$data/recipe.json" "$2" --uniform "${arguments[@]}" >/dev/null
   else
-    publish "$key" "$4" "$2" "${arguments[@]}" >/dev/null
+    add_allocation "$1" "$2"
+    publish "$key" "$4" "${arguments[@]}" >/dev/null
   fi
 }
 
@@ -100,15 +123,16 @@ finish_cell() {
 
 # run_row ROW: all its lines that are not there yet.
 run_row() {
-  local b text parent='' parent_report='' failed=0 missing=''
-  for b in $bits; do has "| $1 | $b |" || missing="$missing $b"; done
+  local b text parent='' parent_report='' failed=0 missing='' measured=$bits
+  case $1 in *:*) measured=mixed ;; esac
+  for b in $measured; do has "| $1 | $b " || missing="$missing $b"; done
   [ -n "$missing" ] || return 0
   if ! refined "$1"; then
     local -a arguments=(--uniform --eval-sequences 1 --eval-length 64)  # its own measurement is not used
     add_calibration_of "$1"
     # shellcheck disable=SC2086  # a list of widths
-    quality recipe "$quality_home/recipes/${1%@self}.json" $bits >"$data/recipe.json"
-    local parent_key="$1 [$bits] $length $calibration_windows"
+    quality recipe "$(recipe_of "$1")" $bits >"$data/recipe.json"
+    local parent_key="${1%%:*} [$bits] $length $calibration_windows"
     parent=$(submit "$parent_key" "$data/recipe.json" "${bits%% *}" "${arguments[@]}") || return 1
     parent_report=$(await "$parent_key") || return 1
   fi
