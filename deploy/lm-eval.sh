@@ -1,0 +1,78 @@
+#!/usr/bin/env bash
+# Zero-shot multiple choice by lm-eval over a running shiftadd-server.
+#
+#   deploy/lm-eval.sh URL [--tasks LIST | --local FOLDER] [--model NAME:TAG] [--out FOLDER] [-- OPTIONS OF lm-eval…]
+#
+#   URL            http://host:port of the server; OPENAI_API_KEY is its key, if it asks for one
+#   --tasks LIST   lm-eval's names, with commas between; default those that the paper reports:
+#                  arc_easy,arc_challenge,boolq,copa,piqa,storycloze_2016,rte,mmlu. Their rows come from the Hugging Face
+#                  hub (StoryCloze must be asked for there first, see lm-eval's tasks/storycloze)
+#   --local FOLDER every task of a folder of YAML files with their rows beside them: no hub is asked. Each row is checked first.
+#                  tests/clients/lm_eval/make_rows.py makes such a folder from any text
+#   --model        default: the server's first
+#   --out FOLDER   results and, with `-- --log_samples`, every row's scores as JSON
+#
+# Each figure stands with its standard error. lm-eval is looked for in $SHIFTADD_LM_EVAL (a virtual environment's folder), in
+# $SHIFTADD_CACHE/lm-eval (deploy/setup.sh lm-eval), then on PATH.
+set -euo pipefail
+# shellcheck source-path=SCRIPTDIR source=common.sh
+. "$(dirname "${BASH_SOURCE[0]}")/common.sh"
+
+paper_tasks=arc_easy,arc_challenge,boolq,copa,piqa,storycloze_2016,rte,mmlu
+
+usage() {
+  say "$1"
+  sed -n '2,/^set/{/^#/!d;s/^# \{0,1\}//;p}' "${BASH_SOURCE[0]}" >&2
+  exit 2
+}
+
+# find_lm_eval: sets `python` to one that has lm-eval.
+find_lm_eval() {
+  local candidate
+  for candidate in ${SHIFTADD_LM_EVAL:+"$SHIFTADD_LM_EVAL/bin/python"} "$SHIFTADD_CACHE/lm-eval/bin/python" python3; do
+    command -v "$candidate" >/dev/null || continue
+    "$candidate" -c 'import importlib.util as u, sys; sys.exit(u.find_spec("lm_eval") is None)' || continue
+    python=$candidate
+    return 0
+  done
+  die "lm-eval is not here" "run: deploy/setup.sh lm-eval"
+}
+
+[ $# -gt 0 ] || usage 'which server?'
+case $1 in -h | --help) usage '' ;; esac
+url=${1%/} tasks=$paper_tasks local='' model='' out=''
+shift
+while [ $# -gt 0 ]; do
+  case $1 in
+    --) shift && break ;;
+    --tasks | --local | --model | --out) [ $# -gt 1 ] || usage "$1 needs a value" ;;
+    *) usage "unknown option $1" ;;
+  esac
+  case $1 in
+    --tasks) tasks=$2 ;; --local) local=$2 ;; --model) model=$2 ;; --out) out=$2 ;;
+  esac
+  shift 2
+done
+case $url in http://* | https://*) ;; *) usage "URL: found '$url', expected http://host:port" ;; esac
+
+find_lm_eval
+declare -a options=(--model shiftadd-completions)
+if [ -n "$local" ]; then
+  [ -d "$local" ] || usage "--local $local: no such folder"
+  tasks=$("$python" "$SHIFTADD_SOURCE/deploy/check_tasks.py" "$local") || exit 1
+  options+=(--include_path "$local")
+  export HF_HUB_OFFLINE=1
+fi
+key=${OPENAI_API_KEY:-}
+models=$(curl -fsS --max-time 20 ${key:+-H "Authorization: Bearer $key"} "$url/v1/models") ||
+  die "$url/v1/models does not answer" "start it with: shiftadd serve NAME:TAG"
+if [ -z "$model" ]; then
+  model=$("$python" -c 'import json, sys; print(json.load(sys.stdin)["data"][0]["id"])' <<<"$models")
+fi
+# lm-eval splits at commas and equals signs.
+case $model in *[,=]*) die "model $model: lm-eval cannot name it" "give the package a tag without , and =" ;; esac
+options+=(--model_args "base_url=$url/v1/completions,model=$model,num_concurrent=4,max_retries=3")
+[ -z "$out" ] || options+=(--output_path "$out")
+say "lm-eval: $tasks on $model"
+# lm-eval wants a key in any case.
+OPENAI_API_KEY=${key:-none} TOKENIZERS_PARALLELISM=false exec "$python" "$SHIFTADD_SOURCE/deploy/lm_eval_shiftadd.py" run "${options[@]}" --tasks "$tasks" "$@"
