@@ -90,8 +90,8 @@ void Grow(std::vector<T>* v, int64_t size) {
 
 }  // namespace
 
-void PrepareActivations(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group,
-                        const uint32_t* signs, Precision precision, Isa isa, Activations* out) {
+void ReserveActivations(int64_t m, int64_t k, int64_t group, Precision precision,
+                        Activations* out) {
   const bool two = precision == Precision::kA16;
   out->m = m;
   out->k = k;
@@ -103,22 +103,33 @@ void PrepareActivations(const float* x, int64_t ldx, int64_t m, int64_t k, int64
   Grow(&out->scale, m * out->groups);
   Grow(&out->sum, m * out->groups);
   Grow(&out->digit_sum, m * out->groups);
+}
+
+void PrepareToken(const float* x, int64_t i, const uint32_t* signs, Isa isa, float* scratch,
+                  Activations* out) {
+  cpu::PrepareArgs args;
+  args.x = x;
+  args.k = out->k;
+  args.group = out->group;
+  args.k_padded = out->k_padded;
+  args.signs = signs;
+  args.high = out->digits.data() + i * out->k_padded;
+  if (out->precision == Precision::kA16) {
+    args.low = out->digits.data() + (out->m + i) * out->k_padded;
+  }
+  args.scale = out->scale.data() + i * out->groups;
+  args.sum = out->sum.data() + i * out->groups;
+  args.digit_sum = out->digit_sum.data() + i * out->groups;
+  args.scratch = scratch;
+  KernelsFor(isa).prepare(args);
+}
+
+void PrepareActivations(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group,
+                        const uint32_t* signs, Precision precision, Isa isa, Activations* out) {
+  ReserveActivations(m, k, group, precision, out);
   Grow(&out->scratch, out->k_padded);
-  const cpu::PrepareFunction prepare = KernelsFor(isa).prepare;
   for (int64_t i = 0; i < m; ++i) {
-    cpu::PrepareArgs args;
-    args.x = x + i * ldx;
-    args.k = k;
-    args.group = group;
-    args.k_padded = out->k_padded;
-    args.signs = signs;
-    args.high = out->digits.data() + i * out->k_padded;
-    if (two) args.low = out->digits.data() + (m + i) * out->k_padded;
-    args.scale = out->scale.data() + i * out->groups;
-    args.sum = out->sum.data() + i * out->groups;
-    args.digit_sum = out->digit_sum.data() + i * out->groups;
-    args.scratch = out->scratch.data();
-    prepare(args);
+    PrepareToken(x + i * ldx, i, signs, isa, out->scratch.data(), out);
   }
 }
 

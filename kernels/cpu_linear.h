@@ -43,8 +43,17 @@ struct Activations {
   std::vector<float> scratch;      // [k_padded]
 };
 
-// Rotates (if `signs` is not null) and quantizes x [m, k] with row stride ldx. `group`: as in the
-// matrix. x must be finite (a chunk with another value gives nonsense, nothing worse).
+// Says that `out` will hold m tokens of k inputs, and makes room for their digits. `group`: as in
+// the matrix.
+void ReserveActivations(int64_t m, int64_t k, int64_t group, Precision precision, Activations* out);
+
+// Rotates (if `signs` is not null) and quantizes token `i` of what was reserved: x [k]. Tokens may
+// be prepared on several threads at once, each with its own `scratch` [k_padded]. x must be finite
+// (a chunk with another value gives nonsense, nothing worse).
+void PrepareToken(const float* x, int64_t i, const uint32_t* signs, Isa isa, float* scratch,
+                  Activations* out);
+
+// Both, for all tokens of x [m, k] with row stride ldx.
 void PrepareActivations(const float* x, int64_t ldx, int64_t m, int64_t k, int64_t group,
                         const uint32_t* signs, Precision precision, Isa isa, Activations* out);
 

@@ -225,11 +225,11 @@ void Engine::Loop() {
   }
 }
 
-void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step) {
+void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Part>* parts) {
   bool decoding = false;
   for (const auto& sequence : running_) decoding |= !sequence->in_prompt();
   int64_t prompt_rows = PromptRows(*model_, decoding);
-  int64_t planned = 0;
+  int64_t planned = 0, logits = 0, sampled = 0;
   for (size_t i = 0; i < running_.size(); ++i) {  // making room may shorten it
     Sequence* const sequence = running_[i].get();
     const bool in_prompt = sequence->in_prompt();
@@ -241,14 +241,18 @@ void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step) 
     count = std::min(count, room * kCachePageTokens - sequence->position());
     if (count <= 0) continue;
     planned += Pages(sequence->position() + count) - held;
+    parts->push_back({sequence, logits, sampled});
     sequence->AddRows(count, rows);
+    for (auto row = rows->end() - count; row != rows->end(); ++row) {
+      logits += row->logits && !row->sample;
+      sampled += row->sample;
+    }
     if (in_prompt) prompt_rows -= count;
-    in_step->push_back(sequence);
   }
   totals_.computed_tokens += static_cast<int64_t>(rows->size());
 }
 
-void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Sequence*>& in_step) {
+void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>& parts) {
   absl::Status status;
   try {
     status = model_->can_sample() ? model_->ForwardSample(rows, &logits_, &sampled_)
@@ -259,21 +263,20 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Sequen
   if (!status.ok()) {
     spdlog::error("forward pass of {} tokens failed: {}", rows.size(),
                   std::string(status.message()));
-    for (Sequence* sequence : in_step) {
-      sequence->Fail(status);
-      sequence->TakeCache();  // half a step may stand in it
+    for (const Part& part : parts) {
+      part.sequence->Fail(status);
+      part.sequence->TakeCache();  // half a step may stand in it
     }
     return;
   }
-  const float* logits = logits_.data();
-  const int32_t* token = sampled_.data();
-  for (Sequence* sequence : in_step) {
-    if (sequence->sampled_by_model()) {
-      sequence->AcceptSampled(*token++);
+  model_->ForEach(static_cast<int64_t>(parts.size()), [&](int64_t i) {
+    const Part& part = parts[static_cast<size_t>(i)];
+    if (part.sequence->sampled_by_model()) {
+      part.sequence->AcceptSampled(sampled_[static_cast<size_t>(part.sampled)]);
     } else {
-      logits += sequence->Accept(logits) * model_->spec().vocab;
+      part.sequence->Accept(logits_.data() + part.logits * model_->spec().vocab);
     }
-  }
+  });
 }
 
 // Takes finished sequences out; their caches are kept.
@@ -288,13 +291,13 @@ void Engine::Retire() {
 
 void Engine::Step() {
   std::vector<BatchRow> rows;
-  std::vector<Sequence*> in_step;
+  std::vector<Part> parts;
   {
     std::lock_guard<std::mutex> lock(mutex_);
-    Plan(&rows, &in_step);
+    Plan(&rows, &parts);
   }
   if (metrics_ != nullptr) metrics_->batch_size->Observe(static_cast<double>(rows.size()));
-  Forward(rows, in_step);
+  Forward(rows, parts);
   std::lock_guard<std::mutex> lock(mutex_);
   Retire();
 }

@@ -85,6 +85,12 @@ class Engine {
   using Request = std::deque<std::unique_ptr<Sequence>>;
 
   enum class Admission { kStarted, kNoPages, kPrefixToCome };
+  // A sequence in a step, and which of the step's logits are the first of its own, which of the
+  // tokens that the model draws is its.
+  struct Part {
+    Sequence* sequence;
+    int64_t logits, sampled;
+  };
 
   absl::Status Check(const GenerateParams& params) const;
   void Loop();
@@ -101,9 +107,9 @@ class Engine {
   void Preempt();
   // One forward pass over the running sequences.
   void Step();
-  // What goes through the model in the next step, in the order of `in_step`.
-  void Plan(std::vector<BatchRow>* rows, std::vector<Sequence*>* in_step);
-  void Forward(const std::vector<BatchRow>& rows, const std::vector<Sequence*>& in_step);
+  // What goes through the model in the next step, in the order of `parts`.
+  void Plan(std::vector<BatchRow>* rows, std::vector<Part>* parts);
+  void Forward(const std::vector<BatchRow>& rows, const std::vector<Part>& parts);
   void Retire();
   void DropCancelled();
 

@@ -88,15 +88,13 @@ void PagedKvCache::IndexPages(size_t from) {
   }
 }
 
-void PagedKvCache::Store(int64_t block, int64_t position, const float* k, const float* v) {
-  float* page = pages_[position / kPageTokens].get();
+void PagedKvCache::Store(int64_t block, int64_t kv_head, int64_t position, const float* k,
+                         const float* v) {
   const int64_t slot = position % kPageTokens;
-  for (int64_t h = 0; h < kv_heads_; ++h) {
-    float* keys = page + (block * kv_heads_ + h) * (key_floats_ + value_floats_);
-    float* values = keys + key_floats_ + slot * value_stride_;
-    for (int64_t d = 0; d < head_dim_; ++d) keys[d * kPageTokens + slot] = k[h * head_dim_ + d];
-    std::copy_n(v + h * head_dim_, head_dim_, values);
-  }
+  float* keys = pages_[position / kPageTokens].get() +
+                (block * kv_heads_ + kv_head) * (key_floats_ + value_floats_);
+  for (int64_t d = 0; d < head_dim_; ++d) keys[d * kPageTokens + slot] = k[d];
+  std::copy_n(v, head_dim_, keys + key_floats_ + slot * value_stride_);
 }
 
 const float* const* PagedKvCache::Keys(int64_t block, int64_t kv_head) const {

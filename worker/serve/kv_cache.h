@@ -20,7 +20,7 @@ using PageCounter = std::shared_ptr<std::atomic<int64_t>>;
 // tokens are one vector) and values ([kv_heads][kPageTokens][value_stride]) of 32 tokens, in fp32.
 // Pages are made when first written and zeroed, and freed once no cache holds them. A page that
 // other caches hold too is copied before it is written. Not thread-safe, nor are caches that share
-// pages; different rows may be stored by different threads after Reserve.
+// pages; different rows and heads may be stored by different threads after Reserve.
 class PagedKvCache : public KvCache {
  public:
   PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, PageCounter counter);
@@ -34,8 +34,8 @@ class PagedKvCache : public KvCache {
   // Makes room for tokens up to `length`, which does not become the length yet.
   void Reserve(int64_t length);
   void SetLength(int64_t length) { length_ = length; }
-  // Stores k and v ([kv_heads * head_dim] each) of one block at a position that was reserved.
-  void Store(int64_t block, int64_t position, const float* k, const float* v);
+  // Stores k and v ([head_dim] each) of one head of a block at a position that was reserved.
+  void Store(int64_t block, int64_t kv_head, int64_t position, const float* k, const float* v);
   // Page pointers of a head, as AttentionTile wants them; valid until the next Reserve or Truncate.
   const float* const* Keys(int64_t block, int64_t kv_head) const;
   const float* const* Values(int64_t block, int64_t kv_head) const;

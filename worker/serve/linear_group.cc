@@ -11,11 +11,18 @@ namespace {
 
 // Rows that a thread takes at least; a multiple of every kernel's row block.
 constexpr int64_t kRowUnit = 32;
+// Inputs that a thread prepares at least: some microseconds.
+constexpr int64_t kPrepareInputs = 2304;
+// Multiplications after which a thread looks for the next chunk: some ten microseconds. A thread
+// that loses its core holds up the others for no more work than that.
+constexpr int64_t kChunkProducts = int64_t{4} << 20;
+
+int64_t SliceTokens(int64_t m, int64_t slices) { return (m + slices - 1) / slices; }
 
 // Of m tokens in `slices` slices that differ by little, the one of number s.
-struct Slice {
-  Slice(int64_t s, int64_t m, int64_t slices) {
-    const int64_t tokens = (m + slices - 1) / slices;
+struct TokenSlice {
+  TokenSlice(int64_t s, int64_t m, int64_t slices) {
+    const int64_t tokens = SliceTokens(m, slices);
     first = std::min(s * tokens, m);
     count = std::min(tokens, m - first);
   }
@@ -52,6 +59,44 @@ void Linear::GatherRow(int64_t row, float* out) const {
   std::copy_n(raw->data() + row * cols, cols, out);
 }
 
+const LinearScratch::Input* LinearScratch::Find(const Preparation& how, int64_t m,
+                                                int64_t k) const {
+  for (size_t i = 0; i < used_; ++i) {
+    const Input& input = inputs_[i];
+    if (input.m == m && input.k == k && input.how.Like(how)) return &input;
+  }
+  return nullptr;
+}
+
+void LinearScratch::Reserve(const Preparation& how, int64_t m, int64_t k, int64_t slices) {
+  if (Find(how, m, k) != nullptr) return;
+  if (used_ == inputs_.size()) inputs_.emplace_back();
+  Input& input = inputs_[used_++];
+  input.how = how;
+  input.m = m;
+  input.k = k;
+  if (static_cast<int64_t>(input.slices.size()) < slices) input.slices.resize(slices);
+  for (int64_t s = 0; s < slices; ++s) {
+    kernels::Activations& digits = input.slices[s];
+    kernels::ReserveActivations(TokenSlice(s, m, slices).count, k, how.group, how.precision,
+                                &digits);
+    for (std::vector<float>& row : rows_) {
+      if (static_cast<int64_t>(row.size()) < digits.k_padded) row.resize(digits.k_padded);
+    }
+  }
+}
+
+const kernels::Activations& LinearScratch::Slice(const Preparation& how, int64_t m, int64_t k,
+                                                 int64_t slice) const {
+  return Find(how, m, k)->slices[slice];
+}
+
+kernels::Activations& LinearScratch::Slice(const Preparation& how, int64_t m, int64_t k,
+                                           int64_t slice) {
+  return const_cast<kernels::Activations&>(
+      static_cast<const LinearScratch*>(this)->Slice(how, m, k, slice));
+}
+
 int LinearGroup::PreparationOf(const kernels::CpuLinear& linear,
                                PackedModelOptions::Precision precision) {
   Preparation want{linear.group(), linear.signs(), kernels::Precision::kA16};
@@ -61,12 +106,7 @@ int LinearGroup::PreparationOf(const kernels::CpuLinear& linear,
     want.precision = kernels::Precision::kA8;
   }
   for (size_t i = 0; i < preparations_.size(); ++i) {
-    // The signs of one input width are the same for all layers of a package.
-    const Preparation& p = preparations_[i];
-    if (p.group == want.group && p.precision == want.precision &&
-        (p.signs == nullptr) == (want.signs == nullptr)) {
-      return static_cast<int>(i);
-    }
+    if (preparations_[i].Like(want)) return static_cast<int>(i);
   }
   preparations_.push_back(want);
   return static_cast<int>(preparations_.size()) - 1;
@@ -87,9 +127,10 @@ uint64_t LinearGroup::bytes() const {
   return sum;
 }
 
-void LinearGroup::MultiplySlice(int64_t slice, const float* x, int64_t first, int64_t count,
-                                int64_t begin, int64_t end, float* y, const VectorOps& ops,
+void LinearGroup::MultiplySlice(int64_t slice, const float* x, int64_t m, int64_t begin,
+                                int64_t end, float* y, const VectorOps& ops,
                                 const LinearScratch& scratch) const {
+  const auto [first, count] = TokenSlice(slice, m, Slices(m));
   for (const Member& member : linears_) {
     const Linear& linear = member.linear;
     const int64_t from = std::max<int64_t>(begin - member.first_row, 0);
@@ -97,7 +138,8 @@ void LinearGroup::MultiplySlice(int64_t slice, const float* x, int64_t first, in
     if (from >= to) continue;
     float* out = y + first * rows_ + member.first_row;
     if (linear.packed) {
-      linear.packed->Multiply(scratch.activations[member.preparation][slice], from, to, out, rows_);
+      const Preparation& how = preparations_[member.preparation];
+      linear.packed->Multiply(scratch.Slice(how, m, cols(), slice), from, to, out, rows_);
     } else {
       for (int64_t n = from; n < to; ++n) {
         const float* weights = linear.raw->data() + n * linear.cols;
@@ -114,25 +156,23 @@ void LinearGroup::MultiplySlice(int64_t slice, const float* x, int64_t first, in
 }
 
 void LinearGroup::Reserve(int64_t m, LinearScratch* scratch) const {
-  if (scratch->activations.size() < preparations_.size()) {
-    scratch->activations.resize(preparations_.size());
-  }
-  for (auto& slots : scratch->activations) {
-    if (static_cast<int64_t>(slots.size()) < Slices(m)) slots.resize(Slices(m));
-  }
+  for (const Preparation& how : preparations_) scratch->Reserve(how, m, cols(), Slices(m));
+}
+
+Loop LinearGroup::PrepareLoop(int64_t m) const {
+  return {m, std::max<int64_t>(1, kPrepareInputs / std::max<int64_t>(1, cols()))};
 }
 
 void LinearGroup::Prepare(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t)> produce,
-                          const float* x, int64_t m, kernels::Isa isa,
+                          const float* x, int64_t m, kernels::Isa isa, int thread,
                           LinearScratch* scratch) const {
   const int64_t k = cols();
-  for (int64_t s = begin; s < end; ++s) {
-    const Slice slice(s, m, Slices(m));
-    for (int64_t t = 0; t < slice.count; ++t) produce(slice.first + t);
-    for (size_t p = 0; p < preparations_.size(); ++p) {
-      const Preparation& how = preparations_[p];
-      kernels::PrepareActivations(x + slice.first * k, k, slice.count, k, how.group, how.signs,
-                                  how.precision, isa, &scratch->activations[p][s]);
+  const int64_t tokens = SliceTokens(m, Slices(m));
+  for (int64_t t = begin; t < end; ++t) {
+    produce(t);
+    for (const Preparation& how : preparations_) {
+      kernels::PrepareToken(x + t * k, t % tokens, how.signs, isa, scratch->Row(thread),
+                            &scratch->Slice(how, m, k, t / tokens));
     }
   }
 }
@@ -141,7 +181,10 @@ int64_t LinearGroup::Units() const { return (rows_ + kRowUnit - 1) / kRowUnit; }
 
 Loop LinearGroup::MultiplyLoop(int64_t m, int threads) const {
   const int64_t items = Units() * Slices(m);
-  return {items, std::max<int64_t>(1, items / (threads * int64_t{4}))};
+  const int64_t chunks = threads * int64_t{4};
+  const int64_t products = kRowUnit * std::max<int64_t>(1, cols()) * std::min(m, kSliceTokens);
+  const int64_t grain = std::min(kChunkProducts / products, (items + chunks - 1) / chunks);
+  return {items, std::max<int64_t>(1, grain)};
 }
 
 void LinearGroup::Multiply(int64_t begin, int64_t end, const float* x, int64_t m, float* y,
@@ -150,8 +193,7 @@ void LinearGroup::Multiply(int64_t begin, int64_t end, const float* x, int64_t m
   while (begin < end) {
     const int64_t s = begin / units;
     const int64_t stop = std::min(end, (s + 1) * units);
-    const Slice slice(s, m, Slices(m));
-    MultiplySlice(s, x, slice.first, slice.count, (begin - s * units) * kRowUnit,
+    MultiplySlice(s, x, m, (begin - s * units) * kRowUnit,
                   std::min((stop - s * units) * kRowUnit, rows_), y, ops, scratch);
     begin = stop;
   }

@@ -31,10 +31,48 @@ struct Linear {
   void GatherRow(int64_t row, float* out) const;
 };
 
-// Buffers that groups of one executor share.
-struct LinearScratch {
-  // By preparation and slice of tokens.
-  std::vector<std::vector<kernels::Activations>> activations;
+// How a matrix wants its inputs.
+struct Preparation {
+  int64_t group = 0;
+  const uint32_t* signs = nullptr;  // null: not rotated
+  kernels::Precision precision = kernels::Precision::kA8;
+
+  // Whether both give the same digits: the signs of one input width are the same for all layers of
+  // a package.
+  bool Like(const Preparation& other) const {
+    return group == other.group && precision == other.precision &&
+           (signs == nullptr) == (other.signs == nullptr);
+  }
+};
+
+// The digits of a step's inputs. Groups that read inputs of one form use the same room one after
+// the other. Buffers only grow.
+class LinearScratch {
+ public:
+  explicit LinearScratch(int threads) : rows_(static_cast<size_t>(threads)) {}
+
+  // A new step: what was reserved is free again.
+  void Clear() { used_ = 0; }
+  // Room for m tokens of k inputs in `slices` slices that differ by little.
+  void Reserve(const Preparation& how, int64_t m, int64_t k, int64_t slices);
+  // A slice of what was reserved.
+  kernels::Activations& Slice(const Preparation& how, int64_t m, int64_t k, int64_t slice);
+  const kernels::Activations& Slice(const Preparation& how, int64_t m, int64_t k,
+                                    int64_t slice) const;
+  // A thread's own row, as long as the longest reserved input with its padding.
+  float* Row(int thread) { return rows_[static_cast<size_t>(thread)].data(); }
+
+ private:
+  struct Input {
+    Preparation how;
+    int64_t m = 0, k = 0;
+    std::vector<kernels::Activations> slices;
+  };
+  const Input* Find(const Preparation& how, int64_t m, int64_t k) const;
+
+  std::vector<Input> inputs_;  // the first used_ are reserved
+  size_t used_ = 0;
+  std::vector<std::vector<float>> rows_;
 };
 
 // Activations are prepared once for all matrices that want them alike. Tokens go through in slices
@@ -55,10 +93,10 @@ class LinearGroup {
   // the other, on any threads. `Reserve` comes before both.
   void Reserve(int64_t m, LinearScratch* scratch) const;
 
-  // Items: slices of tokens. `produce(t)` fills row t of x, once for each token.
-  Loop PrepareLoop(int64_t m) const { return {Slices(m), 1}; }
+  // Items: tokens. `produce(t)` fills row t of x, once for each token.
+  Loop PrepareLoop(int64_t m) const;
   void Prepare(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t)> produce, const float* x,
-               int64_t m, kernels::Isa isa, LinearScratch* scratch) const;
+               int64_t m, kernels::Isa isa, int thread, LinearScratch* scratch) const;
 
   // Items: units of rows, for each slice.
   Loop MultiplyLoop(int64_t m, int threads) const;
@@ -66,11 +104,6 @@ class LinearGroup {
                 const VectorOps& ops, const LinearScratch& scratch) const;
 
  private:
-  struct Preparation {
-    int64_t group = 0;
-    const uint32_t* signs = nullptr;  // of the first matrix that wants it
-    kernels::Precision precision = kernels::Precision::kA8;
-  };
   struct Member {
     Linear linear;
     int64_t first_row = 0;
@@ -80,10 +113,9 @@ class LinearGroup {
   int PreparationOf(const kernels::CpuLinear& linear, PackedModelOptions::Precision precision);
   static int64_t Slices(int64_t m) { return (m + kSliceTokens - 1) / kSliceTokens; }
   int64_t Units() const;
-  // Rows [begin, end) of the group for tokens [first, first + count).
-  void MultiplySlice(int64_t slice, const float* x, int64_t first, int64_t count, int64_t begin,
-                     int64_t end, float* y, const VectorOps& ops,
-                     const LinearScratch& scratch) const;
+  // Rows [begin, end) of the group for one slice of m tokens.
+  void MultiplySlice(int64_t slice, const float* x, int64_t m, int64_t begin, int64_t end, float* y,
+                     const VectorOps& ops, const LinearScratch& scratch) const;
 
   std::vector<Member> linears_;
   std::vector<Preparation> preparations_;

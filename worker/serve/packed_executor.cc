@@ -42,7 +42,8 @@ PackedExecutor::PackedExecutor(const ArchitectureSpec& spec, ExecutorWeights wei
       ops_(VectorOpsFor(options.isa)),
       pool_(options.threads > 0 ? options.threads : UsableThreads()),
       weight_bytes_(Bytes(weights_)),
-      scores_(static_cast<size_t>(pool_.threads())) {
+      scores_(static_cast<size_t>(pool_.threads())),
+      scratch_(pool_.threads()) {
   if (spec.rope()) {
     angles_[0].inverse_frequencies = RopeInverseFrequencies(spec, false);
     if (!spec.local_blocks.empty()) {
@@ -142,6 +143,7 @@ void PackedExecutor::PlanStep(const BatchRow* rows, int64_t count) {
   }
   longest_ = 0;
   const int64_t share = spec_.heads / spec_.kv_heads;
+  alone_ = share <= kTileRows && static_cast<int64_t>(runs_.size()) == count;
   for (size_t r = 0; r < runs_.size(); ++r) {
     const Run& run = runs_[r];
     const int64_t length = run.cache->length() + run.end - run.begin;
@@ -217,6 +219,7 @@ void PackedExecutor::PlanLinear(int64_t block, const LinearGroup& group, const f
 void PackedExecutor::PlanLoops(float* logits) {
   loops_.clear();
   work_.clear();
+  scratch_.Clear();
   const int64_t rows = static_cast<int64_t>(token_.size());
   const int64_t tiles = static_cast<int64_t>(tiles_.size());
   // A few keys are done before another thread is awake.
@@ -228,8 +231,10 @@ void PackedExecutor::PlanLoops(float* logits) {
   for (int64_t b = 0; b < spec_.blocks; ++b) {
     const ExecutorBlock& block = weights_.blocks[b];
     PlanLinear(b, block.qkv, normed_.data(), qkv_.data(), rows);
-    loops_.push_back({rows, 4});
-    work_.push_back({Op::kRotate, b});
+    if (!alone_) {
+      loops_.push_back({rows, 4});
+      work_.push_back({Op::kRotate, b});
+    }
     loops_.push_back({tiles, grain});
     work_.push_back({Op::kAttend, b});
     PlanLinear(b, block.o, attended_.data(), delta_.data(), rows);
@@ -246,16 +251,20 @@ void PackedExecutor::PlanLoops(float* logits) {
   PlanLinear(spec_.blocks, weights_.head, read, logits, wanted);
 }
 
+void PackedExecutor::GrowBuffers(int64_t rows) {
+  Grow(&hidden_, rows * spec_.hidden);
+  Grow(&normed_, rows * spec_.hidden);
+  Grow(&qkv_, rows * (spec_.q_rows() + 2 * spec_.kv_rows()));
+  Grow(&attended_, rows * spec_.q_rows());
+  Grow(&gate_up_, rows * 2 * spec_.intermediate);
+  Grow(&activated_, rows * spec_.intermediate);
+  Grow(&delta_, rows * spec_.hidden);
+  if (spec_.embed_width > 0) Grow(&narrow_, rows * spec_.embed_width);
+}
+
 void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
   PlanStep(rows, count);
-  Grow(&hidden_, count * spec_.hidden);
-  Grow(&normed_, count * spec_.hidden);
-  Grow(&qkv_, count * (spec_.q_rows() + 2 * spec_.kv_rows()));
-  Grow(&attended_, count * spec_.q_rows());
-  Grow(&gate_up_, count * 2 * spec_.intermediate);
-  Grow(&activated_, count * spec_.intermediate);
-  Grow(&delta_, count * spec_.hidden);
-  if (spec_.embed_width > 0) Grow(&narrow_, count * spec_.embed_width);
+  GrowBuffers(count);
   PlanLoops(*logits);
   pool_.Run(loops_, [this](int64_t loop, int64_t begin, int64_t end, int thread) {
     RunLoop(work_[loop], begin, end, thread);
@@ -268,20 +277,58 @@ void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
   *logits += numbers;
 }
 
+void PackedExecutor::ForEach(int64_t items, absl::FunctionRef<void(int64_t)> f) {
+  if (items == 1) return f(0);  // not worth waking anybody
+  const Loop loop{items, 1};
+  pool_.Run({&loop, 1}, [f](int64_t, int64_t begin, int64_t end, int) {
+    for (int64_t i = begin; i < end; ++i) f(i);
+  });
+}
+
+void PackedExecutor::RunProducts(int64_t rows) {
+  GrowBuffers(rows);
+  logits_of_products_.resize(static_cast<size_t>(rows * spec_.vocab));
+  loops_.clear();
+  work_.clear();
+  scratch_.Clear();
+  const auto add = [&](const LinearGroup& group, const float* x, std::vector<float>* y) {
+    group.Reserve(rows, &scratch_);
+    loops_.push_back(group.MultiplyLoop(rows, pool_.threads()));
+    work_.push_back({Op::kMultiply, 0, &group, x, y->data(), rows});
+  };
+  for (const ExecutorBlock& block : weights_.blocks) {
+    add(block.qkv, normed_.data(), &qkv_);
+    add(block.o, attended_.data(), &delta_);
+    add(block.gate_up, normed_.data(), &gate_up_);
+    add(block.down, activated_.data(), &delta_);
+  }
+  add(weights_.head, normed_.data(), &logits_of_products_);
+  pool_.Run(loops_, [this](int64_t loop, int64_t begin, int64_t end, int thread) {
+    RunLoop(work_[loop], begin, end, thread);
+  });
+}
+
 void PackedExecutor::RunLoop(const Work& work, int64_t begin, int64_t end, int thread) {
   switch (work.op) {
     case Op::kPrepare:
       work.group->Prepare(
-          begin, end, [&](int64_t i) { Produce(work, i); }, work.x, work.rows, isa_, &scratch_);
+          begin, end, [&](int64_t i) { Produce(work, i); }, work.x, work.rows, isa_, thread,
+          &scratch_);
       return;
     case Op::kMultiply:
       work.group->Multiply(begin, end, work.x, work.rows, work.y, ops_, scratch_);
       return;
     case Op::kRotate:
-      for (int64_t i = begin; i < end; ++i) RotateAndStore(work.block, i);
+      for (int64_t i = begin; i < end; ++i) {
+        for (int64_t h = 0; h < spec_.kv_heads; ++h) {
+          const int64_t share = spec_.heads / spec_.kv_heads;
+          RotateAndStore(work.block, i, h * share, share, h);
+        }
+      }
       return;
     case Op::kAttend:
       for (int64_t t = begin; t < end; ++t) {
+        if (t + 1 < end) PrefetchTile(work.block, tiles_[t + 1]);
         AttendTile(work.block, tiles_[t], scores_[thread].data());
       }
       return;
@@ -360,29 +407,46 @@ void PackedExecutor::Activate(const float* gate_up, float* out) const {
   }
 }
 
-// Norms and rotates q and k of one token and puts k and v into its cache.
-void PackedExecutor::RotateAndStore(int64_t b, int64_t row) {
+void PackedExecutor::RotateAndStore(int64_t b, int64_t row, int64_t first, int64_t count,
+                                    int64_t kv_head) {
   const Angles& angles = angles_[spec_.IsLocal(b)];
   const int64_t half = static_cast<int64_t>(angles.inverse_frequencies.size());
   const ExecutorBlock& block = weights_.blocks[b];
   float* q = qkv_.data() + row * (spec_.q_rows() + 2 * spec_.kv_rows());
-  for (int64_t h = 0; h < spec_.heads + spec_.kv_heads; ++h) {  // k follows q
-    float* head = q + h * spec_.head_dim;
-    if (!block.q_norm.empty()) {
-      const std::vector<float>& norm = h < spec_.heads ? block.q_norm : block.k_norm;
-      ops_.rms_norm(head, norm.data(), spec_.norm_eps, spec_.head_dim, head);
-    }
-    if (half == 0) continue;
+  const auto rotate = [&](float* head, const std::vector<float>& norm) {
+    if (!norm.empty()) ops_.rms_norm(head, norm.data(), spec_.norm_eps, spec_.head_dim, head);
+    if (half == 0) return;
     ops_.rope(head, angles.cos.data() + position_[row] * half,
               angles.sin.data() + position_[row] * half, half);
+  };
+  for (int64_t h = first; h < first + count; ++h) rotate(q + h * spec_.head_dim, block.q_norm);
+  float* k = q + spec_.q_rows() + kv_head * spec_.head_dim;
+  rotate(k, block.k_norm);
+  runs_[run_of_row_[row]].cache->Store(b, kv_head, position_[row], k, k + spec_.kv_rows());
+}
+
+void PackedExecutor::PrefetchTile(int64_t b, const Tile& tile) const {
+  constexpr int64_t kLine = 16;  // floats
+  const Run& run = runs_[tile.run];
+  const int64_t length = position_[run.end - 1] + 1;
+  // The processor finds later pages by itself.
+  for (int64_t page = 0; page < 2 && page * kPageTokens < length; ++page) {
+    const int64_t tokens = std::min(kPageTokens, length - page * kPageTokens);
+    const float* keys = run.cache->Keys(b, tile.kv_head)[page];
+    for (int64_t d = 0; d < spec_.head_dim; ++d) {
+      for (int64_t i = 0; i < tokens; i += kLine) __builtin_prefetch(keys + d * kPageTokens + i);
+    }
+    const float* values = run.cache->Values(b, tile.kv_head)[page];
+    for (int64_t i = 0; i < tokens * run.cache->value_stride(); i += kLine) {
+      __builtin_prefetch(values + i);
+    }
   }
-  const float* k = q + spec_.q_rows();
-  runs_[run_of_row_[row]].cache->Store(b, position_[row], k, k + spec_.kv_rows());
 }
 
 void PackedExecutor::AttendTile(int64_t b, const Tile& tile, float* scratch) {
   const Run& run = runs_[tile.run];
   const int64_t share = spec_.heads / spec_.kv_heads;
+  if (alone_) RotateAndStore(b, run.begin, tile.kv_head * share, share, tile.kv_head);
   const int64_t width = spec_.q_rows() + 2 * spec_.kv_rows();
   const int64_t window = spec_.WindowOf(b);
   AttentionTile work;

@@ -51,6 +51,11 @@ class PackedExecutor : public PackedModel {
   absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
                        std::vector<float>* logits) override;
   absl::Status ForwardBatch(const std::vector<BatchRow>& rows, std::vector<float>* logits) override;
+  void ForEach(int64_t items, absl::FunctionRef<void(int64_t)> f) override;
+
+  // Only the matrix products of a step of `rows` (1 to 128) tokens that all want logits, on
+  // whatever the buffers hold: what a benchmark compares a step with.
+  void RunProducts(int64_t rows);
 
  private:
   // Rows [begin, end) of the step belong to one sequence, at consecutive positions.
@@ -81,6 +86,7 @@ class PackedExecutor : public PackedModel {
   // At most kStepRows rows, checked; logits go to `logits`, which moves on.
   void Step(const BatchRow* rows, int64_t count, float** logits);
   void PlanStep(const BatchRow* rows, int64_t count);
+  void GrowBuffers(int64_t rows);
   void PlanLoops(float* logits);
   void PlanLinear(int64_t block, const LinearGroup& group, const float* x, float* y, int64_t rows);
   void RunLoop(const Work& work, int64_t begin, int64_t end, int thread);
@@ -95,8 +101,12 @@ class PackedExecutor : public PackedModel {
   // What attention or MLP reads: hidden_ -> normed_ in row i.
   void Input(const ExecutorNorm& norm, int64_t i);
   void Activate(const float* gate_up, float* out) const;
+  // Norms and rotates q and k of some heads of one token and puts k and v into its cache: query
+  // heads [first, first + count), and those of key/value head `kv_head`.
+  void RotateAndStore(int64_t b, int64_t row, int64_t first, int64_t count, int64_t kv_head);
   void AttendTile(int64_t b, const Tile& tile, float* scratch);
-  void RotateAndStore(int64_t b, int64_t row);
+  // Asks for what a tile will read.
+  void PrefetchTile(int64_t b, const Tile& tile) const;
   void GrowRope(int64_t positions);
 
   const ArchitectureSpec spec_;
@@ -122,11 +132,13 @@ class PackedExecutor : public PackedModel {
   std::vector<int32_t> token_;
   std::vector<int64_t> wanted_;  // rows whose logits are
   int64_t longest_ = 0;          // keys of the longest run
+  bool alone_ = false;           // a tile is all of its token's that needs its key/value head
   std::vector<Loop> loops_;
   std::vector<Work> work_;
   std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_, delta_, narrow_;
   std::vector<std::vector<float>> scores_;  // a thread each
   LinearScratch scratch_;
+  std::vector<float> logits_of_products_;  // RunProducts'
 };
 
 }  // namespace shiftadd

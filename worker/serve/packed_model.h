@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "kernels/cpu_linear.h"
@@ -94,6 +95,11 @@ class PackedModel {
                                      std::vector<float>* /*logits*/,
                                      std::vector<int32_t>* /*tokens*/) {
     return absl::UnimplementedError("this model does not sample");
+  }
+  // f(i) for all i in [0, items), on the model's threads where it has some: what is left to do with
+  // the logits. By the caller of ForwardBatch, between calls of it.
+  virtual void ForEach(int64_t items, absl::FunctionRef<void(int64_t)> f) {
+    for (int64_t i = 0; i < items; ++i) f(i);
   }
   // Pages that all caches of this model hold now; one that several share counts once. Thread-safe.
   virtual int64_t cache_pages() const = 0;

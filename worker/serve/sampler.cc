@@ -7,6 +7,11 @@
 namespace shiftadd {
 namespace {
 
+// Tokens whose weights are summed in single precision.
+constexpr int64_t kBlock = 1024;
+// How far single-precision weights and their sums may be off, generously.
+constexpr double kSlack = 1e-4;
+
 // The finalizer of SplitMix64 (Steele, Lea, Flood 2014).
 uint64_t Mix(uint64_t z) {
   z += 0x9e3779b97f4a7c15u;
@@ -23,12 +28,18 @@ double CounterUniform(uint64_t seed, uint64_t stream, uint64_t counter) {
 }
 
 int32_t ArgMax(const float* logits, int64_t vocab) {
-  int32_t best = -1;
-  for (int64_t i = 0; i < vocab; ++i) {
-    if (std::isnan(logits[i])) continue;
-    if (best < 0 || logits[i] > logits[best]) best = static_cast<int32_t>(i);
+  const VectorOps& ops = VectorOpsFor(kernels::DetectIsa());
+  float maximum = -std::numeric_limits<float>::infinity();
+  const float* begin = logits;  // of the first block that has the maximum
+  for (int64_t i = 0; i < vocab; i += kBlock) {
+    const float largest = ops.maximum(logits + i, std::min(kBlock, vocab - i));
+    if (!(largest > maximum)) continue;
+    maximum = largest;
+    begin = logits + i;
   }
-  return best;
+  // A NaN equals nothing; -infinity may be there or not.
+  const float* at = std::find(begin, logits + vocab, maximum);
+  return at == logits + vocab ? -1 : static_cast<int32_t>(at - logits);
 }
 
 std::vector<std::pair<int32_t, float>> TopTokens(const float* logits, int64_t vocab,
@@ -87,30 +98,71 @@ void Sampler::Count(int32_t token) {
   if (params_.frequency_penalty != 0 || params_.presence_penalty != 0) ++counts_[token];
 }
 
-void Sampler::Collect(const float* logits, int64_t vocab, float maximum) {
+double Sampler::Weigh(const float* logits, int64_t vocab, float maximum) {
+  const float scale = static_cast<float>(1 / params_.temperature);
+  sums_.clear();
+  double total = 0;
+  for (int64_t i = 0; i < vocab; i += kBlock) {
+    const int64_t n = std::min(kBlock, vocab - i);
+    sums_.push_back(ops_.softmax_weights(logits + i, n, maximum, scale, nullptr));
+    total += static_cast<double>(sums_.back());
+  }
+  return total;
+}
+
+int32_t Sampler::Walk(const float* logits, int64_t vocab, float maximum, double draw) {
+  double sum = 0;
+  size_t block = 0, last = 0;  // the last one that has any weight
+  for (; block < sums_.size(); ++block) {
+    if (sums_[block] <= 0) continue;
+    last = block;
+    if (sum + static_cast<double>(sums_[block]) > draw) break;
+    sum += static_cast<double>(sums_[block]);
+  }
+  const int64_t begin = static_cast<int64_t>(last) * kBlock;
+  const int64_t n = std::min(kBlock, vocab - begin);
+  weights_.resize(kBlock);
+  ops_.softmax_weights(logits + begin, n, maximum, static_cast<float>(1 / params_.temperature),
+                       weights_.data());
+  // The block's sum was rounded: its last token with any weight takes what that left over.
+  int64_t token = begin;
+  for (int64_t i = 0; i < n; ++i) {
+    if (weights_[i] <= 0) continue;
+    token = begin + i;
+    sum += static_cast<double>(weights_[i]);
+    if (sum > draw) break;
+  }
+  return static_cast<int32_t>(token);
+}
+
+double Sampler::Collect(const float* logits, int64_t vocab, float maximum) {
   candidates_.clear();
+  double total = 0;
   const auto add = [&](int32_t token, float logit) {
     const double below = static_cast<double>(logit) - static_cast<double>(maximum);
     candidates_.push_back({std::exp(below / params_.temperature), logit, token});
+    total += candidates_.back().weight;
   };
   if (params_.top_k > 0 && params_.top_k < vocab) {
     for (const auto& [token, logit] : TopTokens(logits, vocab, params_.top_k)) add(token, logit);
-    return;
+    return total;
   }
-  candidates_.reserve(static_cast<size_t>(vocab));
+  const double all = Weigh(logits, vocab, maximum);
+  // Tokens below this weight cannot be left: all of them together weigh less than what top_p leaves
+  // out, or min_p says so.
+  const double least =
+      std::max(params_.top_p < 1 ? (1 - params_.top_p) * all / static_cast<double>(vocab) : 0,
+               params_.min_p) *
+      (1 - kSlack);
+  const float floor = static_cast<float>(static_cast<double>(maximum) +
+                                         params_.temperature * std::log(least) - kSlack);
   for (int64_t i = 0; i < vocab; ++i) {
-    if (!std::isnan(logits[i])) add(static_cast<int32_t>(i), logits[i]);
+    if (logits[i] >= std::min(floor, maximum)) add(static_cast<int32_t>(i), logits[i]);
   }
+  return all;
 }
 
-void Sampler::KeepNucleus(float maximum) {
-  double total = 0;
-  for (const Candidate& c : candidates_) total += c.weight;
-  // Tokens below this weight cannot be in the nucleus: all of them together weigh less than what
-  // it leaves out.
-  const double floor = (1 - params_.top_p) * total / static_cast<double>(candidates_.size());
-  std::erase_if(candidates_,
-                [&](const Candidate& c) { return c.weight < floor && c.logit < maximum; });
+void Sampler::KeepNucleus(double total) {
   std::sort(candidates_.begin(), candidates_.end(), [](const Candidate& a, const Candidate& b) {
     return a.logit != b.logit ? a.logit > b.logit : a.token < b.token;
   });
@@ -122,6 +174,21 @@ void Sampler::KeepNucleus(float maximum) {
   candidates_.resize(keep);
 }
 
+int32_t Sampler::DrawCandidate() {
+  // One order for the draw, whatever the filters did.
+  std::sort(candidates_.begin(), candidates_.end(),
+            [](const Candidate& a, const Candidate& b) { return a.token < b.token; });
+  double total = 0;
+  for (const Candidate& c : candidates_) total += c.weight;
+  const double draw = NextUniform() * total;
+  double sum = 0;
+  for (const Candidate& c : candidates_) {
+    sum += c.weight;
+    if (sum > draw) return c.token;
+  }
+  return candidates_.back().token;
+}
+
 absl::StatusOr<int32_t> Sampler::Draw(const float* logits, int64_t vocab) {
   const int32_t best = ArgMax(logits, vocab);
   if (best < 0 || logits[best] == -std::numeric_limits<float>::infinity()) {
@@ -131,26 +198,17 @@ absl::StatusOr<int32_t> Sampler::Draw(const float* logits, int64_t vocab) {
   if (params_.temperature < 1e-6 || logits[best] == std::numeric_limits<float>::infinity()) {
     return best;
   }
-  Collect(logits, vocab, logits[best]);
-  if (params_.top_p < 1) KeepNucleus(logits[best]);
+  const float maximum = logits[best];
+  if (params_.top_p >= 1 && params_.min_p <= 0 && (params_.top_k <= 0 || params_.top_k >= vocab)) {
+    const double total = Weigh(logits, vocab, maximum);
+    return Walk(logits, vocab, maximum, NextUniform() * total);
+  }
+  const double total = Collect(logits, vocab, maximum);
+  if (params_.top_p < 1) KeepNucleus(total);
   if (params_.min_p > 0) {
     std::erase_if(candidates_, [&](const Candidate& c) { return c.weight < params_.min_p; });
   }
-  // One order for the draw, whatever the filters did. All tokens come in this order: sorting them
-  // again would take as long as the model.
-  const auto by_token = [](const Candidate& a, const Candidate& b) { return a.token < b.token; };
-  if (!std::is_sorted(candidates_.begin(), candidates_.end(), by_token)) {
-    std::sort(candidates_.begin(), candidates_.end(), by_token);
-  }
-  double total = 0;
-  for (const Candidate& c : candidates_) total += c.weight;
-  const double draw = CounterUniform(params_.seed, stream_, drawn_) * total;
-  double sum = 0;
-  for (const Candidate& c : candidates_) {
-    sum += c.weight;
-    if (sum > draw) return c.token;
-  }
-  return candidates_.back().token;
+  return DrawCandidate();
 }
 
 }  // namespace shiftadd

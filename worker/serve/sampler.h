@@ -8,6 +8,8 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "kernels/cpu_linear.h"
+#include "worker/serve/vector_ops.h"
 
 namespace shiftadd {
 
@@ -31,7 +33,9 @@ double CounterUniform(uint64_t seed, uint64_t stream, uint64_t counter);
 // The sampler of one sequence. `stream` tells apart the choices of one request. Not thread-safe.
 class Sampler {
  public:
-  Sampler(SamplingParams params, uint64_t stream) : params_(std::move(params)), stream_(stream) {}
+  Sampler(SamplingParams params, uint64_t stream,
+          const VectorOps& ops = VectorOpsFor(kernels::DetectIsa()))
+      : params_(std::move(params)), stream_(stream), ops_(ops) {}
 
   // Draws a token and counts it. NaN logits are never drawn; ties go to the lower id. INTERNAL if
   // there is no number among the logits.
@@ -52,17 +56,27 @@ class Sampler {
   // Bias and penalties; null stays null: nothing to apply.
   const float* Adjust(const float* logits, int64_t vocab);
   absl::StatusOr<int32_t> Draw(const float* logits, int64_t vocab);
-  // Fills candidates_: all tokens by id, or the top_k.
-  void Collect(const float* logits, int64_t vocab, float maximum);
-  // Leaves the likeliest candidates that together have top_p of the weight.
-  void KeepNucleus(float maximum);
+  // Weighs all tokens, a sum for each kBlock of them; gives the sum of those.
+  double Weigh(const float* logits, int64_t vocab, float maximum);
+  // The token at `draw` of what Weigh summed.
+  int32_t Walk(const float* logits, int64_t vocab, float maximum, double draw);
+  // Fills candidates_ with the top_k, or with all tokens that the filters can leave; gives the
+  // weight of the top_k or of all.
+  double Collect(const float* logits, int64_t vocab, float maximum);
+  // Leaves the likeliest candidates that together have top_p of `total`.
+  void KeepNucleus(double total);
+  // One of the candidates, by their weights.
+  int32_t DrawCandidate();
 
   SamplingParams params_;
   uint64_t stream_;
+  const VectorOps& ops_;
   uint64_t drawn_ = 0;
   std::map<int32_t, int64_t> counts_;
   std::vector<float> adjusted_;
-  std::vector<Candidate> candidates_;  // kept for its memory
+  // Kept for their memory.
+  std::vector<Candidate> candidates_;
+  std::vector<float> sums_, weights_;
 };
 
 // The first of the largest logits; -1 if all are NaN.

@@ -14,7 +14,7 @@ Sequence::Sequence(const Shared& shared, std::shared_ptr<Generation> generation,
       index_(index),
       arrival_(absl::Now()),
       tokens_(params().prompt),
-      sampler_(params().sampling, params().stream),
+      sampler_(params().sampling, params().stream, *shared.ops),
       text_(params().stop),
       max_tokens_(
           std::min(params().max_tokens, shared.context - static_cast<int64_t>(prompt().size()))) {}
@@ -107,13 +107,13 @@ int64_t Sequence::AcceptPrompt(const float* logits, GenerateEvent* event) {
   return used;
 }
 
-int64_t Sequence::Accept(const float* logits) {
+void Sequence::Accept(const float* logits) {
   GenerateEvent event;
-  int64_t used = in_prompt() ? AcceptPrompt(logits, &event) : 0;
+  const int64_t used = in_prompt() ? AcceptPrompt(logits, &event) : 0;
   position_ += step_rows_;
   if (position_ == static_cast<int64_t>(tokens_.size())) {
     if (max_tokens_ > 0) {
-      const float* row = logits + used++ * shared_.vocab;
+      const float* row = logits + used * shared_.vocab;
       TakeToken(sampler_.Next(row, shared_.vocab), row, &event);
     } else {
       Finish("length", &event);
@@ -122,7 +122,6 @@ int64_t Sequence::Accept(const float* logits) {
   if (finished_ || !event.tokens.empty() || !event.logprobs.empty()) {
     Push(std::move(event));
   }
-  return used;
 }
 
 void Sequence::TakeToken(const absl::StatusOr<int32_t>& token, const float* logits,

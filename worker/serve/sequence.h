@@ -60,8 +60,9 @@ class Sequence {
 
   // Appends the rows of the next step, at most `limit` (>= 1) of them.
   void AddRows(int64_t limit, std::vector<BatchRow>* rows);
-  // Takes the logits of the rows added last that wanted some; returns how many those were.
-  int64_t Accept(const float* logits);
+  // Takes the logits of the rows added last that wanted some. Different sequences may do so on
+  // different threads at once, AcceptSampled likewise.
+  void Accept(const float* logits);
   // True if the model draws the token of the rows added last: their logits are wanted for nothing
   // else. Then AcceptSampled takes it (-1: no logit was finite).
   bool sampled_by_model() const { return sampled_by_model_; }

@@ -57,6 +57,11 @@ struct VectorOps {
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
   // softmax(query keys * scale …) values.
   void (*attend)(const AttentionTile& tile);
+  // The largest; NaNs are left out, -infinity if nothing else is there.
+  float (*maximum)(const float* x, int64_t n);
+  // exp((x - maximum) * scale), 0 for NaN and below exp(-80): into `out` unless that is null, and
+  // their sum. For some thousand numbers: the sum is a float's.
+  float (*softmax_weights)(const float* x, int64_t n, float maximum, float scale, float* out);
   // log(sum(exp(x))); NaNs count as -infinity. -infinity if nothing is finite.
   double (*log_sum_exp)(const float* x, int64_t n);
 };
