@@ -24,7 +24,9 @@ import urllib.request
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 # May stay empty in a run where nothing goes wrong, or without a GPU; their metrics must be exported all the same.
 QUIET = {"sum by (reason) (increase(shiftadd_task_retries_total[5m]))",
-         "sum by (outcome) (increase(shiftadd_package_loads_total[5m]))"}  # of packages whose tag moved
+         "sum by (outcome) (increase(shiftadd_package_loads_total[5m]))",  # of packages whose tag moved
+         "shiftadd_device_power_watts",
+         "sum by (instance, device) (increase(shiftadd_server_energy_joules_total[1m]))"}
 
 
 def free_port():
@@ -155,6 +157,11 @@ class Run:
         self.expect("the workers count as many",
                     self.value('sum(shiftadd_worker_tasks_total{outcome="done"})') == done)
         self.expect("2 packages were published", self.value("shiftadd_packages_published_total") == 2)
+        stored = self.value('sum(shiftadd_store_seconds_count{method="CompleteTask",code="OK"})')
+        self.expect(f"the store's histogram counts {stored:.0f} completions", stored >= done)
+        self.expect("workers and server tell their memory",
+                    self.value("count(shiftadd_device_memory_used_bytes > 1e6)") == 3 and
+                    self.value("count(shiftadd_device_memory_used_bytes < shiftadd_device_memory_bytes)") == 3)
         self.expect("both workers are idle", self.value("sum(shiftadd_worker_busy)") == 0)
         self.expect("every target answers", self.value("count(up == 1)") == 5 and self.value("count(up)") == 5)
         tokens, requests = self.value("shiftadd_generated_tokens_total"), self.value(

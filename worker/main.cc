@@ -20,6 +20,7 @@
 #include "services/rpc/failover.h"
 #include "worker/machine/bench.h"
 #include "worker/machine/bench_flags.h"
+#include "worker/machine/device_metrics.h"
 #include "worker/machine/gpu.h"
 #include "worker/model/model_source.h"
 #include "worker/reference/source_bench.h"
@@ -154,13 +155,16 @@ int Run(const Flags& flags) {
   auto registry = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(registry.get(), "worker");
   WorkerMetrics worker_metrics(registry.get());
+  const bool on_gpu = device->device == Device::kCuda;
+  DeviceMetrics device_metrics(registry.get(), DeviceMeter(on_gpu), on_gpu ? "gpu" : "cpu",
+                               /*energy=*/nullptr);
 
   TaskRunnerOptions options;
   options.threads = Threads(flags);
   options.source_roots = flags.source_roots;
   options.device = device->device;
   options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
-  const std::optional<Gpu> gpu = device->device == Device::kCuda ? FindGpu() : std::nullopt;
+  const std::optional<Gpu> gpu = on_gpu ? FindGpu() : std::nullopt;
   if (gpu.has_value())
     options.gpu_memory_bytes = gpu->memory_bytes / std::max(1, flags.share_device);
   TaskRunner runner(options, store->get(), &worker_metrics);
@@ -176,9 +180,10 @@ int Run(const Flags& flags) {
   http::HttpServerOptions http_options;
   http_options.address = flags.http;
   http_options.insecure_beyond_loopback = flags.insecure;
-  auto server = http::HttpServer::Start(
-      http_options, metrics::DaemonRoutes(
-                        registry, [&loop] { return loop.NotReadyReason(); }, nullptr));
+  auto server =
+      http::HttpServer::Start(http_options, metrics::DaemonRoutes(
+                                                registry, [&loop] { return loop.NotReadyReason(); },
+                                                [&device_metrics] { device_metrics.Refresh(); }));
   if (!server.ok()) return Fail(server.status());
   if (!flags.port_file.empty()) {
     const std::string temporary = flags.port_file + ".tmp";

@@ -42,7 +42,11 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<prometheus::Registry> reg
       rpc_seconds_(prometheus::BuildHistogram()
                        .Name("shiftadd_rpc_seconds")
                        .Help("Time of answered calls, by method and canonical code")
-                       .Register(*registry_)) {
+                       .Register(*registry_)),
+      store_seconds_(prometheus::BuildHistogram()
+                         .Name("shiftadd_store_seconds")
+                         .Help("Time of the job store's answers, by method and canonical code")
+                         .Register(*registry_)) {
   prometheus::Registry* r = registry_.get();
   jobs_.family = Gauges(r, "shiftadd_jobs", "Jobs, by state");
   tasks_.family = Gauges(r, "shiftadd_tasks", "Tasks, by kind and state");
@@ -72,6 +76,15 @@ void CoordinatorMetrics::RpcDone(const std::string& method, int code, double sec
   const auto name = absl::StatusCodeToString(static_cast<absl::StatusCode>(code));
   rpc_seconds_.Add({{"method", method}, {"code", name}}, metrics::DurationBuckets())
       .Observe(seconds);
+}
+
+StoreTimer CoordinatorMetrics::MakeStoreTimer() {
+  return [this](const char* method, absl::StatusCode code, double seconds) {
+    store_seconds_
+        .Add({{"method", method}, {"code", absl::StatusCodeToString(code)}},
+             metrics::DurationBuckets())
+        .Observe(seconds);
+  };
 }
 
 void CoordinatorMetrics::Replace(GaugeSet* set, const std::map<Labels, double>& values) {

@@ -15,6 +15,7 @@
 #include <utility>
 
 #include "services/coordinator/coordinator.h"
+#include "services/store/timed_job_store.h"
 
 namespace shiftadd::coordinator {
 
@@ -25,6 +26,8 @@ class CoordinatorMetrics {
 
   // Feeds the counters.
   Observer MakeObserver();
+  // Must be outlived by this.
+  StoreTimer MakeStoreTimer();
   void RpcDone(const std::string& method, int code, double seconds);
   // Brings the gauges up to date. Layers of jobs that have ended are removed.
   void Refresh(Coordinator* coordinator);
@@ -44,6 +47,7 @@ class CoordinatorMetrics {
   prometheus::Family<prometheus::Counter>& task_retries_;
   prometheus::Counter& lease_expired_;
   prometheus::Family<prometheus::Histogram>& rpc_seconds_;
+  prometheus::Family<prometheus::Histogram>& store_seconds_;
   std::mutex mutex_;  // around Refresh
   GaugeSet jobs_, tasks_, workers_, progress_, eta_, layer_error_, layer_bits_;
 };

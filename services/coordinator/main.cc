@@ -20,6 +20,7 @@
 #include "services/rpc/rpc.h"
 #include "services/store/await_server.h"
 #include "services/store/job_store.h"
+#include "services/store/timed_job_store.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -132,7 +133,11 @@ absl::Status BackUp(const Flags& flags) {
 absl::Status Serve(const Flags& flags) {
   StorePolicy policy;
   policy.lease = absl::Seconds(flags.lease_seconds);
-  SA_ASSIGN_OR_RETURN(const auto store, OpenStore(flags, policy));
+  const auto registry = std::make_shared<prometheus::Registry>();
+  metrics::AddBuildInfo(registry.get(), "coordinator");
+  CoordinatorMetrics metrics(registry);
+  SA_ASSIGN_OR_RETURN(auto untimed, OpenStore(flags, policy));
+  const auto store = NewTimedJobStore(std::move(untimed), metrics.MakeStoreTimer());
   const StoreClock clock(store.get());
   std::unique_ptr<BlobStore> scratch;
   if (!flags.blobs.empty()) {
@@ -140,9 +145,6 @@ absl::Status Serve(const Flags& flags) {
   }
   const auto publisher = MakeGrpcPublisher(flags.packager);
 
-  const auto registry = std::make_shared<prometheus::Registry>();
-  metrics::AddBuildInfo(registry.get(), "coordinator");
-  CoordinatorMetrics metrics(registry);
   CoordinatorOptions options;
   options.lease = policy.lease;
   options.observer = metrics.MakeObserver();

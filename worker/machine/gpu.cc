@@ -49,6 +49,8 @@ class Meter {
       return;
     energy_ = Find<int(void*, unsigned long long*)>(nvml, "nvmlDeviceGetTotalEnergyConsumption");
     memory_ = Find<int(void*, Memory*)>(nvml, "nvmlDeviceGetMemoryInfo");
+    utilization_ = Find<int(void*, Utilization*)>(nvml, "nvmlDeviceGetUtilizationRates");
+    power_ = Find<int(void*, unsigned*)>(nvml, "nvmlDeviceGetPowerUsage");
   }
   std::optional<double> Joules() const {
     unsigned long long millijoules = 0;
@@ -60,14 +62,29 @@ class Meter {
     if (memory_ == nullptr || memory_(device_, &memory) != 0) return std::nullopt;
     return memory.used;
   }
+  std::optional<double> Busy() const {
+    Utilization percent = {};
+    if (utilization_ == nullptr || utilization_(device_, &percent) != 0) return std::nullopt;
+    return percent.gpu / 100.0;
+  }
+  std::optional<double> Watts() const {
+    unsigned milliwatts = 0;
+    if (power_ == nullptr || power_(device_, &milliwatts) != 0) return std::nullopt;
+    return milliwatts / 1000.0;
+  }
 
  private:
   struct Memory {
     unsigned long long total, free, used;
   };
+  struct Utilization {
+    unsigned gpu, memory;
+  };
   void* device_ = nullptr;
   int (*energy_)(void*, unsigned long long*) = nullptr;
   int (*memory_)(void*, Memory*) = nullptr;
+  int (*utilization_)(void*, Utilization*) = nullptr;
+  int (*power_)(void*, unsigned*) = nullptr;
 };
 
 const Meter& TheMeter() {
@@ -202,6 +219,8 @@ CudaFindings AskDriver() {
 
 std::optional<double> GpuJoules() { return TheMeter().Joules(); }
 std::optional<uint64_t> GpuBytesInUse() { return TheMeter().BytesInUse(); }
+std::optional<double> GpuUtilization() { return TheMeter().Busy(); }
+std::optional<double> GpuWatts() { return TheMeter().Watts(); }
 
 CudaFindings FindCudaHere() { return AskDriver(); }
 

@@ -26,6 +26,11 @@ std::optional<double> GpuJoules();
 // Bytes of the first CUDA device that are in use, by all processes; nothing without NVML.
 std::optional<uint64_t> GpuBytesInUse();
 
+// The share of the last moment (NVML: a sixth of a second to one second) in which the first CUDA
+// device computed, 0 to 1, and the watts that it draws; nothing without NVML.
+std::optional<double> GpuUtilization();
+std::optional<double> GpuWatts();
+
 // What there is to run CUDA on.
 struct CudaFindings {
   bool hardware = false;       // a PCI device of NVIDIA's that computes or draws

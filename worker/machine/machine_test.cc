@@ -8,10 +8,12 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
 #include "worker/machine/device_lock.h"
+#include "worker/machine/device_metrics.h"
 #include "worker/machine/gpu.h"
 #include "worker/machine/probe.h"
 
@@ -168,6 +170,45 @@ TEST_F(MachineTest, NoMeterIsSaid) {
   EXPECT_THAT(CpuMeter(root_).fault(), HasSubstr("no RAPL meter"));
   Write("/sys/class/powercap/intel-rapl:0/energy_uj", "");
   EXPECT_THAT(CpuMeter(root_).fault(), HasSubstr("intel-rapl:0/energy_uj cannot be read"));
+}
+
+TEST_F(MachineTest, ACpusMeterTellsMemoryUtilizationAndJoules) {
+  Write("/proc/meminfo", "MemTotal:       2048 kB");
+  Write("/sys/class/powercap/intel-rapl:0/energy_uj", "1000000");
+  Write("/sys/class/powercap/intel-rapl:0/max_energy_range_uj", "10000000");
+  prometheus::Registry registry;
+  auto& energy = prometheus::BuildCounter().Name("test_joules_total").Register(registry);
+  DeviceMetrics metrics(&registry, DeviceMeter(/*gpu=*/false, root_), "cpu", &energy);
+  Write("/sys/class/powercap/intel-rapl:0/energy_uj", "3500000");
+  metrics.Refresh();
+  metrics.Refresh();  // counts nothing twice
+  std::map<std::string, double> values;
+  for (const auto& family : registry.Collect()) {
+    for (const auto& metric : family.metric) {
+      ASSERT_EQ(metric.label.size(), 1u) << family.name;
+      EXPECT_EQ(metric.label[0].value, "cpu");
+      values[family.name] = family.type == prometheus::MetricType::Counter ? metric.counter.value
+                                                                           : metric.gauge.value;
+    }
+  }
+  EXPECT_EQ(values.at("shiftadd_device_memory_bytes"), 2048 << 10);
+  EXPECT_GT(values.at("shiftadd_device_memory_used_bytes"), 1 << 20);
+  EXPECT_GE(values.at("shiftadd_device_utilization_ratio"), 0);
+  EXPECT_LE(values.at("shiftadd_device_utilization_ratio"), 1);
+  EXPECT_GE(values.at("shiftadd_device_power_watts"), 0);
+  EXPECT_DOUBLE_EQ(values.at("test_joules_total"), 2.5);
+}
+
+TEST_F(MachineTest, WhatHasNoMeterHasNoSeries) {
+  prometheus::Registry registry;
+  auto& energy = prometheus::BuildCounter().Name("test_joules_total").Register(registry);
+  DeviceMetrics metrics(&registry, DeviceMeter(/*gpu=*/false, root_), "cpu", &energy);
+  metrics.Refresh();
+  for (const auto& family : registry.Collect()) {
+    if (family.name == "shiftadd_device_power_watts" || family.name == "test_joules_total") {
+      EXPECT_TRUE(family.metric.empty()) << family.name;
+    }
+  }
 }
 
 TEST(ProbeTest, SaysWhatWouldBeUsed) {

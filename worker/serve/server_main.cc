@@ -24,6 +24,7 @@
 #include "services/http/http_server.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "worker/machine/device_metrics.h"
 #include "worker/serve/api_keys.h"
 #include "worker/serve/generate_service.h"
 #include "worker/serve/model_follower.h"
@@ -83,19 +84,24 @@ void RefreshGauges(const ModelRegistry& registry, ServerMetrics* metrics) {
         model->served.name,
         {static_cast<double>(stats.waiting), static_cast<double>(stats.running),
          static_cast<double>(stats.pages_used), static_cast<double>(stats.pages_total),
+         static_cast<double>(model->model->cache_page_bytes()),
          static_cast<double>(model->model->weight_bytes())});
   }
 }
 
 http::HttpServer::Routes Routes(openai::Api* api, const ModelRegistry* registry,
                                 const std::shared_ptr<prometheus::Registry>& prometheus,
-                                ServerMetrics* metrics, const std::atomic<bool>* draining) {
+                                ServerMetrics* metrics, DeviceMetrics* device,
+                                const std::atomic<bool>* draining) {
   http::HttpServer::Routes routes = api->Routes();
   const auto ready = [draining] {
     return draining->load() ? std::string("shutting down") : std::string();
   };
-  for (auto& [path, methods] : metrics::DaemonRoutes(
-           prometheus, ready, [registry, metrics] { RefreshGauges(*registry, metrics); })) {
+  for (auto& [path, methods] :
+       metrics::DaemonRoutes(prometheus, ready, [registry, metrics, device] {
+         RefreshGauges(*registry, metrics);
+         device->Refresh();
+       })) {
     routes[path] = std::move(methods);
   }
   routes["/health"]["GET"] = [registry](const http::Request&, http::StreamWriter*) {
@@ -161,6 +167,9 @@ absl::Status Serve(const ServerFlags& flags) {
                               kernels::IsaName(model->model->isa()));
     registry.Put(model);
   }
+  const bool on_gpu = registry.All()[0]->model->device() != "cpu";
+  DeviceMetrics device_metrics(prometheus.get(), DeviceMeter(on_gpu), on_gpu ? "gpu" : "cpu",
+                               server_metrics.energy);
   openai::Api api(&registry, &server_metrics);
   std::atomic<bool> draining{false};
 
@@ -173,9 +182,10 @@ absl::Status Serve(const ServerFlags& flags) {
   http_options.insecure_beyond_loopback = flags.insecure;
   http_options.guard = KeyGuard(keys.get());
   http_options.cors_origins = flags.cors_origins;
-  SA_ASSIGN_OR_RETURN(const std::unique_ptr<http::HttpServer> http_server,
-                      http::HttpServer::Start(http_options, Routes(&api, &registry, prometheus,
-                                                                   &server_metrics, &draining)));
+  SA_ASSIGN_OR_RETURN(
+      const std::unique_ptr<http::HttpServer> http_server,
+      http::HttpServer::Start(http_options, Routes(&api, &registry, prometheus, &server_metrics,
+                                                   &device_metrics, &draining)));
   const ReplicaAddress address = {NewId("srv"),
                                   Advertised(flags.advertise, flags.http, http_server->port()),
                                   Advertised(flags.advertise, flags.listen, rpc_server->port())};

@@ -36,6 +36,7 @@ ServerMetrics::ServerMetrics(prometheus::Registry* r) {
   kv_blocks_used_ = NewGauges(r, "shiftadd_kv_blocks_used",
                               "Cache pages of 32 tokens in use, kept prefixes among them.");
   kv_blocks_total_ = NewGauges(r, "shiftadd_kv_blocks", "Cache pages that may be used.");
+  kv_block_bytes_ = NewGauges(r, "shiftadd_kv_block_bytes", "Memory of a cache page.");
   weight_bytes_ = NewGauges(r, "shiftadd_weight_bytes", "Resident packed weights.");
   prompt_tokens = NewCounter(r, "shiftadd_prompt_tokens_total", "Prompt tokens processed.");
   generated_tokens = NewCounter(r, "shiftadd_generated_tokens_total", "Tokens generated.");
@@ -43,6 +44,12 @@ ServerMetrics::ServerMetrics(prometheus::Registry* r) {
                              "Prompt tokens that the cache of an earlier sequence gave.");
   preemptions = NewCounter(r, "shiftadd_preemptions_total",
                            "Sequences that gave up their cache for older ones.");
+  energy = &prometheus::BuildCounter()
+                .Name("shiftadd_server_energy_joules_total")
+                .Help(
+                    "Joules of the device since the server started, by the device's own meter, "
+                    "whoever used them.")
+                .Register(*r);
   request_seconds_ = &prometheus::BuildHistogram()
                           .Name("shiftadd_request_seconds")
                           .Help("A sequence's time from arrival to end.")
@@ -86,6 +93,7 @@ void ServerMetrics::SetModel(const std::string& model, const ModelGauges& values
   running_sequences_->Add(labels).Set(values.running_sequences);
   kv_blocks_used_->Add(labels).Set(values.kv_blocks_used);
   kv_blocks_total_->Add(labels).Set(values.kv_blocks_total);
+  kv_block_bytes_->Add(labels).Set(values.kv_block_bytes);
   weight_bytes_->Add(labels).Set(values.weight_bytes);
 }
 

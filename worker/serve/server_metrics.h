@@ -13,7 +13,7 @@ namespace shiftadd {
 
 struct ModelGauges {
   double queue_depth = 0, running_sequences = 0, kv_blocks_used = 0, kv_blocks_total = 0;
-  double weight_bytes = 0;
+  double kv_block_bytes = 0, weight_bytes = 0;
 };
 
 // Thread-safe.
@@ -38,6 +38,8 @@ struct ServerMetrics {
   prometheus::Counter* generated_tokens;
   prometheus::Counter* reused_tokens;
   prometheus::Counter* preemptions;
+  // Joules of the device; DeviceMetrics counts them.
+  prometheus::Family<prometheus::Counter>* energy;
 
  private:
   prometheus::Family<prometheus::Histogram>* request_seconds_;
@@ -48,6 +50,7 @@ struct ServerMetrics {
   prometheus::Family<prometheus::Gauge>* running_sequences_;
   prometheus::Family<prometheus::Gauge>* kv_blocks_used_;
   prometheus::Family<prometheus::Gauge>* kv_blocks_total_;
+  prometheus::Family<prometheus::Gauge>* kv_block_bytes_;
   prometheus::Family<prometheus::Gauge>* weight_bytes_;
   std::mutex mutex_;
   std::map<std::string, prometheus::Gauge*> packages_;  // by model

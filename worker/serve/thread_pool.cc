@@ -1,11 +1,9 @@
 #include "worker/serve/thread_pool.h"
 
-#include <sched.h>
-
 #include <algorithm>
 #include <cmath>
-#include <fstream>
-#include <string>
+
+#include "worker/machine/machine.h"
 
 namespace shiftadd {
 namespace {
@@ -21,32 +19,15 @@ void Pause() {
 #endif
 }
 
-// CPUs by the cgroup's quota; infinity if there is none.
-double CgroupCpus() {
-  std::ifstream v2("/sys/fs/cgroup/cpu.max");
-  std::string quota;
-  double period = 0;
-  if (v2 >> quota >> period && quota != "max" && period > 0)
-    return std::atof(quota.c_str()) / period;
-  std::ifstream v1_quota("/sys/fs/cgroup/cpu/cpu.cfs_quota_us");
-  std::ifstream v1_period("/sys/fs/cgroup/cpu/cpu.cfs_period_us");
-  double microseconds = 0;
-  if (v1_quota >> microseconds && v1_period >> period && microseconds > 0 && period > 0) {
-    return microseconds / period;
-  }
-  return INFINITY;
-}
-
 }  // namespace
 
 int UsableThreads() {
-  cpu_set_t set;
-  CPU_ZERO(&set);
-  int count = static_cast<int>(std::thread::hardware_concurrency());
-  if (sched_getaffinity(0, sizeof(set), &set) == 0) count = CPU_COUNT(&set);
-  const double quota = std::ceil(CgroupCpus());
-  if (quota < count) count = static_cast<int>(quota);
-  return std::max(count, 1);
+  const Machine machine = FindMachine();
+  int count = std::max(1, machine.usable_cores);
+  if (machine.cgroup_cores > 0) {
+    count = std::min(count, std::max(1, static_cast<int>(std::ceil(machine.cgroup_cores))));
+  }
+  return count;
 }
 
 ThreadPool::ThreadPool(int threads) {

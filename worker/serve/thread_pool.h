@@ -14,8 +14,8 @@
 
 namespace shiftadd {
 
-// How many threads this process may keep busy: its CPU affinity, lowered by the cgroup's CPU quota.
-// At least 1.
+// How many threads this process may keep busy: its CPU affinity, lowered by the CPU quotas of its
+// control group and those above. At least 1.
 int UsableThreads();
 
 // Items [0, items), taken in chunks of `grain` >= 1.
