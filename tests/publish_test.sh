@@ -26,8 +26,9 @@ refused() {
   [ $status = "$code" ] || fail "$*: expected exit code $code, found $status: $(cat "$work/refused")"
   grep -q "$words" "$work/refused" || fail "$*: expected \"$words\" in: $(cat "$work/refused")"
 }
+# packager NAME [FLAG…]
 packager() {
-  "$bin/shiftadd-packager" --listen 127.0.0.1:0 --http 127.0.0.1:0 --data-dir "$work/$1" --port-file "$work/$1.ports" \
+  "$bin/shiftadd-packager" "${@:2}" --listen 127.0.0.1:0 --http 127.0.0.1:0 --data-dir "$work/$1" --port-file "$work/$1.ports" \
     >"$work/$1.log" 2>&1 &
   pids+=($!)
   await "$work/$1.ports" "$work/$1.log"
@@ -103,6 +104,25 @@ await "$work/server.ports" "$work/server.log"
 curl -fs "http://127.0.0.1:$(tail -1 "$work/server.ports")/v1/models" | grep -q copy:v2 || fail "the server does not serve"
 refused 1 "one by the key" timeout 20 "$bin/shiftadd-server" --package copy:v2 --listen 127.0.0.1:0 --http 127.0.0.1:0 \
   --threads 1 "${two[@]}" --require-signature "$work/other.pub"
+
+# The same without a packager: from a registry that a packager keeps its packages in, and from a layout.
+packager kept --blobs "http://$registry/kept"
+"$bin/shiftadd" pull "$remote:v1" golden:v1 --packager "$(address kept)"
+"$bin/shiftadd" push copy:v2 "$work/signed" "${two[@]}"
+number=0
+for place in "http://$registry/kept golden:v1" "$work/signed copy:v2"; do
+  read -r dir reference <<<"$place"
+  alone=("$bin/shiftadd-server" --package "$reference" --package-dir "$dir" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1)
+  number=$((number + 1))
+  "${alone[@]}" --require-signature "$work/key.pub" --port-file "$work/alone$number.ports" >"$work/alone$number.log" 2>&1 &
+  pids+=($!)
+  await "$work/alone$number.ports" "$work/alone$number.log"
+  curl -fs "http://127.0.0.1:$(tail -1 "$work/alone$number.ports")/v1/models" | grep -q "$reference" || fail "$dir is not served"
+  refused 1 "one by the key" timeout 20 "${alone[@]}" --require-signature "$work/other.pub"
+done
+# skopeo took the package along, not what refers to it.
+refused 1 "found none" timeout 20 "$bin/shiftadd-server" --package golden:v1 --package-dir "$work/back" --listen 127.0.0.1:0 \
+  --http 127.0.0.1:0 --threads 1 --require-signature "$work/key.pub"
 
 # Bad input.
 refused 1 "404" "$bin/shiftadd" pull "http://$registry/team/none:v1" x:v1 "${two[@]}"

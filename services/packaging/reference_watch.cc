@@ -1,11 +1,13 @@
 #include "services/packaging/reference_watch.h"
 
 #include <atomic>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/reference.h"
@@ -16,13 +18,66 @@ namespace {
 
 // Tags also move where nobody announces it: by another process on the same database.
 constexpr absl::Duration kLookAgain = absl::Seconds(5);
+// What a replica holds outlives its stream by so long, where that ends without the replica: the
+// packager stops, and is found again or another one is.
+constexpr absl::Duration kHold = absl::Minutes(15);
+
+// Keeps the collector from what a replica serves: tags may move away from it. By pins, so that it
+// holds for every packager of the database, and over a restart. Thread-safe.
+class Hold {
+ public:
+  Hold(Packager* packager, const v1::Replica& replica)
+      : packager_(packager),
+        prefix_(absl::StrCat("replica ", replica.id(), " of ", replica.reference(), " ")) {
+    Take(replica.digest());
+  }
+  ~Hold() {
+    if (!packager_->waits_ended()) Release();
+  }
+  // `digest` in place of what was held before; empty: nothing.
+  void Take(const std::string& digest) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (digest == digest_) return;
+    const std::string before = std::exchange(digest_, digest);
+    Pin();
+    if (!before.empty()) Unpin(before);
+  }
+  void Renew() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (packager_->Now() - pinned_ > kHold / 3) Pin();
+  }
+
+ private:
+  void Pin() {
+    pinned_ = packager_->Now();
+    if (digest_.empty()) return;
+    const absl::Status status = packager_->Pin(prefix_ + digest_, {digest_}, pinned_ + kHold);
+    if (!status.ok()) spdlog::warn("{}{} cannot be held: {}", prefix_, digest_, status.ToString());
+  }
+  void Unpin(const std::string& digest) {
+    if (const absl::Status status = packager_->Unpin(prefix_ + digest); !status.ok()) {
+      spdlog::warn("{}{} is held on: {}", prefix_, digest, status.ToString());
+    }
+  }
+  void Release() {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (!digest_.empty()) Unpin(digest_);
+  }
+
+  Packager* const packager_;
+  const std::string prefix_;
+  std::mutex mutex_;
+  std::string digest_;
+  absl::Time pinned_;
+};
 
 // Sends the reference's digest whenever it is another, on a thread of its own.
 class Teller {
  public:
-  Teller(Packager* packager, std::string reference, grpc::ServerContext* context,
+  Teller(Packager* packager, std::string reference, Hold* hold, grpc::ServerContext* context,
          WatchStream* stream)
       : packager_(packager),
+        hold_(hold),
         reference_(std::move(reference)),
         context_(context),
         stream_(stream),
@@ -45,6 +100,7 @@ class Teller {
     while (!ended()) {
       seen = packager_->AwaitTagChange(seen, kLookAgain);
       if (ended()) break;
+      hold_->Renew();
       absl::StatusOr<std::string> digest = packager_->Resolve(reference_);
       if (absl::IsNotFound(digest.status())) digest = "";
       if (!digest.ok()) {
@@ -61,6 +117,7 @@ class Teller {
   }
 
   Packager* const packager_;
+  Hold* const hold_;
   const std::string reference_;
   grpc::ServerContext* const context_;
   WatchStream* const stream_;
@@ -83,8 +140,12 @@ absl::Status ServeWatch(Packager* packager, Replicas* replicas, grpc::ServerCont
   spdlog::info("replica {} of {} at {} has come", id, reference, request.replica().http_address());
   absl::Status status;
   {
-    Teller teller(packager, reference, context, stream);
-    while (stream->Read(&request)) replicas->Update(key, request.replica(), packager->Now());
+    Hold hold(packager, request.replica());
+    Teller teller(packager, reference, &hold, context, stream);
+    while (stream->Read(&request)) {
+      replicas->Update(key, request.replica(), packager->Now());
+      hold.Take(request.replica().digest());
+    }
     teller.End();
     packager->WakeWaits();
     teller.Join();

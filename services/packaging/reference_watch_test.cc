@@ -4,6 +4,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <condition_variable>
 #include <mutex>
 
@@ -68,6 +69,25 @@ class ReferenceWatchTest : public PackagerFixture {
     replica.set_state(v1::REPLICA_STATE_LOADING);
     return replica;
   }
+  // Waits until `digest` is pinned at the clock's time.
+  bool AwaitPinned(const std::string& digest) {
+    for (int i = 0; i < 3000; ++i) {
+      packager_->WakeWaits();
+      const std::vector<std::string> pins = store_->LivePins(clock_.Now()).value();
+      if (std::find(pins.begin(), pins.end(), digest) != pins.end()) return true;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return false;
+  }
+  // Collects until the package is gone.
+  bool AwaitGone(const std::string& reference) {
+    for (int i = 0; i < 3000; ++i) {
+      if (!packager_->CollectGarbage(false).ok()) return false;
+      if (absl::IsNotFound(packager_->Get(reference).status())) return true;
+      absl::SleepFor(absl::Milliseconds(10));
+    }
+    return false;
+  }
   // Waits until the packager lists `count` replicas in `state`.
   std::vector<v1::Replica> AwaitReplicas(size_t count, v1::ReplicaState state) {
     for (int i = 0; i < 3000; ++i) {
@@ -122,6 +142,37 @@ TEST_F(ReferenceWatchTest, ReplicasAreListedWhileTheyLive) {
   EXPECT_EQ(client_->ListReplicas("n:latest").value().size(), 0u);
   second.reset();
   EXPECT_EQ(AwaitReplicas(1, v1::REPLICA_STATE_SERVING).size(), 1u);
+}
+
+TEST_F(ReferenceWatchTest, WhatAReplicaServesIsNotCollected) {
+  const std::string first = Publish("first"), second = Publish("second");
+  ASSERT_TRUE(packager_->Delete("m:latest").ok());  // no tag names either now
+  AgeBlobs();
+  clock_.Advance(absl::Hours(2));
+  v1::Replica replica = Replica("m:latest", "127.0.0.1:1");
+  replica.set_digest(first);
+  replica.set_state(v1::REPLICA_STATE_SERVING);
+  Told told;
+  auto watch = PackageWatch::Start(address_, replica, told.Callback());
+  ASSERT_EQ(AwaitReplicas(1, v1::REPLICA_STATE_SERVING).size(), 1u);
+  ASSERT_TRUE(told.Await(""));  // what it said of itself has been taken by now
+  EXPECT_GT(packager_->CollectGarbage(false)->blobs, 0u);
+  EXPECT_EQ(packager_->Get("m@" + second).status().code(), absl::StatusCode::kNotFound);
+  const PackageDetails held = packager_->Get("m@" + first).value();
+  for (const Descriptor& layer : held.info.layers) EXPECT_TRUE(blobs_->Get(layer.digest).ok());
+  // It has gone over to another version: nobody needs the first one.
+  const std::string third = Publish("third");
+  replica.set_digest(third);
+  replica.set_state(v1::REPLICA_STATE_LOADING);
+  watch->Report(replica);
+  ASSERT_TRUE(packager_->Delete("m:latest").ok());
+  AgeBlobs();
+  clock_.Advance(absl::Hours(2));
+  ASSERT_TRUE(AwaitPinned(third));
+  EXPECT_TRUE(AwaitGone("m@" + first));
+  EXPECT_TRUE(packager_->Get("m@" + third).ok());
+  watch.reset();
+  EXPECT_TRUE(AwaitGone("m@" + third));
 }
 
 TEST_F(ReferenceWatchTest, ComesBackAfterThePackagerWasAway) {
