@@ -8,7 +8,6 @@
 #include <iterator>
 #include <memory>
 #include <mutex>
-#include <numeric>
 #include <random>
 #include <thread>
 
@@ -47,6 +46,25 @@ double CpuSeconds(pid_t pid) {
     return 0;
   }
   return static_cast<double>(user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+}
+
+// What the server's key/value caches hold, by its own metrics; 0 if it does not say.
+int64_t CacheBytes(int port) {
+  const std::string text = HttpClient(port).Get("/metrics").body;
+  std::map<std::string, double> used, bytes;  // by labels
+  for (const absl::string_view line : absl::StrSplit(text, '\n')) {
+    const std::pair<absl::string_view, absl::string_view> parts =
+        absl::StrSplit(line, absl::MaxSplits(' ', 1));
+    const std::pair<absl::string_view, std::string> series =
+        absl::StrSplit(parts.first, absl::MaxSplits('{', 1));
+    double value = 0;
+    if (!absl::SimpleAtod(parts.second, &value)) continue;
+    if (series.first == "shiftadd_kv_blocks_used") used[series.second] = value;
+    if (series.first == "shiftadd_kv_block_bytes") bytes[series.second] = value;
+  }
+  double sum = 0;
+  for (const auto& [labels, pages] : used) sum += pages * bytes[labels];
+  return static_cast<int64_t>(sum);
 }
 
 std::string Prompt(std::mt19937_64* random, int words) {
@@ -160,9 +178,9 @@ int64_t LoadReport::failed() const {
 
 int64_t LoadReport::rss_growth() const {
   const auto mean = [this](size_t from, size_t to) {
-    return std::accumulate(rss.begin() + static_cast<int64_t>(from),
-                           rss.begin() + static_cast<int64_t>(to), int64_t{0}) /
-           static_cast<int64_t>(to - from);
+    int64_t sum = 0;
+    for (size_t i = from; i < to; ++i) sum += rss[i] - cache[i];
+    return sum / static_cast<int64_t>(to - from);
   };
   const size_t n = rss.size();
   return n < 8 ? 0 : mean(n - n / 4, n) - mean(n / 4, n / 2);
@@ -180,12 +198,13 @@ std::string LoadReport::ToString() const {
                           static_cast<double>(tokens) / cpu_seconds);
   }
   if (rss.empty()) return text;
-  absl::StrAppend(&text, "resident memory, MB:");
+  absl::StrAppend(&text, "resident memory, MB (of which caches):");
   const size_t step = std::max<size_t>(1, rss.size() / 10);
   for (size_t i = 0; i < rss.size(); i += step) {
-    absl::StrAppendFormat(&text, " %.1f", static_cast<double>(rss[i]) / 1e6);
+    absl::StrAppendFormat(&text, " %.1f (%.1f)", static_cast<double>(rss[i]) / 1e6,
+                          static_cast<double>(cache[i]) / 1e6);
   }
-  absl::StrAppendFormat(&text, "; last quarter less second quarter: %+.2f\n",
+  absl::StrAppendFormat(&text, "; without caches, last quarter less second quarter: %+.2f\n",
                         static_cast<double>(rss_growth()) / 1e6);
   return text;
 }
@@ -218,8 +237,11 @@ LoadReport RunLoad(const LoadOptions& options) {
     }
   };
   std::thread memory([&] {
+    int64_t most = 0;  // memory of pages that go is kept for the next ones
     while (options.pid > 0 && !over && absl::Now() < end) {
+      most = std::max(most, CacheBytes(options.port));
       report.rss.push_back(ResidentBytes(options.pid));
+      report.cache.push_back(most);
       absl::SleepFor(absl::Seconds(1));
     }
   });

@@ -33,15 +33,16 @@ struct LoadReport {
   // Seconds, one a whole stream, ascending. From the request's first byte sent to the first text;
   // and from there to the end, a token.
   std::vector<double> first_token, output_token;
-  std::vector<int64_t> rss;  // bytes, one a second
-  double cpu_seconds = 0;    // of `pid`: on a busy machine tokens a second say little, these more
+  std::vector<int64_t> rss;    // bytes, one a second
+  std::vector<int64_t> cache;  // of which the most that key/value caches have held so far
+  double cpu_seconds = 0;      // of `pid`: on a busy machine tokens a second say little, these more
 
   int64_t failed() const;
   double tokens_per_second() const {
     return seconds > 0 ? static_cast<double>(tokens) / seconds : 0;
   }
-  // Bytes: the mean of the last quarter of the time over that of the second quarter. The first is
-  // for caches to fill.
+  // Bytes: the mean of the last quarter of the time over that of the second quarter, caches left
+  // out: they may fill up to their limit all the while.
   int64_t rss_growth() const;
   // For people; several lines.
   std::string ToString() const;

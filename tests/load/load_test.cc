@@ -23,7 +23,9 @@ TEST(LoadTest, NoRequestFailsBut429s) {
   EXPECT_GT(report.refused, 0) << report.ToString();
   EXPECT_EQ(report.tokens, report.answered * options.max_tokens);
   EXPECT_EQ(report.first_token.size(), static_cast<size_t>(report.answered));
-  EXPECT_FALSE(report.rss.empty());
+  ASSERT_FALSE(report.rss.empty());
+  EXPECT_GT(report.cache.back(), 0);
+  EXPECT_LT(report.cache.back(), report.rss.back());
   std::printf("%s", report.ToString().c_str());
 }
 
@@ -44,7 +46,8 @@ TEST(LoadTest, Percentiles) {
   EXPECT_EQ(Percentile({1, 2, 3, 4}, 0.95), 4);
   LoadReport report;
   report.rss = {9, 9, 1, 1, 2, 2, 5, 5};
-  EXPECT_EQ(report.rss_growth(), 4);
+  report.cache = {0, 0, 0, 0, 0, 0, 3, 3};
+  EXPECT_EQ(report.rss_growth(), 1);
 }
 
 }  // namespace

@@ -39,7 +39,8 @@ int Parse(int argc, char** argv, Flags* flags) {
   app.add_option("--package-dir", flags->package_dir, "OCI image layout that holds it");
   app.add_option("--server-flag", flags->server, "A flag for the server, repeatable: --queue=64");
   app.add_option("--max-growth-mb", flags->max_growth,
-                 "Fail if resident memory grows by more between the second and last quarter");
+                 "Fail if resident memory without key/value caches grows by more between the "
+                 "second and last quarter");
   CLI11_PARSE(app, argc, argv);
   flags->load.duration = absl::Seconds(flags->seconds);
   return -1;
