@@ -70,6 +70,13 @@ void GgufHeader::Add(absl::string_view key, const std::vector<int32_t>& values) 
   for (const int32_t value : values) Put(value, &pairs_);
 }
 
+void GgufHeader::Add(absl::string_view key, const std::vector<float>& values) {
+  AddKey(key, kArray);
+  Put<uint32_t>(kFloat32, &pairs_);
+  Put<uint64_t>(values.size(), &pairs_);
+  for (const float value : values) Put(value, &pairs_);
+}
+
 void GgufHeader::AddTensor(absl::string_view name, const std::vector<int64_t>& shape, bool half) {
   PutString(name, &tensors_);
   Put(static_cast<uint32_t>(shape.size()), &tensors_);

@@ -21,12 +21,15 @@ class GgufHeader {
   void Add(absl::string_view key, bool value);
   void Add(absl::string_view key, const std::vector<std::string>& values);
   void Add(absl::string_view key, const std::vector<int32_t>& values);
+  void Add(absl::string_view key, const std::vector<float>& values);
   // `shape` row-major, outermost first. F16 or else F32. The data follow in the order of the calls,
   // each padded to kGgufAlignment.
   void AddTensor(absl::string_view name, const std::vector<int64_t>& shape, bool half);
 
   // All of it, padded: the data start behind.
   std::string Finish() const;
+  // Of the tensors so far, each padded.
+  uint64_t data_bytes() const { return offset_; }
 
  private:
   void AddKey(absl::string_view key, uint32_t type);
