@@ -54,13 +54,16 @@ class Test:
         self.count("blobs freed", int(freed.get("blobs", 0)))
 
     def publish(self, number):
-        """A package comes, is there whole, and goes again."""
+        """A package comes, is there whole, and goes again: now and then for long enough to be collected."""
         name = f"passing:v{number % 3}"
         self.shiftadd("pull", str(self.work / "layout"), "golden:v1")
         self.shiftadd("tag", "golden:v1", name)
         self.shiftadd("rm", "golden:v1")
         self.shiftadd("push", name, str(self.work / f"copy-{number % 2}"))
+        self.shiftadd("rm", name)
         self.count("packages published")
+        if number % 3 == 2:
+            self.over.wait(7)
 
     def move(self, number):
         """A tag goes to and fro between the two jobs' packages."""
