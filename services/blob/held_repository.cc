@@ -23,6 +23,11 @@ constexpr char kEmptyType[] = "application/vnd.oci.empty.v1+json";
 constexpr char kEmpty[] = "{}";
 constexpr char kHeldType[] = "application/octet-stream";
 constexpr char kHoldTag[] = "blob-";
+// What docker-registry says of a blob that was there a moment ago, while another client uploads it
+// too: of the empty one, which every manifest names, in a fresh repository.
+constexpr char kBlobUnknown[] = "MANIFEST_BLOB_UNKNOWN";
+constexpr int kAttempts = 5;
+constexpr absl::Duration kPause = absl::Milliseconds(100);
 constexpr char kPutTime[] = "vnd.shiftadd.put-time";  // nanoseconds since 1970
 constexpr char kSha256[] = "sha256:";
 
@@ -59,7 +64,8 @@ absl::Status HeldRepository::NotFound(const std::string& digest) const {
 }
 
 absl::Status HeldRepository::NeedEmptyBlob() {
-  if (has_empty_blob_.load()) return absl::OkStatus();
+  const std::lock_guard<std::mutex> lock(empty_blob_mutex_);
+  if (has_empty_blob_) return absl::OkStatus();
   SA_RETURN_IF_ERROR(client_->PutBlob(name_, Sha256Digest(kEmpty), kEmpty).status());
   has_empty_blob_ = true;
   return absl::OkStatus();
@@ -75,7 +81,13 @@ absl::Status HeldRepository::PutTagged(const std::string& tag, const json& layer
   // The specification wants a layer.
   if (layers.empty()) manifest["layers"] = json::array({empty});
   manifest["annotations"] = annotations;
-  return client_->PutManifest(name_, tag, kManifest, manifest.dump());
+  absl::Status status;
+  for (int attempt = 0; attempt < kAttempts; ++attempt) {
+    if (attempt > 0) absl::SleepFor(kPause);
+    status = client_->PutManifest(name_, tag, kManifest, manifest.dump());
+    if (!absl::StrContains(status.message(), kBlobUnknown)) break;
+  }
+  return status;
 }
 
 absl::Status HeldRepository::Put(const std::string& digest, absl::string_view data) {

@@ -2,9 +2,9 @@
 #ifndef SHIFTADD_SERVICES_BLOB_HELD_REPOSITORY_H_
 #define SHIFTADD_SERVICES_BLOB_HELD_REPOSITORY_H_
 
-#include <atomic>
 #include <cstdint>
 #include <map>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -54,7 +54,10 @@ class HeldRepository {
 
   RegistryClient* const client_;
   const std::string name_;
-  std::atomic<bool> has_empty_blob_{false};
+  // One upload of the empty blob at a time: of two, docker-registry can lose the first's in
+  // between.
+  std::mutex empty_blob_mutex_;
+  bool has_empty_blob_ = false;
 };
 
 }  // namespace shiftadd::blob

@@ -7,6 +7,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -72,6 +73,23 @@ class Registry : public ::testing::Test {
                                                 hex.substr(0, 2), "/", hex, "/data"));
   }
 };
+
+TEST_F(Registry, ManyClientsBeginAFreshRepositoryAtOnce) {
+  const auto registry = Start();
+  for (int round = 0; round < 5; ++round) {
+    std::vector<std::thread> clients;
+    for (int c = 0; c < 8; ++c) {
+      clients.emplace_back([&, c] {
+        const auto store =
+            OpenRegistry(absl::StrCat(registry->url(), "/fresh/r", round), Options()).value();
+        const auto digest = store->Put(absl::StrCat("blob ", c));
+        ASSERT_TRUE(digest.ok()) << digest.status();
+        EXPECT_TRUE(store->Get(*digest).ok());
+      });
+    }
+    for (std::thread& client : clients) client.join();
+  }
+}
 
 TEST_F(Registry, ItsOwnCollectionSparesWhatTheStoreHoldsAndTakesTheRest) {
   const auto registry = Start();
