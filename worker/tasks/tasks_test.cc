@@ -2,6 +2,7 @@
 #include "worker/tasks/tasks.h"
 
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 
 #include <cstdlib>
 #include <filesystem>
@@ -242,6 +243,27 @@ TEST_F(TasksTest, SourcesOutsideTheRootsAreRefused) {
   context_.set_source("file://" + dir_ + "/absent");
   EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
             absl::StatusCode::kNotFound);
+  // Dots and links are looked through before they are judged.
+  context_.set_source("file://" + dir_ + "/other/../tiny");
+  EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  // A folder inside with a file that leads out.
+  std::filesystem::create_directories(dir_ + "/other/mixed");
+  for (const auto& entry : std::filesystem::directory_iterator(dir_ + "/tiny")) {
+    std::filesystem::create_symlink(entry.path(),
+                                    dir_ + "/other/mixed/" + entry.path().filename().string());
+  }
+  context_.set_source("file://" + dir_ + "/other/mixed");
+  const absl::Status mixed = Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status();
+  EXPECT_EQ(mixed.code(), absl::StatusCode::kPermissionDenied) << mixed;
+  EXPECT_NE(mixed.message().find("/other/mixed/"), std::string::npos) << mixed;
+  // Device files and pipes are neither read nor waited for.
+  std::filesystem::create_symlink("/dev/zero", dir_ + "/other/zero.gguf");
+  EXPECT_EQ(mkfifo((dir_ + "/other/pipe.gguf").c_str(), 0600), 0);
+  for (const char* name : {"/other/zero.gguf", "/other/pipe.gguf"}) {
+    context_.set_source("file://" + dir_ + name);
+    EXPECT_FALSE(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).ok()) << name;
+  }
 }
 
 TEST_F(TasksTest, ABlockHasTheSameBytesFromHeldActivationsBoundariesAndTheEmbedding) {
