@@ -42,4 +42,14 @@ print(f"compose-spec: {len(names)} services, ok")
 PY
   checked=1
 fi
+if command -v systemd-analyze >/dev/null; then
+  for unit in "$deploy"/systemd/*.service; do
+    # The daemons are not installed here: only their absence may be complained of.
+    complaints=$(systemd-analyze verify "$unit" 2>&1 | grep -v 'is not executable: No such file' || true)
+    [ -z "$complaints" ] || { echo "$complaints"; exit 1; }
+    systemd-analyze security --offline=true --threshold=20 --no-pager "$unit" >"$work/security" || { cat "$work/security"; exit 1; }
+    tail -1 "$work/security"
+  done
+  checked=1
+fi
 [ $checked = 1 ] || { echo "skipped: no hadolint, kubernetes-validate or compose-spec"; exit 77; }

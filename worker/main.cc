@@ -11,13 +11,16 @@
 
 #include "absl/strings/str_cat.h"
 #include "kernels/build_info.h"
+#include "services/access/security_flags.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
+#include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/failover.h"
+#include "services/rpc/security.h"
 #include "worker/machine/bench.h"
 #include "worker/machine/bench_flags.h"
 #include "worker/machine/device_metrics.h"
@@ -44,7 +47,7 @@ struct Flags {
   std::string bench;
   BenchOptions bench_options;
   int share_device = 0;
-  bool insecure = false;
+  access::SecurityFlags security;
 };
 
 uint64_t MachineMemory() {
@@ -105,7 +108,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--log-level", flags->log_level, "trace, debug, info, warn or error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
-  app->add_flag("--insecure-i-know", flags->insecure, "Serve plain HTTP beyond loopback");
+  access::AddServerSecurityFlags(app, &flags->security);
+  app->add_flag("--insecure-i-know", flags->security.insecure, "Serve plain HTTP beyond loopback");
   app->set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
 }
 
@@ -147,6 +151,13 @@ int Run(const Flags& flags) {
     return 2;
   }
   InitLogging("worker", flags.log_level);
+  const auto protection = access::Protect(flags.security);
+  if (!protection.ok()) return Fail(protection.status());
+  if (const absl::Status status =
+          rpc::SetClientSecurity({flags.security.tls, flags.security.token_file});
+      !status.ok()) {
+    return Fail(status);
+  }
   const auto device = ChooseDevice(flags.device, flags.share_device > 0);
   if (!device.ok()) return Fail(device.status());
   auto store = OpenBlobStore(flags.blobs);
@@ -178,8 +189,7 @@ int Run(const Flags& flags) {
   LeaseLoop loop(identity, &coordinators, &runner, &worker_metrics);
 
   http::HttpServerOptions http_options;
-  http_options.address = flags.http;
-  http_options.insecure_beyond_loopback = flags.insecure;
+  http::Protect(flags.http, *protection, &http_options);
   auto server =
       http::HttpServer::Start(http_options, metrics::DaemonRoutes(
                                                 registry, [&loop] { return loop.NotReadyReason(); },

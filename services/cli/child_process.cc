@@ -170,7 +170,7 @@ std::string OwnBinDir() {
 
 absl::StatusOr<std::string> FindBinary(const std::string& name) {
   const std::string path = absl::StrCat(OwnBinDir(), "/", name);
-  if (access(path.c_str(), X_OK) == 0) return path;
+  if (::access(path.c_str(), X_OK) == 0) return path;
   return absl::NotFoundError(absl::StrCat(
       path, " is not there or not executable: build or install ", name, " beside shiftadd"));
 }

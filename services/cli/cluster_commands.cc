@@ -17,10 +17,12 @@
 #include "services/cli/detach.h"
 #include "services/cli/endpoints.h"
 #include "services/cli/http_probe.h"
+#include "services/cli/security.h"
 #include "services/cli/servers.h"
 #include "services/cli/supervisor.h"
 #include "services/cli/table.h"
 #include "services/packaging/package_client.h"
+#include "services/rpc/security.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -104,6 +106,26 @@ int Up(Context& context, UpOptions options, bool foreground) {
   for (std::string& root : options.source_roots) root = fs::absolute(root).string();
   if (!options.blobs.empty() && !absl::StrContains(options.blobs, "://")) {
     options.blobs = fs::absolute(options.blobs).string();
+  }
+  options.certs = context.certs;
+  if (!options.tokens.empty()) {
+    options.tokens = fs::absolute(options.tokens).string();
+    if (options.certs.empty()) {
+      return Report(context, absl::InvalidArgumentError(
+                                 "--tokens: expected --certs too: the daemons themselves have "
+                                 "certificates and no tokens"));
+    }
+  }
+  if (!options.certs.empty()) {
+    const absl::Status certs = CheckCerts(options.certs, {"coordinator", "packager", "worker"});
+    if (!certs.ok()) return Report(context, certs);
+  }
+  // The cluster's own, not that of one which was here before.
+  if (const absl::Status status =
+          rpc::SetClientSecurity(options.certs.empty() ? rpc::ClientSecurity()
+                                                       : rpc::ClientSecurity{context.security.tls});
+      !status.ok()) {
+    return Report(context, status);
   }
   std::error_code error;
   fs::create_directories(options.data_dir + "/logs", error);
@@ -269,6 +291,9 @@ void AddClusterCommands(CLI::App& app, Context& context) {
                  "Blob store: a folder, or http[s]://HOST[:PORT]/PREFIX, an OCI registry (default "
                  "DATA_DIR/store)")
       ->envname("SHIFTADD_UP_BLOBS");
+  up->add_option("--tokens", options->tokens,
+                 "File of hashed tokens that are let in besides certificates (`shiftadd token` "
+                 "writes it); needs --certs");
   auto* fore = up->add_flag("--foreground", *foreground, "Stay, and stop the cluster at the end");
   up->add_flag("--detach", *detach, "Go to the background once all is ready (default)")
       ->excludes(fore);

@@ -26,6 +26,7 @@ void AddGenerateCommand(CLI::App& app, Context& context);   // generate
 void AddTransferCommands(CLI::App& app, Context& context);  // push, pull
 void AddSignCommands(CLI::App& app, Context& context);      // sign, verify
 void AddExportCommand(CLI::App& app, Context& context);     // export
+void AddTokenCommand(CLI::App& app, Context& context);      // token
 
 // Flags that several groups share.
 void AddCoordinatorFlag(CLI::App* command, Context& context);

@@ -7,6 +7,7 @@
 #include <string>
 
 #include "absl/status/status.h"
+#include "services/access/security_flags.h"
 
 namespace shiftadd::cli {
 
@@ -28,6 +29,8 @@ struct Context {
   std::string packager;
   std::string data_dir;
   bool json = false;
+  access::SecurityFlags security;
+  std::string certs;  // folder as deploy/certs.sh fills it
 
   // Set by the subcommand that was parsed; its result is the exit code.
   std::function<int()> action;

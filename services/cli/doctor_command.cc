@@ -49,7 +49,7 @@ void CheckDisk(DoctorFindings* findings) {
   struct statvfs disk = {};
   if (statvfs(folder.c_str(), &disk) == 0)
     findings->disk_free_bytes = uint64_t{disk.f_bavail} * disk.f_frsize;
-  if (access(folder.c_str(), W_OK | X_OK) != 0)
+  if (::access(folder.c_str(), W_OK | X_OK) != 0)
     findings->data_dir_fault = absl::StrCat(folder, " cannot be written: ", std::strerror(errno));
 }
 

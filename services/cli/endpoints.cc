@@ -57,10 +57,9 @@ std::string DataDir(const Context& context) {
 std::string ClusterFile(const std::string& data_dir) { return data_dir + "/cluster.json"; }
 
 absl::Status WriteCluster(const std::string& data_dir, const ClusterInfo& cluster) {
-  Json json = {{"pid", cluster.pid},
-               {"coordinator", cluster.coordinator},
-               {"packager", cluster.packager},
-               {"blobs", cluster.blobs},
+  Json json = {{"pid", cluster.pid},           {"coordinator", cluster.coordinator},
+               {"packager", cluster.packager}, {"blobs", cluster.blobs},
+               {"certs", cluster.certs},       {"tokens", cluster.tokens},
                {"daemons", Json::array()}};
   for (const DaemonInfo& daemon : cluster.daemons) {
     json["daemons"].push_back({{"name", daemon.name},
@@ -83,6 +82,8 @@ absl::StatusOr<ClusterInfo> ReadCluster(const std::string& data_dir) {
     cluster.coordinator = json.at("coordinator").get<std::string>();
     cluster.packager = json.at("packager").get<std::string>();
     cluster.blobs = json.at("blobs").get<std::string>();
+    cluster.certs = json.value("certs", "");
+    cluster.tokens = json.value("tokens", "");
     for (const Json& item : json.at("daemons")) {
       DaemonInfo daemon;
       daemon.name = item.at("name").get<std::string>();

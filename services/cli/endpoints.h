@@ -26,7 +26,9 @@ struct ClusterInfo {
   int pid = 0;  // of the supervisor
   std::string coordinator;
   std::string packager;
-  std::string blobs;  // folder of the blob store
+  std::string blobs;   // folder of the blob store
+  std::string certs;   // --certs of `up`; empty: plain text
+  std::string tokens;  // --tokens of `up`
   std::vector<DaemonInfo> daemons;
 };
 

@@ -9,8 +9,8 @@
 
 namespace shiftadd::cli {
 
-// GET http://ADDRESS/ready. OK for status 200; UNAVAILABLE with the answer's text, or why there is
-// none.
+// GET http://ADDRESS/ready, or https if this program speaks TLS to the daemons. OK for status 200;
+// UNAVAILABLE with the answer's text, or why there is none.
 absl::Status ProbeReady(const std::string& address, absl::Duration timeout = absl::Seconds(2));
 
 }  // namespace shiftadd::cli

@@ -25,6 +25,7 @@ bool Arrived() {
 
 int main(int argc, char** argv) {
   std::signal(SIGPIPE, SIG_IGN);  // a reader that leaves ends the output, not the job
+  setenv("GRPC_VERBOSITY", "none", /*overwrite=*/0);  // what fails is said once, in our words
   const char* term = std::getenv("TERM");
   const char* no_color = std::getenv("NO_COLOR");
   shiftadd::cli::Context context{std::cout, std::cerr};

@@ -3,6 +3,7 @@
 
 #include "services/base/version.h"
 #include "services/cli/commands.h"
+#include "services/cli/security.h"
 
 namespace shiftadd::cli {
 
@@ -59,6 +60,9 @@ int Run(std::vector<std::string> arguments, Context& context) {
   app.footer(
       "Exit codes: 0 ok, 1 failed, 2 usage, 3 a daemon is unreachable. `shiftadd COMMAND --help` "
       "tells more.");
+  // The security flags may stand behind the command too.
+  app.fallthrough();
+  AddSecurityFlags(app, context);
   AddClusterCommands(app, context);
   AddDoctorCommand(app, context);
   AddSubmitCommand(app, context);
@@ -73,12 +77,16 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddSignCommands(app, context);
   AddExportCommand(app, context);
   AddBenchCommand(app, context);
+  AddTokenCommand(app, context);
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     app.parse(arguments);
   } catch (const CLI::ParseError& e) {
     const int code = app.exit(e, context.out, context.err);
     return code == 0 ? kExitOk : kExitUsage;
+  }
+  if (const absl::Status status = ApplySecurity(context); !status.ok()) {
+    return Report(context, status);
   }
   return context.action();
 }

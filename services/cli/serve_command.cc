@@ -20,8 +20,10 @@
 #include "services/cli/files.h"
 #include "services/cli/http_probe.h"
 #include "services/cli/reference.h"
+#include "services/cli/security.h"
 #include "services/cli/servers.h"
 #include "services/packaging/package_client.h"
+#include "services/rpc/security.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -41,6 +43,9 @@ struct ServeOptions {
   int timeout_seconds = 120;  // until /ready
 };
 
+// A server of this program's has TLS if the cluster has.
+const char* Scheme() { return rpc::ClientTls().empty() ? "http://" : "https://"; }
+
 // How a start is tried: what to run, where its log is, and who it will be.
 struct Start {
   ServerInfo server;
@@ -56,11 +61,14 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
   SA_ASSIGN_OR_RETURN(const std::string packager, PackagerAddress(context));
   SA_ASSIGN_OR_RETURN(start.server.digest,
                       PackageClient::Connect(packager)->Resolve(start.server.reference));
-  std::string blobs = options.blobs;
-  if (blobs.empty()) {
-    const absl::StatusOr<ClusterInfo> cluster = ReadCluster(start.data_dir);
-    blobs = cluster.ok() ? cluster->blobs : start.data_dir + "/store";
+  std::string blobs = options.blobs, certs = context.certs, tokens;
+  const absl::StatusOr<ClusterInfo> cluster = ReadCluster(start.data_dir);
+  if (blobs.empty()) blobs = cluster.ok() ? cluster->blobs : start.data_dir + "/store";
+  if (cluster.ok() && (certs.empty() || certs == cluster->certs)) {
+    certs = cluster->certs;
+    tokens = cluster->tokens;
   }
+  if (!certs.empty()) SA_RETURN_IF_ERROR(CheckCerts(certs, {"server"}));
   std::error_code error;
   if (!absl::StrContains(blobs, "://")) blobs = fs::absolute(blobs).string();  // no registry
   for (const char* folder : {"/logs", "/run"})
@@ -84,6 +92,7 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
   const auto pass = [&start](std::initializer_list<std::string> words) {
     start.child.command.insert(start.child.command.end(), words);
   };
+  for (const std::string& argument : SecurityArguments(certs, tokens, "server")) pass({argument});
   if (!options.device.empty()) pass({"--device", options.device});
   if (options.batch_invariant) pass({"--batch-invariant"});
   if (options.threads > 0) pass({"--threads", absl::StrCat(options.threads)});
@@ -166,7 +175,7 @@ absl::StatusOr<bool> IsServed(Context& context, const Start& start, int port) {
                        running.pid, "): stop it, or name another --port"));
     }
     if (ProbeReady(running.http).ok()) {
-      context.out << "already serving " << running.reference << " at http://" << running.http
+      context.out << "already serving " << running.reference << " at " << Scheme() << running.http
                   << "\n";
       return true;
     }
@@ -190,7 +199,7 @@ int Serve(Context& context, const ServeOptions& options) {
   absl::Status status = AwaitReady(*start, absl::Seconds(options.timeout_seconds));
   if (status.ok()) status = WriteServer(start->data_dir, start->server);
   if (!status.ok()) return Report(context, status);
-  context.out << "serving " << start->server.reference << " at http://" << start->server.http
+  context.out << "serving " << start->server.reference << " at " << Scheme() << start->server.http
               << " (OpenAI API) and " << start->server.grpc << " (gRPC), pid " << *pid << "\n"
               << std::flush;
   return options.detach ? kExitOk : StayWith(context, *start);

@@ -24,6 +24,7 @@
 #include "services/cli/child_process.h"
 #include "services/cli/files.h"
 #include "services/cli/http_probe.h"
+#include "services/cli/security.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -50,6 +51,9 @@ uint64_t MemoryMib(const UpOptions& options) {
       static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   return std::max<uint64_t>(1, (bytes >> 20) / static_cast<uint64_t>(std::max(1, options.workers)));
 }
+
+// worker-1 is a worker.
+std::string RoleOf(const std::string& daemon) { return daemon.substr(0, daemon.find('-')); }
 
 // `address` if it is known, else any loopback port.
 std::string Or(const std::string& address) { return address.empty() ? Loopback(0) : address; }
@@ -140,6 +144,10 @@ absl::Status Supervisor::Launch(Daemon& daemon) {
   SA_ASSIGN_OR_RETURN(std::string binary, FindBinary(daemon.binary));
   child.command.push_back(std::move(binary));
   for (std::string& argument : daemon.arguments()) child.command.push_back(std::move(argument));
+  for (std::string& argument :
+       SecurityArguments(options_.certs, options_.tokens, RoleOf(daemon.info.name))) {
+    child.command.push_back(std::move(argument));
+  }
   child.command.insert(child.command.end(), {"--port-file", PortFileOf(daemon)});
   child.log = LogOf(daemon);
   std::error_code error;
@@ -215,7 +223,8 @@ absl::Status Supervisor::Start() {
     SA_RETURN_IF_ERROR(AwaitReady(daemon));
     say_(absl::StrCat(daemon.info.name,
                       " is ready: ", daemon.has_grpc ? absl::StrCat(daemon.info.grpc, ", ") : "",
-                      "http://", daemon.info.http, ", pid ", daemon.info.pid));
+                      options_.certs.empty() ? "http://" : "https://", daemon.info.http, ", pid ",
+                      daemon.info.pid));
   }
   return WriteEndpoints();
 }
@@ -226,6 +235,8 @@ absl::Status Supervisor::WriteEndpoints() const {
   cluster.packager = daemons_[0].info.grpc;
   cluster.coordinator = daemons_[1].info.grpc;
   cluster.blobs = blobs_;
+  cluster.certs = options_.certs;
+  cluster.tokens = options_.tokens;
   for (const Daemon& daemon : daemons_) cluster.daemons.push_back(daemon.info);
   return WriteCluster(options_.data_dir, cluster);
 }

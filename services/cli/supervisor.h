@@ -25,6 +25,8 @@ struct UpOptions {
   int packager_port = -1;
   std::vector<std::string> source_roots;  // empty = "/"
   std::string blobs;                      // a folder or a registry; empty = data_dir/store
+  std::string certs;                      // absolute; empty = plain text
+  std::string tokens;                     // absolute; empty = none
 };
 
 // When a child that died is started again.

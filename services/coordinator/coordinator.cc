@@ -80,6 +80,35 @@ void Coordinator::CheckRequestId(const std::string& id, std::vector<FieldFault>*
   if (!good) faults->push_back({"request_id", "expected up to 64 letters, digits, _ and -"});
 }
 
+absl::Status Coordinator::CheckQuota(const std::string& owner, const std::string& request_id,
+                                     const std::string& fingerprint) {
+  if (options_.max_jobs <= 0 && options_.max_jobs_per_owner <= 0) return absl::OkStatus();
+  if (!request_id.empty()) {
+    SA_ASSIGN_OR_RETURN(const auto made, store_->FindRequest(owner, request_id, fingerprint));
+    if (made.has_value()) return absl::OkStatus();
+  }
+  int all = 0;
+  SA_ASSIGN_OR_RETURN(const auto counts, store_->CountJobs());
+  for (const auto& [state, count] : counts) all += IsTerminal(state) ? 0 : count;
+  if (options_.max_jobs > 0 && all >= options_.max_jobs) {
+    return absl::ResourceExhaustedError(absl::StrCat(
+        all, " jobs have not ended, at most ", options_.max_jobs, " may (--max-jobs): try later"));
+  }
+  if (options_.max_jobs_per_owner <= 0 || all < options_.max_jobs_per_owner) {
+    return absl::OkStatus();
+  }
+  int own = 0;
+  SA_ASSIGN_OR_RETURN(const std::vector<std::string> ids, store_->JobsNeedingWork());
+  for (const std::string& id : ids) {
+    const absl::StatusOr<JobRecord> record = store_->GetJob(id);
+    if (record.ok() && record->job.owner() == owner && !IsTerminal(record->job.state())) ++own;
+  }
+  if (own < options_.max_jobs_per_owner) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(owner, " has ", own, " jobs that have not ended, at most ",
+                   options_.max_jobs_per_owner, " may be one owner's (--max-jobs-per-owner)"));
+}
+
 absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
                                             const std::string& owner,
                                             std::vector<FieldFault>* faults) {
@@ -99,6 +128,7 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   job.request_id = request.request_id();
   job.fingerprint = Fingerprint(request);
   job.quantizer_version = options_.quantizer_version;
+  SA_RETURN_IF_ERROR(CheckQuota(owner, job.request_id, job.fingerprint));
   SA_ASSIGN_OR_RETURN(JobRecord record, store_->CreateJob(job));
   if (record.job.job_id() == job.job.job_id()) {
     spdlog::info("{}: submitted by {}: {}", record.job.job_id(), owner, job.job.spec().source());

@@ -35,6 +35,9 @@ struct CoordinatorOptions {
   // Workers of another one idle, and jobs that another one has begun fail: their candidates would
   // not be of one kind.
   std::string quantizer_version = QuantizerVersion();
+  // Jobs that have not ended: of all, and of one owner. Beyond: RESOURCE_EXHAUSTED; 0: no limit.
+  int max_jobs = 0;
+  int max_jobs_per_owner = 0;
   Observer observer;
 };
 
@@ -99,6 +102,9 @@ class Coordinator {
     std::string last_fault;
   };
 
+  // Whether `owner` may have one job more; a request that made its job already may be repeated.
+  absl::Status CheckQuota(const std::string& owner, const std::string& request_id,
+                          const std::string& fingerprint);
   static void CheckRequestId(const std::string& id, std::vector<FieldFault>* faults);
   // The packager's sizes, each asked for once.
   BlobSizes Sizes();

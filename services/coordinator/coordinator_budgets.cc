@@ -120,6 +120,7 @@ absl::StatusOr<v1::Job> Coordinator::PublishBudget(const v1::PublishBudgetReques
   SA_ASSIGN_OR_RETURN(std::optional<JobRecord> known,
                       store_->FindRequest(owner, child.request_id, child.fingerprint));
   if (known.has_value()) return WithProgress(*std::move(known));
+  SA_RETURN_IF_ERROR(CheckQuota(owner, child.request_id, child.fingerprint));
 
   SA_ASSIGN_OR_RETURN(const JobView parent, JobView::Read(store_, request.job_id()));
   v1::JobSpec spec = ChildSpec(parent.job(), request);

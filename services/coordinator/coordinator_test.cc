@@ -585,6 +585,39 @@ TEST(Workers, ResultsThatDoNotAnswerTheTaskAreRefused) {
   EXPECT_TRUE(cluster.Complete("w0", *task).ok());
 }
 
+TEST(Submit, SoManyJobsMayBeUnfinishedAndSoManyOfOneOwner) {
+  SimulatedCluster cluster;
+  CoordinatorOptions options;
+  options.max_jobs = 3;
+  options.max_jobs_per_owner = 2;
+  Coordinator core(cluster.store.get(), &cluster.publisher, cluster.scratch.get(),
+                   cluster.clock.get(), options);
+  std::vector<FieldFault> faults;
+  int number = 0;
+  const auto submit = [&](const std::string& owner) {
+    v1::SubmitJobRequest request = SimulatedCluster::Request();
+    request.set_request_id(absl::StrCat("r", number++));
+    return core.Submit(request, owner, &faults);
+  };
+  const auto first = submit("ann");
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(submit("ann").ok());
+  const auto third = submit("ann");
+  EXPECT_EQ(third.status().code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(third.status().message().find("ann has 2 jobs"), std::string::npos) << third.status();
+  ASSERT_TRUE(submit("bob").ok());
+  EXPECT_EQ(submit("eve").status().code(), StatusCode::kResourceExhausted);
+  // What was taken before is answered again.
+  v1::SubmitJobRequest again = SimulatedCluster::Request();
+  again.set_request_id("r0");
+  const auto repeated = core.Submit(again, "ann", &faults);
+  ASSERT_TRUE(repeated.ok()) << repeated.status();
+  EXPECT_EQ(repeated->job_id(), first->job_id());
+  // And a job that has ended makes room.
+  ASSERT_TRUE(core.Cancel(first->job_id()).ok());
+  EXPECT_TRUE(submit("ann").ok());
+}
+
 TEST(Submit, IsIdempotentByRequestId) {
   SimulatedCluster cluster;
   auto request = SimulatedCluster::Request();

@@ -6,6 +6,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "services/access/security_flags.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
@@ -16,8 +17,10 @@
 #include "services/coordinator/grpc_publisher.h"
 #include "services/coordinator/services.h"
 #include "services/http/http_server.h"
+#include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 #include "services/store/await_server.h"
 #include "services/store/job_store.h"
 #include "services/store/timed_job_store.h"
@@ -36,7 +39,9 @@ struct Flags {
   std::string port_file;
   std::string log_level = "info";
   double lease_seconds = 30;
-  bool insecure = false;
+  int max_jobs = 1000;
+  int max_jobs_per_owner = 500;
+  access::SecurityFlags security;
 };
 
 void DefineFlags(CLI::App* app, Flags* f) {
@@ -76,13 +81,23 @@ void DefineFlags(CLI::App* app, Flags* f) {
       ->envname("SHIFTADD_LEASE_SECONDS")
       ->check(CLI::Range(1.0, 3600.0))
       ->capture_default_str();
+  app->add_option("--max-jobs", f->max_jobs, "Jobs that may wait or run; 0: no limit")
+      ->envname("SHIFTADD_MAX_JOBS")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
+  app->add_option("--max-jobs-per-owner", f->max_jobs_per_owner,
+                  "The same of one certificate's or token's name; 0: no limit")
+      ->envname("SHIFTADD_MAX_JOBS_PER_OWNER")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
   app->add_option("--port-file", f->port_file,
                   "Write the gRPC port and the HTTP port to this file, one a line, once serving");
   app->add_option("--log-level", f->log_level, "trace, debug, info, warn or error")
       ->envname("SHIFTADD_LOG_LEVEL")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
-  app->add_flag("--insecure-i-know", f->insecure,
+  access::AddServerSecurityFlags(app, &f->security);
+  app->add_flag("--insecure-i-know", f->security.insecure,
                 "Listen beyond loopback without TLS: whoever reaches the port may do anything");
 }
 
@@ -131,6 +146,8 @@ absl::Status BackUp(const Flags& flags) {
 }
 
 absl::Status Serve(const Flags& flags) {
+  SA_ASSIGN_OR_RETURN(const access::Protection protection, access::Protect(flags.security));
+  SA_RETURN_IF_ERROR(rpc::SetClientSecurity({flags.security.tls, flags.security.token_file}));
   StorePolicy policy;
   policy.lease = absl::Seconds(flags.lease_seconds);
   const auto registry = std::make_shared<prometheus::Registry>();
@@ -147,17 +164,18 @@ absl::Status Serve(const Flags& flags) {
 
   CoordinatorOptions options;
   options.lease = policy.lease;
+  options.max_jobs = flags.max_jobs;
+  options.max_jobs_per_owner = flags.max_jobs_per_owner;
   options.observer = metrics.MakeObserver();
   Coordinator core(store.get(), publisher.get(), scratch.get(), &clock, options);
 
   StopFlag stop = false;
-  JobServiceHandler jobs(&core, &metrics, &stop);
+  JobServiceHandler jobs(&core, &metrics, &stop, protection.access.get());
   TaskServiceHandler tasks(&core, &metrics, &stop);
-  SA_ASSIGN_OR_RETURN(auto server,
-                      rpc::Server::Start({flags.listen, flags.insecure}, {&jobs, &tasks}));
+  SA_ASSIGN_OR_RETURN(
+      auto server, rpc::Server::Start(rpc::Protected(flags.listen, protection), {&jobs, &tasks}));
   http::HttpServerOptions http_options;
-  http_options.address = flags.http;
-  http_options.insecure_beyond_loopback = flags.insecure;
+  http::Protect(flags.http, protection, &http_options);
   const auto ready = [&]() -> std::string {
     const auto counts = store->CountJobs();
     return counts.ok() ? "" : counts.status().ToString();

@@ -2,8 +2,11 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/access/audit.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -41,7 +44,15 @@ grpc::Status CallWithFaults(const char* method, CoordinatorMetrics* metrics, T* 
   });
 }
 
-std::string OwnerOf(const grpc::ServerContext& context) {
+}  // namespace
+
+std::string JobServiceHandler::OwnerOf(const grpc::ServerContext& context) const {
+  if (access_ != nullptr && access_->required()) {
+    const absl::StatusOr<access::Caller> caller = rpc::CallerOf(context, access_);
+    // It was let in a moment ago; a token that has been withdrawn meanwhile owns nothing new.
+    return caller.ok() ? caller->name : "unknown";
+  }
+  // Nobody is asked who he is: a name is only a label that jobs are shared out by.
   const auto& metadata = context.client_metadata();
   const auto found = metadata.find("x-shiftadd-owner");
   if (found == metadata.end() || found->second.empty() || found->second.size() > 200) {
@@ -50,12 +61,32 @@ std::string OwnerOf(const grpc::ServerContext& context) {
   return {found->second.data(), found->second.size()};
 }
 
-}  // namespace
+absl::Status JobServiceHandler::ChangeJob(const grpc::ServerContext& context, const char* action,
+                                          const std::string& job_id,
+                                          const std::function<absl::Status()>& change) {
+  const absl::StatusOr<access::Caller> caller = rpc::CallerOf(context, access_);
+  if (!caller.ok()) return caller.status();
+  absl::Status status;
+  if (!caller->roles.Has(access::Role::kAdmin)) {
+    const absl::StatusOr<v1::Job> job = core_->Get(job_id);
+    if (!job.ok()) return job.status();
+    if (job->owner() != caller->name) {
+      status = absl::PermissionDeniedError(
+          absl::StrCat(job_id, " belongs to ", job->owner(), ": ", caller->name, " is no admin"));
+    }
+  }
+  if (status.ok()) status = change();
+  access::Audit(caller->name, action, job_id, status);
+  return status;
+}
 
 grpc::Status JobServiceHandler::SubmitJob(grpc::ServerContext* context,
                                           const v1::SubmitJobRequest* request, v1::Job* response) {
   return CallWithFaults("SubmitJob", metrics_, response, [&](std::vector<FieldFault>* faults) {
-    return core_->Submit(*request, OwnerOf(*context), faults);
+    const std::string owner = OwnerOf(*context);
+    absl::StatusOr<v1::Job> job = core_->Submit(*request, owner, faults);
+    access::Audit(owner, "SubmitJob", job.ok() ? job->job_id() : "", job.status());
+    return job;
   });
 }
 
@@ -71,7 +102,13 @@ grpc::Status JobServiceHandler::PublishBudget(grpc::ServerContext* context,
                                               const v1::PublishBudgetRequest* request,
                                               v1::Job* response) {
   return CallWithFaults("PublishBudget", metrics_, response, [&](std::vector<FieldFault>* faults) {
-    return core_->PublishBudget(*request, OwnerOf(*context), faults);
+    absl::StatusOr<v1::Job> job = absl::UnknownError("not published");
+    const absl::Status status =
+        ChangeJob(*context, "PublishBudget", request->job_id(), [&]() -> absl::Status {
+          job = core_->PublishBudget(*request, OwnerOf(*context), faults);
+          return job.status();
+        });
+    return status.ok() ? job : absl::StatusOr<v1::Job>(status);
   });
 }
 
@@ -99,21 +136,29 @@ grpc::Status JobServiceHandler::WatchJob(grpc::ServerContext* context,
   return rpc::ToGrpc(status);
 }
 
-grpc::Status JobServiceHandler::CancelJob(grpc::ServerContext*, const v1::CancelJobRequest* request,
-                                          v1::Job* response) {
-  return Call("CancelJob", metrics_,
-              [&] { return Into(core_->Cancel(request->job_id()), response); });
+grpc::Status JobServiceHandler::CancelJob(grpc::ServerContext* context,
+                                          const v1::CancelJobRequest* request, v1::Job* response) {
+  return Call("CancelJob", metrics_, [&] {
+    return ChangeJob(*context, "CancelJob", request->job_id(),
+                     [&] { return Into(core_->Cancel(request->job_id()), response); });
+  });
 }
 
-grpc::Status JobServiceHandler::RetryJob(grpc::ServerContext*, const v1::RetryJobRequest* request,
-                                         v1::Job* response) {
-  return Call("RetryJob", metrics_,
-              [&] { return Into(core_->Retry(request->job_id()), response); });
+grpc::Status JobServiceHandler::RetryJob(grpc::ServerContext* context,
+                                         const v1::RetryJobRequest* request, v1::Job* response) {
+  return Call("RetryJob", metrics_, [&] {
+    return ChangeJob(*context, "RetryJob", request->job_id(),
+                     [&] { return Into(core_->Retry(request->job_id()), response); });
+  });
 }
 
-grpc::Status JobServiceHandler::DeleteJob(grpc::ServerContext*, const v1::DeleteJobRequest* request,
+grpc::Status JobServiceHandler::DeleteJob(grpc::ServerContext* context,
+                                          const v1::DeleteJobRequest* request,
                                           google::protobuf::Empty*) {
-  return Call("DeleteJob", metrics_, [&] { return core_->Delete(request->job_id()); });
+  return Call("DeleteJob", metrics_, [&] {
+    return ChangeJob(*context, "DeleteJob", request->job_id(),
+                     [&] { return core_->Delete(request->job_id()); });
+  });
 }
 
 grpc::Status JobServiceHandler::GetJobReport(grpc::ServerContext*,
@@ -133,10 +178,14 @@ grpc::Status JobServiceHandler::ListWorkers(grpc::ServerContext*, const v1::List
   });
 }
 
-grpc::Status JobServiceHandler::DrainWorker(grpc::ServerContext*,
+grpc::Status JobServiceHandler::DrainWorker(grpc::ServerContext* context,
                                             const v1::DrainWorkerRequest* request,
                                             v1::DrainWorkerResponse*) {
-  return Call("DrainWorker", metrics_, [&] { return core_->DrainWorker(*request); });
+  return Call("DrainWorker", metrics_, [&] {
+    const absl::Status status = core_->DrainWorker(*request);
+    access::Audit(OwnerOf(*context), "DrainWorker", request->worker_id(), status);
+    return status;
+  });
 }
 
 grpc::Status TaskServiceHandler::LeaseTask(grpc::ServerContext* context,

@@ -3,9 +3,11 @@
 #define SHIFTADD_SERVICES_COORDINATOR_SERVICES_H_
 
 #include <atomic>
+#include <functional>
 #include <memory>
 #include <string>
 
+#include "services/access/access.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/coordinator_metrics.h"
 #include "shiftadd/v1/job.grpc.pb.h"
@@ -18,8 +20,10 @@ using StopFlag = std::atomic<bool>;
 
 class JobServiceHandler final : public v1::JobService::Service {
  public:
-  JobServiceHandler(Coordinator* core, CoordinatorMetrics* metrics, const StopFlag* stop)
-      : core_(core), metrics_(metrics), stop_(stop) {}
+  // `access`: who calls and whose jobs are whose; null: everybody may do everything.
+  JobServiceHandler(Coordinator* core, CoordinatorMetrics* metrics, const StopFlag* stop,
+                    access::Access* access = nullptr)
+      : core_(core), metrics_(metrics), stop_(stop), access_(access) {}
 
   grpc::Status SubmitJob(grpc::ServerContext*, const v1::SubmitJobRequest*, v1::Job*) override;
   grpc::Status GetJob(grpc::ServerContext*, const v1::GetJobRequest*, v1::Job*) override;
@@ -43,9 +47,16 @@ class JobServiceHandler final : public v1::JobService::Service {
                            v1::ListWorkersResponse*) override;
 
  private:
+  // Whose the jobs are that this call makes.
+  std::string OwnerOf(const grpc::ServerContext& context) const;
+  // `change` of a job, if the caller is its owner or an admin; and who did it goes into the log.
+  absl::Status ChangeJob(const grpc::ServerContext& context, const char* action,
+                         const std::string& job_id, const std::function<absl::Status()>& change);
+
   Coordinator* const core_;
   CoordinatorMetrics* const metrics_;
   const StopFlag* const stop_;
+  access::Access* const access_;
 };
 
 class TaskServiceHandler final : public v1::TaskService::Service {

@@ -21,6 +21,7 @@
 #include "absl/strings/string_view.h"
 #include "services/base/ids.h"
 #include "services/base/version.h"
+#include "services/http/tls.h"
 
 namespace shiftadd::http {
 namespace {
@@ -36,6 +37,7 @@ constexpr seconds kIdleTimeout(75);   // between two requests of a kept connecti
 constexpr seconds kBodyTimeout(60);   // for a whole request body
 constexpr seconds kWriteTimeout(30);  // a client that reads nothing for so long is gone
 constexpr std::chrono::milliseconds kCancelRetry(20);
+constexpr seconds kGoodbye(1);        // for a client's answer to the end of TLS
 constexpr seconds kLingerTimeout(2);  // for what a refused client still sends
 constexpr uint64_t kLingerBytes = 64u << 20;
 
@@ -73,11 +75,12 @@ Request ToRequest(const bhttp::request<bhttp::string_body>& from) {
 
 class ConnectionImpl : public Connection, public StreamWriter {
  public:
-  ConnectionImpl(int fd, const HttpServerOptions& options, const Router& router, bool overloaded)
+  ConnectionImpl(int fd, std::shared_ptr<asio::ssl::context> tls, const HttpServerOptions& options,
+                 const Router& router, bool overloaded)
       : options_(options),
         router_(router),
         overloaded_(overloaded),
-        stream_(ioc_),
+        stream_(ioc_, std::move(tls)),
         deadline_(ioc_) {
     Error ignored;
     sockaddr_storage address{};
@@ -89,7 +92,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
   }
 
   void Serve() override {
-    while (!stopping_) {
+    while (!stopping_ && Handshake()) {
       parser_.emplace();
       head_ = Request();
       head_.id = NewId("req");
@@ -99,6 +102,9 @@ class ConnectionImpl : public Connection, public StreamWriter {
       if (result != ReadResult::kRequest) break;
       if (!Answer()) break;
       first_ = false;
+    }
+    if (stream_.encrypted() && greeted_) {
+      Run(kGoodbye, [&](auto done) { stream_.async_goodbye(done); });
     }
     const std::lock_guard<std::mutex> lock(mutex_);
     Error ignored;
@@ -203,6 +209,16 @@ class ConnectionImpl : public Connection, public StreamWriter {
     return e;
   }
 
+  // Once, before the first request. False if there is nobody to talk to.
+  bool Handshake() {
+    if (!stream_.encrypted() || greeted_) return true;
+    const seconds timeout(std::max(1, options_.header_timeout_seconds));
+    if (RunReading(timeout, [&](auto done) { stream_.async_handshake(done); })) return false;
+    greeted_ = true;
+    peer_ = NamesOfPeer(stream_.ssl());
+    return true;
+  }
+
   // Reads one whole request, or answers why not.
   ReadResult ReadRequest() {
     const seconds header_timeout(std::max(1, options_.header_timeout_seconds));
@@ -220,6 +236,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
     });
     if (e) return Refuse(e, "headers");
     head_ = ToRequest(parser_->get());
+    head_.certificate_uri = peer_.uri;
+    head_.certificate_subject = peer_.subject;
     if (overloaded_) {
       return Refuse(JsonError(503, "too many connections", "", "overloaded"));
     }
@@ -240,7 +258,9 @@ class ConnectionImpl : public Connection, public StreamWriter {
 
   ReadResult Refuse(const Error& e, const char* part) {
     if (stopping_ || e == bhttp::error::end_of_stream || e == asio::error::operation_aborted ||
-        e == bhttp::error::partial_message || e.category() == asio::error::get_system_category()) {
+        e == bhttp::error::partial_message || e.category() == asio::error::get_system_category() ||
+        e.category() == asio::error::get_ssl_category() ||
+        e.category() == asio::ssl::error::get_stream_category()) {
       return ReadResult::kClosed;
     }
     if (e == beast::error::timeout) {
@@ -262,13 +282,15 @@ class ConnectionImpl : public Connection, public StreamWriter {
   ReadResult Refuse(const Response& response) {
     if (Send(response, /*keep_alive=*/false)) return ReadResult::kRefused;
     Error ignored;
+    if (stream_.encrypted()) Run(kGoodbye, [&](auto done) { stream_.async_goodbye(done); });
+    greeted_ = false;  // said
     stream_.socket().shutdown(asio::ip::tcp::socket::shutdown_send, ignored);
     uint64_t drained = 0;
     const auto until = std::chrono::steady_clock::now() + kLingerTimeout;
     char sink[16384];
     while (drained < kLingerBytes && std::chrono::steady_clock::now() < until) {
       const Error e = RunReading(kLingerTimeout, [&](auto done) {
-        stream_.async_read_some(asio::buffer(sink), [&drained, done](Error e, size_t n) {
+        stream_.async_drain(asio::buffer(sink), [&drained, done](Error e, size_t n) {
           drained += n;
           done(e);
         });
@@ -363,11 +385,13 @@ class ConnectionImpl : public Connection, public StreamWriter {
   const Router& router_;
   const bool overloaded_;
   asio::io_context ioc_{1};
-  beast::tcp_stream stream_;
+  Stream stream_;
+  PeerNames peer_;
   asio::steady_timer deadline_;
   beast::flat_buffer buffer_;
   std::optional<bhttp::request_parser<bhttp::string_body>> parser_;
   Request head_;          // of the request being served; its body once it is read
+  bool greeted_ = false;  // TLS stands
   bool first_ = true;     // no request was served yet
   bool reading_ = false;  // the serving thread waits for the client; only that thread looks
   bool started_ = false, chunked_ = false, alive_ = true;  // of the response being streamed
@@ -378,9 +402,10 @@ class ConnectionImpl : public Connection, public StreamWriter {
 
 }  // namespace
 
-std::unique_ptr<Connection> Connection::Create(int fd, const HttpServerOptions& options,
+std::unique_ptr<Connection> Connection::Create(int fd, std::shared_ptr<asio::ssl::context> tls,
+                                               const HttpServerOptions& options,
                                                const Router& router, bool overloaded) {
-  return std::make_unique<ConnectionImpl>(fd, options, router, overloaded);
+  return std::make_unique<ConnectionImpl>(fd, std::move(tls), options, router, overloaded);
 }
 
 }  // namespace shiftadd::http

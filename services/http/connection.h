@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_SERVICES_HTTP_CONNECTION_H_
 #define SHIFTADD_SERVICES_HTTP_CONNECTION_H_
 
+#include <boost/asio/ssl/context.hpp>
 #include <memory>
 
 #include "services/http/http_server.h"
@@ -12,10 +13,11 @@ namespace shiftadd::http {
 class Connection {
  public:
   virtual ~Connection() = default;
-  // Takes over the connected socket `fd`. `options` and `router` must outlive it. An `overloaded`
-  // connection gets one 503.
-  static std::unique_ptr<Connection> Create(int fd, const HttpServerOptions& options,
-                                            const Router& router, bool overloaded);
+  // Takes over the connected socket `fd`. `tls` null: plain text. `options` and `router` must
+  // outlive it. An `overloaded` connection gets one 503.
+  static std::unique_ptr<Connection> Create(int fd, std::shared_ptr<boost::asio::ssl::context> tls,
+                                            const HttpServerOptions& options, const Router& router,
+                                            bool overloaded);
   // Serves requests until either side ends. Once.
   virtual void Serve() = 0;
   // From any thread: no further request; ends at once if none is being handled.

@@ -21,6 +21,7 @@
 #include "services/http/connection.h"
 #include "services/http/listen_address.h"
 #include "services/http/router.h"
+#include "services/http/tls.h"
 
 namespace shiftadd::http {
 namespace {
@@ -46,6 +47,10 @@ class ServerImpl : public HttpServer {
   ~ServerImpl() override { Shutdown(); }
 
   absl::Status Listen(const ListenAddress& address) {
+    if (!options_.tls.cert.empty()) {
+      tls_ = std::make_unique<TlsContext>(options_.tls);
+      SA_RETURN_IF_ERROR(tls_->Load());
+    }
     boost::system::error_code e;
     tcp::resolver resolver(ioc_);
     const auto found =
@@ -122,8 +127,8 @@ class ServerImpl : public HttpServer {
     if (e) return;
     clients_.emplace_back();
     const auto client = std::prev(clients_.end());
-    client->connection =
-        Connection::Create(fd, options_, router_, count >= options_.max_connections);
+    client->connection = Connection::Create(fd, tls_ == nullptr ? nullptr : tls_->Current(),
+                                            options_, router_, count >= options_.max_connections);
     try {
       client->thread = std::thread([this, client] {
         client->connection->Serve();
@@ -172,6 +177,7 @@ class ServerImpl : public HttpServer {
 
   const HttpServerOptions options_;
   const Router router_;
+  std::unique_ptr<TlsContext> tls_;  // null: plain text
   asio::io_context ioc_{1};
   tcp::acceptor acceptor_;
   asio::steady_timer retry_;

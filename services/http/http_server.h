@@ -13,6 +13,7 @@
 
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
+#include "services/access/tls_files.h"
 
 namespace shiftadd::http {
 
@@ -25,6 +26,9 @@ struct Request {
   std::string query;
   std::map<std::string, std::string> headers;  // names in lower case
   std::string body;
+  // Of the certificate that the client has shown and TLS verified; else empty.
+  std::string certificate_uri;      // its first URI
+  std::string certificate_subject;  // as RFC 2253 writes it
 };
 
 struct Response {
@@ -64,6 +68,7 @@ using Guard = std::function<std::optional<Response>(const Request& head)>;
 struct HttpServerOptions {
   std::string address;  // host:port; port 0 picks one
   bool insecure_beyond_loopback = false;
+  access::TlsFiles tls;                // with a certificate: TLS only, 1.2 or later; files watched
   uint64_t max_body_bytes = 8u << 20;  // beyond: 413 before the body is read
   int max_connections = 256;           // beyond: 503
   int header_timeout_seconds = 10;     // from the first byte of a request to its last header: 408

@@ -83,12 +83,13 @@ absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& address) {
 }
 
 absl::StatusOr<ListenAddress> CheckListenAddress(const std::string& address,
-                                                 bool insecure_beyond_loopback) {
+                                                 bool allowed_beyond_loopback) {
   SA_ASSIGN_OR_RETURN(ListenAddress parsed, ParseListenAddress(address));
-  if (!parsed.loopback && !insecure_beyond_loopback) {
+  if (!parsed.loopback && !allowed_beyond_loopback) {
     return absl::FailedPreconditionError(absl::StrCat(
         "address ", address, " reaches beyond this machine; expected a loopback address such as ",
-        "127.0.0.1:", parsed.port, " (--insecure-i-know allows others, unprotected)"));
+        "127.0.0.1:", parsed.port, ", or TLS and identities: --tls-cert, --tls-key, and --tls-ca ",
+        "or --tokens (--insecure-i-know allows other addresses, unprotected)"));
   }
   SA_ASSIGN_OR_RETURN(const AddressList list, Resolve(parsed.host, parsed.port));
   for (const addrinfo* a = list.get(); a != nullptr; a = a->ai_next) {

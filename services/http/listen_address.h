@@ -19,10 +19,10 @@ struct ListenAddress {
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& address);
 
 // What every daemon does before it binds: parses; FAILED_PRECONDITION if the address reaches beyond
-// loopback without `insecure_beyond_loopback`, or if it is in use (or cannot be bound for another
-// reason).
+// loopback and that was not `allowed_beyond_loopback`, or if it is in use (or cannot be bound for
+// another reason).
 absl::StatusOr<ListenAddress> CheckListenAddress(const std::string& address,
-                                                 bool insecure_beyond_loopback);
+                                                 bool allowed_beyond_loopback);
 
 }  // namespace shiftadd
 

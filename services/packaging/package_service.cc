@@ -6,10 +6,12 @@
 #include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "services/access/audit.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/reference_watch.h"
 #include "services/packaging/replicas.h"
+#include "services/rpc/security.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::packaging {
@@ -57,15 +59,17 @@ PublishSpec ToSpec(const v1::PublishPackageRequest& request) {
 
 class Service : public v1::PackageService::Service {
  public:
-  explicit Service(Packager* packager) : packager_(packager) {}
+  Service(Packager* packager, access::Access* access) : packager_(packager), access_(access) {}
 
-  grpc::Status PublishPackage(ServerContext*, const v1::PublishPackageRequest* request,
+  grpc::Status PublishPackage(ServerContext* context, const v1::PublishPackageRequest* request,
                               v1::Package* response) override {
     const PublishSpec spec = ToSpec(*request);
     std::vector<rpc::FieldViolation> violations;
     for (Fault& f : CheckPublish(spec)) violations.push_back({f.field, f.description});
     if (!violations.empty()) return ToGrpc(rpc::InvalidFields(violations));
-    return Answer(packager_->Publish(spec), response);
+    const absl::StatusOr<PackageInfo> info = packager_->Publish(spec);
+    Audited(context, "PublishPackage", request->reference(), info.status()).IgnoreError();
+    return Answer(info, response);
   }
 
   grpc::Status GetPackage(ServerContext*, const v1::GetPackageRequest* request,
@@ -82,12 +86,12 @@ class Service : public v1::PackageService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status AttachDocument(ServerContext*, const v1::AttachDocumentRequest* request,
+  grpc::Status AttachDocument(ServerContext* context, const v1::AttachDocumentRequest* request,
                               v1::AttachDocumentResponse* response) override {
     const absl::StatusOr<std::string> digest =
         packager_->Attach(request->reference(), request->media_type(), request->document_json());
     if (digest.ok()) response->set_digest(*digest);
-    return ToGrpc(digest.status());
+    return ToGrpc(Audited(context, "AttachDocument", request->reference(), digest.status()));
   }
 
   grpc::Status ListPackages(ServerContext*, const v1::ListPackagesRequest* request,
@@ -119,20 +123,26 @@ class Service : public v1::PackageService::Service {
     return grpc::Status::OK;
   }
 
-  grpc::Status TagPackage(ServerContext*, const v1::TagPackageRequest* request,
+  grpc::Status TagPackage(ServerContext* context, const v1::TagPackageRequest* request,
                           v1::Package* response) override {
-    return Answer(packager_->Tag(request->source(), request->target(), request->expected_digest()),
-                  response);
+    const absl::StatusOr<PackageInfo> info =
+        packager_->Tag(request->source(), request->target(), request->expected_digest());
+    Audited(context, "TagPackage", request->target(), info.status()).IgnoreError();
+    return Answer(info, response);
   }
 
-  grpc::Status DeletePackage(ServerContext*, const v1::DeletePackageRequest* request,
+  grpc::Status DeletePackage(ServerContext* context, const v1::DeletePackageRequest* request,
                              Empty*) override {
-    return ToGrpc(packager_->Delete(request->reference()));
+    return ToGrpc(Audited(context, "DeletePackage", request->reference(),
+                          packager_->Delete(request->reference())));
   }
 
-  grpc::Status CollectGarbage(ServerContext*, const v1::CollectGarbageRequest* request,
+  grpc::Status CollectGarbage(ServerContext* context, const v1::CollectGarbageRequest* request,
                               v1::CollectGarbageResponse* response) override {
     const absl::StatusOr<GarbageReport> report = packager_->CollectGarbage(request->dry_run());
+    if (!request->dry_run()) {
+      Audited(context, "CollectGarbage", "", report.status()).IgnoreError();
+    }
     if (!report.ok()) return ToGrpc(report.status());
     response->set_blobs(report->blobs);
     response->set_bytes(report->bytes);
@@ -223,14 +233,23 @@ class Service : public v1::PackageService::Service {
     return absl::OkStatus();
   }
 
+  // Who did it goes into the log; the status is `outcome`.
+  absl::Status Audited(ServerContext* context, const char* action, const std::string& object,
+                       const absl::Status& outcome) const {
+    const absl::StatusOr<access::Caller> caller = rpc::CallerOf(*context, access_);
+    access::Audit(caller.ok() ? caller->name : "unknown", action, object, outcome);
+    return outcome;
+  }
+
   Packager* const packager_;
+  access::Access* const access_;
   Replicas replicas_;
 };
 
 }  // namespace
 
-std::unique_ptr<grpc::Service> MakePackageService(Packager* packager) {
-  return std::make_unique<Service>(packager);
+std::unique_ptr<grpc::Service> MakePackageService(Packager* packager, access::Access* access) {
+  return std::make_unique<Service>(packager, access);
 }
 
 }  // namespace shiftadd::packaging

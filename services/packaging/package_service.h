@@ -11,8 +11,10 @@
 
 namespace shiftadd::packaging {
 
-// `packager` must outlive it. Thread-safe.
-std::unique_ptr<grpc::Service> MakePackageService(Packager* packager);
+// `packager` and `access` must outlive it; `access` (who calls, for the log) may be null.
+// Thread-safe.
+std::unique_ptr<grpc::Service> MakePackageService(Packager* packager,
+                                                  access::Access* access = nullptr);
 
 }  // namespace shiftadd::packaging
 

@@ -10,11 +10,13 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "services/access/security_flags.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
 #include "services/blob/posix_file.h"
+#include "services/http/protect.h"
 #include "services/packaging/package_service.h"
 #include "services/store/await_server.h"
 
@@ -33,7 +35,7 @@ struct Flags {
   std::string port_file;
   std::string log_level = "info";
   int64_t gc_grace_seconds = 3600;
-  bool insecure = false;
+  access::SecurityFlags security;
 };
 
 std::string DefaultDataDir() {
@@ -76,7 +78,8 @@ void Define(CLI::App* app, Flags* flags) {
       ->envname("SHIFTADD_PACKAGER_LOG_LEVEL")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
-  app->add_flag("--insecure-i-know", flags->insecure,
+  access::AddServerSecurityFlags(app, &flags->security);
+  app->add_flag("--insecure-i-know", flags->security.insecure,
                 "Listen beyond this machine although nothing protects the service")
       ->envname("SHIFTADD_PACKAGER_INSECURE_I_KNOW");
 }
@@ -118,6 +121,7 @@ absl::Status Run(Flags flags) {
     if (!flags.store.empty()) return sql::UsePgDump();
     return BackUpSqlitePackageStore(flags.data_dir + "/packager.sqlite", flags.backup);
   }
+  SA_ASSIGN_OR_RETURN(const access::Protection protection, access::Protect(flags.security));
   SA_ASSIGN_OR_RETURN(const auto blobs, OpenBlobStore(flags.blobs));
   SA_ASSIGN_OR_RETURN(const auto store, OpenStore(flags));
 
@@ -129,12 +133,12 @@ absl::Status Run(Flags flags) {
   options.metrics = &packager_metrics;
   SA_ASSIGN_OR_RETURN(const auto packager, Packager::Start(store.get(), blobs.get(), options));
 
-  const auto service = MakePackageService(packager.get());
-  SA_ASSIGN_OR_RETURN(const auto server,
-                      rpc::Server::Start({flags.listen, flags.insecure}, {service.get()}));
+  const auto service = MakePackageService(packager.get(), protection.access.get());
+  SA_ASSIGN_OR_RETURN(
+      const auto server,
+      rpc::Server::Start(rpc::Protected(flags.listen, protection), {service.get()}));
   http::HttpServerOptions http_options;
-  http_options.address = flags.http;
-  http_options.insecure_beyond_loopback = flags.insecure;
+  http::Protect(flags.http, protection, &http_options);
   SA_ASSIGN_OR_RETURN(
       const auto http_server,
       http::HttpServer::Start(http_options, metrics::DaemonRoutes(registry, nullptr, [&] {

@@ -2,10 +2,15 @@
 
 #include "services/rpc/limits.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 
 namespace shiftadd::rpc {
 
-std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+namespace {
+
+std::shared_ptr<grpc::Channel> Make(const std::string& address,
+                                    const std::shared_ptr<grpc::ChannelCredentials>& credentials,
+                                    bool tls) {
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);
@@ -14,11 +19,23 @@ std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
   arguments.SetInt(GRPC_ARG_HTTP2_MAX_PINGS_WITHOUT_DATA, 0);
   // A restarted daemon is found again within seconds.
   arguments.SetInt(GRPC_ARG_INITIAL_RECONNECT_BACKOFF_MS, kMinReconnectMillis);
-  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS, kMinReconnectMillis);
+  arguments.SetInt(GRPC_ARG_MIN_RECONNECT_BACKOFF_MS,
+                   tls ? kMinConnectTlsMillis : kMinConnectMillis);
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMillis);
   // The cluster's own traffic does not go through a site's web proxy.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, grpc::InsecureChannelCredentials(), arguments);
+  return grpc::CreateCustomChannel(address, credentials, arguments);
+}
+
+}  // namespace
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address) {
+  return Make(address, ClientCredentials(), !ClientTls().empty());
+}
+
+std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address,
+                                           const ClientSecurity& security) {
+  return Make(address, MakeClientCredentials(security), !security.tls.empty());
 }
 
 void SetDeadline(grpc::ClientContext* context, absl::Duration timeout) {

@@ -12,6 +12,7 @@
 #include "absl/time/time.h"
 #include "services/rpc/addresses.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 
 namespace shiftadd::rpc {
 
@@ -53,8 +54,10 @@ class Failover {
                     const Request& request, Response* response, absl::Duration timeout) const {
     const absl::Time end = absl::Now() + timeout;
     absl::Status status;
+    std::string called;
     for (size_t i = 0; i < addresses_.size(); ++i) {
       const Target to = target();
+      called = to.address;
       grpc::ClientContext context;
       SetDeadline(&context, end - absl::Now());
       response->Clear();
@@ -62,7 +65,7 @@ class Failover {
       Note(to, status);
       if (!absl::IsUnavailable(status) || absl::Now() >= end) break;
     }
-    return status;
+    return ExplainTls(called, status);
   }
 
   size_t size() const { return addresses_.size(); }

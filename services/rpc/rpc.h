@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "services/access/protection.h"
 
 namespace shiftadd::rpc {
 
@@ -34,15 +35,20 @@ absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 
 struct ServerOptions {
   std::string address;                    // host:port; port 0 picks one
-  bool insecure_beyond_loopback = false;  // without it any address but loopback is refused
+  bool insecure_beyond_loopback = false;  // else others than loopback take TLS and identities
+  access::TlsFiles tls;                   // empty: plain text
+  std::shared_ptr<access::Access> access = nullptr;  // null: everybody may call everything
 };
+
+// For a daemon that is told by flags how it is protected.
+ServerOptions Protected(const std::string& address, const access::Protection& protection);
 
 // A running gRPC server with health (grpc.health.v1) and reflection, 64 MiB message limit. Shuts
 // down on destruction.
 class Server {
  public:
   virtual ~Server() = default;
-  // FAILED_PRECONDITION: "address … in use" or not loopback.
+  // FAILED_PRECONDITION: "address … in use", or neither loopback nor protected.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
                                                        const std::vector<grpc::Service*>& services);
   virtual int port() const = 0;
@@ -51,7 +57,8 @@ class Server {
   virtual void Shutdown(absl::Duration grace) = 0;
 };
 
-// A channel to host:port with the same message limit and keep-alive.
+// A channel to host:port with the same message limit and keep-alive, with the certificate, CA and
+// token of SetClientSecurity (security.h).
 std::shared_ptr<grpc::Channel> MakeChannel(const std::string& address);
 // Sets the deadline from now.
 void SetDeadline(grpc::ClientContext* context, absl::Duration timeout);

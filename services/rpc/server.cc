@@ -1,5 +1,6 @@
 #include <grpcpp/ext/proto_server_reflection_plugin.h>
 #include <grpcpp/health_check_service_interface.h>
+#include <grpcpp/resource_quota.h>
 
 #include <chrono>
 #include <mutex>
@@ -9,6 +10,7 @@
 #include "services/http/listen_address.h"
 #include "services/rpc/limits.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 
 namespace shiftadd::rpc {
 namespace {
@@ -46,6 +48,12 @@ void EnablePlugins() {
 void AddArguments(grpc::ServerBuilder* builder) {
   builder->SetMaxReceiveMessageSize(kMaxMessageBytes);
   builder->SetMaxSendMessageSize(kMaxMessageBytes);
+  builder->AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, kMaxStreams);
+  builder->AddChannelArgument(GRPC_ARG_MAX_METADATA_SIZE, kMaxMetadataBytes);
+  builder->AddChannelArgument(GRPC_ARG_SERVER_HANDSHAKE_TIMEOUT_MS, kHandshakeMillis);
+  grpc::ResourceQuota quota("server");
+  quota.SetMaxThreads(kMaxThreads);
+  builder->SetResourceQuota(quota);
   // By default two servers can share a port, each with half of the calls: here that is a mistake.
   builder->AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
   builder->AddChannelArgument(GRPC_ARG_KEEPALIVE_TIME_MS, 2 * kKeepAliveMillis);
@@ -55,18 +63,28 @@ void AddArguments(grpc::ServerBuilder* builder) {
                               kKeepAliveMillis / 2);
 }
 
+bool IsProtected(const ServerOptions& options) {
+  return !options.tls.cert.empty() && options.access != nullptr && options.access->required();
+}
+
 }  // namespace
+
+ServerOptions Protected(const std::string& address, const access::Protection& protection) {
+  return {address, protection.insecure, protection.tls, protection.access};
+}
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
                                                       const std::vector<grpc::Service*>& services) {
   // gRPC itself only logs why a port cannot be had.
   SA_RETURN_IF_ERROR(
-      CheckListenAddress(options.address, options.insecure_beyond_loopback).status());
+      CheckListenAddress(options.address, options.insecure_beyond_loopback || IsProtected(options))
+          .status());
   EnablePlugins();
   grpc::ServerBuilder builder;
   AddArguments(&builder);
   int port = 0;
-  builder.AddListeningPort(options.address, grpc::InsecureServerCredentials(), &port);
+  builder.AddListeningPort(options.address, MakeServerCredentials(options.tls, options.access),
+                           &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port <= 0) {

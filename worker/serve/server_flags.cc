@@ -136,7 +136,8 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
       ->envname("SHIFTADD_SERVER_DRAIN_SECONDS")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
-  app->add_flag("--insecure-i-know", flags->insecure,
+  access::AddServerSecurityFlags(app, &flags->security);
+  app->add_flag("--insecure-i-know", flags->security.insecure,
                 "Listen beyond loopback although nothing is encrypted or authenticated")
       ->envname("SHIFTADD_SERVER_INSECURE_I_KNOW");
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "services/access/security_flags.h"
 #include "worker/machine/bench.h"
 #include "worker/serve/model_follower.h"
 #include "worker/serve/model_loader.h"
@@ -26,7 +27,7 @@ struct ServerFlags {
   double drain_seconds = 30;
   bool bench = false;  // measure, print and end in place of serving
   BenchOptions bench_options;
-  bool insecure = false;
+  access::SecurityFlags security;
   std::string api_key_file;
   std::string require_signature;  // file of a public key
   std::vector<std::string> cors_origins;

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <atomic>
 #include <fstream>
+#include <functional>
 #include <iostream>
 #include <memory>
 #include <optional>
@@ -22,8 +23,10 @@
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/http/http_server.h"
+#include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 #include "worker/machine/device_metrics.h"
 #include "worker/serve/api_keys.h"
 #include "worker/serve/generate_service.h"
@@ -157,6 +160,15 @@ absl::Status Serve(const ServerFlags& flags) {
   if (!flags.api_key_file.empty()) {
     SA_ASSIGN_OR_RETURN(keys, ApiKeys::FromFile(flags.api_key_file));
   }
+  std::function<bool(absl::string_view)> is_client_key;
+  if (keys != nullptr) {
+    is_client_key = [&keys](absl::string_view sent) { return keys->Check(sent).ok(); };
+  }
+  SA_ASSIGN_OR_RETURN(const access::Protection protection,
+                      access::Protect(flags.security, is_client_key));
+  SA_RETURN_IF_ERROR(rpc::SetClientSecurity({flags.security.tls, flags.security.token_file}));
+  // Where everybody is asked who he is, a key is one way among others to say it.
+  const ApiKeys* only_keys = protection.access->required() ? nullptr : keys.get();
   const auto prometheus = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(prometheus.get(), "shiftadd-server");
   ServerMetrics server_metrics(prometheus.get());
@@ -174,13 +186,13 @@ absl::Status Serve(const ServerFlags& flags) {
   std::atomic<bool> draining{false};
 
   const std::unique_ptr<grpc::Service> service =
-      NewGenerateService(&registry, keys.get(), &server_metrics);
-  SA_ASSIGN_OR_RETURN(const std::unique_ptr<rpc::Server> rpc_server,
-                      rpc::Server::Start({flags.listen, flags.insecure}, {service.get()}));
+      NewGenerateService(&registry, only_keys, &server_metrics);
+  SA_ASSIGN_OR_RETURN(
+      const std::unique_ptr<rpc::Server> rpc_server,
+      rpc::Server::Start(rpc::Protected(flags.listen, protection), {service.get()}));
   http::HttpServerOptions http_options;
-  http_options.address = flags.http;
-  http_options.insecure_beyond_loopback = flags.insecure;
-  http_options.guard = KeyGuard(keys.get());
+  http::Protect(flags.http, protection, &http_options);
+  if (http_options.guard == nullptr) http_options.guard = KeyGuard(only_keys);
   http_options.cors_origins = flags.cors_origins;
   SA_ASSIGN_OR_RETURN(
       const std::unique_ptr<http::HttpServer> http_server,

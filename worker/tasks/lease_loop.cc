@@ -10,6 +10,7 @@
 #include "services/base/version.h"
 #include "services/rpc/proto_duration.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/security.h"
 #include "worker/model/utf8.h"
 
 namespace shiftadd {
@@ -112,7 +113,8 @@ absl::Status LeaseLoop::Run() {
       return absl::OkStatus();  // A task that came with a cancelled poll comes back when its lease
                                 // ends.
     if (!status.ok()) {
-      SetReason(absl::StrCat("coordinator ", coordinator.address, ": ", status.ToString()));
+      SetReason(absl::StrCat("coordinator ", coordinator.address, ": ",
+                             rpc::ExplainTls(coordinator.address, status).ToString()));
       if (another) continue;
       SleepUnlessStopped(backoff);
       backoff = std::min(backoff * 2, kLongestBackoff);
