@@ -323,9 +323,12 @@ TEST_F(CudaLinearTest, AnyNumberOfWarpsAgrees) {
 
 // Thread blocks that multiply many tiles, of one matrix and the next: the same bits.
 TEST_F(CudaLinearTest, BlocksShareTiles) {
-  for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
-    const TestMatrix one({.encoding = encoding, .q = 3, .n = 200, .k = kInputs}, 12);
-    const TestMatrix two({.encoding = encoding, .q = 3, .n = 70, .k = kInputs}, 13);
+  for (const auto& [encoding, q] :
+       {std::pair{Encoding::kBcqShift, 2}, std::pair{Encoding::kBcqShift, 3},
+        std::pair{Encoding::kBcqFree, 2}, std::pair{Encoding::kBcqFree, 3}}) {
+    const bool zeta = encoding == Encoding::kBcqFree;
+    const TestMatrix one({.encoding = encoding, .q = q, .zeta = zeta, .n = 200, .k = kInputs}, 12);
+    const TestMatrix two({.encoding = encoding, .q = q, .zeta = zeta, .n = 70, .k = kInputs}, 13);
     const auto first = Load(one), second = Load(two);
     for (const int64_t m : {1, 2, 4, 8, 16}) {
       const auto x = Activate(TestActivations(m * kInputs, 14), m);

@@ -9,7 +9,7 @@
 
 namespace shiftadd::kernels {
 
-inline constexpr int kReadVariants = 4;
+inline constexpr int kReadVariants = 6;
 
 // Reads `bytes` (a multiple of 16) at `data` once, in one of kReadVariants ways. `sink` is one
 // word.

@@ -19,13 +19,16 @@ auto KernelFor(int kind, int slots) {
   }
 }
 
-// Two planes with shift scales alone gain by it: the registers that it takes are spilled with
-// three, whose blocks are long enough for the latency of a tile's start.
+// Two planes alone gain by it: the registers that it takes are spilled with three, whose blocks are
+// long enough for the latency of a tile's start.
 template <int C, int D>
 void (*SharedFor(int kind, int slots))(LaunchParams) {
   if constexpr (C <= 2) {
     if (slots == 1 && kind == KindOf(Form::kShift, false, 2)) {
       return SharedBinaryKernel<Form::kShift, false, 2, C, D>;
+    }
+    if (slots == 1 && kind == KindOf(Form::kFree, true, 2)) {
+      return SharedBinaryKernel<Form::kFree, true, 2, C, D>;
     }
   }
   return nullptr;

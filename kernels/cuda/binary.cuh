@@ -237,6 +237,12 @@ __device__ __forceinline__ void AddBinaryTile(const LaunchParams& p, const uint8
   }
 }
 
+// Which of the kernels that multiply a tile a thread block gain by PrefetchTile: it costs the
+// others more in one wave of tiles than it brings in several.
+template <Form F, int Q, int C, int D>
+inline constexpr bool kBinaryPrefetches = F == Form::kShift || D == 2 || C == 1 ||
+                                          (C == 2 && Q == 4);
+
 template <Form F, bool Z, int Q, int S, int C, int D>
 __device__ __forceinline__ void MultiplyBinaryTile(const LaunchParams& p, const Tile& at,
                                                    float* sums) {
@@ -244,6 +250,7 @@ __device__ __forceinline__ void MultiplyBinaryTile(const LaunchParams& p, const 
   const uint8_t* block = FirstBlock<B>(p, at);
   B w;
   w.Load(block, threadIdx.x & 31);
+  if constexpr (kBinaryPrefetches<F, Q, C, D>) PrefetchTile<B>(p, at);
   const ShiftFactors<F, Q> factors(p, at.part);
   StartNextKernel();
   WaitForPreviousKernel();
@@ -288,6 +295,7 @@ __global__ void __launch_bounds__(512, 2)
   const int buffer = (blockDim.x >> 5) * (C / D) * kTileRows;
 #pragma unroll 1
   for (int offset = 0;; offset = buffer - offset) {
+    PrefetchTile<B>(p, at);
     float acc[C / D][2] = {};
     {
       const ShiftFactors<F, Q> factors(p, at.part);

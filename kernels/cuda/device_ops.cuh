@@ -109,6 +109,13 @@ __device__ __forceinline__ void LoadTwoScales(const ColumnScale* p, ColumnScale*
                : "l"(p));
 }
 
+// Asks for `bytes` (a multiple of 16) in L2, without waiting. No-op before Hopper.
+__device__ __forceinline__ void PrefetchToL2(const uint8_t* p, uint32_t bytes) {
+#if __CUDA_ARCH__ >= 900
+  asm volatile("cp.async.bulk.prefetch.L2.global [%0],%1;" ::"l"(p), "r"(bytes) : "memory");
+#endif
+}
+
 // Programmatic dependent launch: let the next kernel of the stream start; wait until the one before
 // is done and its writes are seen. No-ops in an ordinary launch.
 __device__ __forceinline__ void StartNextKernel() {

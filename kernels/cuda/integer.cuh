@@ -115,6 +115,12 @@ __device__ __forceinline__ void AddIntegerBlock(const B& w, const IntegerInput<S
   }
 }
 
+// As kBinaryPrefetches.
+template <typename B, int N8>
+inline constexpr bool kIntegerPrefetches =
+    !(N8 == 2 && std::is_same_v<B, Block<Form::kShift, false, 3, 1>>)&&!(
+        N8 == 1 && std::is_same_v<B, Block<Form::kFree, true, 2, 1>>);
+
 template <typename B, int S, int N8>
 __device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const Tile& at,
                                                     float* sums) {
@@ -124,6 +130,9 @@ __device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const
   const uint8_t* block = FirstBlock<B>(p, at);
   B w;
   w.Load(block, lane);
+  if constexpr (kIntegerPrefetches<B, N8>) {
+    if (blockIdx.y == 0) PrefetchTile<B>(p, at);
+  }
   __shared__ uint2 tables[kMaxTiledSets];
   LoadTables<B>(p, at.part, tables);
   if constexpr (B::kHasSets) __syncthreads();
@@ -146,12 +155,20 @@ __device__ __forceinline__ void MultiplyIntegerTile(const LaunchParams& p, const
   WriteIntegerTile<N8>(p, at, acc, sums);
 }
 
+// Register limits by what was fastest: bcq/shift fits 96 with one group of columns, for 20 warps an
+// SM, and 128 with four, for 16; so do two planes of bcq/free.
+constexpr int IntegerThreads(int kind, int n8, bool halves) {
+  if (kind < 0 || halves) return 256;
+  const bool shift = kind < KindOf(Form::kFree, false, 2);
+  const bool free2 = kind == KindOf(Form::kFree, false, 2) || kind == KindOf(Form::kFree, true, 2);
+  if (n8 == 4) return shift || free2 ? 512 : 256;
+  return n8 == 1 && shift ? 320 : 256;
+}
+
 // K: the kind of all matrices, or kMixedKinds. kHalves: planes to fp16, not to integers. N8 is 1, 2
-// (x.groups8 is the same) or 4; columns [8 N8 blockIdx.y, …). Register limits by what was fastest:
-// bcq/shift with one group fits 96, for 20 warps an SM.
+// (x.groups8 is the same) or 4; columns [8 N8 blockIdx.y, …).
 template <int K, int S, int N8, bool kHalves = false>
-__global__ void __launch_bounds__(N8 == 1 && K >= 0 && K < 6 && !kHalves ? 320 : 256,
-                                  N8 == 4 ? 1 : 3 - S)
+__global__ void __launch_bounds__(IntegerThreads(K, N8, kHalves), N8 == 4 ? 1 : 3 - S)
     IntegerKernel(const __grid_constant__ LaunchParams p) {
   extern __shared__ __align__(16) float sums[];
   const Tile at = FindTile(p, blockIdx.x);
@@ -195,6 +212,7 @@ __global__ void __launch_bounds__(256, 2)
 #pragma unroll 1
   for (int offset = 0;; offset = buffer - offset) {
     const Tile now = at;
+    if (blockIdx.y == 0) PrefetchTile<B>(p, now);
     const Factors factors = p.out[now.part].factors;
     IntegerInput<1, N8> input(p);
     float acc[N8][4] = {};

@@ -72,6 +72,22 @@ cudaError_t Launch(void (*kernel)(P...), dim3 grid, unsigned threads, bool progr
   return LaunchShared(kernel, grid, threads, 0, programmatic, stream, arguments...);
 }
 
+// Thread blocks that run at the same time.
+inline cudaError_t ResidentBlocks(void (*kernel)(LaunchParams), unsigned threads, size_t bytes,
+                                  unsigned* blocks) {
+  int device = 0, multiprocessors = 0, each = 0;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) {
+    error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
+  }
+  if (error == cudaSuccess) {
+    error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernel, static_cast<int>(threads),
+                                                          bytes);
+  }
+  *blocks = static_cast<unsigned>(multiprocessors * each);
+  return error;
+}
+
 // A kernel whose thread blocks multiply a tile each, and one whose share the tiles, or none.
 struct TileKernels {
   void (*each)(LaunchParams) = nullptr;
@@ -79,29 +95,26 @@ struct TileKernels {
 };
 // `floats`: sums of a warp.
 inline cudaError_t LaunchTiles(const TileKernels& kernels, int column_groups, int floats,
-                               const LaunchParams& p, const LaunchConfig& config) {
+                               LaunchParams p, const LaunchConfig& config) {
   const unsigned threads = static_cast<unsigned>(config.warps) * 32;
   const size_t bytes = sizeof(float) * static_cast<size_t>(config.warps * floats);
   const auto groups = static_cast<unsigned>(column_groups);
+  p.ahead_units = static_cast<uint32_t>(config.ahead_units);
   if (config.share && kernels.shared != nullptr) {
     unsigned blocks = config.blocks;
-    if (blocks == 0) {  // as many as run at the same time
-      int device = 0, multiprocessors = 0, each = 0;
-      cudaError_t error = cudaGetDevice(&device);
-      if (error == cudaSuccess) {
-        error = cudaDeviceGetAttribute(&multiprocessors, cudaDevAttrMultiProcessorCount, device);
-      }
-      if (error == cudaSuccess) {
-        error = cudaOccupancyMaxActiveBlocksPerMultiprocessor(&each, kernels.shared,
-                                                              static_cast<int>(threads), 2 * bytes);
-      }
+    if (blocks == 0) {
+      const cudaError_t error = ResidentBlocks(kernels.shared, threads, 2 * bytes, &blocks);
       if (error != cudaSuccess) return error;
-      blocks = static_cast<unsigned>(multiprocessors * each);
     }
     if (blocks < p.tiles) {
+      if (config.ahead_units > 0) p.ahead = blocks;
       return LaunchShared(kernels.shared, dim3(blocks, groups), threads, 2 * bytes,
                           config.programmatic, config.stream, p);
     }
+  }
+  if (config.ahead_units > 0) {
+    const cudaError_t error = ResidentBlocks(kernels.each, threads, bytes, &p.ahead);
+    if (error != cudaSuccess) return error;
   }
   return LaunchShared(kernels.each, dim3(p.tiles, groups), threads, bytes, config.programmatic,
                       config.stream, p);

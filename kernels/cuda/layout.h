@@ -160,12 +160,17 @@ struct LaunchParams {
   uint32_t tiles = 0;  // of all matrices
   int32_t units = 0;
   int8_t kind[kMaxCudaProducts] = {};
+  // A thread block asks for the first `ahead_units` units of the matrix's tile that is `ahead`
+  // further; 0: for none.
+  uint32_t ahead = 0;
   DeviceActivations x;
   PartOutput out[kMaxCudaProducts];
   ShiftSets sets[kMaxCudaProducts];
+  uint32_t ahead_units = 0;
 };
 
 struct LaunchConfig {
+  int ahead_units = 0;     // LaunchParams::ahead_units
   bool share = false;      // tiles among thread blocks, where a kernel can
   uint32_t blocks = 0;     // that share them, 0: as many as run at the same time
   int kind = kMixedKinds;  // of all parts, if they are of one

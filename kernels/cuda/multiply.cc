@@ -119,10 +119,14 @@ PartOutput OutputOf(const Member& member, CudaPath path) {
 }
 
 // As many warps a CTA as leave all tiles resident at once: fewer units a warp, but no second wave.
-// Where there are several waves anyway, few warps for short units and many for long ones, and,
-// where it gains, CTAs that share the tiles (measured on an H100).
-void ChooseWarps(const CudaMultiplyOptions& options, bool binary, const LaunchParams& p, int q,
-                 LaunchConfig* config) {
+// Where there are several waves anyway, few warps for short units and many for long ones, the
+// beginning of a later tile asked for in L2 and, where it gains, CTAs that share the tiles
+// (measured on an H100).
+void ChooseWarps(const CudaMultiplyOptions& options, bool binary, const LaunchParams& p,
+                 const DeviceMatrix& widest, LaunchConfig* config) {
+  const int q = widest.q;
+  constexpr int kFree = KindOf(Form::kFree, false, 2);  // the first kind of bcq/free
+  const bool shift = config->kind >= 0 && config->kind < kFree;
   const bool many = binary && p.x.columns <= 2;
   const int most = many ? 16 : 8;
   int64_t warps = options.warps;
@@ -130,20 +134,37 @@ void ChooseWarps(const CudaMultiplyOptions& options, bool binary, const LaunchPa
   const int64_t resident = int64_t{SmCount()} * (many ? 32 : binary ? 20 : 16);
   config->share = options.blocks != 0;
   if (warps == 0) {
-    warps = most;
+    // Two columns of short rows leave 16 warps too little each.
+    warps = many && p.x.columns == 2 && shift && p.units <= 16 ? 8 : most;
     while (warps > 4 && p.tiles * warps > resident) warps /= 2;
     // Two warps a tile do for short units, but not where planes are expanded one by one (bcq/free).
-    const bool decoded = config->kind >= 0 && config->kind < KindOf(Form::kFree, false, 2);
-    const bool two = binary ? !many : decoded && p.x.groups8 <= (q == 4 ? 4 : 2);
+    const bool two = binary ? !many : shift && p.x.groups8 <= 4;
     if (two && p.tiles * warps > resident && p.tiles * 2 <= resident) warps = 2;
+    // For one token several waves of many warps, later tiles on their way, beat one wave of few
+    // where blocks are large or rows long.
+    if (many && p.x.m == 1 &&
+        (p.units > 64 ||
+         (warps == 4 && BlockBytes(widest.form, q, widest.zeta, widest.slots) > 1700))) {
+      warps = most;
+    }
     if (p.tiles * warps > resident) {
+      // The kinds whose kernels share tiles.
+      const bool pairs = config->kind == KindOf(Form::kShift, false, 2) ||
+                         config->kind == KindOf(Form::kFree, true, 2);
       const bool share = q < (many ? 3 : 4) && p.units >= 2 * most;
-      if (many && (q > 2 || (share && config->kind == KindOf(Form::kShift, false, 2))))
+      const bool spills = p.x.m == 2 && config->kind == KindOf(Form::kFree, true, 4);
+      if (many ? (q > 2 && !spills) || (share && pairs)
+               : share && p.x.groups8 == 2 && config->kind == KindOf(Form::kShift, false, 3)) {
         warps = most;
+      }
       if (options.blocks == 0) config->share = share;
     }
   }
   config->warps = static_cast<int>(std::clamp<int64_t>(warps, 1, std::min<int64_t>(most, p.units)));
+  // Not for short rows of bcq/free on the integer path, which do not wait for memory.
+  if (p.tiles * config->warps > resident && (binary || shift || p.units >= 32)) {
+    config->ahead_units = std::min(std::clamp(p.units / 8, 4, 32), p.units);
+  }
 }
 
 // All members in one launch, widest first: the longest tiles should not be the last to start.
@@ -173,7 +194,7 @@ CudaStatus MultiplyTiled(const PackedActivations& x, std::vector<Member> members
   params.x = x.view();
   params.tiles = static_cast<uint32_t>(tiles);
   config.blocks = static_cast<uint32_t>(std::max(options.blocks, 0));
-  ChooseWarps(options, binary, params, members[0].w->view().q, &config);
+  ChooseWarps(options, binary, params, members[0].w->view(), &config);
   config.programmatic = options.programmatic && x.programmatic();
   config.stream = stream;
   const auto launch = path == CudaPath::kPrompt ? LaunchPrompt

@@ -36,6 +36,17 @@ __device__ __forceinline__ const uint8_t* FirstBlock(const LaunchParams& p, cons
   return at.blocks + uint64_t{at.tile * p.units + (threadIdx.x >> 5)} * B::kBytes;
 }
 
+// Asks for the beginning of a later tile of the same matrix in L2, so that the memory has something
+// to read while a tile's sums are written and the next one starts.
+template <typename B>
+__device__ __forceinline__ void PrefetchTile(const LaunchParams& p, const Tile& at) {
+  // The last warp has the fewest units.
+  if (p.ahead == 0 || threadIdx.x != blockDim.x - 32) return;
+  const uint32_t tile = at.tile + p.ahead;
+  if (tile * kTileRows >= static_cast<uint32_t>(p.out[at.part].n)) return;
+  PrefetchToL2(at.blocks + uint64_t{tile} * p.units * B::kBytes, p.ahead_units * B::kBytes);
+}
+
 // Scales of rows g and g+8 for the 2S slots of a unit.
 template <int S>
 __device__ __forceinline__ void LoadPairs(const uint8_t* at, uint32_t (&out)[2 * S]) {
