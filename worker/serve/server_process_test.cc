@@ -17,6 +17,7 @@
 #include "absl/time/clock.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
+#include "worker/serve/cuda/cuda_model.h"
 #include "worker/serve/testing/tiny_package.h"
 
 namespace shiftadd {
@@ -318,6 +319,14 @@ TEST_F(ServerProcess, SaysWhatIsWrong) {
   beyond[5] = "0.0.0.0:0";
   EXPECT_EQ(Fails(beyond, &says), 1);
   EXPECT_THAT(says, HasSubstr("loopback"));
+  // No GPU, or no code for one: nothing is served on the CPU unasked.
+  if (!DescribeCudaDevice().ok()) {
+    auto gpu = Args("tiny:one");
+    gpu.insert(gpu.end(), {"--device", "cuda"});
+    EXPECT_EQ(Fails(gpu, &says), 1);
+    EXPECT_THAT(says,
+                HasSubstr(CudaVersionOfBuild() == 0 ? "build with -DSHIFTADD_CUDA=ON" : "GPU"));
+  }
   // A flipped bit in a weight blob.
   const std::string layer = package_.config["layers"][2]["digest"];
   const fs::path blob = dir_ / "oci" / "blobs" / "sha256" / layer.substr(7);

@@ -13,6 +13,8 @@
 
 #include <cuda_fp16.h>
 
+#include <cfloat>
+
 #include "kernels/cuda/device_ops.cuh"
 #include "worker/serve/cuda/step.h"
 
@@ -150,12 +152,28 @@ __device__ __forceinline__ void PageScores(const QueryFragments<kD>& q, const ui
   }
 }
 
+constexpr float kLog2E = 1.4426950408889634f;
+
+// ScoreRules of a lane's rows, for scores in base 2.
+template <int kRowBlocks>
+struct LaneRules {
+  float cap = 0;
+  float slope[kRowBlocks] = {};
+  int first[kRowBlocks] = {};  // keys before it are not seen
+
+  __device__ __forceinline__ float Apply(int r, float score, int distance) const {
+    if (cap > 0) score = cap * tanhf(score / cap);
+    return score - slope[r] * static_cast<float>(distance);
+  }
+};
+
 // Adds a page whose first key is `first_key`; row block r sees keys up to limit[r]. Pages come in
-// ascending order and the first one has a key for every row.
-template <int kD, int kRowBlocks>
+// ascending order; without rules the first one has a key for every row.
+template <int kD, int kRowBlocks, bool kRules>
 __device__ __forceinline__ void AddPage(const QueryFragments<kD>& q, const __half* keys,
                                         const __half* values, int first_key,
-                                        const int (&limit)[kRowBlocks], int lane,
+                                        const int (&limit)[kRowBlocks],
+                                        const LaneRules<kRowBlocks>& rules, int lane,
                                         WarpSoftmax<kD, kRowBlocks>* state) {
   const int g = lane / 4, t = lane % 4;
   const uint4* value = reinterpret_cast<const uint4*>(values) + g * 4 + t;
@@ -179,13 +197,16 @@ __device__ __forceinline__ void AddPage(const QueryFragments<kD>& q, const __hal
 #pragma unroll
       for (int e = 0; e < 2; ++e) {
         float& s = score[b][2 * r + e];
-        if (first_key + 8 * t + 2 * b + e > limit[r]) s = -INFINITY;
+        const int key = first_key + 8 * t + 2 * b + e;
+        if constexpr (kRules) s = rules.Apply(r, s, limit[r] - key);
+        if (key > limit[r] || (kRules && key < rules.first[r])) s = -INFINITY;
         top = fmaxf(top, s);
       }
     }
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 1));
     top = fmaxf(top, __shfl_xor_sync(~0u, top, 2));
     top = fmaxf(top, state->top[r]);
+    if (kRules && top == -INFINITY) top = -FLT_MAX;  // no key of this row yet
     const float shrink = exp2f(state->top[r] - top);
     state->top[r] = top;
     float sum = 0;

@@ -13,11 +13,25 @@ struct RopeParams {
   int64_t block = 0;
   float* qkv = nullptr;             // [rows, shape.width()]; queries are rotated in place
   const float* bias = nullptr;      // [shape.width()], added first; or null
-  const float2* cos_sin = nullptr;  // [positions, head_dim / 2]
+  const float* q_norm = nullptr;    // [head_dim]: weights of an RMS norm of each query, then …
+  const float* k_norm = nullptr;    // … and of each key; both or neither
+  float eps = 0;                    // of these
+  const float2* cos_sin = nullptr;  // [positions, head_dim / 2]; null: nothing is rotated
   PagedRows rows;
 };
-// Adds biases, rotates queries and keys, and puts keys and values into the cache.
+// Adds biases, norms and rotates queries and keys, and puts keys and values into the cache. The
+// head dim is even.
 cudaError_t LaunchRope(const RopeParams& p, int64_t rows, bool programmatic, cudaStream_t stream);
+
+// How scores become weights.
+struct ScoreRules {
+  float scale = 1;
+  float cap = 0;                  // above 0: scores become cap * tanh(score / cap) …
+  const float* slopes = nullptr;  // … less slopes[head] * distance (device); or null
+  int32_t window = 0;             // a token sees so many, itself among them; 0: all before it
+
+  bool plain() const { return cap == 0 && slopes == nullptr && window == 0; }
+};
 
 struct AttentionParams {
   AttentionShape shape;
@@ -25,6 +39,7 @@ struct AttentionParams {
   const float* qkv = nullptr;  // [rows, shape.width()], queries rotated
   float* out = nullptr;        // [rows, shape.q_rows()]
   PagedRows rows;
+  ScoreRules rules;
 };
 
 // Thread blocks that share the keys of one row and head; a constant, so that a row's sums do not

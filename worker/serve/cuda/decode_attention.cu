@@ -22,6 +22,7 @@ struct Place {
   int row, kv_head, first_head, heads;  // heads: of this group
   int slot;                             // of the scratch
   int length, splits;
+  int first, first_page;  // what is seen begins with this key, and its page
 };
 
 __device__ Place FindPlace(const DecodeParams& p) {
@@ -35,7 +36,10 @@ __device__ Place FindPlace(const DecodeParams& p) {
   at.first_head = at.kv_head * shape.share() + begin;
   at.slot = blockIdx.z * gridDim.y + blockIdx.y;
   at.length = p.attention.rows.positions[at.row] + 1;
-  const int pages = (at.length + kPageTokens - 1) / kPageTokens;
+  const int window = p.attention.rules.window;
+  at.first = window > 0 ? max(0, at.length - window) : 0;
+  at.first_page = at.first / kPageTokens;
+  const int pages = (at.length + kPageTokens - 1) / kPageTokens - at.first_page;
   at.splits = min(kDecodeSplits, (pages + kWarps - 1) / kWarps);
   return at;
 }
@@ -59,7 +63,7 @@ struct Found {
 template <int kD>
 __device__ void PrefetchPage(const DecodeParams& p, const Place& at) {
   const AttentionParams& a = p.attention;
-  const int page = blockIdx.x * kWarps + threadIdx.x / 32;
+  const int page = at.first_page + blockIdx.x * kWarps + threadIdx.x / 32;
   if (page * kPageTokens >= at.length) return;
   const __half* base = a.rows.pages[a.rows.first_page[at.row] + page];
   constexpr int kLines = kPageTokens * kD * 2 / 128;
@@ -69,7 +73,7 @@ __device__ void PrefetchPage(const DecodeParams& p, const Place& at) {
   }
 }
 
-template <int kD>
+template <int kD, bool kRules>
 __device__ void WarpPages(const DecodeParams& p, const Place& at, Found<kD>* found) {
   const AttentionParams& a = p.attention;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, g = lane / 4, t = lane % 4;
@@ -82,12 +86,21 @@ __device__ void WarpPages(const DecodeParams& p, const Place& at, Found<kD>* fou
   const int64_t keys = a.shape.KeysAt(a.block, at.kv_head);
   const int64_t values = a.shape.ValuesAt(a.block, at.kv_head);
   const int limit[1] = {at.length - 1};
+  LaneRules<1> rules;
+  if constexpr (kRules) {
+    rules.cap = a.rules.cap * kLog2E;
+    if (a.rules.slopes != nullptr && g < at.heads) {
+      rules.slope[0] = a.rules.slopes[at.first_head + g] * kLog2E;
+    }
+    rules.first[0] = at.first;
+  }
   WarpSoftmax<kD, 1> state;
   state.Clear();
-  for (int page = blockIdx.x * kWarps + warp; page * kPageTokens < at.length;
+  for (int page = at.first_page + blockIdx.x * kWarps + warp; page * kPageTokens < at.length;
        page += at.splits * kWarps) {
     const __half* base = pages[page];
-    AddPage<kD, 1>(q, base + keys, base + values, page * kPageTokens, limit, lane, &state);
+    AddPage<kD, 1, kRules>(q, base + keys, base + values, page * kPageTokens, limit, rules, lane,
+                           &state);
   }
   float sum = state.sum[0];
   sum += __shfl_xor_sync(~0u, sum, 1);
@@ -139,7 +152,7 @@ __device__ void CombineSplits(const DecodeParams& p, const Place& at) {
   }
 }
 
-template <int kD>
+template <int kD, bool kRules>
 __global__ void __launch_bounds__(kWarps * 32)
     DecodeKernel(const __grid_constant__ DecodeParams p) {
   __shared__ Found<kD> found;
@@ -151,7 +164,7 @@ __global__ void __launch_bounds__(kWarps * 32)
   if (split >= at.splits) return;
   PrefetchPage<kD>(p, at);
   kernels::cuda::WaitForPreviousKernel();
-  WarpPages<kD>(p, at, &found);
+  WarpPages<kD, kRules>(p, at, &found);
   __syncthreads();
   const int64_t mine = int64_t{at.slot} * kDecodeSplits + split;
   for (int i = threadIdx.x; i < at.heads * kD; i += kWarps * 32) {
@@ -191,11 +204,12 @@ cudaError_t LaunchDecodeAttention(const AttentionParams& p, const DecodeScratch&
                                   const int32_t* rows, int64_t count, bool programmatic,
                                   cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  const DecodeParams params = {p, scratch, rows,
-                               1.4426950408889634f / sqrtf(static_cast<float>(p.shape.head_dim))};
+  const DecodeParams params = {p, scratch, rows, kLog2E * p.rules.scale};
   const dim3 grid(kDecodeSplits, DecodeGroups(p.shape), static_cast<unsigned>(count));
-#define SHIFTADD_LAUNCH(padded) \
-  kernels::cuda::Launch(DecodeKernel<padded>, grid, kWarps * 32, programmatic, stream, params)
+#define SHIFTADD_LAUNCH(padded)                                                         \
+  kernels::cuda::Launch(                                                                \
+      p.rules.plain() ? DecodeKernel<padded, false> : DecodeKernel<padded, true>, grid, \
+      kWarps * 32, programmatic, stream, params)
   SHIFTADD_FOR_HEAD_DIM(p.shape.padded, SHIFTADD_LAUNCH)
 #undef SHIFTADD_LAUNCH
 }

@@ -29,9 +29,47 @@ cudaError_t LaunchSiluMul(const float* gate, const float* up, int64_t ld, float*
 cudaError_t LaunchAddBias(float* y, int64_t ld, const float* bias, int64_t rows, int64_t width,
                           cudaStream_t stream);
 
-// out[i] = x[wanted[i]] + add[wanted[i]].
+// out[i] = x[wanted[i]] + add[wanted[i]]; add may be null.
 cudaError_t LaunchGatherSum(const float* x, const float* add, const int32_t* wanted, float* out,
                             int64_t count, int64_t width, cudaStream_t stream);
+
+// x[row] = x[row] * scale + table[positions[row] + offset]; table [.., width] may be null.
+struct EmbedParams {
+  float* x = nullptr;
+  float scale = 1;
+  const float* table = nullptr;
+  const int32_t* positions = nullptr;
+  int64_t offset = 0, width = 0;
+};
+cudaError_t LaunchFinishEmbedding(const EmbedParams& p, int64_t rows, cudaStream_t stream);
+
+// A norm's weights [width]; a bias makes it a layer norm, otherwise RMS. weight null: no norm.
+struct NormView {
+  const float* weight = nullptr;
+  const float* bias = nullptr;
+};
+// What stands between two sublayers, for every place that norms can have:
+//   sum = x + post(delta), or norm(x + delta) if `after`;   out = norm(sum), or sum if `after`
+// delta may be null (0); sum may be x, and out null (not written) or sum.
+struct JoinParams {
+  const float* x = nullptr;
+  const float* delta = nullptr;
+  NormView post, norm;
+  bool after = false;
+  float eps = 0;
+  float* sum = nullptr;
+  float* out = nullptr;
+  int64_t width = 0;
+};
+cudaError_t LaunchJoin(const JoinParams& p, int64_t rows, cudaStream_t stream);
+
+// out [rows, width] = act(gate) * up, or act(gate) where up is null; row stride of both: ld.
+enum class ActKind { kSilu, kGeluTanh, kRelu };
+cudaError_t LaunchActivate(ActKind kind, const float* gate, const float* up, int64_t ld, float* out,
+                           int64_t rows, int64_t width, cudaStream_t stream);
+
+// x = cap * tanh(x / cap), `count` numbers.
+cudaError_t LaunchSoftCap(float* x, float cap, int64_t count, cudaStream_t stream);
 
 // How the numbers of a raw matrix are kept: the narrowest that holds them all exactly.
 enum class RawType { kF16, kBF16, kF32 };

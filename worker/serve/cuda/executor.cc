@@ -27,7 +27,12 @@ int64_t BucketFor(int64_t rows) {
 }
 
 int64_t WidestInput(const ArchitectureSpec& spec) {
-  return std::max({spec.hidden, spec.q_rows(), spec.intermediate});
+  return std::max({spec.hidden, spec.q_rows(), spec.intermediate, spec.embed_width});
+}
+
+bool IsFused(const ArchitectureSpec& spec) {
+  return spec.norm == NormKind::kRms && spec.norm_place == NormPlace::kBefore &&
+         spec.has_final_norm && spec.gated && spec.activation == Activation::kSilu;
 }
 
 }  // namespace
@@ -48,9 +53,10 @@ AttentionShape ShapeOf(const ArchitectureSpec& spec) {
 
 uint64_t BufferBytes(const ArchitectureSpec& spec, const CudaModelOptions& options) {
   const AttentionShape shape = ShapeOf(spec);
-  const uint64_t floats = StepRows(options) * (3 * spec.hidden + shape.width() + spec.q_rows() +
-                                               2 * spec.intermediate + WidestInput(spec)) +
-                          kHeadRows * (spec.hidden + spec.vocab);
+  const uint64_t floats =
+      StepRows(options) * (3 * spec.hidden + shape.width() + spec.q_rows() + 2 * spec.intermediate +
+                           WidestInput(spec) + spec.embed_width) +
+      kHeadRows * (spec.hidden + spec.vocab);
   const uint64_t splits = uint64_t{kDecodeRows} * DecodeGroups(shape) * kDecodeSplits *
                           kDecodeHeads * (shape.padded + 2);
   // cuBLAS has 32 MiB of its own.
@@ -68,10 +74,12 @@ int64_t CachePages(const ArchitectureSpec& spec, const CudaModelOptions& options
 }
 
 uint64_t DeviceWeights::bytes() const {
-  uint64_t sum = final_norm.size() + head.bytes();
+  uint64_t sum = final_norm.bytes() + embed_norm.bytes() + positions.size() + head.bytes() +
+                 embed_proj.bytes() + head_proj.bytes();
   if (embed) sum += embed->bytes();
   for (const DeviceBlock& b : blocks) {
-    sum += b.attn_norm.size() + b.mlp_norm.size();
+    sum += b.attn_norm.bytes() + b.mlp_norm.bytes() + b.attn_post_norm.bytes() +
+           b.mlp_post_norm.bytes() + b.q_norm.size() + b.k_norm.size();
     sum += b.qkv.bytes() + b.o.bytes() + b.gate_up.bytes() + b.down.bytes();
   }
   return sum;
@@ -87,7 +95,8 @@ Executor::Executor(const ArchitectureSpec& spec, DeviceWeights weights,
       weight_bytes_(weights_.bytes()),
       stream_(std::move(stream)),
       pool_(std::make_shared<PagePool>(static_cast<size_t>(shape_.PageHalves(spec.blocks)) *
-                                       sizeof(__half))) {}
+                                       sizeof(__half))),
+      fused_(IsFused(spec)) {}
 
 Executor::~Executor() {
   DropGraphs();
@@ -121,7 +130,18 @@ absl::Status Executor::Allocate() {
   for (const DeviceBlock& b : weights_.blocks) {
     raw |= b.qkv.has_raw() || b.o.has_raw() || b.gate_up.has_raw() || b.down.has_raw();
   }
-  if (raw) SA_RETURN_IF_ERROR(floats(&scratch_, rows * WidestInput(spec_)));
+  // Inputs of raw matrices, and of all where norms and activations are kernels of their own.
+  if (raw || !fused_) SA_RETURN_IF_ERROR(floats(&scratch_, rows * WidestInput(spec_)));
+  if (spec_.embed_width > 0) {
+    SA_RETURN_IF_ERROR(floats(&narrow_, std::max(rows, kHeadRows) * spec_.embed_width));
+  }
+  if (spec_.position == PositionKind::kAlibi) {
+    const std::vector<double> slopes = AlibiSlopes(spec_.heads);
+    const std::vector<float> narrow(slopes.begin(), slopes.end());
+    SA_RETURN_IF_ERROR(
+        ToStatus(slopes_.Upload(narrow.data(), narrow.size() * sizeof(float), stream_.get())));
+    SA_RETURN_IF_ERROR(stream_.Wait());
+  }
   const int64_t slots = kDecodeRows * DecodeGroups(shape_);
   const int64_t heads = slots * kDecodeSplits * kDecodeHeads;
   SA_RETURN_IF_ERROR(floats(&split_sums_, heads * shape_.padded));
@@ -185,6 +205,10 @@ absl::Status Executor::Check(const std::vector<BatchRow>& rows) const {
     if (count > 0 && rows[i - 1].cache != row.cache) {
       return absl::InvalidArgumentError("the rows of a cache do not stand together");
     }
+    if (spec_.position == PositionKind::kLearned && cache->length() + count + 1 > spec_.context) {
+      return absl::OutOfRangeError(
+          absl::StrCat("the model has positions for ", spec_.context, " tokens and no more"));
+    }
     if (cache->length() + ++count > cache->capacity()) {
       return absl::OutOfRangeError(absl::StrCat("the cache is full: it holds ", cache->length(),
                                                 " of ", cache->capacity(), " tokens and ", count,
@@ -210,22 +234,25 @@ absl::Status Executor::Reserve(const std::vector<BatchRow>& rows) {
 }
 
 absl::Status Executor::GrowRope(int64_t positions) {
-  if (positions <= positions_) return absl::OkStatus();
+  if (!spec_.rope() || positions <= positions_) return absl::OkStatus();
   positions = std::max<int64_t>({positions, 2 * positions_, 1024});
-  const std::vector<double> frequencies = RopeInverseFrequencies(spec_);
-  std::vector<float2> turns;
-  turns.reserve(positions * frequencies.size());
-  for (int64_t p = 0; p < positions; ++p) {
-    for (const double frequency : frequencies) {
-      const double angle = static_cast<double>(p) * frequency;
-      turns.push_back({static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))});
+  for (const bool local : {false, true}) {
+    if (local && spec_.rope_local_theta == 0) continue;
+    const std::vector<double> frequencies = RopeInverseFrequencies(spec_, local);
+    std::vector<float2> turns;
+    turns.reserve(positions * frequencies.size());
+    for (int64_t p = 0; p < positions; ++p) {
+      for (const double frequency : frequencies) {
+        const double angle = static_cast<double>(p) * frequency;
+        turns.push_back({static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))});
+      }
     }
+    Buffer buffer;
+    SA_RETURN_IF_ERROR(
+        ToStatus(buffer.Upload(turns.data(), turns.size() * sizeof(float2), stream_.get())));
+    SA_RETURN_IF_ERROR(stream_.Wait());
+    cos_sin_[local] = std::move(buffer);
   }
-  Buffer buffer;
-  SA_RETURN_IF_ERROR(
-      ToStatus(buffer.Upload(turns.data(), turns.size() * sizeof(float2), stream_.get())));
-  SA_RETURN_IF_ERROR(stream_.Wait());
-  cos_sin_ = std::move(buffer);
   positions_ = positions;
   DropGraphs();  // they hold the old address
   return absl::OkStatus();
@@ -440,91 +467,22 @@ absl::Status Executor::PromptHead(const std::vector<const BatchRow*>& wanted,
   for (int64_t begin = 0; begin < rows; begin += kHeadRows) {
     const int64_t count = std::min(kHeadRows, rows - begin);
     SA_RETURN_IF_ERROR(
-        ToStatus(LaunchGatherSum(hidden_[current_].as<float>(), delta_.as<float>(),
+        ToStatus(LaunchGatherSum(fused_ ? hidden_[current_].as<float>() : normed_,
+                                 fused_ ? delta_.as<float>() : nullptr,
                                  prompt_staging_.device().wanted + begin, compact_.as<float>(),
                                  count, spec_.hidden, stream_.get()),
                  "launching the gathering of rows"));
-    GroupInput in{GroupInput::Kind::kNorm, compact_.as<float>(), spec_.hidden};
-    in.weight = weights_.final_norm.as<float>();
-    in.eps = static_cast<float>(spec_.norm_eps);
-    SA_RETURN_IF_ERROR(weights_.head.Run(in, count, logits_.as<float>(), context_));
+    GroupInput in{GroupInput::Kind::kPlain, compact_.as<float>(), spec_.hidden};
+    if (fused_) {
+      in.kind = GroupInput::Kind::kNorm;
+      in.weight = weights_.final_norm.weight.as<float>();
+      in.eps = static_cast<float>(spec_.norm_eps);
+    }
+    SA_RETURN_IF_ERROR(Head(in, count));
     if (tokens != nullptr) SA_RETURN_IF_ERROR(Sample(prompt_staging_, begin, count));
     SA_RETURN_IF_ERROR(Collect(wanted.data() + begin, count, logits, tokens));
   }
   return absl::OkStatus();
-}
-
-absl::Status Executor::AddBias(const LinearGroup& group, int64_t rows, float* y) const {
-  if (group.bias() == nullptr) return absl::OkStatus();
-  return ToStatus(LaunchAddBias(y, group.rows(), group.bias(), rows, group.rows(), stream_.get()),
-                  "launching a bias");
-}
-
-absl::Status Executor::Attention(int64_t block, const Plan& plan) {
-  const bool early = context_.multiply.programmatic;
-  const PagedRows rows = plan.staging->rows();
-  RopeParams rope;
-  rope.shape = shape_;
-  rope.block = block;
-  rope.qkv = qkv_.as<float>();
-  rope.bias = weights_.blocks[block].qkv.bias();
-  rope.cos_sin = cos_sin_.as<float2>();
-  rope.rows = rows;
-  SA_RETURN_IF_ERROR(ToStatus(LaunchRope(rope, plan.rows, early, stream_.get()), "launching RoPE"));
-  const AttentionParams p = {shape_, block, qkv_.as<float>(), attended_.as<float>(), rows};
-  const char kWhat[] = "launching attention";
-  if (plan.decode) {
-    return ToStatus(LaunchDecodeAttention(p, splits_, nullptr, plan.rows, early, stream_.get()),
-                    kWhat);
-  }
-  const Staging::Arrays& arrays = plan.staging->device();
-  for (int64_t begin = 0; begin < plan.decode_rows; begin += kDecodeRows) {
-    const int64_t count = std::min<int64_t>(kDecodeRows, plan.decode_rows - begin);
-    SA_RETURN_IF_ERROR(ToStatus(
-        LaunchDecodeAttention(p, splits_, arrays.decode_rows + begin, count, early, stream_.get()),
-        kWhat));
-  }
-  return ToStatus(LaunchPromptAttention(p, arrays.tiles, plan.tiles, early, stream_.get()), kWhat);
-}
-
-// From tokens to the residual stream in hidden_[current_] + delta_, or, for a decode step, logits.
-absl::Status Executor::Blocks(const Plan& plan) {
-  const int64_t m = plan.rows;
-  current_ = 0;
-  const DeviceLinear& embed = weights_.embed ? *weights_.embed : weights_.head.linear(0);
-  SA_RETURN_IF_ERROR(
-      embed.Gather(plan.staging->device().tokens, m, hidden_[0].as<float>(), stream_.get()));
-  // RMSNorm of the residual stream, to which what the layers before made is added on the way.
-  const auto norm = [&](bool add, const Buffer& weight) {
-    GroupInput in{GroupInput::Kind::kNorm, hidden_[current_].as<float>(), spec_.hidden};
-    in.weight = weight.as<float>();
-    in.eps = static_cast<float>(spec_.norm_eps);
-    if (add) {
-      current_ = 1 - current_;
-      in.add = delta_.as<float>();
-      in.sum = hidden_[current_].as<float>();
-    }
-    return in;
-  };
-  for (int64_t b = 0; b < spec_.blocks; ++b) {
-    const DeviceBlock& block = weights_.blocks[b];
-    SA_RETURN_IF_ERROR(block.qkv.Run(norm(b > 0, block.attn_norm), m, qkv_.as<float>(), context_));
-    SA_RETURN_IF_ERROR(Attention(b, plan));
-    const GroupInput attended{GroupInput::Kind::kPlain, attended_.as<float>(), spec_.q_rows()};
-    SA_RETURN_IF_ERROR(block.o.Run(attended, m, delta_.as<float>(), context_));
-    SA_RETURN_IF_ERROR(AddBias(block.o, m, delta_.as<float>()));
-    SA_RETURN_IF_ERROR(
-        block.gate_up.Run(norm(true, block.mlp_norm), m, gate_up_.as<float>(), context_));
-    SA_RETURN_IF_ERROR(AddBias(block.gate_up, m, gate_up_.as<float>()));
-    GroupInput gated{GroupInput::Kind::kSiluMul, gate_up_.as<float>(), 2 * spec_.intermediate};
-    gated.up = gate_up_.as<float>() + spec_.intermediate;
-    SA_RETURN_IF_ERROR(block.down.Run(gated, m, delta_.as<float>(), context_));
-    SA_RETURN_IF_ERROR(AddBias(block.down, m, delta_.as<float>()));
-  }
-  if (!plan.decode) return absl::OkStatus();
-  SA_RETURN_IF_ERROR(
-      weights_.head.Run(norm(true, weights_.final_norm), m, logits_.as<float>(), context_));
-  return plan.sample ? Sample(*plan.staging, 0, m) : absl::OkStatus();
 }
 
 }  // namespace shiftadd::cuda

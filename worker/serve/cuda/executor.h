@@ -21,14 +21,24 @@
 
 namespace shiftadd::cuda {
 
+struct DeviceNorm {
+  Buffer weight, bias;  // either may be empty
+
+  NormView view() const { return {weight.as<float>(), bias.as<float>()}; }
+  uint64_t bytes() const { return weight.size() + bias.size(); }
+};
+
 struct DeviceBlock {
-  Buffer attn_norm, mlp_norm;
+  DeviceNorm attn_norm, mlp_norm, attn_post_norm, mlp_post_norm;
+  Buffer q_norm, k_norm;
   LinearGroup qkv, o, gate_up, down;
 };
 
 struct DeviceWeights {
   std::vector<DeviceBlock> blocks;
-  Buffer final_norm;
+  DeviceNorm final_norm, embed_norm;
+  Buffer positions;
+  LinearGroup embed_proj, head_proj;    // empty unless the embedding is narrower than hidden
   LinearGroup head;                     // its matrix is the embedding too where that is tied
   std::unique_ptr<DeviceLinear> embed;  // null if tied
   std::unique_ptr<ActivationPool> activations;
@@ -119,10 +129,20 @@ class Executor : public PackedModel {
   absl::StatusOr<cudaGraphExec_t> Capture(const Plan& plan);
   void DropGraphs();
 
-  // Launches of a step.
+  // Launches of a step (executor_blocks.cc).
   absl::Status Blocks(const Plan& plan);
+  absl::Status FusedBlocks(const Plan& plan);
+  absl::Status GeneralBlocks(const Plan& plan);
+  absl::Status Embed(const Plan& plan);
   absl::Status Attention(int64_t block, const Plan& plan);
   absl::Status AddBias(const LinearGroup& group, int64_t rows, float* y) const;
+  // The input of the sublayer behind `next`, in scratch_ or hidden_[0]: adds what the one before
+  // left in delta_ to the residual stream. `norm`, `post`: that one's; null at the first.
+  absl::StatusOr<const float*> Join(const DeviceNorm* norm, const DeviceNorm* post,
+                                    const DeviceNorm& next, int64_t rows);
+  absl::Status Activate(const LinearGroup& gate_up, int64_t rows);
+  // Logits at logits_ from what the head reads.
+  absl::Status Head(GroupInput in, int64_t rows);
 
   const ArchitectureSpec spec_;
   const CudaModelOptions options_;
@@ -135,13 +155,18 @@ class Executor : public PackedModel {
   std::unique_ptr<kernels::CudaWorkspace> workspace_;  // null if batch_invariant
   RunContext context_;
 
-  Buffer cos_sin_;
+  // Whether norms and the activation are those that the preparation of activations can do: RMS
+  // norms before sublayers and SiLU with a gate.
+  const bool fused_;
+  Buffer cos_sin_[2];      // of all blocks, or of global and of local ones
   int64_t positions_ = 0;  // of cos_sin_
+  Buffer slopes_;          // ALiBi: [heads]
 
   Staging decode_staging_, prompt_staging_;
   Buffer hidden_[2];
   int current_ = 0;  // which hidden_ holds the residual stream
-  Buffer delta_, qkv_, attended_, gate_up_, compact_, logits_, scratch_;
+  Buffer delta_, qkv_, attended_, gate_up_, compact_, logits_, scratch_, narrow_;
+  const float* normed_ = nullptr;  // all rows of a prompt as the head reads them, unless fused_
   Buffer split_sums_, split_tops_, split_arrived_;
   DecodeScratch splits_;
   std::vector<__half*> spare_page_;  // what padding rows write to

@@ -24,7 +24,7 @@ uint64_t LayerBytes(const PackageLayer& layer) {
 
 uint64_t WeightBytes(const PackageConfig& config) {
   const ArchitectureSpec& spec = config.spec;
-  uint64_t sum = spec.vocab * spec.hidden * (spec.tied_embeddings ? 1 : 2);
+  uint64_t sum = spec.vocab * spec.embed_dim() * (spec.tied_embeddings ? 1 : 2);
   for (const PackageLayer& layer : config.layers) sum += LayerBytes(layer);
   return sum;
 }
@@ -49,10 +49,9 @@ absl::Status CheckMemory(const PackageConfig& config, const CudaModelOptions& op
 }
 
 absl::Status CheckSupported(const ArchitectureSpec& spec) {
-  SA_RETURN_IF_ERROR(RefuseBeyondLlama(spec, "the GPU executor"));
   if (spec.head_dim % 2 != 0) {
     return absl::UnimplementedError(
-        absl::StrCat("head_dim ", spec.head_dim, ": rotate-half RoPE needs an even one"));
+        absl::StrCat("head_dim ", spec.head_dim, ": attention on a GPU needs an even one"));
   }
   if (spec.head_dim > kMaxHeadDim) {
     return absl::UnimplementedError(
@@ -73,7 +72,7 @@ class Loader {
     SA_ASSIGN_OR_RETURN(context_.unquantized,
                         ParseUnquantized(std::move(blob), config_.spec, config_.unquantized));
     context_.exponent_sets = config_.exponent_sets;
-    SA_RETURN_IF_ERROR(UploadVector("final_norm", &weights_.final_norm));
+    SA_RETURN_IF_ERROR(LoadEnds());
     auto layer = config_.layers.begin();
     for (int64_t b = 0; b < config_.spec.blocks; ++b) SA_RETURN_IF_ERROR(LoadBlock(b, &layer));
     SA_RETURN_IF_ERROR(LoadHead());
@@ -102,6 +101,38 @@ class Loader {
         ToStatus(out->Upload(values->data(), values->size() * sizeof(float), stream_.get())),
         name));
     return stream_.Wait();
+  }
+
+  absl::Status UploadNorm(const std::string& name, DeviceNorm* out) {
+    SA_RETURN_IF_ERROR(UploadVector(name, &out->weight));
+    if (config_.spec.norm != NormKind::kLayer) return absl::OkStatus();
+    return UploadVector(name + ".bias", &out->bias);
+  }
+
+  // A matrix among the plain tensors.
+  absl::Status LoadProjection(const std::string& name, int64_t rows, int64_t cols,
+                              LinearGroup* group) {
+    SA_ASSIGN_OR_RETURN(const std::vector<float>* values, Vector(name));
+    PackedLayer layer;
+    layer.name = name;
+    layer.rows = rows;
+    layer.cols = cols;
+    layer.raw = true;
+    layer.weight = std::make_shared<const std::vector<float>>(*values);
+    return AddLinear(layer, group);
+  }
+
+  absl::Status LoadEnds() {
+    const ArchitectureSpec& spec = config_.spec;
+    if (spec.has_final_norm) SA_RETURN_IF_ERROR(UploadNorm("final_norm", &weights_.final_norm));
+    if (spec.embed_norm) SA_RETURN_IF_ERROR(UploadNorm("embed_norm", &weights_.embed_norm));
+    if (spec.position == PositionKind::kLearned) {
+      SA_RETURN_IF_ERROR(UploadVector("positions", &weights_.positions));
+    }
+    if (spec.embed_width == 0) return absl::OkStatus();
+    SA_RETURN_IF_ERROR(
+        LoadProjection("embed_proj", spec.hidden, spec.embed_width, &weights_.embed_proj));
+    return LoadProjection("head_proj", spec.embed_width, spec.hidden, &weights_.head_proj);
   }
 
   absl::Status AddLinear(const PackedLayer& layer, LinearGroup* group) {
@@ -135,11 +166,20 @@ class Loader {
   absl::Status LoadBlock(int64_t b, std::vector<PackageLayer>::iterator* layer) {
     const ArchitectureSpec& spec = config_.spec;
     DeviceBlock block;
-    SA_RETURN_IF_ERROR(UploadVector(absl::StrCat("blocks.", b, ".attn_norm"), &block.attn_norm));
-    SA_RETURN_IF_ERROR(UploadVector(absl::StrCat("blocks.", b, ".mlp_norm"), &block.mlp_norm));
+    const std::string prefix = absl::StrCat("blocks.", b, ".");
+    SA_RETURN_IF_ERROR(UploadNorm(prefix + "attn_norm", &block.attn_norm));
+    SA_RETURN_IF_ERROR(UploadNorm(prefix + "mlp_norm", &block.mlp_norm));
+    if (spec.norm_place == NormPlace::kAround) {
+      SA_RETURN_IF_ERROR(UploadNorm(prefix + "attn_post_norm", &block.attn_post_norm));
+      SA_RETURN_IF_ERROR(UploadNorm(prefix + "mlp_post_norm", &block.mlp_post_norm));
+    }
+    if (spec.qk_norm) {
+      SA_RETURN_IF_ERROR(UploadVector(prefix + "attn.q_norm", &block.q_norm));
+      SA_RETURN_IF_ERROR(UploadVector(prefix + "attn.k_norm", &block.k_norm));
+    }
     SA_RETURN_IF_ERROR(LoadGroup(3, spec.qkv_bias, layer, &block.qkv));
     SA_RETURN_IF_ERROR(LoadGroup(1, spec.o_bias, layer, &block.o));
-    SA_RETURN_IF_ERROR(LoadGroup(2, spec.mlp_bias, layer, &block.gate_up));
+    SA_RETURN_IF_ERROR(LoadGroup(spec.gated ? 2 : 1, spec.mlp_bias, layer, &block.gate_up));
     SA_RETURN_IF_ERROR(LoadGroup(1, spec.mlp_bias, layer, &block.down));
     weights_.blocks.push_back(std::move(block));
     return absl::OkStatus();

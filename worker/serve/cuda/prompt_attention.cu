@@ -31,7 +31,7 @@ __device__ void StoreRow(const AttentionParams& a, int64_t row, int head, int t,
   }
 }
 
-template <int kD>
+template <int kD, bool kRules>
 __global__ void __launch_bounds__(kWarps * 32)
     PromptKernel(const __grid_constant__ PromptParams p) {
   const AttentionParams& a = p.attention;
@@ -56,12 +56,25 @@ __global__ void __launch_bounds__(kWarps * 32)
   const int64_t keys = a.shape.KeysAt(a.block, blockIdx.y);
   const int64_t values = a.shape.ValuesAt(a.block, blockIdx.y);
   const int limit[2] = {position + g, position + g + 8};
+  LaneRules<2> rules;
+  int first_page = 0;
+  if constexpr (kRules) {
+    rules.cap = a.rules.cap * kLog2E;
+    const float slope = a.rules.slopes == nullptr ? 0 : a.rules.slopes[head] * kLog2E;
+#pragma unroll
+    for (int r = 0; r < 2; ++r) {
+      rules.slope[r] = slope;
+      if (a.rules.window > 0) rules.first[r] = limit[r] + 1 - a.rules.window;
+    }
+    if (a.rules.window > 0) first_page = max(0, position + 1 - a.rules.window) / kPageTokens;
+  }
   WarpSoftmax<kD, 2> state;
   state.Clear();
 #pragma unroll 1
-  for (int page = 0; page * kPageTokens < position + tile.count; ++page) {
+  for (int page = first_page; page * kPageTokens < position + tile.count; ++page) {
     const __half* base = pages[page];
-    AddPage<kD, 2>(q, base + keys, base + values, page * kPageTokens, limit, lane, &state);
+    AddPage<kD, 2, kRules>(q, base + keys, base + values, page * kPageTokens, limit, rules, lane,
+                           &state);
   }
 #pragma unroll
   for (int r = 0; r < 2; ++r) {
@@ -79,12 +92,13 @@ __global__ void __launch_bounds__(kWarps * 32)
 cudaError_t LaunchPromptAttention(const AttentionParams& p, const AttentionTile* tiles,
                                   int64_t count, bool programmatic, cudaStream_t stream) {
   if (count == 0) return cudaSuccess;
-  const PromptParams params = {p, tiles, static_cast<int32_t>(count),
-                               1.4426950408889634f / sqrtf(static_cast<float>(p.shape.head_dim))};
+  const PromptParams params = {p, tiles, static_cast<int32_t>(count), kLog2E * p.rules.scale};
   const auto blocks = static_cast<unsigned>((count * p.shape.share() + kWarps - 1) / kWarps);
   const dim3 grid(blocks, static_cast<unsigned>(p.shape.kv_heads));
-#define SHIFTADD_LAUNCH(padded) \
-  kernels::cuda::Launch(PromptKernel<padded>, grid, kWarps * 32, programmatic, stream, params)
+#define SHIFTADD_LAUNCH(padded)                                                         \
+  kernels::cuda::Launch(                                                                \
+      p.rules.plain() ? PromptKernel<padded, false> : PromptKernel<padded, true>, grid, \
+      kWarps * 32, programmatic, stream, params)
   SHIFTADD_FOR_HEAD_DIM(p.shape.padded, SHIFTADD_LAUNCH)
 #undef SHIFTADD_LAUNCH
 }

@@ -46,13 +46,26 @@ __global__ void RopeKernel(const __grid_constant__ RopeParams p) {
   }
   const bool is_key = head >= shape.heads;
   __half* key = is_key ? page + shape.KeysAt(p.block, kv_head) + slot * shape.padded : nullptr;
-  const float2* turns = p.cos_sin + int64_t{position} * (d / 2);
-  float2 turn = lane < d / 2 ? turns[lane] : float2{};
+  const float2* turns = p.cos_sin == nullptr ? nullptr : p.cos_sin + int64_t{position} * (d / 2);
+  float2 turn = {1, 0};
+  if (turns != nullptr && lane < d / 2) turn = turns[lane];
   kernels::cuda::WaitForPreviousKernel();
+  const float* norm = is_key ? p.k_norm : p.q_norm;
+  float inverse = 1;
+  if (norm != nullptr) {
+    float squares = 0;
+    for (int i = lane; i < d; i += 32) {
+      const float v = Load(x + i) + (bias == nullptr ? 0 : bias[i]);
+      squares = fmaf(v, v, squares);
+    }
+    for (int o = 16; o > 0; o /= 2) squares += __shfl_xor_sync(~0u, squares, o);
+    inverse = 1 / sqrtf(squares / static_cast<float>(d) + p.eps);
+  }
   for (int i = lane; i < d / 2; i += 32) {
     float a = Load(x + i), b = Load(x + d / 2 + i);
     if (bias != nullptr) a += bias[i], b += bias[d / 2 + i];
-    if (i != lane) turn = turns[i];
+    if (norm != nullptr) a *= inverse * norm[i], b *= inverse * norm[d / 2 + i];
+    if (turns != nullptr && i != lane) turn = turns[i];
     const float first = a * turn.x - b * turn.y, second = b * turn.x + a * turn.y;
     if (is_key) {
       key[i] = ToHalf(first);

@@ -10,6 +10,7 @@
 #include <random>
 #include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "kernels/packed_matrix.h"
 #include "kernels/packing.h"
@@ -44,7 +45,7 @@ class Builder {
       : options_(options), random_(options.model.seed) {}
 
   TinyPackage Build() {
-    package_.spec = TinyLlamaSpec(options_.model);
+    package_.spec = options_.spec ? *options_.spec : TinyLlamaSpec(options_.model);
     AddTokenizer();
     AddUnquantized();
     AddLayers();
@@ -80,9 +81,9 @@ class Builder {
     }
     std::vector<TensorToWrite> tensors;
     for (const auto& [name, size] : UnquantizedShapes(package_.spec)) {
-      const bool bias = name.size() > 5 && name.substr(name.size() - 5) == ".bias";
+      const bool norm = absl::EndsWith(name, "norm");
       std::vector<float>& values = package_.weights[name];
-      for (int64_t i = 0; i < size; ++i) values.push_back(bias ? Normal(0.1) : 1 + Normal(0.2));
+      for (int64_t i = 0; i < size; ++i) values.push_back(norm ? 1 + Normal(0.2) : Normal(0.1));
       tensors.push_back({name, DType::kF32, {size}, View(values)});
     }
     for (const auto& [name, words] : signs) {
@@ -176,7 +177,7 @@ class Builder {
   }
 
   void AddHead() {
-    const int64_t n = package_.spec.vocab, k = package_.spec.hidden, groups = (k + 127) / 128;
+    const int64_t n = package_.spec.vocab, k = package_.spec.embed_dim(), groups = (k + 127) / 128;
     std::vector<std::vector<int8_t>> codes;
     std::vector<std::vector<uint16_t>> scales;
     std::vector<std::vector<float>> raws;

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -18,7 +19,8 @@ namespace shiftadd::testing {
 
 struct TinyPackageOptions {
   TinyLlamaOptions model;
-  std::vector<int> bits = {2, 3, 4};  // taken in turn by the layers; 0 = raw
+  std::optional<ArchitectureSpec> spec;  // instead of the tiny LLaMA's
+  std::vector<int> bits = {2, 3, 4};     // taken in turn by the layers; 0 = raw
   bool rotated = true;
   bool zeta = false;
   bool free_scales = false;
