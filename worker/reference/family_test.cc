@@ -10,6 +10,7 @@
 #include "worker/model/model_source.h"
 #include "worker/model/testing/golden_family.h"
 #include "worker/reference/reference_model.h"
+#include "worker/reference/torch_seam.h"
 
 namespace shiftadd {
 namespace {
@@ -18,6 +19,17 @@ using nlohmann::json;
 
 // Of the range of logits; both sides compute in fp32.
 constexpr double kBound = 2e-5;
+
+// The CPU, its operators, and a GPU where there is one.
+std::vector<Device> Devices() {
+  InitTorch();
+  std::vector<Device> devices = {Device::kCpu, Device::kCpuOperators};
+  if (HasCuda()) devices.push_back(Device::kCuda);
+  return devices;
+}
+const char* Name(Device device) {
+  return device == Device::kCpu ? "cpu" : device == Device::kCuda ? "cuda" : "operators";
+}
 
 class FamilyTest : public ::testing::TestWithParam<std::string> {
  protected:
@@ -56,19 +68,19 @@ class FamilyTest : public ::testing::TestWithParam<std::string> {
 };
 
 TEST_P(FamilyTest, LogitsAreThoseOfTransformers) {
-  for (const Device device : {Device::kCpu, Device::kCpuOperators}) {
+  for (const Device device : Devices()) {
     const auto model = Create(device);
     ASSERT_NE(model, nullptr);
     const double error = testing::GoldenError(golden_, Logits(model.get()));
     EXPECT_LT(error, kBound);
-    RecordProperty(device == Device::kCpu ? "error" : "error_operators", absl::StrCat(error));
+    RecordProperty(absl::StrCat("error_", Name(device)), absl::StrCat(error));
     std::printf("%-14s %-10s largest error %.2g of the range of logits\n", GetParam().c_str(),
-                device == Device::kCpu ? "cpu" : "operators", error);
+                Name(device), error);
   }
 }
 
 TEST_P(FamilyTest, TokenWeightsAreThoseOfAutograd) {
-  for (const Device device : {Device::kCpu, Device::kCpuOperators}) {
+  for (const Device device : Devices()) {
     const auto model = Create(device);
     ASSERT_NE(model, nullptr);
     GuidedOptions options;

@@ -11,6 +11,7 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "worker/machine/gpu.h"
 #include "worker/quantize/parallel.h"
@@ -161,6 +162,13 @@ bool JobSession::Fits(int models) const {
 
 absl::StatusOr<ReferenceModel*> JobSession::calibration_model() {
   if (options_.device != Device::kCuda && options_.device != Device::kCpuHalf) return model();
+  if (const auto beyond = BeyondLlama(source_->spec()); !beyond.empty()) {
+    if (model_ == nullptr) {
+      spdlog::warn("calibration of a {} model runs in fp32; the bf16 executor does not know: {}",
+                   source_->spec().family, absl::StrJoin(beyond, ", "));
+    }
+    return model();
+  }
   if (half_model_ == nullptr) {
     model_.reset();
     // 2 bytes a number; as much again and more is for states, Hessians and factors.

@@ -57,7 +57,8 @@ class JobSession {
 
   // The full-precision executor, made at first use, with resident_blocks().
   absl::StatusOr<ReferenceModel*> model();
-  // What FORWARD and PROFILE run: on a GPU a model in bf16, and only one of the two is in memory.
+  // What FORWARD and PROFILE run: on a GPU a model in bf16, or in fp32 if its architecture is
+  // beyond that executor. Only one of the two is in memory.
   absl::StatusOr<ReferenceModel*> calibration_model();
   // Frees the executors: tasks that load other models call it first.
   void ReleaseModel() {

@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
@@ -11,6 +12,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
+#include "worker/model/testing/golden_family.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/device_memory.h"
@@ -411,6 +413,38 @@ TEST_F(TasksTest, AGpuQuantizesTheSameLayers) {
     const auto again = Run(other.get(), same);  // from the embedding
     ASSERT_TRUE(again.ok()) << again.status();
     EXPECT_EQ(Digests(*again), Digests(*found));
+  }
+}
+
+// What a GPU does with an architecture that its bf16 executor does not run.
+TEST_F(TasksTest, ModelsBeyondTheBf16ExecutorAreCalibratedInFp32) {
+  const auto& families = testing::GoldenFamilies();
+  const auto gemma = std::find_if(families.begin(), families.end(),
+                                  [](const auto& one) { return one.at("name") == "gemma2"; });
+  ASSERT_NE(gemma, families.end());
+  ASSERT_TRUE(testing::WriteGoldenFamily(*gemma, dir_ + "/gemma").ok());
+  context_.set_source("file://" + dir_ + "/gemma");
+  SetGuided(1);
+  auto cpu = NewRunner(), half = NewRunner("", 1, Device::kCpuHalf);
+  const std::vector<std::string> parts = Calibrate(cpu.get());
+  v1::Task task = ProfileOf(1, parts), same = task, on_gpu = task;
+  AddWeights(Guide({cpu.get()}, parts, 1), &task);
+  AddWeights(Guide({half.get()}, parts, 1), &same);
+  const auto expected = Run(cpu.get(), task), found = Run(half.get(), same);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(Digests(*found), Digests(*expected));
+  if (!HasCuda()) return;
+  auto gpu = NewRunner("", 2, Device::kCuda);
+  AddWeights(Guide({gpu.get()}, parts, 1), &on_gpu);
+  const auto device = Run(gpu.get(), on_gpu);
+  ASSERT_TRUE(device.ok()) << device.status();
+  for (int i = 0; i < 7; ++i) {
+    for (int c : {0, 1}) {
+      const double error = expected->profile().layers(i).candidates(c).output_error();
+      EXPECT_NEAR(device->profile().layers(i).candidates(c).output_error() / error, 1.0, 0.06)
+          << i << " " << c;
+    }
   }
 }
 
