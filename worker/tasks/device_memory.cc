@@ -12,6 +12,7 @@ constexpr uint64_t kHalf = 2, kFloat = 4, kDouble = 8;
 constexpr uint64_t kMicrobatchTokens = 8192;         // half_model.cc
 constexpr uint64_t kHeadTokens = 2048;               // half_guide.cc: logits that exist together
 constexpr uint64_t kScoreTokens = 512;               // device_model.h: likewise
+constexpr uint64_t kScoreQueries = 1024;             // torch_block.cc: whose scores exist together
 constexpr uint64_t kRefitBytes = uint64_t{1} << 30;  // cuda_quantize.h
 // Square fp64 matrices that live together while one is mirrored, rotated, factored and inverted
 // (device_hessian.cc), the solver's own copy among them.
@@ -28,7 +29,7 @@ class Shapes {
     return sum;
   }
   uint64_t EndsNumbers() const {
-    return static_cast<uint64_t>(spec_.vocab) * spec_.hidden * (spec_.tied_embeddings ? 1 : 2);
+    return static_cast<uint64_t>(spec_.vocab) * spec_.embed_dim() * (spec_.tied_embeddings ? 1 : 2);
   }
   uint64_t Chunks() const { return Guided() ? std::max<uint64_t>(1, recipe_.chunks()) : 1; }
   bool Guided() const { return recipe_.hessian() == v1::HESSIAN_GUIDED; }
@@ -70,11 +71,16 @@ class Shapes {
                      (spec_.hidden + 2 * rows + spec_.q_rows() + 3 * spec_.intermediate) * number);
   }
   // … and what the backward pass keeps and adds.
-  uint64_t BackwardBytes(uint64_t tokens) const {
+  uint64_t BackwardBytes(uint64_t tokens, uint64_t number) const {
     const uint64_t rows = 3 * spec_.q_rows() + 2 * spec_.kv_rows();
-    const uint64_t kept = 8 * spec_.hidden + kHalf * (rows + 2 * spec_.intermediate);
-    const uint64_t gradients = 4 * spec_.hidden * kFloat + kHalf * (rows + 3 * spec_.intermediate);
+    const uint64_t kept = 8 * spec_.hidden + number * (rows + 2 * spec_.intermediate);
+    const uint64_t gradients = 4 * spec_.hidden * kFloat + number * (rows + 3 * spec_.intermediate);
     return tokens * (kept + gradients);
+  }
+  // Scores of attention that exist together in fp32, for the way there and back.
+  uint64_t ScoreBytes(uint64_t length) const {
+    return 4 * static_cast<uint64_t>(spec_.heads) * std::min(length, kScoreQueries) * length *
+           kFloat;
   }
   uint64_t LogitBytes(uint64_t tokens, uint64_t copies) const {
     return copies * tokens * spec_.vocab * kFloat;
@@ -119,22 +125,26 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
   const Shapes shapes(spec, recipe);
   const uint64_t length = std::max<uint64_t>(1, calibration.length());
   const uint64_t sequences = calibration.sequences();
-  const uint64_t together = std::max<uint64_t>(1, kMicrobatchTokens / length);
+  // What the bf16 executor does not know runs in fp32, sequence by sequence.
+  const bool in_half = BeyondLlama(spec).empty();
+  const uint64_t number = in_half ? kHalf : kFloat;
+  const uint64_t scores = in_half ? 0 : shapes.ScoreBytes(length);
+  const uint64_t together = in_half ? std::max<uint64_t>(1, kMicrobatchTokens / length) : 1;
   const uint64_t batch = std::min(sequences, together) * length;
   const uint64_t part = std::min<uint64_t>(sequences, kMicrobatch) * length;
   const uint64_t row = static_cast<uint64_t>(spec.hidden) * kFloat;
   const uint64_t states = sequences * length * row;
-  const uint64_t half = (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf;
+  const uint64_t weights = (shapes.BlockNumbers() + shapes.EndsNumbers()) * number;
   std::vector<v1::DevicePhase> out;
   if (shapes.Guided()) {
     // What enters each block waits on the host for the way back.
-    const uint64_t passes =
-        std::max(shapes.BackwardBytes(batch), shapes.LogitBytes(std::min(batch, kHeadTokens), 3));
-    out.push_back(Phase("token weights", half, 0, 0, passes, part * row * (spec.blocks + 1)));
+    const uint64_t passes = std::max(shapes.BackwardBytes(batch, number) + scores,
+                                     shapes.LogitBytes(std::min(batch, kHeadTokens), 3));
+    out.push_back(Phase("token weights", weights, 0, 0, passes, part * row * (spec.blocks + 1)));
   }
-  out.push_back(Phase("Hessians", half, 2 * states, shapes.SumBytes(0),
-                      shapes.ForwardBytes(batch, kHalf) + shapes.SummingBytes(batch), 0));
-  out.push_back(Phase("factors and fits", half, states, 0, shapes.QuantizeBytes(), 0));
+  out.push_back(Phase("Hessians", weights, 2 * states, shapes.SumBytes(0),
+                      shapes.ForwardBytes(batch, number) + scores + shapes.SummingBytes(batch), 0));
+  out.push_back(Phase("factors and fits", weights, states, 0, shapes.QuantizeBytes(), 0));
   // Two models in fp32, one window at a time; their states wait on the host between blocks.
   const uint64_t window = std::max<uint64_t>(1, evaluation.length());
   const uint64_t windows = std::max<uint64_t>(1, evaluation.sequences());

@@ -170,6 +170,10 @@ TEST(DeviceMemoryTest, A70BFitsOneCardWhenActivationsMayWaitOnTheHost) {
               uint64_t{80'000'000'000} * 95 / 100)
         << phase.name();
   }
+  // A norm that the bf16 executor does not know: everything in fp32.
+  spec.qk_norm = true;
+  EXPECT_EQ(PlanDeviceMemory(spec, recipe, calibration, evaluation)[1].weight_bytes(),
+            2 * (block + ends));
   recipe.set_hessian(v1::HESSIAN_PLAIN);
   EXPECT_EQ(PlanDeviceMemory(spec, recipe, calibration, evaluation).size(), 3u);
 }
