@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
+#include "services/base/json_depth.h"
 #include "services/base/status_macros.h"
 #include "services/blob/checks.h"
 #include "services/blob/posix_file.h"
@@ -20,6 +21,7 @@ constexpr char kRefName[] = "org.opencontainers.image.ref.name";
 constexpr char kIndexMediaType[] = "application/vnd.oci.image.index.v1+json";
 constexpr char kLayoutVersion[] = "1.0.0";
 constexpr uint64_t kMaxIndexBytes = 256u << 20;
+constexpr int kMaxDepth = 64;
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   SA_ASSIGN_OR_RETURN(const Fd fd, Open(path, O_RDONLY));
@@ -83,7 +85,8 @@ absl::StatusOr<json> OciIndex::Read() const {
   const absl::StatusOr<std::string> text = ReadSmallFile(path_);
   if (absl::IsNotFound(text.status())) return EmptyIndex();
   if (!text.ok()) return text.status();
-  json index = json::parse(*text, nullptr, false);
+  // Not every layout was written by us.
+  json index = JsonDepth(*text) > kMaxDepth ? json() : json::parse(*text, nullptr, false);
   bool good = index.is_object() && index.contains("manifests") && index["manifests"].is_array();
   if (good) {
     for (const json& m : index["manifests"]) good = good && m.is_object();

@@ -111,9 +111,14 @@ TEST_F(OciLayoutTest, NoSpaceLeavesNothing) {
 
 TEST_F(OciLayoutTest, ADamagedIndexIsDataLossAndStays) {
   const json d = {{"mediaType", "t"}, {"digest", Sha256Digest("a")}, {"size", 1}};
-  for (const char* text : {"", "{", "[]", "{}", R"({"manifests":{}})", R"({"manifests":[1]})"}) {
+  // Deeper than a stack can follow: copying a document recurses.
+  constexpr size_t kDeep = 200'000;
+  const std::string deep =
+      R"({"manifests":[{"x":)" + std::string(kDeep, '[') + std::string(kDeep, ']') + "}]}";
+  for (const std::string& text : std::vector<std::string>{
+           "", "{", "[]", "{}", R"({"manifests":{}})", R"({"manifests":[1]})", deep}) {
     WriteFile(dir_ + "/index.json", text);
-    EXPECT_EQ(store_->ListTags().status().code(), StatusCode::kDataLoss) << text;
+    EXPECT_EQ(store_->ListTags().status().code(), StatusCode::kDataLoss) << text.substr(0, 40);
     const absl::Status put = store_->PutTag("m:latest", d);
     EXPECT_EQ(put.code(), StatusCode::kDataLoss);
     EXPECT_THAT(std::string(put.message()), HasSubstr("index.json"));

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "services/base/digest.h"
+#include "services/base/json_depth.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/package_format.h"
 
@@ -35,20 +36,7 @@ absl::StatusOr<Descriptor> FromJson(const json& object) {
 }  // namespace
 
 json ParseJson(const std::string& text) {
-  int depth = 0;
-  bool quoted = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (quoted && c == '\\') {
-      ++i;
-    } else if (c == '"') {
-      quoted = !quoted;
-    } else if (!quoted && (c == '[' || c == '{')) {
-      if (++depth > kMaxDepth) return json(json::value_t::discarded);
-    } else if (!quoted && (c == ']' || c == '}')) {
-      --depth;
-    }
-  }
+  if (JsonDepth(text) > kMaxDepth) return json(json::value_t::discarded);
   return json::parse(text, nullptr, false);
 }
 

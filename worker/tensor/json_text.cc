@@ -1,37 +1,16 @@
 #include "worker/tensor/json_text.h"
 
-#include <algorithm>
 #include <set>
 #include <vector>
 
 #include "absl/status/status.h"
 #include "absl/strings/str_cat.h"
+#include "services/base/json_depth.h"
 
 namespace shiftadd {
 namespace {
 
 constexpr int kMaxDepth = 64;
-
-// Brackets outside strings. Exact for JSON; for other text the parser complains anyway.
-int NestingDepth(absl::string_view text) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') {
-        ++i;
-      } else if (c == '"') {
-        in_string = false;
-      }
-      continue;
-    }
-    if (c == '"') in_string = true;
-    if (c == '{' || c == '[') deepest = std::max(deepest, ++depth);
-    if (c == '}' || c == ']') --depth;
-  }
-  return deepest;
-}
 
 // nlohmann's messages start with "[json.exception.parse_error.101] ".
 std::string Reason(const std::exception& e) {
@@ -43,7 +22,7 @@ std::string Reason(const std::exception& e) {
 }  // namespace
 
 absl::StatusOr<nlohmann::json> ParseJsonObject(absl::string_view text, const std::string& what) {
-  if (NestingDepth(text) > kMaxDepth) {
+  if (JsonDepth(text) > kMaxDepth) {
     return absl::InvalidArgumentError(
         absl::StrCat(what, ": JSON is nested deeper than ", kMaxDepth, " levels"));
   }
