@@ -4,6 +4,9 @@
 #   tests/deep.sh tsan    what has threads under the thread sanitizer (~40 min)
 #   tests/deep.sh fuzz    damaged models, SHIFTADD_FUZZ_FACTOR (default 50) times as many as in tests/run.sh, on the
 #                         asan build
+#   tests/deep.sh libfuzzer  each target of tests/fuzz for SHIFTADD_FUZZ_SECONDS (default 600), with clang's libFuzzer, address and
+#                         undefined-behaviour sanitizers; SHIFTADD_FUZZ_TARGETS: only these. What it finds is kept in
+#                         build/fuzz/found; corpora grow in build/fuzz/corpus
 #   tests/deep.sh chaos   kill -9 of random daemons for SHIFTADD_CHAOS_SECONDS (default 600); SHIFTADD_CHAOS_SEED
 #   tests/deep.sh load    200 streaming clients on shiftadd-server for SHIFTADD_LOAD_SECONDS (default 600): nothing fails
 #                         but 429s, memory stays flat. A tiny package, or SHIFTADD_LOAD_PACKAGE (name:tag) of the OCI image
@@ -76,6 +79,28 @@ part_fuzz() {
     build/asan/tests/gguf_test && build/asan/tests/safetensors_test && build/asan/tests/packed_blob_test
 }
 
+fuzz_targets=(gguf safetensors tokenizer chat_template recipe oci http openai rpc)
+
+part_libfuzzer() {
+  local targets name status=0 seconds=${SHIFTADD_FUZZ_SECONDS:-600} found=$PWD/build/fuzz/found
+  read -ra targets <<<"${SHIFTADD_FUZZ_TARGETS:-${fuzz_targets[*]}}"
+  build fuzz "${targets[@]/#/fuzz_}" || return 1
+  asan_environment
+  # A target keeps its stores for the life of the process.
+  export ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0
+  mkdir -p "$found"
+  for name in "${targets[@]}"; do
+    mkdir -p "build/fuzz/corpus/$name"
+    printf '%s: fuzzing for %s s\n' "$name" "$seconds"
+    "build/fuzz/tests/fuzz_$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=4096 -max_len=65536 -print_final_stats=1 \
+      -verbosity=0 -artifact_prefix="$found/$name-" "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name" >"build/fuzz_$name.log" 2>&1 ||
+      { status=1; tail -40 "build/fuzz_$name.log"; }
+    printf '%s: %s executions, %s inputs in the corpus\n' "$name" \
+      "$(sed -n 's/^stat::number_of_executed_units: *//p' "build/fuzz_$name.log")" "$(find "build/fuzz/corpus/$name" -type f | wc -l)"
+  done
+  return "$status"
+}
+
 part_chaos() {
   cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" chaos_loop || return 1
   SHIFTADD_CHAOS_SECONDS=${SHIFTADD_CHAOS_SECONDS:-600} "$plain/tests/chaos_loop"
@@ -106,6 +131,7 @@ counts() {
   case $1 in
     asan | tsan) grep -E '^[0-9]+% tests passed' "$log" | tail -1 ;;
     fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
+    libfuzzer) grep -E ' executions, ' "$log" ;;
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
     load) grep -E ' streams whole' "$log" | tail -1 ;;
     tokenizers) grep -E 'strings differ$' "$log" | tail -20 ;;
@@ -125,8 +151,8 @@ run_part() {
 [[ $# -eq 1 ]] || usage
 mkdir -p build
 case $1 in
-  asan | tsan | fuzz | chaos | load | tokenizers) run_part "$1" ;;
-  all) for part in asan tsan fuzz chaos load tokenizers; do run_part "$part"; done ;;
+  asan | tsan | fuzz | libfuzzer | chaos | load | tokenizers) run_part "$1" ;;
+  all) for part in asan tsan fuzz libfuzzer chaos load tokenizers; do run_part "$part"; done ;;
   *) usage ;;
 esac
 printf '\n'
