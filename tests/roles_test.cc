@@ -44,6 +44,7 @@ shiftadd.v1.JobService/DeleteJob            A
 shiftadd.v1.JobService/GetJobReport     V U A
 shiftadd.v1.JobService/PlanBudget         U A
 shiftadd.v1.JobService/PublishBudget      U A
+shiftadd.v1.JobService/EvaluatePackage    U A
 shiftadd.v1.JobService/ListWorkers      V U A
 shiftadd.v1.JobService/DrainWorker          A
 shiftadd.v1.TaskService/LeaseTask             W A

@@ -35,6 +35,7 @@ const std::vector<MethodRule>& MethodRules() {
       {"/shiftadd.v1.JobService/GetJobReport", kViewer},
       {"/shiftadd.v1.JobService/PlanBudget", kUser},
       {"/shiftadd.v1.JobService/PublishBudget", kUser},
+      {"/shiftadd.v1.JobService/EvaluatePackage", kUser},
       {"/shiftadd.v1.JobService/ListWorkers", kViewer},
       {"/shiftadd.v1.JobService/DrainWorker", kAdmin},
 

@@ -20,6 +20,7 @@ void AddCompareCommand(CLI::App& app, Context& context);   // compare
 void AddJobCommands(CLI::App& app,
                     Context& context);                      // jobs, watch, cancel, retry, workers
 void AddReportCommand(CLI::App& app, Context& context);     // report
+void AddEvalCommand(CLI::App& app, Context& context);       // eval
 void AddPackageCommands(CLI::App& app, Context& context);   // packages, inspect, tag, rm, gc
 void AddServeCommand(CLI::App& app, Context& context);      // serve
 void AddGenerateCommand(CLI::App& app, Context& context);   // generate

@@ -6,6 +6,7 @@
 #include "services/base/status_macros.h"
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
+#include "services/cli/evaluation_format.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/reference.h"
 #include "services/cli/table.h"
@@ -59,6 +60,12 @@ OrderedJson InspectJson(const v1::Package& package) {
       json["config_document"] = parsed;
     }
   }
+  json.erase("evaluation_json");
+  json["evaluations"] = OrderedJson::array();
+  for (const std::string& document : package.evaluation_json()) {
+    const OrderedJson parsed = OrderedJson::parse(document, nullptr, false);
+    if (!parsed.is_discarded()) json["evaluations"].push_back(parsed);
+  }
   return json;
 }
 
@@ -89,6 +96,9 @@ std::string InspectText(const v1::Package& package) {
   absl::StrAppend(
       &text, "provenance: ", package.provenance_json().empty() ? "none" : package.provenance_json(),
       "\nsignatures: ", package.signature_json_size(), "\n");
+  for (const v1::PackageEvaluation& evaluation : ParseEvaluations(package.evaluation_json())) {
+    absl::StrAppend(&text, "\nevaluation\n", FormatEvaluation(evaluation));
+  }
   const std::map<std::string, std::string> bits = BitsOf(config);
   Table table({"BLOB", ">BITS", ">SIZE", "DIGEST"});
   for (const v1::Descriptor& layer : package.layers()) {

@@ -7,6 +7,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/time/time.h"
+#include "services/cli/evaluation_format.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/quality_format.h"
 #include "services/cli/table.h"
@@ -107,6 +108,9 @@ std::string JobView::Apply(const v1::JobEvent& event) {
     case v1::JobEvent::kEvaluation:
       line = FormatQualityLine(event.evaluation());
       break;
+    case v1::JobEvent::kPackageEvaluation:
+      line = FormatEvaluationLine(event.package_evaluation());
+      break;
     case v1::JobEvent::kPackageDigest:
       line = absl::StrCat("package ", event.package_digest());
       break;
@@ -142,6 +146,9 @@ std::string FormatOutcome(const v1::Job& job) {
   if (job.state() == v1::JOB_STATE_FAILED) {
     absl::StrAppend(&text, " in ", StateName(job.resume_state()), ": ", job.error(), "\n");
     return text;
+  }
+  if (job.has_package_evaluation()) {
+    absl::StrAppend(&text, ": the figures are stored with ", job.spec().evaluated_package());
   }
   if (!job.package_digest().empty()) {
     absl::StrAppend(&text, ": ", job.spec().output(), " is ", job.package_digest());

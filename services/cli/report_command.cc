@@ -7,6 +7,7 @@
 #include "services/base/status_macros.h"
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
+#include "services/cli/evaluation_format.h"
 #include "services/cli/files.h"
 #include "services/cli/html/report_page.h"
 #include "services/cli/proto_json.h"
@@ -93,12 +94,41 @@ absl::StatusOr<std::vector<html::MeasuredBudget>> GetMeasured(const JobClient& j
   return measured;
 }
 
+// What was measured: by the job itself, or since then of its package. A packager that is away, or a
+// package that is gone, keeps nobody from reading the rest.
+std::vector<v1::PackageEvaluation> GetEvaluations(Context& context, const v1::Job& job) {
+  if (job.has_package_evaluation()) return {job.package_evaluation()};
+  if (job.package_digest().empty()) return {};
+  const auto packages = ConnectPackages(context);
+  if (!packages.ok()) return {};
+  const std::string& output = job.spec().output();
+  const absl::StatusOr<v1::Package> package =
+      (*packages)->Get(absl::StrCat(output.substr(0, output.find(':')), "@", job.package_digest()));
+  if (!package.ok()) {
+    if (!absl::IsNotFound(package.status())) {
+      context.err << "shiftadd: evaluations of the package are not shown: "
+                  << package.status().message() << "\n";
+    }
+    return {};
+  }
+  return ParseEvaluations(package->evaluation_json());
+}
+
+std::string JsonReport(const v1::JobReport& report,
+                       const std::vector<v1::PackageEvaluation>& evaluations) {
+  nlohmann::ordered_json json = ToJson(report);
+  json["evaluations"] = nlohmann::ordered_json::array();
+  for (const v1::PackageEvaluation& e : evaluations) json["evaluations"].push_back(ToJson(e));
+  return json.dump(2) + "\n";
+}
+
 absl::Status WriteHtml(Context& context, const JobClient& jobs, v1::JobReport report,
                        const std::string& path) {
   html::ReportData data;
   SA_ASSIGN_OR_RETURN(data.events, GetEvents(jobs, report.job()));
   SA_ASSIGN_OR_RETURN(data.measured, GetMeasured(jobs, report.job()));
   data.budgets = GetCurve(jobs, report);
+  data.evaluations = GetEvaluations(context, report.job());
   data.report = std::move(report);
   SA_RETURN_IF_ERROR(WriteFileAtomically(path, html::ReportPage(data)));
   context.out << "the report is in " << path << "\n";
@@ -109,8 +139,9 @@ absl::Status ShowReport(Context& context, const ReportFlags& flags) {
   SA_ASSIGN_OR_RETURN(const JobClient jobs, ConnectJobs(context));
   SA_ASSIGN_OR_RETURN(v1::JobReport report, GetReport(jobs, flags.job_id));
   if (!flags.html.empty()) return WriteHtml(context, jobs, std::move(report), flags.html);
-  context.out << (context.json ? ToJson(report).dump(2) + "\n"
-                               : FormatReport(report, flags.with_layers));
+  const auto evaluations = GetEvaluations(context, report.job());
+  context.out << (context.json ? JsonReport(report, evaluations)
+                               : FormatReport(report, flags.with_layers, evaluations));
   return absl::OkStatus();
 }
 
@@ -125,6 +156,7 @@ void AddReportCommand(CLI::App& app, Context& context) {
   report->add_option("--html", flags->html,
                      "Write it as a page with pictures, which needs nothing else, to this file");
   AddCoordinatorFlag(report, context);
+  AddPackagerFlag(report, context);
   AddJsonFlag(report, context);
   report->get_option("--html")->excludes(report->get_option("--json"));
   report->callback([&context, flags] {

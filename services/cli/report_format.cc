@@ -13,6 +13,7 @@
 #include "absl/strings/str_join.h"
 #include "services/cli/allocation_flags.h"
 #include "services/cli/bit_grid.h"
+#include "services/cli/evaluation_format.h"
 #include "services/cli/progress_view.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/quality_format.h"
@@ -269,15 +270,28 @@ std::string FormatTimes(const v1::JobReport& report) {
   return WithoutHeaders(table);
 }
 
-std::string FormatReport(const v1::JobReport& report, bool with_layers) {
+std::string FormatReport(const v1::JobReport& report, bool with_layers,
+                         const std::vector<v1::PackageEvaluation>& evaluations) {
   const v1::Job& job = report.job();
-  std::string text = absl::StrCat("Job ", job.job_id(), " ", StateName(job.state()), ": ",
-                                  job.spec().source(), " -> ", job.spec().output(), "\n");
+  const bool measures = !job.spec().evaluated_package().empty();
+  std::string text = absl::StrCat(
+      "Job ", job.job_id(), " ", StateName(job.state()), ": ",
+      measures ? absl::StrCat(job.spec().evaluated_package(), " against ", job.spec().source())
+               : absl::StrCat(job.spec().source(), " -> ", job.spec().output()),
+      "\n");
   if (!job.package_digest().empty()) absl::StrAppend(&text, "Package ", job.package_digest(), "\n");
   if (!job.error().empty()) absl::StrAppend(&text, "Error: ", job.error(), "\n");
   const auto section = [&text](const std::string& title, const std::string& body) {
     if (!body.empty()) absl::StrAppend(&text, "\n", title, "\n", body);
   };
+  for (const v1::PackageEvaluation& evaluation : evaluations) {
+    section("Evaluation of the package", FormatEvaluation(evaluation));
+  }
+  if (measures) {
+    section("Time (phase: on the wall; task, stage, worker: sum over workers)",
+            FormatTimes(report));
+    return text;
+  }
   const std::string criterion = CriterionName(job.spec().criterion());
   section("Recipe", FormatSpec(job.spec()));
   section("Notes", FormatNotes(report));

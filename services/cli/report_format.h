@@ -3,6 +3,7 @@
 #define SHIFTADD_SERVICES_CLI_REPORT_FORMAT_H_
 
 #include <string>
+#include <vector>
 
 #include "shiftadd/v1/job.pb.h"
 
@@ -26,7 +27,9 @@ std::string FormatNotes(const v1::JobReport& report);
 std::string FormatTimes(const v1::JobReport& report);
 
 // All of it under headings, with sensitivity and quality; the layer table only if wanted.
-std::string FormatReport(const v1::JobReport& report, bool with_layers);
+// `evaluations`: what was measured of its package since.
+std::string FormatReport(const v1::JobReport& report, bool with_layers,
+                         const std::vector<v1::PackageEvaluation>& evaluations = {});
 
 }  // namespace shiftadd::cli
 

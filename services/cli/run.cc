@@ -70,6 +70,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   AddReportCommand(app, context);
   AddPlanCommand(app, context);
   AddCompareCommand(app, context);
+  AddEvalCommand(app, context);
   AddPackageCommands(app, context);
   AddServeCommand(app, context);
   AddGenerateCommand(app, context);

@@ -63,7 +63,7 @@ std::vector<BlobToMove> BlobsOf(const pk::ParsedManifest& manifest) {
   return blobs;
 }
 
-// Provenance and signatures, as the packager has them, behind the tag sha256-HEX.
+// Provenance, signatures and evaluations, as the packager has them, behind the tag sha256-HEX.
 absl::Status PushReferrers(const v1::Package& package, RemotePackage* remote) {
   const pk::Descriptor subject{
       kManifestMediaType, package.digest(), package.manifest_json().size(), {}};
@@ -84,6 +84,9 @@ absl::Status PushReferrers(const v1::Package& package, RemotePackage* remote) {
   }
   for (const std::string& signature : package.signature_json()) {
     SA_RETURN_IF_ERROR(add(signature, kSignatureArtifactType, "signature.json"));
+  }
+  for (const std::string& evaluation : package.evaluation_json()) {
+    SA_RETURN_IF_ERROR(add(evaluation, kEvaluationArtifactType, "evaluation.json"));
   }
   if (referrers.empty()) return absl::OkStatus();
   return remote->WriteManifest(pk::ReferrersIndex(referrers), pk::ReferrersTag(package.digest()));
@@ -175,6 +178,8 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
                       Referring(remote.get(), digest, kProvenanceArtifactType));
   SA_ASSIGN_OR_RETURN(const auto signatures,
                       Referring(remote.get(), digest, kSignatureArtifactType));
+  SA_ASSIGN_OR_RETURN(const auto evaluations,
+                      Referring(remote.get(), digest, kEvaluationArtifactType));
   SA_ASSIGN_OR_RETURN(const std::string config, client->ReadBlob(manifest.config.digest));
   SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request,
                       MakeRequest(reference, manifest, config, provenance));
@@ -186,6 +191,9 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
   }
   for (const std::string& signature : signatures) {
     SA_RETURN_IF_ERROR(client->Attach(reference, kSignatureArtifactType, signature).status());
+  }
+  for (const std::string& evaluation : evaluations) {
+    SA_RETURN_IF_ERROR(client->Attach(reference, kEvaluationArtifactType, evaluation).status());
   }
   context.out << "pulled " << remote->name() << " as " << reference << " (" << digest << ")\n";
   return absl::OkStatus();

@@ -119,6 +119,9 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   if (!request.spec().parent_job_id().empty()) {
     faults->push_back({"spec.parent_job_id", "expected it unset: PublishBudget sets it"});
   }
+  if (!request.spec().evaluated_package().empty()) {
+    faults->push_back({"spec.evaluated_package", "expected it unset: EvaluatePackage sets it"});
+  }
   CheckRequestId(request.request_id(), faults);
   if (!faults->empty()) return absl::InvalidArgumentError(FaultMessage(*faults));
   job.job.set_job_id(NewId("job"));

@@ -66,6 +66,11 @@ class Coordinator {
   // above. FAILED_PRECONDITION as above, and if the candidates are gone or were refined.
   absl::StatusOr<v1::Job> PublishBudget(const v1::PublishBudgetRequest& request,
                                         const std::string& owner, std::vector<FieldFault>* faults);
+  // A job that measures a published package. Faults as above. NOT_FOUND: no such package.
+  // FAILED_PRECONDITION: nobody knows where its source is.
+  absl::StatusOr<v1::Job> EvaluatePackage(const v1::EvaluatePackageRequest& request,
+                                          const std::string& owner,
+                                          std::vector<FieldFault>* faults);
   absl::StatusOr<std::vector<v1::WorkerInfo>> Workers();
   absl::Status DrainWorker(const v1::DrainWorkerRequest& request);
   // Hands events from `from_sequence` on to `send` as they come. Returns OK after the event that
@@ -116,6 +121,9 @@ class Coordinator {
   // True if a step was taken and another may follow.
   absl::StatusOr<bool> StepOnce(const std::string& job_id);
   absl::StatusOr<bool> Package(const JobView& view);
+  // Publishes what a job has made, into `job`; or stores what it measured.
+  absl::Status Publish(const JobView& view, v1::Job* job);
+  absl::Status AttachEvaluation(const v1::Job& job);
   absl::Status PinNew(const JobView& view);
   // Deletes scratch that REFINING has done with; the rest goes when the job ends.
   void FreeScratch(const JobView& view);

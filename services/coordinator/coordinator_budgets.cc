@@ -16,6 +16,12 @@ namespace {
 
 constexpr size_t kMostSizes = 1'000'000;
 
+absl::Status CheckQuantizes(const v1::Job& job) {
+  if (job.spec().evaluated_package().empty()) return absl::OkStatus();
+  return absl::FailedPreconditionError(
+      absl::StrCat("job ", job.job_id(), ": it measures a package and has no candidates"));
+}
+
 absl::Status CheckParent(const JobView& view, const std::string& quantizer_version) {
   const v1::Job& job = view.job();
   if (job.state() != v1::JOB_STATE_SUCCEEDED) {
@@ -96,6 +102,7 @@ BlobSizes Coordinator::Sizes() {
 absl::StatusOr<v1::PlanBudgetResponse> Coordinator::PlanBudget(const v1::PlanBudgetRequest& request,
                                                                std::vector<FieldFault>* faults) {
   SA_ASSIGN_OR_RETURN(const JobView view, JobView::Read(store_, request.job_id()));
+  SA_RETURN_IF_ERROR(CheckQuantizes(view.job()));
   v1::JobSpec spec = view.job().spec();
   *spec.mutable_budget() = request.budget();
   spec.set_uniform(false);
@@ -123,6 +130,7 @@ absl::StatusOr<v1::Job> Coordinator::PublishBudget(const v1::PublishBudgetReques
   SA_RETURN_IF_ERROR(CheckQuota(owner, child.request_id, child.fingerprint));
 
   SA_ASSIGN_OR_RETURN(const JobView parent, JobView::Read(store_, request.job_id()));
+  SA_RETURN_IF_ERROR(CheckQuantizes(parent.job()));
   v1::JobSpec spec = ChildSpec(parent.job(), request);
   *faults = ResolveSpec(&spec);
   CheckRequestId(request.request_id(), faults);

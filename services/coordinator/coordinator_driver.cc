@@ -109,6 +109,11 @@ absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
   PlanContext context;
   SA_ASSIGN_OR_RETURN(context.workers, WorkersFor(view.job()));
   context.blob_sizes = Sizes();
+  context.package = [this](const std::string& reference) {
+    absl::StatusOr<v1::Package> package = publisher_->GetPackage(reference);
+    if (!package.ok()) package = Annotate(package.status(), "packager");
+    return package;
+  };
   context.quantizer_version = options_.quantizer_version;
   SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> update, PlanNext(view, context));
   if (update.has_value()) return Apply(*update);
@@ -132,23 +137,27 @@ absl::StatusOr<bool> Coordinator::Apply(const JobUpdate& update) {
   return true;
 }
 
+absl::Status Coordinator::Publish(const JobView& view, v1::Job* job) {
+  if (!job->spec().evaluated_package().empty()) return AttachEvaluation(*job);
+  SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request, ComposePublish(view, publisher_));
+  SA_ASSIGN_OR_RETURN(*job->mutable_package_digest(), publisher_->Publish(request));
+  job->mutable_quality()->set_package_bytes(PackageBytes(request));
+  return absl::OkStatus();
+}
+
 absl::StatusOr<bool> Coordinator::Package(const JobView& view) {
   JobUpdate update;
   update.job = view.job();
   update.expected_revision = view.record().revision;
-  const auto publish = [&]() -> absl::Status {
-    SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request, ComposePublish(view, publisher_));
-    SA_ASSIGN_OR_RETURN(*update.job.mutable_package_digest(), publisher_->Publish(request));
-    update.job.mutable_quality()->set_package_bytes(PackageBytes(request));
-    return absl::OkStatus();
-  };
-  if (const absl::Status status = publish(); !status.ok()) {
+  if (const absl::Status status = Publish(view, &update.job); !status.ok()) {
     if (MayPass(status)) return Annotate(status, "packager");
     return Apply(FailJob(view, absl::StrCat("packaging: ", status.message())));
   }
-  v1::JobEvent event;
-  event.set_package_digest(update.job.package_digest());
-  update.events.push_back(event);
+  if (!update.job.package_digest().empty()) {
+    v1::JobEvent event;
+    event.set_package_digest(update.job.package_digest());
+    update.events.push_back(event);
+  }
   update.job.set_state(v1::JOB_STATE_SUCCEEDED);
   return Apply(update);
 }
@@ -180,6 +189,11 @@ absl::Status Coordinator::CleanUp(const JobRecord& record) {
   // A FAILED job keeps its scratch: a retry goes on from it.
   if (record.cleaned || record.job.state() == v1::JOB_STATE_FAILED) return absl::OkStatus();
   if (scratch_ != nullptr) SA_RETURN_IF_ERROR(scratch_->DeleteScratch(record.job.job_id()));
+  if (!record.job.spec().evaluated_package().empty()) {
+    // It pinned what somebody else has published. A packager that is away keeps the pins for a
+    // week at most.
+    publisher_->Unpin(record.job.job_id()).IgnoreError();
+  }
   return store_->MarkCleaned(record.job.job_id());
 }
 

@@ -22,6 +22,24 @@ class GrpcPublisher : public Publisher {
     return package.digest();
   }
 
+  absl::StatusOr<v1::Package> GetPackage(const std::string& reference) override {
+    v1::GetPackageRequest request;
+    request.set_reference(reference);
+    v1::Package package;
+    SA_RETURN_IF_ERROR(packagers_.Call(&Stub::GetPackage, request, &package, kTimeout));
+    return package;
+  }
+
+  absl::Status Attach(const std::string& reference, const std::string& media_type,
+                      const std::string& document_json) override {
+    v1::AttachDocumentRequest request;
+    request.set_reference(reference);
+    request.set_media_type(media_type);
+    request.set_document_json(document_json);
+    v1::AttachDocumentResponse response;
+    return packagers_.Call(&Stub::AttachDocument, request, &response, kPublishTimeout);
+  }
+
   absl::Status Pin(const std::string& owner, const std::vector<std::string>& digests) override {
     v1::PinBlobsRequest request;
     request.set_owner(owner);

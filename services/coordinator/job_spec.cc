@@ -60,6 +60,20 @@ void ResolveOutput(v1::JobSpec* spec, FaultList* faults) {
   *output = absl::StrCat(name, ":", tag);
 }
 
+void CheckLabels(const v1::JobSpec& spec, FaultList* faults) {
+  if (spec.labels_size() > 64) {
+    faults->Add("labels", absl::StrCat("found ", spec.labels_size(), ", expected 64 at most"));
+  }
+  for (const auto& [key, value] : spec.labels()) {
+    if (key.empty() || key.size() > 128 || value.size() > 1024) {
+      faults->Add("labels", "expected keys of 1 to 128 bytes and values of at most 1024");
+      return;
+    }
+  }
+}
+
+}  // namespace
+
 void CheckSource(const std::string& source, FaultList* faults) {
   const std::string field = "source";
   if (source.empty()) {
@@ -77,20 +91,6 @@ void CheckSource(const std::string& source, FaultList* faults) {
     faults->Add(field, "expected a plain absolute path without \"..\"");
   }
 }
-
-void CheckLabels(const v1::JobSpec& spec, FaultList* faults) {
-  if (spec.labels_size() > 64) {
-    faults->Add("labels", absl::StrCat("found ", spec.labels_size(), ", expected 64 at most"));
-  }
-  for (const auto& [key, value] : spec.labels()) {
-    if (key.empty() || key.size() > 128 || value.size() > 1024) {
-      faults->Add("labels", "expected keys of 1 to 128 bytes and values of at most 1024");
-      return;
-    }
-  }
-}
-
-}  // namespace
 
 void CheckBudget(const v1::Budget& b, const v1::Recipe& recipe, FaultList* faults) {
   const auto& bits = recipe.candidate_bits();

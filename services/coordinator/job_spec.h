@@ -20,6 +20,9 @@ void CheckBudget(const v1::Budget& budget, const v1::Recipe& recipe, FaultList* 
 // Fills in the default and faults what the recipe's Hessians cannot give.
 void ResolveCriterion(const v1::Recipe& recipe, v1::Criterion* criterion, FaultList* faults);
 
+// Where a full-precision model may be.
+void CheckSource(const std::string& source, FaultList* faults);
+
 // The budget as the package's config shows it.
 nlohmann::json BudgetJson(const v1::Budget& budget);
 

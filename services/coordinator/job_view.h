@@ -16,6 +16,9 @@ namespace shiftadd::coordinator {
 // Windows of a CALIBRATE task. Fixed: it is the cut that fixes the order of every sum over windows.
 inline constexpr uint32_t kMicrobatch = ::shiftadd::kMicrobatch;
 
+// Of a job of EvaluatePackage: the divergence of every token is kept until it ends.
+inline constexpr uint32_t kMaxEvaluationWindows = 4096;
+
 // Number of CALIBRATE parts of a spec.
 uint32_t CalibrationParts(const v1::JobSpec& spec);
 uint32_t HeldOutParts(const v1::JobSpec& spec);

@@ -102,6 +102,7 @@ std::string TaskFailure(const ViewedTask& t) {
 }
 
 MaybeUpdate PlanState(const JobView& view, const PlanContext& context) {
+  if (!view.job().spec().evaluated_package().empty()) return PlanPackageEvaluation(view, context);
   switch (view.job().state()) {
     case v1::JOB_STATE_QUEUED:
       return PlanQueued(view);

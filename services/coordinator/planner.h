@@ -1,9 +1,10 @@
-// The state machine of a job: what follows from a job and its tasks. Pure but for the packager's
-// blob sizes, which the caller hands in; everything is derived from the rows, so a step lost in a
+// The state machine of a job: what follows from a job and its tasks. Pure but for what it asks of
+// the packager, which the caller hands in; everything is derived from the rows, so a step lost in a
 // crash is found again.
 //
 //   QUEUED → INGESTING → CALIBRATING → PROFILING → ALLOCATING → EVALUATING → PACKAGING
 //   QUEUED → ALLOCATING → EVALUATING → PACKAGING   (a child of PublishBudget)
+//   QUEUED → CALIBRATING → EVALUATING → PACKAGING  (a job of EvaluatePackage)
 //
 // Jobs that propagate quantized inputs come by EVALUATING twice:
 //
@@ -15,6 +16,7 @@
 #ifndef SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_
 #define SHIFTADD_SERVICES_COORDINATOR_PLANNER_H_
 
+#include <functional>
 #include <optional>
 #include <string>
 
@@ -23,17 +25,20 @@
 #include "services/coordinator/budget.h"
 #include "services/coordinator/job_view.h"
 #include "services/store/job_store.h"
+#include "shiftadd/v1/package.pb.h"
 
 namespace shiftadd::coordinator {
 
 struct PlanContext {
   int workers = 1;       // alive, of the job's device class
   BlobSizes blob_sizes;  // asked in ALLOCATING only
+  // A package by its digest; asked in CALIBRATING by jobs of EvaluatePackage only.
+  std::function<absl::StatusOr<v1::Package>(const std::string& reference)> package;
   std::string quantizer_version;
 };
 
 // The next step, or nothing to do until a task ends. A job that must fail is a step too. An error
-// is one of `blob_sizes` that may pass: plan again later. PACKAGING is not planned here: see
+// is one of the packager that may pass: plan again later. PACKAGING is not planned here: see
 // Coordinator.
 absl::StatusOr<std::optional<JobUpdate>> PlanNext(const JobView& view, const PlanContext& context);
 

@@ -37,6 +37,8 @@ MaybeUpdate PlanProfiling(const JobView& view);
 MaybeUpdate PlanAllocating(const JobView& view, const PlanContext& context);
 MaybeUpdate PlanEvaluating(const JobView& view);
 MaybeUpdate PlanRefining(const JobView& view, int workers);
+// Every state of a job of EvaluatePackage.
+MaybeUpdate PlanPackageEvaluation(const JobView& view, const PlanContext& context);
 
 // EVALUATE tasks for `variants`, at least one for each part of the held-out windows and as many as
 // give every worker a share; the first variant is also compared with what the server computes.

@@ -29,6 +29,11 @@ struct Kind {
 };
 
 double Expected(v1::TaskKind kind, const v1::Job& job) {
+  if (!job.spec().evaluated_package().empty()) {
+    const bool own = kind == v1::TASK_KIND_HASH || kind == v1::TASK_KIND_CALIBRATE ||
+                     kind == v1::TASK_KIND_EVALUATE;
+    return own ? 1 : 0;
+  }
   if (!job.spec().parent_job_id().empty()) {  // it took the rest over
     const bool own = kind == v1::TASK_KIND_CALIBRATE || kind == v1::TASK_KIND_EVALUATE;
     return own ? HeldOutParts(job.spec()) : 0;

@@ -18,6 +18,11 @@ class Publisher {
   virtual ~Publisher() = default;
   // The manifest's digest. Publishing the same content again is a no-op.
   virtual absl::StatusOr<std::string> Publish(const v1::PublishPackageRequest& request) = 0;
+  // As GetPackage of package.proto; NOT_FOUND names the reference.
+  virtual absl::StatusOr<v1::Package> GetPackage(const std::string& reference) = 0;
+  // Stores a document about a package; the same one again is a no-op.
+  virtual absl::Status Attach(const std::string& reference, const std::string& media_type,
+                              const std::string& document_json) = 0;
   // Keeps blobs from being collected while their job may need them.
   virtual absl::Status Pin(const std::string& owner, const std::vector<std::string>& digests) = 0;
   virtual absl::Status Unpin(const std::string& owner) = 0;

@@ -154,6 +154,12 @@ absl::Status CheckEvaluate(const v1::EvaluateTask& task, const v1::EvaluateResul
                    absl::StrCat("found ", w.tokens(), " tokens and ", w.kl_size(),
                                 " variants, expected tokens and ", task.variants_size()));
     }
+    const uint32_t single = task.token_scores() ? w.tokens() : 0;
+    if (static_cast<uint32_t>(w.token_kl_size()) != single || w.top1_agreements() > single) {
+      return Fault("evaluate.windows",
+                   absl::StrCat("found ", w.token_kl_size(), " divergences of single tokens and ",
+                                w.top1_agreements(), " agreements, expected ", single));
+    }
   }
   return absl::OkStatus();
 }

@@ -112,6 +112,19 @@ grpc::Status JobServiceHandler::PublishBudget(grpc::ServerContext* context,
   });
 }
 
+grpc::Status JobServiceHandler::EvaluatePackage(grpc::ServerContext* context,
+                                                const v1::EvaluatePackageRequest* request,
+                                                v1::Job* response) {
+  return CallWithFaults(
+      "EvaluatePackage", metrics_, response, [&](std::vector<FieldFault>* faults) {
+        const std::string owner = OwnerOf(*context);
+        absl::StatusOr<v1::Job> job = core_->EvaluatePackage(*request, owner, faults);
+        access::Audit(owner, "EvaluatePackage", job.ok() ? job->job_id() : request->package(),
+                      job.status());
+        return job;
+      });
+}
+
 grpc::Status JobServiceHandler::GetJob(grpc::ServerContext*, const v1::GetJobRequest* request,
                                        v1::Job* response) {
   return Call("GetJob", metrics_, [&] { return Into(core_->Get(request->job_id()), response); });

@@ -41,6 +41,8 @@ class JobServiceHandler final : public v1::JobService::Service {
                           v1::PlanBudgetResponse*) override;
   grpc::Status PublishBudget(grpc::ServerContext*, const v1::PublishBudgetRequest*,
                              v1::Job*) override;
+  grpc::Status EvaluatePackage(grpc::ServerContext*, const v1::EvaluatePackageRequest*,
+                               v1::Job*) override;
   grpc::Status DrainWorker(grpc::ServerContext* context, const v1::DrainWorkerRequest* request,
                            v1::DrainWorkerResponse* response) override;
   grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,

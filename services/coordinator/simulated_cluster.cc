@@ -8,9 +8,11 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/base/ids.h"
+#include "services/base/status_macros.h"
 #include "services/coordinator/layer_size.h"
 #include "services/coordinator/simulated_refine.h"
 #include "services/job/recipe.h"
+#include "services/packaging/package_format.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -56,6 +58,34 @@ absl::StatusOr<std::string> RecordingPublisher::Publish(const v1::PublishPackage
   if (!fault.ok()) return fault;
   published.push_back(request);
   return Sha256Digest(request.config_json());
+}
+
+absl::StatusOr<v1::Package> RecordingPublisher::GetPackage(const std::string& reference) {
+  if (!fault.ok()) return fault;
+  v1::Package package;
+  if (!published.empty()) {
+    const v1::PublishPackageRequest& request = published.back();
+    package.set_name(request.reference().substr(0, request.reference().find(':')));
+    package.set_digest(Sha256Digest(request.config_json()));
+    package.set_config_json(request.config_json());
+    package.set_provenance_json(request.provenance_json());
+    package.mutable_config()->set_digest(package.digest());
+    *package.mutable_layers() = request.layers();
+    if (reference == request.reference() ||
+        reference == absl::StrCat(package.name(), "@", package.digest())) {
+      return package;
+    }
+  }
+  return absl::NotFoundError(absl::StrCat("package ", reference, " does not exist"));
+}
+
+absl::Status RecordingPublisher::Attach(const std::string& reference, const std::string& media_type,
+                                        const std::string& document_json) {
+  if (!fault.ok()) return fault;
+  SA_RETURN_IF_ERROR(GetPackage(reference).status());
+  EXPECT_EQ(media_type, kEvaluationArtifactType);
+  attached.emplace_back(reference, document_json);
+  return absl::OkStatus();
 }
 
 absl::Status RecordingPublisher::Pin(const std::string& owner,
@@ -232,6 +262,10 @@ v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
                                                     : model_.uniform_kl;
           w->add_kl(63 * (kl + 0.01 * i));
           w->add_nll(63 * (2.0 + kl));
+        }
+        for (uint32_t token = 0; task.evaluate().token_scores() && token < w->tokens(); ++token) {
+          w->add_token_kl(static_cast<float>(0.01 * token + i));
+          w->set_top1_agreements(60);
         }
       }
       if (task.evaluate().check_server()) {

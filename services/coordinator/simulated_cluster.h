@@ -22,10 +22,15 @@ class RecordingPublisher : public Publisher {
   absl::Status Pin(const std::string& owner, const std::vector<std::string>& digests) override;
   absl::Status Unpin(const std::string& owner) override;
   absl::StatusOr<uint64_t> BlobSize(const std::string& digest) override;
+  // The last one that was published, whatever the reference; "NAME@DIGEST" must be its own.
+  absl::StatusOr<v1::Package> GetPackage(const std::string& reference) override;
+  absl::Status Attach(const std::string& reference, const std::string& media_type,
+                      const std::string& document_json) override;
 
   absl::Status fault;          // answered by everything while it is not OK
   std::set<std::string> gone;  // blobs that have been collected
   std::vector<v1::PublishPackageRequest> published;
+  std::vector<std::pair<std::string, std::string>> attached;  // reference, document
   std::map<std::string, std::vector<std::string>> pins;
 };
 

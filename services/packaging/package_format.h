@@ -47,6 +47,8 @@ inline constexpr char kWeightsMediaType[] = "application/vnd.shiftadd.weights.v1
 inline constexpr char kDocumentMediaType[] = "application/vnd.shiftadd.document.v1+json";
 inline constexpr char kProvenanceArtifactType[] = "application/vnd.shiftadd.provenance.v1+json";
 inline constexpr char kSignatureArtifactType[] = "application/vnd.shiftadd.signature.v1+json";
+// PackageEvaluation of job.proto, its fields by their names there.
+inline constexpr char kEvaluationArtifactType[] = "application/vnd.shiftadd.evaluation.v1+json";
 // Annotation of a layer descriptor: the layer's canonical name, "head", "unquantized",
 // "tokenizer.json", …
 inline constexpr char kTitleAnnotation[] = "org.opencontainers.image.title";

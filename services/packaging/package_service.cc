@@ -83,6 +83,9 @@ class Service : public v1::PackageService::Service {
     for (const std::string& signature : details->signatures_json) {
       response->add_signature_json(signature);
     }
+    for (const std::string& evaluation : details->evaluations_json) {
+      response->add_evaluation_json(evaluation);
+    }
     return grpc::Status::OK;
   }
 

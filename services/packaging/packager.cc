@@ -39,6 +39,14 @@ absl::StatusOr<PackageInfo> ToInfo(const PackageRow& row, const std::string& tag
                      std::move(manifest.layers)};
 }
 
+// What a document of this type is called; null for one that is not about packages.
+const char* TitleOf(const std::string& media_type) {
+  if (media_type == kSignatureArtifactType) return "signature.json";
+  if (media_type == kProvenanceArtifactType) return "provenance.json";
+  if (media_type == kEvaluationArtifactType) return "evaluation.json";
+  return nullptr;
+}
+
 json PackageDescriptor(const PackageRow& row) {
   json descriptor = ToJson({kManifestMediaType, row.digest, row.manifest_json.size(), {}});
   descriptor["artifactType"] = kPackageArtifactType;
@@ -119,8 +127,7 @@ absl::StatusOr<ProvenanceRow> Packager::PutReferrer(const PackageRow& package,
   if (document_json.empty()) return row;
   SA_ASSIGN_OR_RETURN(Descriptor document,
                       PutDocument(media_type, json::parse(document_json).dump()));
-  document.annotations[kTitleAnnotation] =
-      media_type == kSignatureArtifactType ? "signature.json" : "provenance.json";
+  document.annotations[kTitleAnnotation] = TitleOf(media_type);
   SA_RETURN_IF_ERROR(PutDocument(kEmptyMediaType, kEmptyBlob).status());
   SA_ASSIGN_OR_RETURN(
       const Descriptor manifest,
@@ -136,10 +143,10 @@ absl::StatusOr<ProvenanceRow> Packager::PutReferrer(const PackageRow& package,
 absl::StatusOr<std::string> Packager::Attach(const std::string& reference,
                                              const std::string& media_type,
                                              const std::string& document_json) {
-  if (media_type != kSignatureArtifactType && media_type != kProvenanceArtifactType) {
-    return absl::InvalidArgumentError(absl::StrCat("media_type: expected ", kSignatureArtifactType,
-                                                   " or ", kProvenanceArtifactType, ", found \"",
-                                                   media_type, "\""));
+  if (TitleOf(media_type) == nullptr) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("media_type: expected ", kSignatureArtifactType, ", ", kProvenanceArtifactType,
+                     " or ", kEvaluationArtifactType, ", found \"", media_type, "\""));
   }
   if (!ParseJson(document_json).is_object()) {
     return absl::InvalidArgumentError("document_json: expected a JSON object");
@@ -274,8 +281,11 @@ absl::StatusOr<PackageDetails> Packager::Get(const std::string& reference) {
     SA_ASSIGN_OR_RETURN(const ParsedManifest parsed, ParseManifest(manifest));
     if (parsed.layers.empty()) continue;
     SA_ASSIGN_OR_RETURN(std::string document, blobs_->Get(parsed.layers[0].digest));
-    if (ArtifactTypeOf(manifest) == kSignatureArtifactType) {
+    const std::string type = ArtifactTypeOf(manifest);
+    if (type == kSignatureArtifactType) {
       details.signatures_json.push_back(std::move(document));
+    } else if (type == kEvaluationArtifactType) {
+      details.evaluations_json.push_back(std::move(document));
     } else {
       details.provenance_json = std::move(document);
     }

@@ -35,8 +35,8 @@ struct PackageInfo {
 struct PackageDetails {
   PackageInfo info;
   std::string config_json, manifest_json;
-  std::string provenance_json;  // the newest; may be empty
-  std::vector<std::string> signatures_json;
+  std::string provenance_json;                                 // the newest; may be empty
+  std::vector<std::string> signatures_json, evaluations_json;  // oldest first
 };
 
 struct PackagePage {
@@ -70,8 +70,8 @@ class Packager {
   absl::StatusOr<PackageInfo> Publish(const PublishSpec& spec);
   absl::StatusOr<PackageDetails> Get(const std::string& reference);
   // `page_size` 0: 50; at most 100. Tags in order of name and tag.
-  // Stores a JSON object of `media_type` (a signature, or provenance) as a manifest about the
-  // package, and gives the manifest's digest.
+  // Stores a JSON object of `media_type` (a signature, an evaluation, or provenance) as a manifest
+  // about the package, and gives the manifest's digest.
   absl::StatusOr<std::string> Attach(const std::string& reference, const std::string& media_type,
                                      const std::string& document_json);
   absl::StatusOr<PackagePage> List(int page_size, const std::string& page_token);

@@ -55,6 +55,26 @@ TEST_F(PackagerTest, ProvenanceRefersToThePackage) {
   EXPECT_EQ(packager_->Get("m:latest")->provenance_json, R"({"job":"job-1"})");
 }
 
+TEST_F(PackagerTest, EvaluationsStayWithThePackage) {
+  const PackageInfo info = packager_->Publish(Spec("m:latest")).value();
+  const std::string digest =
+      packager_->Attach("m@" + info.digest, kEvaluationArtifactType, R"({"b":1,"a":2})").value();
+  ASSERT_TRUE(packager_->Attach("m:latest", kEvaluationArtifactType, R"({"a":3})").ok());
+  EXPECT_EQ(packager_->Attach("m:latest", kEvaluationArtifactType, R"({"a":2,"b":1})").value(),
+            digest);
+  const PackageDetails details = packager_->Get("m:latest").value();
+  EXPECT_EQ(details.evaluations_json, (std::vector<std::string>{R"({"a":2,"b":1})", R"({"a":3})"}));
+  EXPECT_EQ(details.provenance_json, R"({"job":"job-1"})");
+  EXPECT_EQ(details.info.digest, info.digest);
+  const json index = json::parse(blobs_->Get(Mirrored("m:" + ReferrersTag(info.digest))).value());
+  EXPECT_EQ(index["manifests"].size(), 3u);
+  const absl::Status other = packager_->Attach("m:latest", "text/plain", "{}").status();
+  EXPECT_EQ(other.code(), StatusCode::kInvalidArgument);
+  EXPECT_THAT(other.message(), HasSubstr(kEvaluationArtifactType));
+  EXPECT_EQ(packager_->Attach("m:latest", kEvaluationArtifactType, "[]").status().code(),
+            StatusCode::kInvalidArgument);
+}
+
 TEST_F(PackagerTest, TheDigestDependsOnContentAlone) {
   const PackageInfo first = packager_->Publish(Spec("m:latest")).value();
   clock_.Advance(absl::Hours(5));

@@ -80,7 +80,13 @@ WindowScores Direct(const WeightProvider& full, const std::vector<const WeightPr
       const std::vector<double> p = testing::NaiveLogSoftmax(logits.data() + t * vocab, vocab);
       const std::vector<double> q = testing::NaiveLogSoftmax(other.data() + t * vocab, vocab);
       out.nll[v] -= q[window[t + 1]];
-      for (int64_t i = 0; i < vocab; ++i) out.kl[v] += std::exp(p[i]) * (p[i] - q[i]);
+      double kl = 0;
+      for (int64_t i = 0; i < vocab; ++i) kl += std::exp(p[i]) * (p[i] - q[i]);
+      out.kl[v] += kl;
+      if (v > 0) continue;
+      out.token_kl.push_back(static_cast<float>(kl));
+      out.top1_agreements += std::max_element(p.begin(), p.end()) - p.begin() ==
+                             std::max_element(q.begin(), q.end()) - q.begin();
     }
   }
   return out;
@@ -106,6 +112,10 @@ TEST(ScoreWindows, AgreesWithFloat64) {
       EXPECT_NEAR(scores[w].nll[v], expected.nll[v], 1e-4);
       EXPECT_NEAR(scores[w].kl[v], expected.kl[v], 1e-4);
     }
+    ASSERT_EQ(scores[w].token_kl.size(), 19u);
+    for (int t = 0; t < 19; ++t) EXPECT_NEAR(scores[w].token_kl[t], expected.token_kl[t], 1e-5);
+    EXPECT_EQ(scores[w].top1_agreements, expected.top1_agreements);
+    EXPECT_LT(expected.top1_agreements, 19);  // else it says nothing
     EXPECT_GT(scores[w].kl[1], 10 * scores[w].kl[0]);
     EXPECT_GT(scores[w].kl[0], 1e-4);
   }
@@ -118,6 +128,7 @@ TEST(ScoreWindows, NothingBetweenAModelAndItself) {
     EXPECT_EQ(s.kl[0], 0);
     EXPECT_EQ(s.nll[0], s.nll_full);
     EXPECT_GT(s.nll_full, 0);
+    EXPECT_EQ(s.top1_agreements, 8);
   }
 }
 
@@ -166,6 +177,10 @@ TEST(ScoreWindows, TheOperatorsOfADeviceGiveTheSameScores) {
       EXPECT_NEAR(found[w].nll[v], expected[w].nll[v], 1e-6 * expected[w].nll[v]);
       EXPECT_NEAR(found[w].kl[v], expected[w].kl[v], 1e-6 * expected[w].kl[v]);
     }
+    ASSERT_EQ(found[w].token_kl.size(), expected[w].token_kl.size());
+    for (size_t t = 0; t < found[w].token_kl.size(); ++t)
+      EXPECT_NEAR(found[w].token_kl[t], expected[w].token_kl[t], 1e-5);
+    EXPECT_NEAR(found[w].top1_agreements, expected[w].top1_agreements, 1);  // one near tie
   }
 }
 

@@ -290,7 +290,13 @@ absl::Status DeviceModel::ScoreTokens(const std::vector<Scored>& models, int64_t
   for (size_t v = 0; v + 1 < models.size(); ++v) {
     const at::Tensor log_q = log_softmax(models[v + 1]);
     add(nll(log_q), &out->nll[v]);
-    add((p * (log_p - log_q)).sum().item<double>(), &out->kl[v]);
+    const at::Tensor terms = p * (log_p - log_q);
+    add(terms.sum().item<double>(), &out->kl[v]);
+    if (v > 0) continue;
+    const at::Tensor kl = terms.sum(-1).to(at::kFloat).cpu();
+    out->token_kl.insert(out->token_kl.end(), kl.const_data_ptr<float>(),
+                         kl.const_data_ptr<float>() + count);
+    out->top1_agreements += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
   }
   if (finite) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("evaluation: window ", sequence, ", tokens ",

@@ -7,8 +7,9 @@
 
 namespace shiftadd {
 
-TokenReference::TokenReference(const float* full, int64_t n) : full_(full), n_(n), terms_(n) {
-  const float max = *std::max_element(full, full + n);
+TokenReference::TokenReference(const float* full, int64_t n)
+    : full_(full), n_(n), top_(std::max_element(full, full + n) - full), terms_(n) {
+  const float max = full[top_];
   ExpTerms(full, n, max, terms_.data());
   sum_ = ExpSum(terms_.data(), n);
   log_sum_ = max + std::log(sum_);
@@ -19,6 +20,7 @@ TokenScores TokenReference::Score(const float* variant, int32_t label) const {
   TokenScores out;
   out.nll_full = Nll(label);
   out.nll = q.Nll(label);
+  out.same_top = top_ == q.top_;
   // sum p (x_p - x_q), less the difference of the normalizers once: p sums to 1.
   double difference = 0;
   for (int64_t i = 0; i < n_; ++i)

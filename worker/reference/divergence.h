@@ -9,9 +9,10 @@ namespace shiftadd {
 
 // Nats.
 struct TokenScores {
-  double nll_full = 0;  // -log softmax(full)[label]
-  double nll = 0;       // -log softmax(variant)[label]
-  double kl = 0;        // sum_i p_i (log p_i - log q_i), p = softmax(full), q = softmax(variant)
+  double nll_full = 0;    // -log softmax(full)[label]
+  double nll = 0;         // -log softmax(variant)[label]
+  double kl = 0;          // sum_i p_i (log p_i - log q_i), p = softmax(full), q = softmax(variant)
+  bool same_top = false;  // the greatest logit (the first one on a tie) is of the same token
 };
 
 // The softmax of the full model's logits [n], against which variants are scored. In double, in
@@ -27,6 +28,7 @@ class TokenReference {
  private:
   const float* full_;
   int64_t n_;
+  int64_t top_;
   std::vector<double> terms_;  // exp(x_i - max)
   double sum_ = 0, log_sum_ = 0;
 };

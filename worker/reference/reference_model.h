@@ -88,6 +88,10 @@ struct SequenceScores {
   double nll_full = 0;
   std::vector<double> nll;  // by variant
   std::vector<double> kl;   // by variant: KL(full || variant)
+  // Of the first variant: the divergence of each predicted token, and how many have the same most
+  // likely token.
+  std::vector<float> token_kl;
+  int64_t top1_agreements = 0;
 };
 
 // How TokenWeights works.

@@ -41,6 +41,9 @@ absl::Status TorchModel::ScoreTokens(const std::vector<Scored>& models, int64_t 
         return NotFinite(sequence, begin + row);
       out->nll[v] += token.nll;
       out->kl[v] += token.kl;
+      if (v > 0) continue;
+      out->token_kl.push_back(static_cast<float>(token.kl));
+      if (token.same_top) ++out->top1_agreements;
     }
   }
   return absl::OkStatus();

@@ -132,6 +132,9 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
       out->set_tokens(static_cast<uint32_t>(score.tokens));
       for (const double nll : score.nll) out->add_nll(nll);
       for (const double kl : score.kl) out->add_kl(kl);
+      if (!task.token_scores()) continue;
+      out->mutable_token_kl()->Assign(score.token_kl.begin(), score.token_kl.end());
+      out->set_top1_agreements(static_cast<uint32_t>(score.top1_agreements));
     }
   }
   if (task.check_server()) {

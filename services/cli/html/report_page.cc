@@ -2,6 +2,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
+#include "services/cli/evaluation_format.h"
 #include "services/cli/html/markup.h"
 #include "services/cli/progress_view.h"
 #include "services/cli/proto_json.h"
@@ -48,6 +49,23 @@ std::string QualitySummary(const v1::Job& job) {
       "</div></section>\n");
 }
 
+std::string Evaluations(const std::vector<v1::PackageEvaluation>& evaluations) {
+  if (evaluations.empty()) return "";
+  std::vector<std::vector<std::string>> rows;
+  for (const v1::PackageEvaluation& e : evaluations) {
+    rows.push_back({absl::StrCat(e.text_digest().substr(0, 19), "…"),
+                    absl::StrCat(e.windows(), " x ", e.window_length()),
+                    FormatEstimate(e.perplexity_full()), FormatEstimate(e.perplexity()),
+                    FormatEstimate(e.kl()), FormatEstimate(e.kl_p99()), FormatEstimate(e.kl_max()),
+                    FormatEstimate(e.top1_agreement())});
+  }
+  return absl::StrCat("<section id=\"evaluations\"><h2>Evaluations</h2><div class=\"scroll\">",
+                      Table({"text", ">windows", ">perplexity, full", ">perplexity", ">KL (nats)",
+                             ">KL p99", ">KL max", ">same top token"},
+                            rows),
+                      "</div></section>\n");
+}
+
 std::string Provenance(const v1::JobReport& report) {
   const v1::Job& job = report.job();
   std::vector<std::vector<std::string>> rows = {
@@ -86,9 +104,9 @@ std::string ReportPage(const ReportData& data) {
       "</p>\n");
   if (!job.error().empty())
     absl::StrAppend(&body, "<section><b>", Escape(job.error()), "</b></section>");
-  absl::StrAppend(&body, QualitySummary(job), WidthMap(data.report), SensitivityBars(data.report),
-                  ErrorByDepth(data.report), BudgetCurve(data), TaskTimeline(data.events),
-                  Provenance(data.report));
+  absl::StrAppend(&body, QualitySummary(job), Evaluations(data.evaluations), WidthMap(data.report),
+                  SensitivityBars(data.report), ErrorByDepth(data.report), BudgetCurve(data),
+                  TaskTimeline(data.events), Provenance(data.report));
   return Page(absl::StrCat(job.spec().output(), " – shiftadd report"), body);
 }
 

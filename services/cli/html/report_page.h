@@ -17,9 +17,10 @@ struct MeasuredBudget {
 
 struct ReportData {
   v1::JobReport report;
-  std::vector<v1::JobEvent> events;             // all of the job
-  std::vector<v1::PlanBudgetResponse> budgets;  // by ascending planes; may be empty
-  std::vector<MeasuredBudget> measured;         // the job's own and its children's
+  std::vector<v1::JobEvent> events;                // all of the job
+  std::vector<v1::PlanBudgetResponse> budgets;     // by ascending planes; may be empty
+  std::vector<MeasuredBudget> measured;            // the job's own and its children's
+  std::vector<v1::PackageEvaluation> evaluations;  // of its package; may be empty
 };
 
 std::string ReportPage(const ReportData& data);

@@ -1,0 +1,132 @@
+// `shiftadd eval` as a user types it, against real processes.
+#include <gtest/gtest.h>
+
+#include <nlohmann/json.hpp>
+
+#include "absl/strings/str_cat.h"
+#include "tests/cluster.h"
+#include "worker/model/testing/tiny_llama.h"
+
+namespace shiftadd::testing {
+namespace {
+
+using Json = nlohmann::json;
+
+class EvalTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    root_ = NewTempDir("eval");
+    TinyLlamaOptions options;
+    options.blocks = 2;
+    ASSERT_TRUE(WriteTinyLlamaDirectory(root_ + "/tiny", options).ok());
+    std::string text;
+    for (int i = 0; i < 400; ++i)
+      absl::StrAppend(&text, "line ", i * 7919 % 1000, " of some text\n");
+    WriteFile(root_ + "/text.txt", text);
+    cluster_ = std::make_unique<Cluster>(root_);
+    cluster_->AddWorker();
+  }
+
+  // stdout as a pipe would get it; stderr in `root_`/stderr.
+  RunResult Shiftadd(const std::vector<std::string>& arguments) {
+    std::vector<std::string> argv = {"bash", "-c", absl::StrCat("exec \"$@\" 2>", root_, "/stderr"),
+                                     "--", Binary("shiftadd")};
+    argv.insert(argv.end(), arguments.begin(), arguments.end());
+    return RunCommand(argv, absl::Seconds(200),
+                      {absl::StrCat("SHIFTADD_COORDINATOR=", cluster_->coordinator_address()),
+                       absl::StrCat("SHIFTADD_PACKAGER=", cluster_->packager_address())});
+  }
+  std::string Errors() const { return ReadFile(root_ + "/stderr"); }
+  Json Parse(const RunResult& result) {
+    EXPECT_EQ(result.exit_code, 0) << Errors() << cluster_->Logs();
+    Json json = Json::parse(result.output, nullptr, false);
+    EXPECT_FALSE(json.is_discarded()) << result.output;
+    return json;
+  }
+
+  std::string root_;
+  std::unique_ptr<Cluster> cluster_;
+};
+
+TEST_F(EvalTest, AgreesWithTheJobAndStaysWithThePackage) {
+  const Json job = [&] {
+    const RunResult submitted =
+        Shiftadd({"submit", root_ + "/tiny", "--bits", "2", "--name", "tiny", "--method", "rtn",
+                  "--calibration-sequences", "4", "--calibration-length", "32", "--eval-text",
+                  root_ + "/text.txt", "--eval-sequences", "6", "--eval-length", "48", "--watch"});
+    EXPECT_EQ(submitted.exit_code, 0) << submitted.output << Errors() << cluster_->Logs();
+    return Parse(Shiftadd({"jobs", "--json"}))["jobs"][0];
+  }();
+  const std::vector<std::string> eval = {
+      "eval", "tiny", "--text", root_ + "/text.txt", "--windows", "6", "--length", "48", "--json"};
+  const Json one = Parse(Shiftadd(eval))["package_evaluation"];
+  // The same windows as the job's: the same numbers.
+  EXPECT_NEAR(one["perplexity"]["value"], job["quality"]["perplexity_quantized"], 1e-9);
+  EXPECT_NEAR(one["perplexity_full"]["value"], job["quality"]["perplexity_full"], 1e-9);
+  EXPECT_NEAR(one["kl"]["value"], job["quality"]["kl"], 1e-12);
+  EXPECT_NEAR(one["kl"]["standard_error"], job["quality"]["kl_standard_error"], 1e-12);
+  EXPECT_EQ(one["tokens"], 6 * 47);
+  EXPECT_GE(one["kl_max"]["value"], one["kl_p99"]["value"]);
+  EXPECT_GT(one["kl_p99"]["value"], one["kl"]["value"]);
+  EXPECT_GT(one["top1_agreement"]["value"], 0);
+  EXPECT_LT(one["top1_agreement"]["value"], 1);
+  EXPECT_LT(one["server_max_logit_error"], 0.05);
+
+  cluster_->AddWorker();
+  const Json two = Parse(Shiftadd(eval))["package_evaluation"];
+  EXPECT_EQ(one, two) << "workers change nothing";
+  // All of the text, and another one beside the first.
+  const RunResult whole =
+      Shiftadd({"eval", "tiny", "--text", root_ + "/text.txt", "--length", "64"});
+  ASSERT_EQ(whole.exit_code, 0) << whole.output << Errors();
+  for (const char* part :
+       {"perplexity, full precision", "99 % of tokens", "same most likely token"})
+    EXPECT_NE(whole.output.find(part), std::string::npos) << part << " in\n" << whole.output;
+
+  const Json inspected = Parse(Shiftadd({"inspect", "tiny", "--json"}));
+  EXPECT_EQ(inspected["digest"], job["package_digest"]) << "measuring changes no package";
+  ASSERT_EQ(inspected["evaluations"].size(), 2u);  // the same one twice is once
+  EXPECT_EQ(inspected["evaluations"][0]["kl"], one["kl"]);
+  EXPECT_GT(inspected["evaluations"][1]["windows"], 6);
+  const RunResult text = Shiftadd({"inspect", "tiny"});
+  EXPECT_NE(text.output.find("measured on 282 tokens"), std::string::npos) << text.output;
+  const Json report = Parse(Shiftadd({"report", job["job_id"].get<std::string>(), "--json"}));
+  EXPECT_EQ(report["evaluations"].size(), 2u);
+  const RunResult shown = Shiftadd({"report", job["job_id"].get<std::string>()});
+  EXPECT_NE(shown.output.find("Evaluation of the package"), std::string::npos) << shown.output;
+}
+
+TEST_F(EvalTest, SaysWhatIsWrong) {
+  RunResult result = Shiftadd({"eval", "nothing", "--text", root_ + "/text.txt"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(Errors().find("nothing:latest"), std::string::npos) << Errors();
+  result = Shiftadd({"eval", "tiny", "--text", root_ + "/none.txt"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(Errors().find("none.txt"), std::string::npos) << Errors();
+  result = Shiftadd({"eval", "tiny"});
+  EXPECT_EQ(result.exit_code, 2);
+
+  ASSERT_EQ(Shiftadd({"submit", root_ + "/tiny", "--bits", "2", "--name", "tiny", "--method", "rtn",
+                      "--calibration-sequences", "4", "--calibration-length", "32", "--watch"})
+                .exit_code,
+            0);
+  result = Shiftadd({"eval", "tiny", "--text", root_ + "/text.txt", "--length", "4"});
+  EXPECT_EQ(result.exit_code, 2);
+  EXPECT_NE(Errors().find("evaluation.length"), std::string::npos) << Errors();
+  result = Shiftadd({"eval", "tiny", "--text", root_ + "/text.txt", "--length", "64", "--windows",
+                     "4000", "--json"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(Errors().find("asked for 4000"), std::string::npos) << Errors();
+  // Another model of the same shape at the source's place.
+  TinyLlamaOptions options;
+  options.blocks = 2;
+  options.seed = 99;
+  ASSERT_TRUE(WriteTinyLlamaDirectory(root_ + "/other", options).ok());
+  result = Shiftadd({"eval", "tiny", "--text", root_ + "/text.txt", "--length", "64", "--source",
+                     root_ + "/other", "--json"});
+  EXPECT_EQ(result.exit_code, 1);
+  EXPECT_NE(Errors().find("has changed since it was quantized"), std::string::npos) << Errors();
+}
+
+}  // namespace
+}  // namespace shiftadd::testing
