@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_SERVE_KV_CACHE_H_
 
 #include <atomic>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <vector>
@@ -17,13 +18,14 @@ namespace shiftadd {
 using PageCounter = std::shared_ptr<std::atomic<int64_t>>;
 
 // A page holds all blocks' keys ([kv_heads][head_dim][kPageTokens], so that scores of neighbouring
-// tokens are one vector) and values ([kv_heads][kPageTokens][value_stride]) of 32 tokens, in fp32.
+// tokens are one vector) and values ([kv_heads][kPageTokens][value_stride]) of 32 tokens, in fp32
+// or in fp16.
 // Pages are made when first written and zeroed, and freed once no cache holds them. A page that
 // other caches hold too is copied before it is written. Not thread-safe, nor are caches that share
 // pages; different rows and heads may be stored by different threads after Reserve.
 class PagedKvCache : public KvCache {
  public:
-  PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, PageCounter counter);
+  PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, bool halves, PageCounter counter);
   ~PagedKvCache() override;
 
   int64_t length() const override { return length_; }
@@ -34,30 +36,33 @@ class PagedKvCache : public KvCache {
   // Makes room for tokens up to `length`, which does not become the length yet.
   void Reserve(int64_t length);
   void SetLength(int64_t length) { length_ = length; }
-  // Stores k and v ([head_dim] each) of one head of a block at a position that was reserved.
-  void Store(int64_t block, int64_t kv_head, int64_t position, const float* k, const float* v);
+  // Stores k and v ([head_dim] each) of one head of a block at a position that was reserved. E:
+  // float, or uint16_t for halves, as the cache was made.
+  template <class E>
+  void Store(int64_t block, int64_t kv_head, int64_t position, const E* k, const E* v);
   // Page pointers of a head, as AttentionTile wants them; valid until the next Reserve or Truncate.
-  const float* const* Keys(int64_t block, int64_t kv_head) const;
-  const float* const* Values(int64_t block, int64_t kv_head) const;
+  const void* const* Keys(int64_t block, int64_t kv_head) const;
+  const void* const* Values(int64_t block, int64_t kv_head) const;
   int64_t value_stride() const { return value_stride_; }
   // True if the cache was made for a model of this shape.
-  bool Fits(const ArchitectureSpec& spec) const;
+  bool Fits(const ArchitectureSpec& spec, bool halves) const;
   // Bytes of a page for a model of this shape.
-  static int64_t PageBytes(const ArchitectureSpec& spec);
+  static int64_t PageBytes(const ArchitectureSpec& spec, bool halves);
 
  private:
-  using Page = std::shared_ptr<float[]>;
+  using Page = std::shared_ptr<std::byte[]>;
 
-  int64_t PageFloats() const { return blocks_ * kv_heads_ * (key_floats_ + value_floats_); }
+  int64_t PageBytes() const { return blocks_ * kv_heads_ * (key_bytes_ + value_bytes_); }
   Page NewPage() const;
   // Page pointers from page `from` on; those before are right.
   void IndexPages(size_t from = 0);
 
-  const int64_t blocks_, kv_heads_, head_dim_, capacity_, value_stride_, key_floats_, value_floats_;
+  const int64_t blocks_, kv_heads_, head_dim_, capacity_, value_stride_, element_bytes_, key_bytes_,
+      value_bytes_;  // of one head's page
   int64_t length_ = 0;
   std::vector<Page> pages_;
-  std::vector<std::vector<const float*>> keys_;  // [blocks * kv_heads][pages]
-  std::vector<std::vector<const float*>> values_;
+  std::vector<std::vector<const void*>> keys_;  // [blocks * kv_heads][pages]
+  std::vector<std::vector<const void*>> values_;
   PageCounter counter_;
 };
 

@@ -39,10 +39,13 @@ PackedExecutor::PackedExecutor(const ArchitectureSpec& spec, ExecutorWeights wei
     : spec_(spec),
       weights_(std::move(weights)),
       isa_(options.isa),
+      half_cache_(options.half_cache),
       ops_(VectorOpsFor(options.isa)),
       pool_(options.threads > 0 ? options.threads : UsableThreads()),
       weight_bytes_(Bytes(weights_)),
       scores_(static_cast<size_t>(pool_.threads())),
+      halves_(static_cast<size_t>(pool_.threads()),
+              std::vector<uint16_t>(static_cast<size_t>(2 * spec.head_dim))),
       scratch_(pool_.threads()) {
   if (spec.rope()) {
     angles_[0].inverse_frequencies = RopeInverseFrequencies(spec, false);
@@ -57,7 +60,7 @@ PackedExecutor::PackedExecutor(const ArchitectureSpec& spec, ExecutorWeights wei
 }
 
 std::unique_ptr<KvCache> PackedExecutor::NewCache(int64_t capacity) const {
-  return std::make_unique<PagedKvCache>(spec_, capacity, pages_);
+  return std::make_unique<PagedKvCache>(spec_, capacity, half_cache_, pages_);
 }
 
 absl::Status PackedExecutor::Forward(const std::vector<int32_t>& tokens, KvCache* cache,
@@ -81,7 +84,7 @@ absl::Status PackedExecutor::Check(const std::vector<BatchRow>& rows) {
     }
     if (runs_.empty() || runs_.back().cache != row.cache) {
       auto* cache = dynamic_cast<PagedKvCache*>(row.cache);
-      if (cache == nullptr || !cache->Fits(spec_)) {
+      if (cache == nullptr || !cache->Fits(spec_, half_cache_)) {
         return absl::InvalidArgumentError("the cache belongs to another model");
       }
       // Sequences are few.
@@ -322,14 +325,14 @@ void PackedExecutor::RunLoop(const Work& work, int64_t begin, int64_t end, int t
       for (int64_t i = begin; i < end; ++i) {
         for (int64_t h = 0; h < spec_.kv_heads; ++h) {
           const int64_t share = spec_.heads / spec_.kv_heads;
-          RotateAndStore(work.block, i, h * share, share, h);
+          RotateAndStore(work.block, i, h * share, share, h, thread);
         }
       }
       return;
     case Op::kAttend:
       for (int64_t t = begin; t < end; ++t) {
         if (t + 1 < end) PrefetchTile(work.block, tiles_[t + 1]);
-        AttendTile(work.block, tiles_[t], scores_[thread].data());
+        AttendTile(work.block, tiles_[t], thread);
       }
       return;
   }
@@ -408,7 +411,7 @@ void PackedExecutor::Activate(const float* gate_up, float* out) const {
 }
 
 void PackedExecutor::RotateAndStore(int64_t b, int64_t row, int64_t first, int64_t count,
-                                    int64_t kv_head) {
+                                    int64_t kv_head, int thread) {
   const Angles& angles = angles_[spec_.IsLocal(b)];
   const int64_t half = static_cast<int64_t>(angles.inverse_frequencies.size());
   const ExecutorBlock& block = weights_.blocks[b];
@@ -422,31 +425,38 @@ void PackedExecutor::RotateAndStore(int64_t b, int64_t row, int64_t first, int64
   for (int64_t h = first; h < first + count; ++h) rotate(q + h * spec_.head_dim, block.q_norm);
   float* k = q + spec_.q_rows() + kv_head * spec_.head_dim;
   rotate(k, block.k_norm);
-  runs_[run_of_row_[row]].cache->Store(b, kv_head, position_[row], k, k + spec_.kv_rows());
+  PagedKvCache* const cache = runs_[run_of_row_[row]].cache;
+  const float* const v = k + spec_.kv_rows();
+  if (!half_cache_) return cache->Store(b, kv_head, position_[row], k, v);
+  uint16_t* const halves = halves_[thread].data();
+  ops_.to_halves(k, spec_.head_dim, halves);
+  ops_.to_halves(v, spec_.head_dim, halves + spec_.head_dim);
+  cache->Store(b, kv_head, position_[row], halves, halves + spec_.head_dim);
 }
 
 void PackedExecutor::PrefetchTile(int64_t b, const Tile& tile) const {
-  constexpr int64_t kLine = 16;  // floats
+  constexpr int64_t kLine = 64;  // bytes
+  const int64_t element = half_cache_ ? sizeof(uint16_t) : sizeof(float);
   const Run& run = runs_[tile.run];
   const int64_t length = position_[run.end - 1] + 1;
   // The processor finds later pages by itself.
   for (int64_t page = 0; page < 2 && page * kPageTokens < length; ++page) {
     const int64_t tokens = std::min(kPageTokens, length - page * kPageTokens);
-    const float* keys = run.cache->Keys(b, tile.kv_head)[page];
-    for (int64_t d = 0; d < spec_.head_dim; ++d) {
-      for (int64_t i = 0; i < tokens; i += kLine) __builtin_prefetch(keys + d * kPageTokens + i);
+    const auto* keys = static_cast<const char*>(run.cache->Keys(b, tile.kv_head)[page]);
+    for (int64_t d = 0; d < spec_.head_dim; ++d, keys += kPageTokens * element) {
+      for (int64_t i = 0; i < tokens * element; i += kLine) __builtin_prefetch(keys + i);
     }
-    const float* values = run.cache->Values(b, tile.kv_head)[page];
-    for (int64_t i = 0; i < tokens * run.cache->value_stride(); i += kLine) {
+    const auto* values = static_cast<const char*>(run.cache->Values(b, tile.kv_head)[page]);
+    for (int64_t i = 0; i < tokens * run.cache->value_stride() * element; i += kLine) {
       __builtin_prefetch(values + i);
     }
   }
 }
 
-void PackedExecutor::AttendTile(int64_t b, const Tile& tile, float* scratch) {
+void PackedExecutor::AttendTile(int64_t b, const Tile& tile, int thread) {
   const Run& run = runs_[tile.run];
   const int64_t share = spec_.heads / spec_.kv_heads;
-  if (alone_) RotateAndStore(b, run.begin, tile.kv_head * share, share, tile.kv_head);
+  if (alone_) RotateAndStore(b, run.begin, tile.kv_head * share, share, tile.kv_head, thread);
   const int64_t width = spec_.q_rows() + 2 * spec_.kv_rows();
   const int64_t window = spec_.WindowOf(b);
   AttentionTile work;
@@ -466,7 +476,8 @@ void PackedExecutor::AttendTile(int64_t b, const Tile& tile, float* scratch) {
   work.values = run.cache->Values(b, tile.kv_head);
   work.head_dim = spec_.head_dim;
   work.value_stride = run.cache->value_stride();
-  work.scratch = scratch;
+  work.halves = half_cache_;
+  work.scratch = scores_[thread].data();
   work.score_stride = (longest_ + kPageTokens - 1) / kPageTokens * kPageTokens;
   ops_.attend(work);
 }

@@ -45,7 +45,7 @@ class PackedExecutor : public PackedModel {
   kernels::Isa isa() const override { return isa_; }
   int threads() const override { return pool_.threads(); }
   int64_t cache_pages() const override { return *pages_; }
-  int64_t cache_page_bytes() const override { return PagedKvCache::PageBytes(spec_); }
+  int64_t cache_page_bytes() const override { return PagedKvCache::PageBytes(spec_, half_cache_); }
   bool shares_cache_pages() const override { return true; }
   std::unique_ptr<KvCache> NewCache(int64_t capacity) const override;
   absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
@@ -103,8 +103,9 @@ class PackedExecutor : public PackedModel {
   void Activate(const float* gate_up, float* out) const;
   // Norms and rotates q and k of some heads of one token and puts k and v into its cache: query
   // heads [first, first + count), and those of key/value head `kv_head`.
-  void RotateAndStore(int64_t b, int64_t row, int64_t first, int64_t count, int64_t kv_head);
-  void AttendTile(int64_t b, const Tile& tile, float* scratch);
+  void RotateAndStore(int64_t b, int64_t row, int64_t first, int64_t count, int64_t kv_head,
+                      int thread);
+  void AttendTile(int64_t b, const Tile& tile, int thread);
   // Asks for what a tile will read.
   void PrefetchTile(int64_t b, const Tile& tile) const;
   void GrowRope(int64_t positions);
@@ -112,6 +113,7 @@ class PackedExecutor : public PackedModel {
   const ArchitectureSpec spec_;
   const ExecutorWeights weights_;
   const kernels::Isa isa_;
+  const bool half_cache_;
   const VectorOps& ops_;
   ThreadPool pool_;
   const PageCounter pages_ = std::make_shared<std::atomic<int64_t>>(0);
@@ -136,7 +138,8 @@ class PackedExecutor : public PackedModel {
   std::vector<Loop> loops_;
   std::vector<Work> work_;
   std::vector<float> hidden_, normed_, qkv_, attended_, gate_up_, activated_, delta_, narrow_;
-  std::vector<std::vector<float>> scores_;  // a thread each
+  std::vector<std::vector<float>> scores_;     // a thread each
+  std::vector<std::vector<uint16_t>> halves_;  // a thread each: [2 * head_dim]
   LinearScratch scratch_;
   std::vector<float> logits_of_products_;  // RunProducts'
 };

@@ -24,6 +24,8 @@ struct PackedModelOptions {
   // A8 for rotated packages and A16 for others unless set.
   enum class Precision { kAuto, kA8, kA16 } precision = Precision::kAuto;
   kernels::Isa isa = kernels::DetectIsa();
+  // Keys and values of the CPU's caches as IEEE halves: half the memory to hold and to read.
+  bool half_cache = false;
 };
 
 // Caches grow by pages of so many tokens.

@@ -148,6 +148,30 @@ TEST(PackedModel, LogitsDoNotDependOnChunksBatchesThreadsOrIsa) {
   EXPECT_EQ(std::memcmp(got.data(), whole.data(), got.size() * sizeof(float)), 0);
 }
 
+TEST(PackedModel, AHalfCacheIsHalfAsLargeAndNearlyTheSame) {
+  const TinyPackage package = MakeTinyPackage({});
+  const auto tokens = Tokens(70, package.spec.vocab);
+  PackedModelOptions options;
+  options.threads = 2;
+  options.precision = Precision::kA16;  // the rounding of 8-bit activations would hide it
+  const auto whole = PackedModel::Load(package.config_json(), package.Reader(), options).value();
+  const auto exact = AllLogits(whole.get(), tokens);
+  options.half_cache = true;
+  std::vector<std::vector<float>> halves;
+  for (const kernels::Isa isa :
+       {kernels::Isa::kPortable, kernels::Isa::kAvx2, kernels::DetectIsa()}) {
+    options.isa = std::min(isa, kernels::DetectIsa());
+    const auto model = PackedModel::Load(package.config_json(), package.Reader(), options).value();
+    EXPECT_EQ(2 * model->cache_page_bytes(), whole->cache_page_bytes());
+    halves.push_back(AllLogits(model.get(), tokens));
+    EXPECT_EQ(halves.back(), halves.front()) << kernels::IsaName(options.isa);
+  }
+  const double error =
+      RelativeError(halves.front(), std::vector<double>(exact.begin(), exact.end()));
+  EXPECT_GT(error, 0);
+  EXPECT_LT(error, 2e-3);
+}
+
 TEST(PackedModel, LastLogitsOnly) {
   const TinyPackage package = MakeTinyPackage({});
   const auto model = LoadOrDie(package, Precision::kAuto);

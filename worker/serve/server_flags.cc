@@ -36,6 +36,7 @@ void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageL
 }
 
 void AddModelFlags(CLI::App* app, ServerFlags* flags) {
+  flags->load.model.half_cache = true;
   using Precision = PackedModelOptions::Precision;
   app->add_option("--threads", flags->load.model.threads,
                   "Threads of the model; 0: one for each usable core")
@@ -59,6 +60,13 @@ void AddModelFlags(CLI::App* app, ServerFlags* flags) {
       ->transform(CLI::CheckedTransformer(std::map<std::string, Precision>{
           {"auto", Precision::kAuto}, {"a8", Precision::kA8}, {"a16", Precision::kA16}}))
       ->option_text("auto|a8|a16");
+  app->add_option("--cache-precision", flags->load.model.half_cache,
+                  "Keys and values in the CPU's caches: f16, or f32, which takes twice the memory; "
+                  "on a GPU always f16")
+      ->envname("SHIFTADD_SERVER_CACHE_PRECISION")
+      ->transform(
+          CLI::CheckedTransformer(std::map<std::string, bool>{{"f16", true}, {"f32", false}}))
+      ->option_text("f16|f32");
   app->add_option("--context", flags->load.context,
                   "Tokens of prompt and answer together; 0: as trained, at most 8192")
       ->envname("SHIFTADD_SERVER_CONTEXT")

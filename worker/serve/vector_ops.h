@@ -25,8 +25,10 @@ struct AttentionTile {
   int64_t first[kTileRows] = {};  // but for those before, < length
   float slope[kTileRows] = {};    // ALiBi's: lowers the score of a key at distance d by slope * d
   float* out[kTileRows];          // [head_dim]
-  const float* const* keys;       // a page each: [head_dim][kPageTokens]
-  const float* const* values;     // a page each: [kPageTokens][value_stride]
+  // A page each, of floats or of IEEE halves: [head_dim][kPageTokens], [kPageTokens][value_stride].
+  const void* const* keys;
+  const void* const* values;
+  bool halves = false;
   int64_t head_dim = 0;
   float scale = 0;           // of scores
   float cap = 0;             // above 0: scaled scores become cap * tanh(score / cap)
@@ -57,6 +59,8 @@ struct VectorOps {
   void (*rope)(float* x, const float* cos, const float* sin, int64_t half);
   // softmax(query keys * scale …) values.
   void (*attend)(const AttentionTile& tile);
+  // IEEE halves, rounded to nearest, even; beyond their range and NaN: the largest half.
+  void (*to_halves)(const float* x, int64_t n, uint16_t* out);
   // The largest; NaNs are left out, -infinity if nothing else is there.
   float (*maximum)(const float* x, int64_t n);
   // exp((x - maximum) * scale), 0 for NaN and below exp(-80): into `out` unless that is null, and

@@ -166,6 +166,8 @@ void ReportGains(const std::vector<Gain>& gains, const Options& options) {
 
 int Main(int argc, char** argv) {
   Options options;
+  PackedModelOptions how;
+  how.half_cache = true;
   CLI::App app("Tokens a second of the executor on the CPU.");
   app.add_option("--package", options.location.reference, "Package, name:tag")->required();
   app.add_option("--package-dir", options.location.package_dir, "OCI image layout")->required();
@@ -176,9 +178,10 @@ int Main(int argc, char** argv) {
       ->check(CLI::Range(1, 128));
   app.add_option("--rounds", options.rounds, "How often")->check(CLI::Range(1, 1000000));
   app.add_option("--temperature", options.temperature, "Of the choice of tokens; 0: the likeliest");
+  app.add_flag("--half-cache,!--float-cache", how.half_cache,
+               "Keys and values in fp16, as the server has them (default), or in fp32");
   app.add_flag("--products", options.products, "Also the matrix products by themselves");
   CLI11_PARSE(app, argc, argv);
-  PackedModelOptions how;
   how.threads = options.threads;
   std::unique_ptr<PackedModel> model;
   {
