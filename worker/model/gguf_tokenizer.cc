@@ -46,6 +46,7 @@ const std::vector<PreTokenizerForm>& Forms() {
   static const char* const kQwen2 =
       "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
       "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  static const char* const kBloom = " ?[^(\\s|[.,!?…。，、।۔،])]+";
   static const json digits = {{"type", "Digits"}, {"individual_digits", true}};
   static const auto* const forms = new std::vector<PreTokenizerForm>{
       {{"smollm"},
@@ -56,6 +57,7 @@ const std::vector<PreTokenizerForm>& Forms() {
       {{"llama-bpe", "llama3", "llama-v3"}, SplitThenBytes(kLlama3), json(), true, true},
       {{"gpt-2"}, ByteLevel(true), json(), false, false},
       {{"qwen2"}, SplitThenBytes(kQwen2), {{"type", "NFC"}}, false, false},
+      {{"bloom"}, SplitThenBytes(kBloom), json(), false, false},
   };
   return *forms;
 }

@@ -1,4 +1,5 @@
-// The full-precision executor against transformers, for every family (tests/golden/families.json).
+// The full-precision executor against transformers, for every family (tests/golden/families.json,
+// family_ggufs.json).
 #include <gtest/gtest.h>
 #include <unistd.h>
 
@@ -163,17 +164,50 @@ TEST_P(FamilyTest, HalfPrecisionRefusesWhatItDoesNotRun) {
   }
 }
 
-std::vector<std::string> Names() {
+// GGUF files as the gguf package writes them, of the same kinds of models: norms that carry
+// Gemma's 1, LLaMA's rows as they are interleaved there, Bloom's fused rows, LLaMA-3's factors.
+class GgufFamilyTest : public ::testing::TestWithParam<std::string> {};
+
+TEST_P(GgufFamilyTest, LogitsAreThoseOfTransformers) {
+  json golden;
+  for (const json& one : testing::GoldenGgufs()) {
+    if (one.at("name") == GetParam()) golden = one;
+  }
+  const std::string path = absl::StrCat(std::filesystem::temp_directory_path().string(),
+                                        "/gguf_family_", ::getpid(), "_", GetParam(), ".gguf");
+  ASSERT_TRUE(testing::WriteGoldenGguf(golden, path).ok());
+  const auto source = ModelSource::Open(path);
+  std::filesystem::remove(path);  // it stays mapped
+  ASSERT_TRUE(source.ok()) << source.status();
+  auto model = ReferenceModel::Create(source->get(), 1, 0);
+  ASSERT_TRUE(model.ok()) << model.status();
+  const auto ids = golden.at("ids").get<std::vector<int32_t>>();
+  HiddenStates h = (*model)->Embed(ids, 1, static_cast<int64_t>(ids.size())).value();
+  ASSERT_TRUE((*model)->RunBlocks(0, (*model)->spec().blocks, &h, nullptr).ok());
+  std::vector<float> logits;
+  ASSERT_TRUE((*model)->Logits(h, 0, &logits).ok());
+  const double error = testing::GoldenError(golden, logits);
+  EXPECT_LT(error, kBound);
+  std::printf("%-14s gguf       largest error %.2g of the range of logits\n", GetParam().c_str(),
+              error);
+}
+
+std::vector<std::string> Names(const json& cases) {
   std::vector<std::string> names;
-  for (const json& one : testing::GoldenFamilies()) names.push_back(one.at("name"));
+  for (const json& one : cases) names.push_back(one.at("name"));
   return names;
 }
 
-INSTANTIATE_TEST_SUITE_P(Families, FamilyTest, ::testing::ValuesIn(Names()), [](const auto& info) {
+std::string TestName(const ::testing::TestParamInfo<std::string>& info) {
   std::string name = info.param;
   for (char& c : name) c = std::isalnum(c) ? c : '_';
   return name;
-});
+}
+
+INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
+                         ::testing::ValuesIn(Names(testing::GoldenFamilies())), TestName);
+INSTANTIATE_TEST_SUITE_P(Families, GgufFamilyTest,
+                         ::testing::ValuesIn(Names(testing::GoldenGgufs())), TestName);
 
 }  // namespace
 }  // namespace shiftadd

@@ -4,10 +4,12 @@
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <deque>
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
@@ -31,23 +33,79 @@ uint64_t Mix(uint64_t x) {
   return x ^ (x >> 31);
 }
 
+json ReadCases(const std::string& file) {
+  // Where tests run on another machine than the one that built them.
+  const char* const elsewhere = std::getenv("SHIFTADD_SOURCE_DIR");
+  const std::string path =
+      std::string(elsewhere != nullptr ? elsewhere : SHIFTADD_SOURCE_DIR) + "/tests/golden/" + file;
+  std::ifstream in(path);
+  const json all = json::parse(in, nullptr, /*allow_exceptions=*/false);
+  if (!all.is_object()) {
+    std::fprintf(stderr, "%s cannot be read\n", path.c_str());
+    std::abort();
+  }
+  return all.at("cases");
+}
+
+// Rows of [outer][inner][each] as [inner][outer][each].
+std::vector<float> SwapRows(const std::vector<float>& values, int64_t outer, int64_t inner) {
+  const int64_t each = static_cast<int64_t>(values.size()) / (outer * inner);
+  std::vector<float> out(values.size());
+  for (int64_t i = 0; i < outer; ++i) {
+    for (int64_t j = 0; j < inner; ++j)
+      std::copy_n(values.begin() + (i * inner + j) * each, each,
+                  out.begin() + (j * outer + i) * each);
+  }
+  return out;
+}
+
+// What stands in a GGUF file instead of transformers' tensor (make_family_ggufs.py).
+std::vector<float> Converted(const json& tensor, bool zero_norms) {
+  const std::string op = tensor.value("op", "");
+  if (op == "values") return tensor.at("values").get<std::vector<float>>();
+  const std::vector<int64_t> shape = tensor.at("shape");
+  std::vector<float> values = GoldenWeight(tensor.at("from"), shape, zero_norms);
+  if (op == "plus1") {
+    for (float& x : values) x += 1.0f;
+  } else if (op == "bloom_qkv") {
+    values = SwapRows(values, tensor.at("heads"), 3);
+  } else if (op == "permute") {
+    const size_t head = values.size() / tensor.at("heads").get<size_t>();
+    for (auto begin = values.begin(); begin != values.end(); begin += head) {
+      const std::vector<float> turned =
+          SwapRows({begin, begin + head}, 2, static_cast<int64_t>(head) / shape[1] / 2);
+      std::copy(turned.begin(), turned.end(), begin);
+    }
+  }
+  return values;
+}
+
 }  // namespace
 
 const json& GoldenFamilies() {
-  static const auto* const cases = [] {
-    // Where tests run on another machine than the one that built them.
-    const char* const elsewhere = std::getenv("SHIFTADD_SOURCE_DIR");
-    const std::string path = std::string(elsewhere != nullptr ? elsewhere : SHIFTADD_SOURCE_DIR) +
-                             "/tests/golden/families.json";
-    std::ifstream in(path);
-    const json all = json::parse(in, nullptr, /*allow_exceptions=*/false);
-    if (!all.is_object()) {
-      std::fprintf(stderr, "%s cannot be read\n", path.c_str());
-      std::abort();
-    }
-    return new json(all.at("cases"));
-  }();
+  static const auto* const cases = new json(ReadCases("families.json"));
   return *cases;
+}
+
+const json& GoldenGgufs() {
+  static const auto* const cases = new json(ReadCases("family_ggufs.json"));
+  return *cases;
+}
+
+absl::Status WriteGoldenGguf(const json& golden, const std::string& path) {
+  std::string file;
+  if (!absl::Base64Unescape(golden.at("head").get<std::string>(), &file)) {
+    return absl::InternalError("family_ggufs.json: head is not base64");
+  }
+  file.resize(golden.at("size"), '\0');
+  const bool zero_norms = absl::StartsWith(golden.at("name").get<std::string>(), "gemma");
+  for (const json& tensor : golden.at("tensors")) {
+    const std::vector<float> values = Converted(tensor, zero_norms);
+    const size_t offset = tensor.at("offset"), bytes = values.size() * sizeof(float);
+    if (offset + bytes > file.size()) return absl::InternalError(path + ": a tensor lies outside");
+    std::memcpy(file.data() + offset, values.data(), bytes);
+  }
+  return WriteText(path, file);
 }
 
 std::vector<float> GoldenWeight(const std::string& name, const std::vector<int64_t>& shape,

@@ -14,6 +14,12 @@ namespace shiftadd::testing {
 // Cases of tests/golden/families.json. Aborts if the file cannot be read.
 const nlohmann::json& GoldenFamilies();
 
+// Cases of tests/golden/family_ggufs.json.
+const nlohmann::json& GoldenGgufs();
+
+// Writes the file of such a case: its head as the gguf package made it, the tensors behind it.
+absl::Status WriteGoldenGguf(const nlohmann::json& golden, const std::string& path);
+
 // The weights that make_families.py gave tensor `name`.
 std::vector<float> GoldenWeight(const std::string& name, const std::vector<int64_t>& shape,
                                 bool zero_norms);
