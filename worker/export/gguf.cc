@@ -137,14 +137,19 @@ absl::Status WriteGguf(PackageWeights* weights, const std::string& folder) {
   const std::vector<float> factors = RopeFactors(spec);
   if (!factors.empty()) header.AddTensor("rope_freqs.weight", {spec.head_dim / 2}, false);
   for (const FamilyTensor& t : tensors) header.AddTensor(t.gguf, t.shape, IsHalf(t));
-  std::string head = header.Finish();
+  const std::string head = header.Finish();
   const uint64_t bytes = head.size() + header.data_bytes();
-  head.append(reinterpret_cast<const char*>(factors.data()), factors.size() * sizeof(float));
-  SA_RETURN_IF_ERROR(CheckReadBack(head, bytes, weights, folder + "/head.gguf"));
+  const std::vector<float> ones(factors.size(),
+                                1.0f);  // not every ramp can be told from its factors
+  const auto with = [&head](const std::vector<float>& values) {
+    return head +
+           std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
+  };
+  SA_RETURN_IF_ERROR(CheckReadBack(with(ones), bytes, weights, folder + "/head.gguf"));
   std::filesystem::remove(folder + "/head.gguf");
 
   OutputFile file(folder + "/model-f16.gguf");
-  SA_RETURN_IF_ERROR(file.Write(head));
+  SA_RETURN_IF_ERROR(file.Write(with(factors)));
   SA_RETURN_IF_ERROR(file.Pad(kGgufAlignment));
   for (const FamilyTensor& t : tensors) {
     SA_RETURN_IF_ERROR(weights->Read(t, /*interleaved=*/true, [&](const std::vector<float>& rows) {

@@ -27,7 +27,9 @@ struct Loop {
 // Runs programs: loops of which each begins when the one before is done. No thread leads: whoever
 // finishes a loop opens the next one and goes on, so a thread that gets no core holds up only the
 // chunk that it has. Idle threads spin shortly, then sleep, so a machine with busy neighbours is
-// not slowed by us. One caller at a time. Nothing is allocated after construction.
+// not slowed by us. Threads are not pinned: alone that gains nothing, and beside busy processes it
+// halves the rate (tests/results/busy_neighbours.txt). One caller at a time. Nothing is allocated
+// after construction.
 class ThreadPool {
  public:
   // `threads` counts the caller: 1 starts no helper.
