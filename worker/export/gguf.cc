@@ -84,8 +84,8 @@ absl::Status CheckReadBack(const std::string& head, uint64_t bytes, PackageWeigh
   std::set<std::string> free = {"family", "eos_tokens"};  // of end tokens a file has two
   if (weights->spec().rope_scaling == RopeScaling::kLlama3) {
     // These stand in the file as the divisors that they give.
-    free.insert(
-        {"rope_factor", "rope_low_freq_factor", "rope_high_freq_factor", "rope_original_context"});
+    free.insert({"rope_scaling", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor",
+                 "rope_original_context"});
   }
   for (const json& document : {ours, theirs}) {
     for (const auto& [key, value] : document.items()) {
