@@ -9,10 +9,15 @@
   quality.py tau                   Kendall's tau of every criterion against the measured KL, from a report on stdin
   quality.py judge                 whether the curves of that table on stdin fall, and lie below uniform widths
   quality.py plot FILE             the lines of curve.sh's table on stdin as an SVG file
+  quality.py paper-heading         the heading of paper.sh's table
+  quality.py paper-full MODEL FOLDER BENCH_FILE         its line of full precision
+  quality.py paper-row MODEL METHOD BITS REPORT FOLDER  a line, from a report and what figures() left in the folder
+  quality.py paper-plot FILE       KL over stored bits of that table on stdin as an SVG file, a curve a model and method
 """
 import itertools
 import json
 import math
+import pathlib
 import sys
 
 # --- Statistics ---
@@ -113,6 +118,94 @@ def point(series, planes, report):
     published = "mixed" if q["published_mixed"] else "uniform"
     return (f"| {series} | {planes} | {q['stored_bits']:.3f} | {q['kl']:.4f} | {q['kl_standard_error']:.4f} | "
             f"{perplexity(q['perplexity_quantized'])} | {q['package_bytes']} | {published} |")
+
+
+# --- The paper's comparison ---
+
+PAPER_COLUMNS = ["model", "method", "planes", "stored bits", "perplexity", "KL", "KL p99", "same top token", "zero-shot",
+                 "layers", "package", "tokens/s", "J/token"]
+
+
+def line(cells):
+    return "| " + " | ".join(str(cell) for cell in cells) + " |"
+
+
+def paper_heading():
+    return line(PAPER_COLUMNS) + "\n" + "|" + "---|" * len(PAPER_COLUMNS)
+
+
+def estimate(figure):
+    """value ± standard error, with two digits of the error."""
+    value, error = figure["value"], figure.get("standard_error")
+    if not error:
+        return f"{value:.4g}"
+    if value >= 10000:
+        return f"{value:.2e} ± {error:.1e}"
+    digits = max(0, 1 - math.floor(math.log10(error)))
+    return f"{value:.{digits}f} ± {error:.{digits}f}"
+
+
+def mebibytes(count):
+    return f"{count / 2**20:.1f} MiB" if count else "–"
+
+
+def read_json(path):
+    try:
+        return json.loads(pathlib.Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+
+
+def zero_shot(folder):
+    """task acc ± error; … of lm-eval's newest results below the folder, a dash without."""
+    files = sorted(pathlib.Path(folder).rglob("results_*.json"))
+    if not files:
+        return "–"
+    results = read_json(files[-1])["results"]
+    return "; ".join(f"{task} {r['acc,none']:.3f} ± {float(r['acc_stderr,none']):.3f}"
+                     for task, r in sorted(results.items()) if "acc,none" in r) or "–"
+
+
+def speed(figures):
+    """[tokens/s, J/token] of one side of `shiftadd bench`."""
+    if not figures:
+        return ["–", "–"]
+    joules = figures.get("joules_per_token")
+    return [f"{1000 / figures['milliseconds_per_token']:.1f}", "–" if joules is None else f"{joules:.3f}"]
+
+
+def paper_full(model, folder, bench_file):
+    figures = read_json(pathlib.Path(folder) / "eval.json")["package_evaluation"]
+    bench = read_json(bench_file)
+    layers = bench["package"].get("fp16_layer_bytes") if bench else None
+    total = bench["package"].get("fp16_bytes") if bench else None
+    return line([model, "full precision", "–", "16", estimate(figures["perplexity_full"]), "0", "0", "1", "–",
+                 mebibytes(layers), mebibytes(total)] + speed(bench and bench.get("source")))
+
+
+def paper_row(model, method, bits, report, folder):
+    folder = pathlib.Path(folder)
+    figures, bench = read_json(folder / "eval.json")["package_evaluation"], read_json(folder / "bench.json")
+    return line([model, method, bits, f"{report['job']['quality']['stored_bits']:.3f}", estimate(figures["perplexity"]),
+                 estimate(figures["kl"]), estimate(figures["kl_p99"]), estimate(figures["top1_agreement"]),
+                 zero_shot(folder / "zero-shot"), mebibytes(bench and bench["layer_bytes"]),
+                 mebibytes(bench and bench["package_bytes"])] + speed(bench and bench["package"]))
+
+
+def paper_curves(lines):
+    """{"model, method": [(stored bits, KL, its error)]} of paper.sh's lines; the model is left out if it is the only one."""
+    curves = {}
+    for text in lines:
+        cells = [cell.strip() for cell in text.strip().strip("|").split("|")]
+        try:
+            bits, (kl, _, error) = float(cells[3]), cells[5].partition(" ± ")
+            point = (bits, float(kl), float(error or 0))
+        except (IndexError, ValueError):
+            continue
+        if point[1] > 0:
+            curves.setdefault((cells[0], cells[1]), []).append(point)
+    alone = len({model for model, _ in curves}) == 1
+    return {method if alone else f"{model}, {method}": sorted(points) for (model, method), points in curves.items()}
 
 
 # --- Plots ---
@@ -228,6 +321,15 @@ def main(arguments):
     elif command == "plot":
         with open(arguments[0], "w", encoding="utf-8") as file:
             file.write(svg(read_curves(sys.stdin)))
+    elif command == "paper-heading":
+        print(paper_heading())
+    elif command == "paper-full":
+        print(paper_full(*arguments))
+    elif command == "paper-row":
+        print(paper_row(*arguments[:3], read_json(arguments[3]), arguments[4]))
+    elif command == "paper-plot":
+        with open(arguments[0], "w", encoding="utf-8") as file:
+            file.write(svg(paper_curves(sys.stdin)))
     else:
         raise SystemExit(__doc__)
 

@@ -3,7 +3,9 @@
 import json
 import math
 import pathlib
+import shutil
 import sys
+import tempfile
 import unittest
 import xml.etree.ElementTree
 
@@ -105,6 +107,52 @@ class Plots(unittest.TestCase):
         self.assertLess(x0, x1)
         self.assertLess(y0, y1)  # a smaller KL is further down
         self.assertEqual(len(root.findall(name + "circle")), 3)
+
+
+class Paper(unittest.TestCase):
+    def folder(self, bench=True, zero_shot=True):
+        folder = pathlib.Path(tempfile.mkdtemp())
+        self.addCleanup(shutil.rmtree, folder)
+        figures = {name: {"value": value, "standard_error": error} for name, value, error in (
+            ("perplexity_full", 20.123, 0.31), ("perplexity", 24.567, 0.42), ("kl", 0.21987, 0.0123),
+            ("kl_p99", 2.5, 0.25), ("top1_agreement", 0.75, 0.0125))}
+        (folder / "eval.json").write_text(json.dumps({"package_evaluation": figures}))
+        if bench:
+            side = {"milliseconds_per_token": 8, "joules_per_token": 0.125, "fp16_layer_bytes": 2**21, "fp16_bytes": 2**22}
+            (folder / "bench.json").write_text(json.dumps(
+                {"package": side, "source": {"milliseconds_per_token": 16}, "layer_bytes": 2**20, "package_bytes": 2**21}))
+        if zero_shot:
+            (folder / "zero-shot" / "model").mkdir(parents=True)
+            (folder / "zero-shot" / "model" / "results_1.json").write_text(json.dumps(
+                {"results": {"next": {"acc,none": 0.5, "acc_stderr,none": 0.05}, "text": {"word_perplexity,none": 3}}}))
+        return folder
+
+    def test_a_row_has_every_figure_with_its_error(self):
+        report = {"job": {"quality": {"stored_bits": 3.1678}}}
+        self.assertEqual(
+            quality.paper_row("m", "shiftadd", "3", report, self.folder()),
+            "| m | shiftadd | 3 | 3.168 | 24.57 ± 0.42 | 0.220 ± 0.012 | 2.50 ± 0.25 | 0.750 ± 0.013 | next 0.500 ± 0.050 | "
+            "1.0 MiB | 2.0 MiB | 125.0 | 0.125 |")
+        row = quality.paper_row("m", "rtn", "2", report, self.folder(bench=False, zero_shot=False))
+        self.assertTrue(row.endswith("| – | – | – | – | – |"), row)
+        self.assertEqual(row.count("|"), quality.paper_heading().splitlines()[0].count("|"))
+
+    def test_full_precision(self):
+        folder = self.folder()
+        self.assertEqual(quality.paper_full("m", folder, folder / "bench.json"),
+                         "| m | full precision | – | 16 | 20.12 ± 0.31 | 0 | 0 | 1 | – | 2.0 MiB | 4.0 MiB | 62.5 | – |")
+
+    def test_curves_of_the_table(self):
+        report = {"job": {"quality": {"stored_bits": 3.1678}}}
+        lines = [quality.paper_heading(), quality.paper_full("m", self.folder(), "none"),
+                 quality.paper_row("m", "shiftadd", "3", report, self.folder())]
+        self.assertEqual(quality.paper_curves(lines), {"shiftadd": [(3.168, 0.220, 0.012)]})
+        lines.append(lines[-1].replace("| m |", "| n |"))
+        self.assertEqual(sorted(quality.paper_curves(lines)), ["m, shiftadd", "n, shiftadd"])
+
+    def test_estimates(self):
+        self.assertEqual(quality.estimate({"value": 3.9e6, "standard_error": 123456}), "3.90e+06 ± 1.2e+05")
+        self.assertEqual(quality.estimate({"value": 12.34567}), "12.35")
 
 
 if __name__ == "__main__":
