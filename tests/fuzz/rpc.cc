@@ -41,6 +41,12 @@ class NoPublisher : public coordinator::Publisher {
   absl::StatusOr<std::string> Publish(const v1::PublishPackageRequest&) override {
     return std::string("sha256:") + std::string(64, '0');
   }
+  absl::StatusOr<v1::Package> GetPackage(const std::string&) override {
+    return absl::NotFoundError("no package is there");
+  }
+  absl::Status Attach(const std::string&, const std::string&, const std::string&) override {
+    return absl::OkStatus();
+  }
   absl::Status Pin(const std::string&, const std::vector<std::string>&) override {
     return absl::OkStatus();
   }
