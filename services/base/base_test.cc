@@ -1,9 +1,13 @@
 #include <gtest/gtest.h>
 
+#include <csignal>
+#include <cstdio>
+#include <cstdlib>
 #include <set>
 
 #include "services/base/clock.h"
 #include "services/base/digest.h"
+#include "services/base/fail_point.h"
 #include "services/base/ids.h"
 #include "services/base/status_macros.h"
 
@@ -49,6 +53,36 @@ TEST(StatusMacros, ReturnEarly) {
   EXPECT_EQ(Quarter(8).value(), 2);
   EXPECT_EQ(Quarter(6).status().message(), "odd");
   EXPECT_EQ(Annotate(Quarter(6).status(), "x").message(), "x: odd");
+}
+
+TEST(FailPoint, IsParsed) {
+  const auto points = ParseFailPoints("a.before:1:kill,b:20:stop,");
+  ASSERT_TRUE(points.ok()) << points.status();
+  ASSERT_EQ(points->size(), 2u);
+  EXPECT_EQ(points->at("a.before").nth, 1u);
+  EXPECT_FALSE(points->at("a.before").stop);
+  EXPECT_EQ(points->at("b").nth, 20u);
+  EXPECT_TRUE(points->at("b").stop);
+  for (const char* faulty :
+       {"a", "a:1", "a:0:kill", "a:x:kill", ":1:kill", "a:1:die", "a:1:kill:"}) {
+    const absl::Status status = ParseFailPoints(faulty).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << faulty;
+    EXPECT_NE(status.message().find(faulty), std::string::npos) << status;
+  }
+}
+
+TEST(FailPoint, KillsAtTheTimeThatWasAsked) {
+  const auto reach = [] {
+    setenv("SHIFTADD_FAIL_POINT", "here:2:kill", 1);
+    ReachFailPoint("elsewhere");
+    ReachFailPoint("elsewhere");
+    ReachFailPoint("here");
+    std::fprintf(stderr, "alive after the first\n");
+    ReachFailPoint("here");
+    std::fprintf(stderr, "alive after the second\n");
+  };
+  EXPECT_EXIT(reach(), ::testing::KilledBySignal(SIGKILL),
+              "^alive after the first\nfail point here: kill\n$");
 }
 
 TEST(FakeClock, MovesOnlyWhenTold) {

@@ -1,23 +1,73 @@
 #include "services/base/logging.h"
 
+#include <spdlog/formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
 #include <cstdlib>
-#include <string>
+#include <memory>
+
+#include "absl/time/time.h"
+#include "nlohmann/json.hpp"
 
 namespace shiftadd {
+namespace {
 
-void InitLogging(absl::string_view process, absl::string_view level) {
+// The sink formats on the thread that logs.
+LogFields& FieldsOfThread() {
+  thread_local LogFields fields;
+  return fields;
+}
+
+absl::string_view View(const spdlog::string_view_t& text) { return {text.data(), text.size()}; }
+
+class JsonFormatter : public spdlog::formatter {
+ public:
+  void format(const spdlog::details::log_msg& line, spdlog::memory_buf_t& out) override {
+    nlohmann::ordered_json object;
+    object["time"] =
+        absl::FormatTime("%Y-%m-%dT%H:%M:%E3SZ", absl::FromChrono(line.time), absl::UTCTimeZone());
+    object["level"] = std::string(View(spdlog::level::to_string_view(line.level)));
+    object["process"] = std::string(View(line.logger_name));
+    object["message"] = std::string(View(line.payload));
+    for (const auto& [name, value] : FieldsOfThread()) object[name] = value;
+    // A message may quote bytes that are no UTF-8.
+    const std::string text =
+        object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
+    out.append(text.data(), text.data() + text.size());
+  }
+  std::unique_ptr<spdlog::formatter> clone() const override {
+    return std::make_unique<JsonFormatter>();
+  }
+};
+
+// The variable, or what was asked for.
+std::string Setting(const char* variable, absl::string_view otherwise) {
+  const char* env = std::getenv(variable);
+  return env != nullptr ? env : std::string(otherwise);
+}
+
+}  // namespace
+
+void InitLogging(absl::string_view process, absl::string_view level, absl::string_view format) {
   auto logger = std::make_shared<spdlog::logger>(std::string(process),
                                                  std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
-  const char* env = std::getenv("SHIFTADD_LOG_LEVEL");
-  const std::string name = env != nullptr ? env : std::string(level);
+  if (Setting("SHIFTADD_LOG_FORMAT", format) == "json") {
+    logger->set_formatter(std::make_unique<JsonFormatter>());
+  } else {
+    logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
+  }
+  const std::string name = Setting("SHIFTADD_LOG_LEVEL", level);
   auto parsed = spdlog::level::from_str(name);
   if (parsed == spdlog::level::off && name != "off") parsed = spdlog::level::info;
   logger->set_level(parsed);
   logger->flush_on(spdlog::level::info);
   spdlog::set_default_logger(std::move(logger));
 }
+
+LogScope::LogScope(LogFields fields) : before_(FieldsOfThread().size()) {
+  for (auto& field : fields) FieldsOfThread().push_back(std::move(field));
+}
+
+LogScope::~LogScope() { FieldsOfThread().resize(before_); }
 
 }  // namespace shiftadd

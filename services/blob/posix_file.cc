@@ -13,6 +13,7 @@
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/fail_point.h"
 #include "services/base/ids.h"
 #include "services/base/status_macros.h"
 
@@ -147,8 +148,10 @@ absl::Status TempFile::Append(absl::string_view data) { return WriteAll(fd_, pat
 
 absl::Status TempFile::MoveTo(const std::string& target) {
   if (fsync(fd_.get()) != 0) return ErrnoStatus(errno, "fsync", path_);
+  ReachFailPoint("blob.rename.before");
   if (rename(path_.c_str(), target.c_str()) != 0) return ErrnoStatus(errno, "rename to", target);
   path_.clear();
+  ReachFailPoint("blob.rename.after");
   return SyncDirectory(std::filesystem::path(target).parent_path().string());
 }
 

@@ -10,6 +10,7 @@
 #include "services/cli/child_process.h"
 #include "services/cli/cluster_lock.h"
 #include "services/cli/commands.h"
+#include "services/cli/doctor_bundle.h"
 #include "services/cli/doctor_report.h"
 #include "services/cli/endpoints.h"
 #include "services/cli/servers.h"
@@ -76,6 +77,7 @@ DoctorFindings Look(const Context& context, const std::string& device) {
 
 void AddDoctorCommand(CLI::App& app, Context& context) {
   auto device = std::make_shared<std::string>("auto");
+  auto bundle = std::make_shared<std::string>();
   CLI::App* doctor = app.add_subcommand(
       "doctor", "Say what was found on this machine, what will be used, and what is missing");
   doctor
@@ -83,16 +85,25 @@ void AddDoctorCommand(CLI::App& app, Context& context) {
                    "What you mean to use: cpu, cuda (its lack is then a failure) or auto")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
       ->capture_default_str();
-  AddDataDirFlag(doctor, context);
+  doctor->add_option("--bundle", *bundle,
+                     "Also write a .tar.gz for whoever helps: these findings, the daemons, their "
+                     "logs, workers and jobs; no weights, texts or secrets");
+  AddCoordinatorFlag(doctor, context);
   AddJsonFlag(doctor, context);
-  doctor->callback([&context, device] {
-    context.action = [&context, device] {
+  doctor->callback([&context, device, bundle] {
+    context.action = [&context, device, bundle] {
       const DoctorFindings findings = Look(context, *device);
       const std::vector<Diagnosis> diagnoses = Diagnose(findings);
       if (context.json) {
         context.out << DoctorJson(findings, diagnoses).dump(2) << "\n";
       } else {
         context.out << FormatDoctor(findings, diagnoses);
+      }
+      if (!bundle->empty()) {
+        const absl::Status written =
+            WriteBundle(context, DoctorJson(findings, diagnoses).dump(2), *bundle);
+        if (!written.ok()) return Report(context, written);
+        if (!context.json) context.out << "wrote " << *bundle << "\n";
       }
       return IsBroken(diagnoses) ? kExitFailed : kExitOk;
     };

@@ -28,6 +28,17 @@ up | grep -q 'already up' || fail "a second up"
 "$shiftadd" jobs | grep -q 'no jobs' || fail "jobs: the endpoint file is not used"
 "$shiftadd" packages | grep -q 'no packages' || fail "packages"
 
+# A bundle tells of the daemons and their logs, and of no value of a variable.
+code=0
+SHIFTADD_SOME_TOKEN=s3cret-value "$shiftadd" doctor --bundle "$data/bundle.tar.gz" >/dev/null || code=$?
+[ $code -le 1 ] && [ -s "$data/bundle.tar.gz" ] || fail "doctor --bundle: $code"
+for name in doctor.json version.txt cluster.json workers.json jobs.json variables.txt logs/coordinator.log logs/worker-1.log; do
+  tar -tzf "$data/bundle.tar.gz" | grep -qx "shiftadd-bundle/$name" || fail "the bundle has no $name"
+done
+tar -xzOf "$data/bundle.tar.gz" shiftadd-bundle/variables.txt | grep -qx SHIFTADD_SOME_TOKEN || fail "the bundle names no variables"
+if tar -xzOf "$data/bundle.tar.gz" | grep -q s3cret-value; then fail "the bundle holds a secret"; fi
+if "$shiftadd" doctor --bundle "$data/bundle.tar.gz" >/dev/null 2>&1; then fail "a bundle is overwritten"; fi
+
 # A daemon that dies comes back at the same address.
 old=$(pid_of coordinator)
 kill -9 "$old"

@@ -34,6 +34,7 @@ struct Flags {
   std::string backup;
   std::string port_file;
   std::string log_level = "info";
+  std::string log_format = "text";
   int64_t gc_grace_seconds = 3600;
   access::SecurityFlags security;
 };
@@ -77,6 +78,10 @@ void Define(CLI::App* app, Flags* flags) {
   app->add_option("--log-level", flags->log_level, "What to log")
       ->envname("SHIFTADD_PACKAGER_LOG_LEVEL")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app->add_option("--log-format", flags->log_format, "text, or json: an object a line")
+      ->envname("SHIFTADD_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   access::AddServerSecurityFlags(app, &flags->security);
   app->add_flag("--insecure-i-know", flags->security.insecure,
@@ -131,6 +136,7 @@ absl::Status Run(Flags flags) {
   PackagerOptions options;
   options.grace = absl::Seconds(flags.gc_grace_seconds);
   options.metrics = &packager_metrics;
+  options.verify_layers = !IsRegistry(flags.blobs);
   SA_ASSIGN_OR_RETURN(const auto packager, Packager::Start(store.get(), blobs.get(), options));
 
   const auto service = MakePackageService(packager.get(), protection.access.get());
@@ -166,7 +172,7 @@ int Main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kOk : kUsage;
   }
-  InitLogging("packager", flags.log_level);
+  InitLogging("packager", flags.log_level, flags.log_format);
   const absl::Status status = Run(flags);
   if (status.ok()) return kOk;
   std::cerr << "shiftadd-packager: " << status.message() << "\n";

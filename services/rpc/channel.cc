@@ -1,5 +1,6 @@
 #include <chrono>
 
+#include "services/rpc/call_trace.h"
 #include "services/rpc/limits.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
@@ -24,7 +25,10 @@ std::shared_ptr<grpc::Channel> Make(const std::string& address,
   arguments.SetInt(GRPC_ARG_MAX_RECONNECT_BACKOFF_MS, kMaxReconnectMillis);
   // The cluster's own traffic does not go through a site's web proxy.
   arguments.SetInt(GRPC_ARG_ENABLE_HTTP_PROXY, 0);
-  return grpc::CreateCustomChannel(address, credentials, arguments);
+  std::vector<std::unique_ptr<grpc::experimental::ClientInterceptorFactoryInterface>> interceptors;
+  interceptors.push_back(MakeClientTracing());
+  return grpc::experimental::CreateCustomChannelWithInterceptors(address, credentials, arguments,
+                                                                 std::move(interceptors));
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/base/fail_point.h"
 #include "services/base/ids.h"
 #include "services/base/status_macros.h"
 
@@ -206,7 +207,9 @@ Postgres::Try Postgres::RunOnce(Mode mode, PostgresConnection* connection, const
   absl::Status status = work(session);
   if (mode == Mode::kRead) return {status, !status.ok() && connection->lost()};
   if (status.ok()) {
+    ReachFailPoint("store.commit.before");
     status = Commit(connection, session.announced());
+    ReachFailPoint("store.commit.after");
     *announced = status.ok() && session.announced();
     // Whether a commit whose answer was lost has been made is not known: the caller decides.
     const bool conflict = !status.ok() && connection->fault() == PostgresFault::kConflict;

@@ -9,6 +9,7 @@
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/fail_point.h"
 #include "services/base/status_macros.h"
 
 namespace shiftadd::sql {
@@ -140,11 +141,15 @@ absl::Status Sqlite::Write(const Work& work) {
     SqliteSession session(db_, absl::ToUnixMicros(clock_->Now()));
     SA_RETURN_IF_ERROR(session.Script("BEGIN IMMEDIATE"));
     absl::Status status = work(session);
-    if (status.ok()) status = session.Script("COMMIT");
+    if (status.ok()) {
+      ReachFailPoint("store.commit.before");
+      status = session.Script("COMMIT");
+    }
     if (!status.ok()) {
       session.Script("ROLLBACK").IgnoreError();
       return status;
     }
+    ReachFailPoint("store.commit.after");
     announced = session.announced();
   }
   if (announced && announce_) announce_();

@@ -144,6 +144,10 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
       ->envname("SHIFTADD_SERVER_DRAIN_SECONDS")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app->add_option("--log-format", flags->log_format, "text, or json: an object a line")
+      ->envname("SHIFTADD_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   access::AddServerSecurityFlags(app, &flags->security);
   app->add_flag("--insecure-i-know", flags->security.insecure,
                 "Listen beyond loopback although nothing is encrypted or authenticated")

@@ -28,6 +28,7 @@ struct ServerFlags {
   bool bench = false;  // measure, print and end in place of serving
   BenchOptions bench_options;
   access::SecurityFlags security;
+  std::string log_format = "text";  // or json
   std::string api_key_file;
   std::string require_signature;  // file of a public key
   std::vector<std::string> cors_origins;

@@ -231,7 +231,7 @@ int main(int argc, char** argv) {
   shiftadd::BlockShutdownSignals();
   shiftadd::ServerFlags flags;
   if (const int code = shiftadd::ParseServerFlags(argc, argv, &flags); code >= 0) return code;
-  shiftadd::InitLogging("shiftadd-server");
+  shiftadd::InitLogging("shiftadd-server", "info", flags.log_format);
   const absl::Status status = flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags);
   if (!status.ok()) {
     std::cerr << "shiftadd-server: " << status.message() << std::endl;

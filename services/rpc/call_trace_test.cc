@@ -1,0 +1,136 @@
+// From a client's thread over a real server and on to the calls that the handler makes.
+#include "services/rpc/call_trace.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include <cstdlib>
+
+#include "absl/strings/match.h"
+#include "absl/strings/str_cat.h"
+#include "services/rpc/rpc.h"
+#include "shiftadd/v1/package.grpc.pb.h"
+
+namespace shiftadd::rpc {
+namespace {
+
+using ::testing::HasSubstr;
+using ::testing::MatchesRegex;
+using ::testing::Not;
+
+constexpr char kParent[] = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+constexpr char kTraceId[] = "0af7651916cd43dd8448eb211c80319c";
+
+TEST(TraceParent, IsReadAndWritten) {
+  EXPECT_EQ(TraceIdOf(kParent), kTraceId);
+  EXPECT_EQ(TraceIdOf(TraceParent({kTraceId, "x"})), kTraceId);
+  EXPECT_THAT(TraceParent(NewCallTrace()), MatchesRegex("00-[0-9a-f]{32}-[0-9a-f]{16}-01"));
+  EXPECT_NE(NewCallTrace().trace_id, NewCallTrace().trace_id);
+  for (const char* faulty : {"", "00", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331",
+                             "ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+                             "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+                             "00-0AF7651916CD43DD8448EB211C80319C-b7ad6b7169203331-01",
+                             "00-0af7651916cd43dd8448eb211c80319-b7ad6b7169203331-01"}) {
+    EXPECT_EQ(TraceIdOf(faulty), "") << faulty;
+  }
+}
+
+// Remembers the trace that it was called in; resolves "outer" by asking `next` for "inner".
+class Recorder : public v1::PackageService::Service {
+ public:
+  grpc::Status ResolveReference(grpc::ServerContext*, const v1::ResolveReferenceRequest* request,
+                                v1::ResolveReferenceResponse*) override {
+    const CallTrace* trace = TraceScope::Current();
+    traces.push_back(trace != nullptr ? *trace : CallTrace());
+    spdlog::info("resolving {}", request->reference());
+    if (request->reference() != "outer") return grpc::Status::OK;
+    grpc::ClientContext context;
+    v1::ResolveReferenceRequest inner;
+    inner.set_reference("inner");
+    v1::ResolveReferenceResponse response;
+    return next->ResolveReference(&context, inner, &response);
+  }
+  std::unique_ptr<v1::PackageService::Stub> next;
+  std::vector<CallTrace> traces;
+};
+
+class CallTraceTest : public ::testing::Test {
+ protected:
+  void SetUp() override {
+    server_ = Server::Start({"127.0.0.1:0"}, {&recorder_}).value();
+    const std::string address = absl::StrCat("127.0.0.1:", server_->port());
+    recorder_.next = v1::PackageService::NewStub(MakeChannel(address));
+    stub_ = v1::PackageService::NewStub(MakeChannel(address));
+    // Without the metadata of our channels.
+    bare_ = v1::PackageService::NewStub(
+        grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
+  }
+  static void Resolve(v1::PackageService::Stub* stub, const std::string& reference,
+                      const std::vector<std::pair<std::string, std::string>>& metadata = {}) {
+    grpc::ClientContext context;
+    for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
+    v1::ResolveReferenceRequest request;
+    request.set_reference(reference);
+    v1::ResolveReferenceResponse response;
+    const grpc::Status status = stub->ResolveReference(&context, request, &response);
+    EXPECT_TRUE(status.ok()) << status.error_message();
+  }
+
+  Recorder recorder_;
+  std::unique_ptr<Server> server_;
+  std::unique_ptr<v1::PackageService::Stub> stub_, bare_;
+};
+
+TEST_F(CallTraceTest, TheCallersTraceReachesTheHandlerAndWhomItCalls) {
+  {
+    const TraceScope scope({kTraceId, "my-request"});
+    Resolve(stub_.get(), "outer");
+  }
+  EXPECT_EQ(TraceScope::Current(), nullptr);
+  ASSERT_EQ(recorder_.traces.size(), 2u);
+  for (const CallTrace& trace : recorder_.traces) {
+    EXPECT_EQ(trace.trace_id, kTraceId);
+    EXPECT_EQ(trace.request_id, "my-request");
+  }
+}
+
+TEST_F(CallTraceTest, WithoutOneEachCallBeginsItsOwn) {
+  Resolve(stub_.get(), "a");
+  Resolve(stub_.get(), "b");
+  Resolve(bare_.get(), "c");
+  ASSERT_EQ(recorder_.traces.size(), 3u);
+  for (size_t i = 0; i < 3; ++i) {
+    EXPECT_EQ(recorder_.traces[i].trace_id.size(), 32u);
+    EXPECT_NE(recorder_.traces[i].request_id, "");
+    EXPECT_NE(recorder_.traces[i].trace_id, recorder_.traces[(i + 1) % 3].trace_id);
+  }
+}
+
+TEST_F(CallTraceTest, ForeignMetadataIsReadAndFaultyOneIgnored) {
+  Resolve(bare_.get(), "a", {{"traceparent", kParent}, {"x-request-id", "abc"}});
+  Resolve(bare_.get(), "b", {{"traceparent", "nonsense"}, {"x-request-id", "two words"}});
+  Resolve(bare_.get(), "c", {{"x-request-id", std::string(129, 'x')}});
+  ASSERT_EQ(recorder_.traces.size(), 3u);
+  EXPECT_EQ(recorder_.traces[0].trace_id, kTraceId);
+  EXPECT_EQ(recorder_.traces[0].request_id, "abc");
+  EXPECT_EQ(recorder_.traces[1].trace_id.size(), 32u);
+  EXPECT_NE(recorder_.traces[1].trace_id, kTraceId);
+  EXPECT_EQ(absl::StrContains(recorder_.traces[1].request_id, " "), false);
+  EXPECT_LT(recorder_.traces[2].request_id.size(), 129u);
+}
+
+TEST_F(CallTraceTest, LogLinesOfAHandlerNameTheCall) {
+  ::testing::internal::CaptureStderr();
+  InitLogging("tester", "info", "json");
+  Resolve(bare_.get(), "a", {{"traceparent", kParent}, {"x-request-id", "abc"}});
+  spdlog::info("outside");
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  InitLogging("tester");
+  EXPECT_THAT(text, HasSubstr(absl::StrCat("\"message\":\"resolving a\",\"trace_id\":\"", kTraceId,
+                                           "\",\"request_id\":\"abc\",\"method\":"
+                                           "\"/shiftadd.v1.PackageService/ResolveReference\"}")));
+  EXPECT_THAT(text.substr(text.find("outside")), Not(HasSubstr("trace_id")));
+}
+
+}  // namespace
+}  // namespace shiftadd::rpc
