@@ -37,6 +37,11 @@ struct JobRecord {
   std::string quantizer_version;
 };
 
+struct JobMark {
+  std::string job_id;
+  uint64_t revision = 0, last_sequence = 0;
+};
+
 // The cause of a lease that was not renewed.
 inline constexpr char kExpiredCause[] = "expired";
 
@@ -201,6 +206,12 @@ class JobStore {
   // Jobs that are not terminal, and terminal ones (but FAILED) whose scratch is still there. Oldest
   // first.
   virtual absl::StatusOr<std::vector<std::string>> JobsNeedingWork() = 0;
+  // Of the same jobs, in the same order. While a job's mark stands still, nothing has happened to
+  // it but renewals.
+  virtual absl::StatusOr<std::vector<JobMark>> MarksOfJobsNeedingWork() = 0;
+  // The sequence number of each job's last event; those that do not exist are left out.
+  virtual absl::StatusOr<std::map<std::string, uint64_t>> LastSequences(
+      const std::vector<std::string>& job_ids) = 0;
   virtual absl::StatusOr<std::map<v1::JobState, int>> CountJobs() = 0;
   // ABORTED if the job has moved since `expected_revision`.
   virtual absl::StatusOr<JobRecord> UpdateJob(const JobUpdate& update) = 0;

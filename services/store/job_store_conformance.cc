@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <set>
 #include <thread>
+#include <utility>
 
 #include "services/base/ids.h"
 
@@ -417,6 +418,59 @@ TEST_P(JobStoreConformance, FailingDropsOpenTasksAndRetryBringsThemBack) {
   EXPECT_EQ(states, (std::map<TaskState, int>{{TaskState::kReady, 2}, {TaskState::kDone, 1}}));
   EXPECT_EQ(store_->CompleteTask(KeyOf(running), "late", {}).status().code(), StatusCode::kAborted);
   ExpectNoGaps("job-a");
+}
+
+TEST_P(JobStoreConformance, MarksMoveWithEverythingButRenewals) {
+  const JobRecord job = Plan(Create("job-a"), 3);
+  Create("job-b");
+  const auto mark = [&] {
+    const auto marks = store_->MarksOfJobsNeedingWork();
+    EXPECT_TRUE(marks.ok() && marks->size() == 2u && (*marks)[0].job_id == "job-a");
+    EXPECT_EQ(store_->LastSequences({"job-a"})->at("job-a"), (*marks)[0].last_sequence);
+    return std::make_pair((*marks)[0].revision, (*marks)[0].last_sequence);
+  };
+  auto before = mark();
+  const auto moved = [&] {
+    const auto now = mark();
+    return std::exchange(before, now) != now;
+  };
+  EXPECT_FALSE(moved());
+  const TaskRecord done = Lease(Worker("w1"));
+  EXPECT_TRUE(moved());
+  ASSERT_TRUE(store_->RenewLease(KeyOf(done), 0.5).ok());
+  EXPECT_FALSE(moved());
+  ASSERT_TRUE(store_->CompleteTask(KeyOf(done), "r", {}).ok());
+  EXPECT_TRUE(moved());
+  const TaskRecord failed = Lease(Worker("w1"));
+  EXPECT_TRUE(moved());
+  ASSERT_TRUE(store_->FailTask(KeyOf(failed), FailureKind::kRetry, "INTERNAL", 13, "x").ok());
+  EXPECT_TRUE(moved());
+  const TaskRecord released = Lease(Worker("w1"));
+  EXPECT_TRUE(moved());
+  ASSERT_TRUE(store_->FailTask(KeyOf(released), FailureKind::kReleased, "", 1, "x").ok());
+  EXPECT_TRUE(moved());
+  Lease(Worker("w1"));
+  EXPECT_TRUE(moved());
+  clock_->Advance(absl::Minutes(1));
+  ASSERT_EQ(store_->ReapExpired()->size(), 1u);
+  EXPECT_TRUE(moved());
+  ASSERT_TRUE(store_->CancelJob("job-a").ok());
+  EXPECT_TRUE(moved());
+}
+
+TEST_P(JobStoreConformance, LastSequencesOfManyJobsAndOfNone) {
+  std::vector<std::string> ids = {"nobody"};
+  for (int i = 0; i < 70; ++i) {
+    ids.push_back("job-" + std::to_string(i));
+    Create(ids.back());
+  }
+  Plan(*store_->GetJob("job-69"), 1);
+  const auto sequences = store_->LastSequences(ids);
+  ASSERT_TRUE(sequences.ok()) << sequences.status();
+  EXPECT_EQ(sequences->size(), 70u);
+  EXPECT_EQ(sequences->at("job-0"), 1u);
+  EXPECT_EQ(sequences->at("job-69"), store_->GetJob("job-69")->job.last_sequence());
+  EXPECT_TRUE(store_->LastSequences({})->empty());
 }
 
 TEST_P(JobStoreConformance, DeletesTerminalJobsOnly) {

@@ -25,12 +25,26 @@ std::tuple<bool, int, bool, int, int, uint32_t> Rank(const SchedulableTask& task
   return {task.last_worker == worker, task.rank, !held, crowd, left, task.ordinal};
 }
 
+// The last of the open REPAIR tasks; null without one.
+const SchedulableTask* LastRepair(const SchedulableJob& job) {
+  const SchedulableTask* last = nullptr;
+  for (const SchedulableTask& t : job.tasks) {
+    if (t.kind != v1::TASK_KIND_REPAIR) continue;
+    if (last == nullptr || t.ordinal > last->ordinal) last = &t;
+  }
+  return last;
+}
+
 const SchedulableTask* BestTask(const SchedulableJob& job, const LeaseQuery& query,
                                 bool other_workers) {
   std::map<uint32_t, Lane> lanes;
   for (const SchedulableTask& t : job.tasks) {
     if (t.kind != v1::TASK_KIND_PROFILE) continue;
     ++(t.running ? lanes[t.lane].running : lanes[t.lane].ready);
+  }
+  if (const SchedulableTask* repair = LastRepair(job); repair != nullptr) {
+    const bool lost = other_workers && repair->last_worker == query.worker;
+    return repair->running || lost ? nullptr : repair;
   }
   const SchedulableTask* best = nullptr;
   std::tuple<bool, int, bool, int, int, uint32_t> best_rank;

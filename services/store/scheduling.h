@@ -33,7 +33,9 @@ struct SchedulableJob {
 
 // Owners in turn, then priority, then age; within a job by rank, and for PROFILE the block whose
 // input the worker holds, otherwise the lane with the fewest workers. A task that this worker has
-// lost goes to it only if `other_workers` is false. Returns the task's id, or "" with the reason.
+// lost goes to it only if `other_workers` is false. A job in which something is to be repaired
+// offers its last REPAIR task and nothing else: what waits for the blob would fail again, and so
+// would a repair that an even later one was made for. Returns the task's id, or "" with the reason.
 std::string PickTask(const std::vector<SchedulableJob>& jobs, const LeaseQuery& query,
                      bool other_workers, std::string* idle_reason);
 

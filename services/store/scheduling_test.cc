@@ -49,5 +49,35 @@ TEST(PickTask, RankGoesFirst) {
   EXPECT_EQ(reason, "idle");
 }
 
+TEST(PickTask, WhileSomethingIsRepairedNothingElseOfTheJobIsBegun) {
+  SchedulableJob job;
+  job.job_id = "job";
+  job.age = 1;
+  job.tasks = {Profile(0, 0)};
+  for (const uint32_t ordinal : {0, 1}) {
+    SchedulableTask repair;
+    repair.task_id = "repair" + std::to_string(ordinal);
+    repair.kind = v1::TASK_KIND_REPAIR;
+    repair.ordinal = ordinal;
+    job.tasks.push_back(repair);
+  }
+  std::string reason;
+  EXPECT_EQ(PickTask({job}, LeaseQuery{}, false, &reason), "repair1");
+  job.tasks[2].running = true;
+  EXPECT_EQ(PickTask({job}, LeaseQuery{}, false, &reason), "");
+  SchedulableJob other;
+  other.job_id = "other";
+  other.age = 2;
+  other.tasks = {Profile(7, 0)};
+  EXPECT_EQ(PickTask({job, other}, LeaseQuery{}, false, &reason), "block7");
+  // Who has lost the repair leaves it to the others.
+  job.tasks[2].running = false;
+  job.tasks[2].last_worker = "w";
+  LeaseQuery query;
+  query.worker = "w";
+  EXPECT_EQ(PickTask({job}, query, true, &reason), "");
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "repair1");
+}
+
 }  // namespace
 }  // namespace shiftadd

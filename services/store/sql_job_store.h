@@ -37,6 +37,9 @@ class SqlJobStore : public JobStore {
   absl::StatusOr<std::vector<JobRecord>> ListJobs(int page_size, const std::string& page_token,
                                                   std::string* next_token) override;
   absl::StatusOr<std::vector<std::string>> JobsNeedingWork() override;
+  absl::StatusOr<std::vector<JobMark>> MarksOfJobsNeedingWork() override;
+  absl::StatusOr<std::map<std::string, uint64_t>> LastSequences(
+      const std::vector<std::string>& job_ids) override;
   absl::StatusOr<std::map<v1::JobState, int>> CountJobs() override;
   absl::StatusOr<JobRecord> UpdateJob(const JobUpdate& update) override;
   absl::StatusOr<JobRecord> CancelJob(const std::string& job_id) override;

@@ -3,6 +3,7 @@
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
 #include "services/store/sql_job_store.h"
 
@@ -17,6 +18,7 @@ std::string StateName(v1::JobState state) {
 using sql::Session;
 using sql::Statement;
 
+constexpr size_t kIdsAtATime = 32;
 constexpr char kJobColumns[] =
     "SELECT state, device_class, last_sequence, revision, cleaned, quantizer_version, document, "
     "number FROM jobs ";
@@ -209,18 +211,53 @@ absl::StatusOr<std::vector<JobRecord>> SqlJobStore::ListJobs(int page_size,
 }
 
 absl::StatusOr<std::vector<std::string>> SqlJobStore::JobsNeedingWork() {
-  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<std::string>> {
+  SA_ASSIGN_OR_RETURN(const std::vector<JobMark> marks, MarksOfJobsNeedingWork());
+  std::vector<std::string> jobs;
+  jobs.reserve(marks.size());
+  for (const JobMark& mark : marks) jobs.push_back(mark.job_id);
+  return jobs;
+}
+
+absl::StatusOr<std::vector<JobMark>> SqlJobStore::MarksOfJobsNeedingWork() {
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<JobMark>> {
     Statement read(s,
-                   "SELECT job_id FROM jobs WHERE state NOT IN (?, ?, ?) "
+                   "SELECT job_id, revision, last_sequence FROM jobs WHERE state NOT IN (?, ?, ?) "
                    "OR (cleaned = 0 AND state IN (?, ?)) ORDER BY number");
     read.Int(v1::JOB_STATE_SUCCEEDED).Int(v1::JOB_STATE_FAILED).Int(v1::JOB_STATE_CANCELLED);
     read.Int(v1::JOB_STATE_SUCCEEDED).Int(v1::JOB_STATE_CANCELLED);
-    std::vector<std::string> jobs;
+    std::vector<JobMark> marks;
     while (true) {
       SA_ASSIGN_OR_RETURN(const bool row, read.Step());
-      if (!row) return jobs;
-      jobs.push_back(read.GetText());
+      if (!row) return marks;
+      JobMark& mark = marks.emplace_back();
+      mark.job_id = read.GetText();
+      mark.revision = static_cast<uint64_t>(read.GetInt());
+      mark.last_sequence = static_cast<uint64_t>(read.GetInt());
     }
+  });
+}
+
+absl::StatusOr<std::map<std::string, uint64_t>> SqlJobStore::LastSequences(
+    const std::vector<std::string>& job_ids) {
+  // Always as many question marks, so that there is one statement to prepare.
+  static const auto& query = *new std::string(
+      absl::StrCat("SELECT job_id, last_sequence FROM jobs WHERE job_id IN (?",
+                   absl::StrJoin(std::vector<std::string>(kIdsAtATime, ""), ", ?"), ")"));
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::map<std::string, uint64_t>> {
+    std::map<std::string, uint64_t> sequences;
+    for (size_t first = 0; first < job_ids.size(); first += kIdsAtATime) {
+      Statement read(s, query);
+      for (size_t i = first; i < first + kIdsAtATime; ++i) {
+        read.Text(i < job_ids.size() ? job_ids[i] : "");
+      }
+      while (true) {
+        SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+        if (!row) break;
+        const std::string job_id = read.GetText();
+        sequences[job_id] = static_cast<uint64_t>(read.GetInt());
+      }
+    }
+    return sequences;
   });
 }
 

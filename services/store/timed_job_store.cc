@@ -35,6 +35,13 @@ class TimedJobStore : public JobStore {
   absl::StatusOr<std::vector<std::string>> JobsNeedingWork() override {
     return Time("JobsNeedingWork", [&] { return store_->JobsNeedingWork(); });
   }
+  absl::StatusOr<std::vector<JobMark>> MarksOfJobsNeedingWork() override {
+    return Time("MarksOfJobsNeedingWork", [&] { return store_->MarksOfJobsNeedingWork(); });
+  }
+  absl::StatusOr<std::map<std::string, uint64_t>> LastSequences(
+      const std::vector<std::string>& job_ids) override {
+    return Time("LastSequences", [&] { return store_->LastSequences(job_ids); });
+  }
   absl::StatusOr<std::map<v1::JobState, int>> CountJobs() override {
     return Time("CountJobs", [&] { return store_->CountJobs(); });
   }
