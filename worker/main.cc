@@ -41,6 +41,7 @@ struct Flags {
   std::string worker_id;
   std::string port_file;
   std::string log_level = "info";
+  std::string log_format = "text";
   std::string device = "cpu";
   int threads = 0;
   uint64_t memory_mib = 0;
@@ -108,6 +109,10 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--log-level", flags->log_level, "trace, debug, info, warn or error")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
       ->capture_default_str();
+  app->add_option("--log-format", flags->log_format, "text, or json: an object a line")
+      ->envname("SHIFTADD_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
+      ->capture_default_str();
   access::AddServerSecurityFlags(app, &flags->security);
   app->add_flag("--insecure-i-know", flags->security.insecure, "Serve plain HTTP beyond loopback");
   app->set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
@@ -150,7 +155,7 @@ int Run(const Flags& flags) {
                  flags.blobs.empty() ? "--blobs" : "--source-root");
     return 2;
   }
-  InitLogging("worker", flags.log_level);
+  InitLogging("worker", flags.log_level, flags.log_format);
   const auto protection = access::Protect(flags.security);
   if (!protection.ok()) return Fail(protection.status());
   if (const absl::Status status =

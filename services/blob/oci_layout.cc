@@ -79,6 +79,7 @@ class LayoutStore : public BlobStore {
 
   absl::StatusOr<std::string> Put(absl::string_view data) override {
     const std::string digest = Sha256Digest(data);
+    SA_RETURN_IF_ERROR(Away());
     // Shared with other writers, exclusive against DeleteIfOlder: a blob that is touched here
     // stays.
     SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kShared));
@@ -98,11 +99,12 @@ class LayoutStore : public BlobStore {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
     struct stat st;
     if (stat(PathOf(digest).c_str(), &st) == 0) return static_cast<uint64_t>(st.st_size);
-    return errno == ENOENT ? NotFound(digest, dir_) : ErrnoStatus(errno, "stat", PathOf(digest));
+    return errno == ENOENT ? Missing(digest, dir_) : ErrnoStatus(errno, "stat", PathOf(digest));
   }
 
   absl::StatusOr<uint64_t> Renew(const std::string& digest) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
+    SA_RETURN_IF_ERROR(Away());
     SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kShared));
     SA_ASSIGN_OR_RETURN(const uint64_t size, Stat(digest));
     if (!Touch(digest)) return ErrnoStatus(errno, "set time of", PathOf(digest));
@@ -114,7 +116,7 @@ class LayoutStore : public BlobStore {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
     const std::string path = PathOf(digest);
     const absl::StatusOr<Fd> fd = blob::Open(path, O_RDONLY);
-    if (absl::IsNotFound(fd.status())) return NotFound(digest, dir_);
+    if (absl::IsNotFound(fd.status())) return Missing(digest, dir_);
     if (!fd.ok()) return fd.status();
     SA_ASSIGN_OR_RETURN(const uint64_t size, blob::SizeOf(*fd, path));
     if (offset > size) {
@@ -130,6 +132,7 @@ class LayoutStore : public BlobStore {
 
   absl::StatusOr<bool> DeleteIfOlder(const std::string& digest, absl::Time cutoff) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
+    SA_RETURN_IF_ERROR(Away());
     SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kExclusive));
     const std::string path = PathOf(digest);
     struct stat st;
@@ -152,6 +155,7 @@ class LayoutStore : public BlobStore {
   }
 
   absl::StatusOr<std::vector<BlobInfo>> ListInfo() override {
+    SA_RETURN_IF_ERROR(Away());
     std::error_code error;
     std::vector<BlobInfo> infos;
     std::filesystem::directory_iterator it(blobs_, error);
@@ -170,6 +174,8 @@ class LayoutStore : public BlobStore {
 
   absl::StatusOr<std::string> PutScratch(const std::string& job, absl::string_view data) override {
     SA_RETURN_IF_ERROR(ValidateJob(job));
+    // Nothing is made in a folder on which a disk will be mounted.
+    SA_RETURN_IF_ERROR(Away());
     const std::string digest = Sha256Digest(data), folder = scratch_ + "/" + job;
     const std::string path = folder + "/" + HexOf(digest);
     if (SameBytes(path, data)) return digest;
@@ -196,6 +202,7 @@ class LayoutStore : public BlobStore {
 
   absl::Status DeleteScratch(const std::string& job) override {
     SA_RETURN_IF_ERROR(ValidateJob(job));
+    SA_RETURN_IF_ERROR(Away());
     const std::string folder = scratch_ + "/" + job;
     std::error_code error;
     // A writer that has not heard of the end may add a file between the listing and the rmdir.
@@ -235,10 +242,23 @@ class LayoutStore : public BlobStore {
     return temp.MoveTo(path);
   }
 
-  static absl::StatusOr<std::string> GetVerified(const std::string& path, const std::string& digest,
-                                                 const std::string& where) {
+  // Of a folder that is not there (a disk that is not mounted, say) nothing is known.
+  absl::Status Away() const {
+    if (access((dir_ + "/oci-layout").c_str(), F_OK) == 0 || errno != ENOENT) {
+      return absl::OkStatus();
+    }
+    return absl::UnavailableError(
+        absl::StrCat("blob folder ", dir_, " is away: it has no oci-layout"));
+  }
+  absl::Status Missing(const std::string& digest, const std::string& where) const {
+    SA_RETURN_IF_ERROR(Away());
+    return NotFound(digest, where);
+  }
+
+  absl::StatusOr<std::string> GetVerified(const std::string& path, const std::string& digest,
+                                          const std::string& where) {
     const absl::StatusOr<Fd> fd = blob::Open(path, O_RDONLY);
-    if (absl::IsNotFound(fd.status())) return NotFound(digest, where);
+    if (absl::IsNotFound(fd.status())) return Missing(digest, where);
     if (!fd.ok()) return fd.status();
     SA_ASSIGN_OR_RETURN(std::string data, blob::ReadAt(*fd, path, 0, kWholeFile));
     const std::string found = Sha256Digest(data);
@@ -280,6 +300,7 @@ class LayoutWriter : public BlobWriter {
 };
 
 absl::StatusOr<std::unique_ptr<BlobWriter>> LayoutStore::NewWriter() {
+  SA_RETURN_IF_ERROR(Away());
   SA_ASSIGN_OR_RETURN(TempFile temp, TempFile::Create(temp_));
   return std::unique_ptr<BlobWriter>(new LayoutWriter(this, std::move(temp)));
 }

@@ -85,6 +85,31 @@ TEST_F(OciLayoutTest, ADamagedBlobIsDataLossNamingTheFileAndPutMendsIt) {
   EXPECT_EQ(store_->Get(digest).value(), "precious");
 }
 
+TEST_F(OciLayoutTest, AFolderThatIsAwayIsUnavailableAndNothingIsMadeInItsPlace) {
+  const std::string digest = store_->Put("abc").value();
+  const std::string away = dir_ + ".away";
+  fs::rename(dir_, away);
+  // Nothing there, and the empty folder that a disk is mounted on.
+  for (const bool folder : {false, true}) {
+    if (folder) fs::create_directory(dir_);
+    EXPECT_EQ(store_->Put("def").status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->NewWriter().status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->Get(digest).status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->Stat(digest).status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->Renew(digest).status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->ReadRange(digest, 0, 1).status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->Delete(digest).code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->ListInfo().status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->PutScratch("job-1", "def").status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->GetScratch("job-1", digest).status().code(), StatusCode::kUnavailable);
+    EXPECT_EQ(store_->DeleteScratch("job-1").code(), StatusCode::kUnavailable);
+    EXPECT_EQ(folder ? FilesUnder(dir_) : static_cast<int>(fs::exists(dir_)), 0);
+  }
+  fs::remove(dir_);
+  fs::rename(away, dir_);
+  EXPECT_EQ(store_->Get(digest).value(), "abc");
+}
+
 TEST_F(OciLayoutTest, NoSpaceLeavesNothing) {
   const int before = FilesUnder(dir_);
   // A file size limit stands for a full disk: both fail in write(2), half way.

@@ -5,6 +5,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
@@ -21,8 +22,10 @@ constexpr int kDefaultPage = 50;
 constexpr int kMaxPage = 500;
 constexpr int kEventsAtATime = 256;
 constexpr int kRetryUpdates = 16;  // against a driver that is faster each time
-// A watcher looks at its connection this often while nothing happens.
+// A watcher looks at its connection this often while nothing happens, and this often at the store
+// although it has heard of nothing.
 constexpr absl::Duration kWatchWait = absl::Milliseconds(500);
+constexpr absl::Duration kWatchPoll = absl::Seconds(5);
 
 // The same for equal requests: map entries of a message have no order of their own.
 std::string Fingerprint(const v1::SubmitJobRequest& request) {
@@ -70,7 +73,8 @@ Coordinator::Coordinator(JobStore* store, Publisher* publisher, BlobStore* scrat
       publisher_(publisher),
       scratch_(scratch),
       clock_(clock),
-      options_(std::move(options)) {}
+      options_(std::move(options)),
+      watch_hub_(store) {}
 
 void Coordinator::CheckRequestId(const std::string& id, std::vector<FieldFault>* faults) {
   const bool good =
@@ -282,9 +286,8 @@ absl::Status Coordinator::Watch(const std::string& job_id, uint64_t from_sequenc
                                 const std::function<bool(const v1::JobEvent&)>& send,
                                 const std::function<bool()>& stopped) {
   uint64_t next = std::max<uint64_t>(1, from_sequence);
-  uint64_t seen = 0;
+  WatchHub::Ticket ticket(&watch_hub_, job_id);
   while (!stopped()) {
-    seen = store_->AwaitChange(seen, absl::ZeroDuration());
     // The job is read first: events written after it are found by the next round.
     SA_ASSIGN_OR_RETURN(const JobRecord record, store_->GetJob(job_id));
     SA_ASSIGN_OR_RETURN(const auto events, store_->Events(job_id, next, kEventsAtATime));
@@ -296,7 +299,10 @@ absl::Status Coordinator::Watch(const std::string& job_id, uint64_t from_sequenc
     if (IsTerminal(record.job.state()) && next > record.job.last_sequence()) {
       return absl::OkStatus();
     }
-    if (events.empty()) store_->AwaitChange(seen, kWatchWait);
+    if (!events.empty()) continue;
+    const absl::Time poll = absl::Now() + kWatchPoll;
+    while (!stopped() && absl::Now() < poll && !ticket.Await(next - 1, kWatchWait)) {
+    }
   }
   return absl::OkStatus();
 }

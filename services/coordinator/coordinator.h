@@ -18,6 +18,7 @@
 #include "services/blob/blob_store.h"
 #include "services/coordinator/job_view.h"
 #include "services/coordinator/publisher.h"
+#include "services/coordinator/watch_hub.h"
 #include "services/job/field_faults.h"
 #include "services/store/job_store.h"
 
@@ -99,6 +100,8 @@ class Coordinator {
   // Hints of one job; losing them costs work, never correctness.
   struct Memory {
     std::string signature;                         // of the rows at the last planning
+    JobMark mark;                                  // when it was last looked at
+    absl::Time look_again = absl::InfinitePast();  // although its mark stands still
     std::set<std::string> pinned;                  // blobs
     std::set<std::string> freed;                   // scratch blobs
     absl::Time wait_until = absl::InfinitePast();  // after a fault that may pass
@@ -117,13 +120,19 @@ class Coordinator {
   v1::Progress Progress(const v1::Job& job, const std::vector<TaskRecord>& tasks);
   double RunningError(const v1::Job& job);
 
-  absl::Status StepJob(const std::string& job_id);
+  // Has the tasks run again that stored what a task has found missing. FAILED_PRECONDITION: there
+  // are none.
+  absl::Status Repair(const v1::FailTaskRequest& request);
+  absl::Status StepJob(const JobMark& mark);
   // True if a step was taken and another may follow.
   absl::StatusOr<bool> StepOnce(const std::string& job_id);
   absl::StatusOr<bool> Package(const JobView& view);
   // Publishes what a job has made, into `job`; or stores what it measured.
   absl::Status Publish(const JobView& view, v1::Job* job);
   absl::Status AttachEvaluation(const v1::Job& job);
+  // The step that makes again which of the job's blobs the packager does not have; nothing if it
+  // has them all, or cannot say.
+  absl::StatusOr<std::optional<JobUpdate>> RepairMissing(const JobView& view);
   absl::Status PinNew(const JobView& view);
   // Deletes scratch that REFINING has done with; the rest goes when the job ends.
   void FreeScratch(const JobView& view);
@@ -142,6 +151,8 @@ class Coordinator {
 
   std::mutex tick_mutex_;                 // one driver at a time
   std::map<std::string, Memory> memory_;  // under tick_mutex_
+
+  WatchHub watch_hub_;
 
   std::mutex size_mutex_;
   std::map<std::string, uint64_t> sizes_;  // of blobs; under size_mutex_

@@ -9,6 +9,7 @@
 #include "services/coordinator/progress.h"
 #include "services/coordinator/publish.h"
 #include "services/coordinator/refine_plan.h"
+#include "services/coordinator/repair.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -43,15 +44,16 @@ absl::Status Coordinator::Tick() {
     if (options_.observer.lease_expired) options_.observer.lease_expired();
     if (!e.failed && options_.observer.task_retried) options_.observer.task_retried("expired");
   }
-  SA_ASSIGN_OR_RETURN(const std::vector<std::string> jobs, store_->JobsNeedingWork());
-  for (const std::string& job_id : jobs) {
-    const absl::Status status = StepJob(job_id);
+  SA_ASSIGN_OR_RETURN(const std::vector<JobMark> jobs, store_->MarksOfJobsNeedingWork());
+  std::set<std::string> present;
+  for (const JobMark& mark : jobs) {
+    present.insert(mark.job_id);
+    const absl::Status status = StepJob(mark);
     if (absl::IsNotFound(status)) continue;  // deleted meanwhile
-    NoteFault(job_id, status);
+    NoteFault(mark.job_id, status);
   }
   for (auto it = memory_.begin(); it != memory_.end();) {
-    const bool gone = std::find(jobs.begin(), jobs.end(), it->first) == jobs.end();
-    it = gone ? memory_.erase(it) : std::next(it);
+    it = present.count(it->first) == 0 ? memory_.erase(it) : std::next(it);
   }
   return absl::OkStatus();
 }
@@ -75,11 +77,23 @@ void Coordinator::NoteFault(const std::string& job_id, const absl::Status& statu
   store_->AppendEvents(job_id, {event}).IgnoreError();
 }
 
-absl::Status Coordinator::StepJob(const std::string& job_id) {
-  if (clock_->Now() < MemoryOf(job_id).wait_until) return absl::OkStatus();
+absl::Status Coordinator::StepJob(const JobMark& mark) {
+  const std::string& job_id = mark.job_id;
+  const LogScope fields(LogFields{{"job", job_id}});
+  Memory& memory = MemoryOf(job_id);
+  const absl::Time now = clock_->Now();
+  if (now < memory.wait_until) return absl::OkStatus();
+  // A look costs a read of all its tasks: with hundreds of jobs in the queue most are skipped.
+  const bool moved =
+      mark.revision != memory.mark.revision || mark.last_sequence != memory.mark.last_sequence;
+  if (!moved && now < memory.look_again) return absl::OkStatus();
+  memory.look_again = absl::InfinitePast();
   for (int i = 0; i < kMaxSteps; ++i) {
     SA_ASSIGN_OR_RETURN(const bool again, StepOnce(job_id));
-    if (!again) return absl::OkStatus();
+    if (again) continue;
+    memory.mark = mark;
+    memory.look_again = now + kProgressPeriod;  // running tasks make progress without a word
+    return absl::OkStatus();
   }
   return absl::OkStatus();  // the rest at the next tick
 }
@@ -98,7 +112,16 @@ absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
   }
   SA_ASSIGN_OR_RETURN(const JobView view, JobView::Read(store_, job_id));
   FreeScratch(view);
+  if (OpenRepairs(view) > 0) {  // nothing is sure until they are done
+    MemoryOf(job_id).signature = signature;
+    SA_RETURN_IF_ERROR(EmitProgress(record.job, tasks));
+    if (view.FirstFailed() == nullptr) return false;
+  }
   const absl::Status pinned = PinNew(view);
+  if (absl::IsNotFound(pinned) && view.FirstFailed() == nullptr) {
+    SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> repair, RepairMissing(view));
+    if (repair.has_value()) return Apply(*repair);
+  }
   const v1::JobState state = view.job().state();
   // Workers need not wait for the packager; what is chosen from here on must be safe.
   if (!pinned.ok() && (state == v1::JOB_STATE_ALLOCATING || state == v1::JOB_STATE_PACKAGING)) {
@@ -151,6 +174,8 @@ absl::StatusOr<bool> Coordinator::Package(const JobView& view) {
   update.expected_revision = view.record().revision;
   if (const absl::Status status = Publish(view, &update.job); !status.ok()) {
     if (MayPass(status)) return Annotate(status, "packager");
+    SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> repair, RepairMissing(view));
+    if (repair.has_value()) return Apply(*repair);
     return Apply(FailJob(view, absl::StrCat("packaging: ", status.message())));
   }
   if (!update.job.package_digest().empty()) {
@@ -160,6 +185,18 @@ absl::StatusOr<bool> Coordinator::Package(const JobView& view) {
   }
   update.job.set_state(v1::JOB_STATE_SUCCEEDED);
   return Apply(update);
+}
+
+absl::StatusOr<std::optional<JobUpdate>> Coordinator::RepairMissing(const JobView& view) {
+  std::vector<std::string> missing;
+  for (const std::string& digest : view.KeptBlobs()) {
+    if (absl::IsNotFound(publisher_->BlobSize(digest).status())) missing.push_back(digest);
+  }
+  auto repair = PlanRepair(view, missing);
+  // The job fails with what the packager said.
+  if (!repair.ok()) return std::nullopt;
+  if (repair->has_value()) MemoryOf(view.job().job_id()).pinned.clear();
+  return repair;
 }
 
 absl::Status Coordinator::PinNew(const JobView& view) {

@@ -2,10 +2,12 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/fail_point.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/criterion.h"
+#include "services/coordinator/repair.h"
 #include "services/coordinator/result_check.h"
 #include "services/rpc/proto_duration.h"
 
@@ -13,6 +15,8 @@ namespace shiftadd::coordinator {
 namespace {
 
 constexpr absl::Duration kMaxWait = absl::Seconds(30);
+constexpr int kMaxLostDigests = 64;
+constexpr int kRepairUpdates = 16;  // against a driver that is faster each time
 // Between two looks at the caller's connection while it waits for a task.
 constexpr absl::Duration kLeaseWait = absl::Milliseconds(500);
 
@@ -56,9 +60,18 @@ LeaseKey KeyOf(const Request& request) {
   return {request.task_id(), request.worker_id(), request.lease_epoch()};
 }
 
+// Of log lines about a lease.
+template <typename Request>
+LogFields FieldsOf(const Request& request) {
+  return {{"task", request.task_id()},
+          {"epoch", absl::StrCat(request.lease_epoch())},
+          {"worker", request.worker_id()}};
+}
+
 FailureKind KindOfFailure(absl::StatusCode code) {
   switch (code) {
     case absl::StatusCode::kCancelled:
+    case absl::StatusCode::kUnavailable:  // the blob store is away, which is nobody's fault
       return FailureKind::kReleased;
     case absl::StatusCode::kInvalidArgument:
     case absl::StatusCode::kFailedPrecondition:
@@ -84,8 +97,8 @@ v1::LayerReport Priced(const v1::LayerReport& layer, v1::Criterion criterion) {
 absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequest& request,
                                                          const std::function<bool()>& stopped) {
   SA_ASSIGN_OR_RETURN(const LeaseQuery query, ToQuery(request));
-  SA_RETURN_IF_ERROR(store_->TouchWorker(query));
   v1::LeaseTaskResponse response;
+  bool known = false;  // the store has heard of the worker
   // Another version's candidates would not be the same bytes.
   const bool other_version = !query.version.empty() && query.version != options_.quantizer_version;
   if (other_version) {
@@ -116,6 +129,9 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
       }
       response.set_idle_reason(outcome.idle_reason);
     }
+    // A lease says that the worker is there; who gets none has to say so itself.
+    if (!known) SA_RETURN_IF_ERROR(store_->TouchWorker(query));
+    known = true;
     seen = now;
     const absl::Duration left = end - absl::Now();
     if (left <= absl::ZeroDuration() || stopped()) return response;
@@ -124,6 +140,7 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
 }
 
 absl::StatusOr<v1::RenewLeaseResponse> Coordinator::Renew(const v1::RenewLeaseRequest& request) {
+  const LogScope fields(FieldsOf(request));
   SA_ASSIGN_OR_RETURN(const Renewal renewal,
                       store_->RenewLease(KeyOf(request), request.progress()));
   v1::RenewLeaseResponse response;
@@ -133,11 +150,15 @@ absl::StatusOr<v1::RenewLeaseResponse> Coordinator::Renew(const v1::RenewLeaseRe
 }
 
 absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
+  const LogScope fields(FieldsOf(request));
   const auto record = store_->GetTask(request.task_id());
   if (absl::IsNotFound(record.status())) return absl::AbortedError(record.status().message());
   SA_RETURN_IF_ERROR(record.status());
   SA_ASSIGN_OR_RETURN(const v1::Task task, ToTask(*record, options_.lease));
   SA_RETURN_IF_ERROR(CheckResult(task, request.result()));
+  if (task.kind() == v1::TASK_KIND_REPAIR) {
+    SA_RETURN_IF_ERROR(CheckRepaired(task, request.result()));
+  }
   std::vector<v1::JobEvent> events;
   if (task.kind() == v1::TASK_KIND_PROFILE) {
     SA_ASSIGN_OR_RETURN(const JobRecord job, store_->GetJob(record->job_id));
@@ -147,16 +168,20 @@ absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
       if (report->worker().empty()) report->set_worker(request.worker_id());
     }
   }
+  const bool refine = task.kind() == v1::TASK_KIND_REFINE;
   for (const v1::LayerReport& layer : request.result().refine().layers()) {  // JOIN's
+    if (!refine) break;
     v1::LayerReport* report = events.emplace_back().mutable_layer();
     *report = layer;
     if (!layer.candidates().empty()) *report->mutable_refined() = layer.candidates(0);
     report->clear_candidates();
     report->set_worker(request.worker_id());
   }
+  ReachFailPoint("task.complete.before");
   SA_ASSIGN_OR_RETURN(
       const bool accepted,
       store_->CompleteTask(KeyOf(request), request.result().SerializeAsString(), events));
+  ReachFailPoint("task.complete.after");
   if (!accepted) return absl::OkStatus();
   {
     std::lock_guard<std::mutex> hold(error_mutex_);
@@ -167,20 +192,59 @@ absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
   return absl::OkStatus();
 }
 
+absl::Status Coordinator::Repair(const v1::FailTaskRequest& request) {
+  if (request.lost_digests_size() > kMaxLostDigests) {
+    return absl::InvalidArgumentError(absl::StrCat("lost_digests: found ",
+                                                   request.lost_digests_size(),
+                                                   ", expected at most ", kMaxLostDigests));
+  }
+  const std::vector<std::string> lost(request.lost_digests().begin(), request.lost_digests().end());
+  for (int i = 0; i < kRepairUpdates; ++i) {
+    const auto task = store_->GetTask(request.task_id());
+    if (absl::IsNotFound(task.status())) return absl::AbortedError(task.status().message());
+    SA_RETURN_IF_ERROR(task.status());
+    // Nobody who has lost the lease has a say; FailTask will tell it so.
+    if (task->worker != request.worker_id() || task->lease_epoch != request.lease_epoch()) {
+      return absl::OkStatus();
+    }
+    SA_ASSIGN_OR_RETURN(const JobView view, JobView::Read(store_, task->job_id));
+    std::optional<uint32_t> repair;
+    if (task->kind == v1::TASK_KIND_REPAIR) repair = task->ordinal;
+    SA_ASSIGN_OR_RETURN(const std::optional<JobUpdate> update, PlanRepair(view, lost, repair));
+    if (!update.has_value()) return absl::OkStatus();
+    const auto updated = store_->UpdateJob(*update);
+    if (absl::IsAborted(updated.status())) continue;  // somebody was faster
+    if (updated.ok() && options_.observer.task_retried) {
+      options_.observer.task_retried("lost_blob");
+    }
+    return updated.status();
+  }
+  return absl::UnavailableError("the job moves too fast to be repaired: try again");
+}
+
 absl::Status Coordinator::Fail(const v1::FailTaskRequest& request) {
+  const LogScope fields(FieldsOf(request));
   if (request.code() < 1 || request.code() > 16) {
     return absl::InvalidArgumentError(
         absl::StrCat("code: found ", request.code(), ", expected a canonical code of 1 to 16"));
   }
   const auto code = static_cast<absl::StatusCode>(request.code());
-  const FailureKind kind = KindOfFailure(code);
+  FailureKind kind = KindOfFailure(code);
   const std::string cause = absl::StatusCodeToString(code);
-  SA_ASSIGN_OR_RETURN(const bool failed, store_->FailTask(KeyOf(request), kind, cause,
-                                                          request.code(), request.message()));
+  std::string message = request.message();
+  if (!request.lost_digests().empty()) {
+    const absl::Status repair = Repair(request);
+    // Before anything can be made again the store must have heard of it: asked once more, it is.
+    if (absl::IsUnavailable(repair) || absl::IsAborted(repair)) return repair;
+    kind = repair.ok() ? FailureKind::kReleased : FailureKind::kFatal;
+    if (!repair.ok()) absl::StrAppend(&message, " (", repair.message(), ")");
+  }
+  SA_ASSIGN_OR_RETURN(const bool failed,
+                      store_->FailTask(KeyOf(request), kind, cause, request.code(), message));
   if (kind == FailureKind::kReleased) return absl::OkStatus();
   spdlog::warn("{}: {} by worker {}: {}: {}", request.task_id(),
                failed ? "failed for good" : "failed, will be retried", request.worker_id(), cause,
-               request.message());
+               message);
   if (failed) return absl::OkStatus();  // the job's error will say so
   if (options_.observer.task_retried) options_.observer.task_retried(cause);
   // A disk that is full or a lack of memory is for the user to see before the last attempt.

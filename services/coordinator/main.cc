@@ -38,10 +38,12 @@ struct Flags {
   std::string backup;
   std::string port_file;
   std::string log_level = "info";
+  std::string log_format = "text";
   double lease_seconds = 30;
   int max_jobs = 1000;
   int max_jobs_per_owner = 500;
   access::SecurityFlags security;
+  int max_attempts = 4;
 };
 
 void DefineFlags(CLI::App* app, Flags* f) {
@@ -90,11 +92,21 @@ void DefineFlags(CLI::App* app, Flags* f) {
       ->envname("SHIFTADD_MAX_JOBS_PER_OWNER")
       ->check(CLI::Range(0, 1'000'000))
       ->capture_default_str();
+  app->add_option("--max-attempts", f->max_attempts,
+                  "Lost attempts after which a task fails its job; more where machines go away "
+                  "often")
+      ->envname("SHIFTADD_MAX_ATTEMPTS")
+      ->check(CLI::Range(1, 1'000'000))
+      ->capture_default_str();
   app->add_option("--port-file", f->port_file,
                   "Write the gRPC port and the HTTP port to this file, one a line, once serving");
   app->add_option("--log-level", f->log_level, "trace, debug, info, warn or error")
       ->envname("SHIFTADD_LOG_LEVEL")
       ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
+      ->capture_default_str();
+  app->add_option("--log-format", f->log_format, "text, or json: an object a line")
+      ->envname("SHIFTADD_LOG_FORMAT")
+      ->check(CLI::IsMember({"text", "json"}))
       ->capture_default_str();
   access::AddServerSecurityFlags(app, &f->security);
   app->add_flag("--insecure-i-know", f->security.insecure,
@@ -150,6 +162,7 @@ absl::Status Serve(const Flags& flags) {
   SA_RETURN_IF_ERROR(rpc::SetClientSecurity({flags.security.tls, flags.security.token_file}));
   StorePolicy policy;
   policy.lease = absl::Seconds(flags.lease_seconds);
+  policy.max_attempts = flags.max_attempts;
   const auto registry = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(registry.get(), "coordinator");
   CoordinatorMetrics metrics(registry);
@@ -217,7 +230,7 @@ int main(int argc, char** argv) {
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? 0 : 2;
   }
-  shiftadd::InitLogging("coordinator", flags.log_level);
+  shiftadd::InitLogging("coordinator", flags.log_level, flags.log_format);
   const absl::Status status = flags.backup.empty() ? shiftadd::coordinator::Serve(flags)
                                                    : shiftadd::coordinator::BackUp(flags);
   if (status.ok()) return 0;

@@ -82,7 +82,8 @@ std::map<v1::TaskKind, Kind> Count(const v1::Job& job, const std::vector<TaskRec
   for (const auto& [kind, weight] : Weights()) kinds[kind];
   std::map<v1::TaskKind, double> present;
   for (const TaskRecord& t : tasks) {
-    if (t.inherited()) continue;
+    // A repair makes what has been counted as done.
+    if (t.inherited() || t.kind == v1::TASK_KIND_REPAIR) continue;
     Kind& k = kinds[t.kind];
     ++present[t.kind];
     if (t.state == TaskState::kDone) {

@@ -104,8 +104,9 @@ absl::Status RecordingPublisher::Unpin(const std::string& owner) {
   return absl::OkStatus();
 }
 
-absl::StatusOr<uint64_t> RecordingPublisher::BlobSize(const std::string&) {
+absl::StatusOr<uint64_t> RecordingPublisher::BlobSize(const std::string& digest) {
   if (!fault.ok()) return fault;
+  if (gone.count(digest) > 0) return absl::NotFoundError("blob " + digest + " does not exist");
   return kBlobBytes;
 }
 
@@ -203,7 +204,11 @@ v1::Plan SimulatedCluster::MakePlan() const {
 
 v1::TaskResult SimulatedCluster::Answer(const v1::Task& task) const {
   v1::TaskResult result;
-  switch (task.kind()) {
+  // A repair's payload is another task's; the numbers of kinds and payloads run alike.
+  const auto kind = task.kind() == v1::TASK_KIND_REPAIR
+                        ? static_cast<v1::TaskKind>(static_cast<int>(task.payload_case()) - 9)
+                        : task.kind();
+  switch (kind) {
     case v1::TASK_KIND_INGEST:
       *result.mutable_ingest()->mutable_plan() = MakePlan();
       break;

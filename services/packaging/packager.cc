@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "services/base/digest.h"
+#include "services/base/fail_point.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/package_format.h"
@@ -21,6 +22,7 @@ using nlohmann::json;
 constexpr int kDefaultPageSize = 50, kMaxPageSize = 100;
 constexpr size_t kMaxNamed = 8;  // of missing blobs in one message
 constexpr size_t kMaxOwner = 256;
+constexpr uint64_t kVerifyBytes = 4 << 20;  // read at once
 constexpr absl::Duration kDefaultPin = absl::Hours(7 * 24);
 
 const Clock& RealClock() {
@@ -84,7 +86,17 @@ absl::Time Packager::Now() const {
 }
 
 absl::Status Packager::Reach(const char* step) const {
+  ReachFailPoint(absl::StrCat("publish.", step));
   return options_.fail_at ? options_.fail_at(step) : absl::OkStatus();
+}
+
+absl::StatusOr<bool> Packager::IsSound(const std::string& digest, uint64_t size) {
+  Sha256 hash;
+  for (uint64_t offset = 0; offset < size; offset += kVerifyBytes) {
+    SA_ASSIGN_OR_RETURN(const std::string part, blobs_->ReadRange(digest, offset, kVerifyBytes));
+    hash.Update(part.data(), part.size());
+  }
+  return hash.Finish() == digest;
 }
 
 absl::Status Packager::CheckBlobs(const std::vector<Descriptor>& layers) {
@@ -99,6 +111,13 @@ absl::Status Packager::CheckBlobs(const std::vector<Descriptor>& layers) {
       return size.status();
     } else if (*size != layer.size) {
       fault = absl::StrCat("size: expected ", layer.size, ", found ", *size);
+    } else if (options_.verify_layers) {
+      SA_ASSIGN_OR_RETURN(const bool sound, IsSound(layer.digest, *size));
+      // Of no use to anybody; once it is gone its maker can be asked for it again.
+      if (!sound) {
+        SA_RETURN_IF_ERROR(blobs_->Delete(layer.digest));
+        fault = "was damaged on disk, and has been deleted";
+      }
     }
     if (fault.empty()) continue;
     if (faults.size() == kMaxNamed) {
@@ -193,8 +212,10 @@ absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
   SA_RETURN_IF_ERROR(Reach("provenance"));
 
   const std::lock_guard<std::mutex> lock(tag_mutex_);
+  ReachFailPoint("tag.move.before");
   SA_ASSIGN_OR_RETURN(const bool changed,
                       store_->Publish(package, reference.tag, provenance, spec.expected_digest));
+  ReachFailPoint("tag.move.after");
   if (changed) tag_changes_.Announce();
   SA_RETURN_IF_ERROR(Reach("row"));
   if (changed && options_.metrics != nullptr) options_.metrics->published.Increment();

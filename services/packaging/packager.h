@@ -54,6 +54,9 @@ struct PackagerOptions {
   absl::Duration grace = absl::Hours(1);
   const Clock* clock = nullptr;        // null: the system's
   PackagerMetrics* metrics = nullptr;  // may be null
+  // Publish reads every layer and compares its digest: for stores on a disk of one's own. A layer
+  // that was damaged is deleted, so that it counts as missing and can be made again.
+  bool verify_layers = false;
   // Tests: called at each named step of Publish; an error ends it there, as a crash would.
   std::function<absl::Status(const char* step)> fail_at;
 };
@@ -105,6 +108,7 @@ class Packager {
 
   absl::Status Reach(const char* step) const;
   absl::Status CheckBlobs(const std::vector<Descriptor>& layers);
+  absl::StatusOr<bool> IsSound(const std::string& digest, uint64_t size);
   absl::StatusOr<Descriptor> PutDocument(const std::string& media_type, const std::string& text);
   absl::StatusOr<ProvenanceRow> PutReferrer(const PackageRow& package,
                                             const std::string& media_type, const std::string& json);

@@ -4,10 +4,12 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/fail_point.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
+#include "services/rpc/call_trace.h"
 #include "services/rpc/proto_duration.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
@@ -22,6 +24,7 @@ constexpr absl::Duration kTick = absl::Milliseconds(100);
 constexpr absl::Duration kRpcTimeout = absl::Seconds(10);
 constexpr absl::Duration kFirstBackoff = absl::Milliseconds(200);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(5);
+constexpr absl::Duration kStoreBackoff = absl::Seconds(5);
 constexpr absl::Duration kReportFor = absl::Minutes(10);
 
 // RESOURCE_EXHAUSTED: the coordinator's disk is full; it may have space again before the lease
@@ -132,13 +135,24 @@ absl::Status LeaseLoop::Run() {
 
 void LeaseLoop::RunTask(const v1::Task& task) {
   const std::string kind = v1::TaskKind_Name(task.kind()).substr(sizeof("TASK_KIND_") - 1);
-  spdlog::info("task {} {} of {} (attempt {})", task.task_id(), kind, task.context().job_id(),
-               task.attempt());
+  const std::string& job_id = task.context().job_id();
+  const LogScope fields(LogFields{{"job", job_id},
+                                  {"task", task.task_id()},
+                                  {"epoch", absl::StrCat(task.lease_epoch())},
+                                  {"worker", identity_.worker_id}});
+  // Its renewals and its report belong together, and to what it asks of others.
+  const rpc::CallTrace trace = rpc::NewCallTrace();
+  const rpc::TraceScope scope(trace);
+  spdlog::info("task {} {} of {} (attempt {})", task.task_id(), kind, job_id, task.attempt());
+  ReachFailPoint("task.lease.after");
   metrics_->busy->Set(1);
   TaskControl control;
   std::atomic<bool> done{false};
   bool lost = false;
-  std::thread heartbeat([&] { lost = Heartbeat(task, &control, &done); });
+  std::thread heartbeat([&] {
+    const rpc::TraceScope same(trace);
+    lost = Heartbeat(task, &control, &done);
+  });
   const absl::StatusOr<v1::TaskResult> result = runner_->Run(task, &control);
   done = true;
   heartbeat.join();
@@ -158,6 +172,8 @@ void LeaseLoop::RunTask(const v1::Task& task) {
     spdlog::warn("task {} {}: {}", task.task_id(), kind, result.status().ToString());
   }
   Report(task, result);
+  // The next one would most likely find the store away too.
+  if (absl::IsUnavailable(result.status())) SleepUnlessStopped(kStoreBackoff);
 }
 
 bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
@@ -227,6 +243,9 @@ absl::Status LeaseLoop::SendReport(const v1::Task& task,
   request.set_code(static_cast<int32_t>(result.status().code()));
   // A message may quote a damaged source, and protobuf refuses strings that are not UTF-8.
   request.set_message(ReplaceInvalidUtf8(result.status().message()));
+  if (absl::IsNotFound(result.status()) || absl::IsDataLoss(result.status())) {
+    for (const std::string& digest : runner_->lost_blobs()) request.add_lost_digests(digest);
+  }
   v1::FailTaskResponse response;
   return coordinators_->Call(&Stub::FailTask, request, &response, kRpcTimeout);
 }
@@ -235,7 +254,9 @@ void LeaseLoop::Report(const v1::Task& task, const absl::StatusOr<v1::TaskResult
   const absl::Time give_up = absl::Now() + (stop_ ? kRpcTimeout : kReportFor);
   absl::Duration backoff = kFirstBackoff;
   while (true) {
+    ReachFailPoint("task.report.before");
     const absl::Status status = SendReport(task, result);
+    ReachFailPoint("task.report.after");
     if (status.ok()) return;
     if (!WorthRepeating(status) || absl::Now() > give_up) {
       spdlog::warn("reporting {}: {}", task.task_id(), status.ToString());

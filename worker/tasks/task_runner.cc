@@ -5,11 +5,13 @@
 #include <new>
 #include <string>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/machine/gpu.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/job_session.h"
+#include "worker/tasks/patient_blob_store.h"
 #include "worker/tasks/tasks.h"
 
 namespace shiftadd {
@@ -48,13 +50,14 @@ class TaskRunner::Impl {
     return HeldActivations{session_->job_id(), static_cast<uint32_t>(session_->held_block())};
   }
   const absl::Status& device_fault() const { return device_fault_; }
+  std::vector<std::string> lost_blobs() const { return store_.lost(); }
 
  private:
   absl::Status Dispatch(const v1::Task& task, TaskControl* control, v1::TaskResult* result);
   absl::Status EnsureSession(const v1::Task& task);
 
   const TaskRunnerOptions options_;
-  BlobStore* const store_;
+  PatientBlobStore store_;
   WorkerMetrics* const metrics_;
   std::unique_ptr<JobSession> session_;
   absl::Status device_fault_;
@@ -66,7 +69,7 @@ absl::Status TaskRunner::Impl::EnsureSession(const v1::Task& task) {
   if (!fresh && session_ != nullptr && session_->job_id() == task.context().job_id())
     return absl::OkStatus();
   session_.reset();
-  SA_ASSIGN_OR_RETURN(session_, JobSession::Open(task.context(), options_, store_, metrics_));
+  SA_ASSIGN_OR_RETURN(session_, JobSession::Open(task.context(), options_, &store_, metrics_));
   return absl::OkStatus();
 }
 
@@ -129,6 +132,8 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Impl::Run(const v1::Task& task, TaskC
   v1::TaskResult result;
   absl::Status status;
   metrics_->TakeStages();  // of a task that failed
+  store_.Begin(&control->cancelled);
+  const absl::Cleanup end = [this] { store_.End(); };
   const EnergyMeter energy(options_.device, metrics_->energy);
   try {
     status = EnsureSession(task);
@@ -167,6 +172,7 @@ absl::StatusOr<v1::TaskResult> TaskRunner::Run(const v1::Task& task, TaskControl
   return impl_->Run(task, control);
 }
 std::optional<HeldActivations> TaskRunner::held() const { return impl_->held(); }
+std::vector<std::string> TaskRunner::lost_blobs() const { return impl_->lost_blobs(); }
 absl::Status TaskRunner::device_fault() const { return impl_->device_fault(); }
 
 }  // namespace shiftadd

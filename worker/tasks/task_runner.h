@@ -41,6 +41,8 @@ class TaskRunner {
   absl::StatusOr<v1::TaskResult> Run(const v1::Task& task, TaskControl* control);
 
   std::optional<HeldActivations> held() const;
+  // Blobs that the last Run asked for and that were not there, or had other bytes.
+  std::vector<std::string> lost_blobs() const;
   // Not OK once a task has failed and the device answers no more: this process can do nothing else
   // with it.
   absl::Status device_fault() const;
