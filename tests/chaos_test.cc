@@ -1,5 +1,6 @@
 // Faults while a job runs: frozen workers, kills in each kind of task, a packager that is away, a
-// full disk. Whatever happens, the digest is that of an undisturbed run.
+// full disk. Lost blobs, outages and restores: chaos/disaster_test.cc. Whatever happens, the digest
+// is that of an undisturbed run.
 #include <gtest/gtest.h>
 #include <sys/mount.h>
 #include <unistd.h>
@@ -179,22 +180,6 @@ TEST_F(ChaosTest, AFullDiskFailsTheJobAndARetryFinishesIt) {
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(Finish(&cluster, job), *digest_);
   EXPECT_TRUE(std::filesystem::is_empty(disk.dir() + "/store/tmp"));
-}
-
-TEST_F(ChaosTest, ScratchThatIsGoneFailsTheJobAndNamesWhatIsMissing) {
-  Cluster cluster(root_);
-  cluster.AddWorker();
-  const std::string job = SubmitGood(&cluster);
-  const auto profiling =
-      cluster.WaitUntil(job, [](const v1::Job& j) { return j.state() == v1::JOB_STATE_PROFILING; });
-  ASSERT_TRUE(profiling.ok()) << profiling.status();
-  std::filesystem::remove_all(cluster.store_dir() + "/scratch/" + job);
-  const auto end = cluster.WaitForEnd(job, absl::Seconds(60));
-  ASSERT_TRUE(end.ok()) << end.status();
-  ASSERT_EQ(end->state(), v1::JOB_STATE_FAILED);
-  EXPECT_NE(end->error().find("sha256:"), std::string::npos) << end->error();
-  EXPECT_NE(end->error().find("is not in"), std::string::npos) << end->error();
-  EXPECT_EQ(Finish(&cluster, SubmitGood(&cluster)), *digest_);
 }
 
 }  // namespace

@@ -7,10 +7,13 @@
 #   tests/deep.sh libfuzzer  each target of tests/fuzz for SHIFTADD_FUZZ_SECONDS (default 600), with clang's libFuzzer, address and
 #                         undefined-behaviour sanitizers; SHIFTADD_FUZZ_TARGETS: only these. What it finds is kept in
 #                         build/fuzz/found; corpora grow in build/fuzz/corpus
-#   tests/deep.sh chaos   kill -9 of random daemons for SHIFTADD_CHAOS_SECONDS (default 600); SHIFTADD_CHAOS_SEED
+#   tests/deep.sh chaos   SHIFTADD_CHAOS_ROUNDS (default 1000) clusters, on SQLite and on PostgreSQL, whose daemons are
+#                         killed, stopped and cut off; seeds from SHIFTADD_CHAOS_SEED (default 1) on
 #   tests/deep.sh load    200 streaming clients on shiftadd-server for SHIFTADD_LOAD_SECONDS (default 600): nothing fails
 #                         but 429s, memory stays flat. A tiny package, or SHIFTADD_LOAD_PACKAGE (name:tag) of the OCI image
 #                         layout SHIFTADD_LOAD_PACKAGE_DIR
+#   tests/deep.sh scale   a coordinator under 64 simulated workers, 200 jobs and 1000 watchers, on SQLite and PostgreSQL: idle
+#                         time at most 5 % of leased time, no event missed
 #   tests/deep.sh tokenizers  10,000 strings a tokenizer against Hugging Face's (installed into build/)
 #   tests/deep.sh all     these, in this order, whatever fails
 # SHIFTADD_JOBS: parallel compilers (default: the cores). SHIFTADD_BUILD_DIR: the plain build for chaos (default
@@ -102,8 +105,8 @@ part_libfuzzer() {
 }
 
 part_chaos() {
-  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" chaos_loop || return 1
-  SHIFTADD_CHAOS_SECONDS=${SHIFTADD_CHAOS_SECONDS:-600} "$plain/tests/chaos_loop"
+  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" chaos_rounds || return 1
+  "$plain/tests/chaos_rounds" --rounds "${SHIFTADD_CHAOS_ROUNDS:-1000}" --seed "${SHIFTADD_CHAOS_SEED:-1}" --keep-going
 }
 
 part_load() {
@@ -113,6 +116,15 @@ part_load() {
     package=(--package "$SHIFTADD_LOAD_PACKAGE" --package-dir "$SHIFTADD_LOAD_PACKAGE_DIR")
   fi
   "$plain/tests/serve_load" --clients 200 --seconds "${SHIFTADD_LOAD_SECONDS:-600}" --max-growth-mb 16 "${package[@]}"
+}
+
+part_scale() {
+  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" scale_run || return 1
+  local status=0
+  for store in sqlite postgres; do
+    "$plain/tests/scale_run" --header --store "$store" --max-idle 0.05 || status=1
+  done
+  return "$status"
 }
 
 # 10,000 strings a tokenizer against Hugging Face's tokenizers, which are installed into build/.
@@ -133,6 +145,7 @@ counts() {
     fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
     libfuzzer) grep -E ' executions, ' "$log" ;;
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
+    scale) grep -E '^(sqlite|postgres) ' "$log" | tail -2 ;;
     load) grep -E ' streams whole' "$log" | tail -1 ;;
     tokenizers) grep -E 'strings differ$' "$log" | tail -20 ;;
   esac
@@ -151,8 +164,8 @@ run_part() {
 [[ $# -eq 1 ]] || usage
 mkdir -p build
 case $1 in
-  asan | tsan | fuzz | libfuzzer | chaos | load | tokenizers) run_part "$1" ;;
-  all) for part in asan tsan fuzz libfuzzer chaos load tokenizers; do run_part "$part"; done ;;
+  asan | tsan | fuzz | libfuzzer | chaos | load | scale | tokenizers) run_part "$1" ;;
+  all) for part in asan tsan fuzz libfuzzer chaos load scale tokenizers; do run_part "$part"; done ;;
   *) usage ;;
 esac
 printf '\n'

@@ -33,6 +33,8 @@ pid_t Spawn(const std::vector<std::string>& argv, const std::string& log,
   dup2(fd, STDERR_FILENO);
   const int null = open("/dev/null", O_RDONLY | O_CLOEXEC);
   dup2(null, STDIN_FILENO);
+  // Of what this program has open, a connection that is closed here must be closed.
+  close_range(STDERR_FILENO + 1, ~0u, 0);
   for (const std::string& e : env) putenv(const_cast<char*>(e.c_str()));
   std::vector<char*> args;
   args.reserve(argv.size() + 1);
@@ -49,19 +51,24 @@ int ExitCode(int status) {
 
 }  // namespace
 
-Process::Process(const std::vector<std::string>& argv, const std::string& log)
-    : pid_(Spawn(argv, log, {})) {}
+Process::Process(const std::vector<std::string>& argv, const std::string& log,
+                 const std::vector<std::string>& env)
+    : pid_(Spawn(argv, log, env)) {}
 Process::~Process() { Kill(); }
-Process::Process(Process&& other) noexcept : pid_(std::exchange(other.pid_, -1)) {}
+Process::Process(Process&& other) noexcept
+    : pid_(std::exchange(other.pid_, -1)), exit_code_(other.exit_code_) {}
 Process& Process::operator=(Process&& other) noexcept {
   Kill();
   pid_ = std::exchange(other.pid_, -1);
+  exit_code_ = other.exit_code_;
   return *this;
 }
 
 bool Process::running() {
   if (pid_ < 0) return false;
-  if (waitpid(pid_, nullptr, WNOHANG) == 0) return true;
+  int status = 0;
+  if (waitpid(pid_, &status, WNOHANG) == 0) return true;
+  exit_code_ = ExitCode(status);
   pid_ = -1;
   return false;
 }

@@ -16,12 +16,16 @@ class Process {
  public:
   Process() = default;
   // Starts argv[0]; stdout and stderr go to `log`. Aborts the test program if it cannot be started.
-  Process(const std::vector<std::string>& argv, const std::string& log);
+  // `env`: NAME=value added to the environment.
+  Process(const std::vector<std::string>& argv, const std::string& log,
+          const std::vector<std::string>& env = {});
   ~Process();
   Process(Process&& other) noexcept;
   Process& operator=(Process&& other) noexcept;
 
   bool running();
+  // Of one that running() has found ended: the exit status, or 128 + signal.
+  int exit_code() const { return exit_code_; }
   pid_t pid() const { return pid_; }
   void Signal(int signal) const;
   // The exit status, or 128 + signal. Kills with -9 after `timeout` and returns 137.
@@ -31,6 +35,7 @@ class Process {
 
  private:
   pid_t pid_ = -1;
+  int exit_code_ = -1;
 };
 
 struct RunResult {

@@ -48,6 +48,7 @@ pid_t Spawn(const std::vector<std::string>& argv, const std::string& log, uid_t 
   }
   dup2(out, STDOUT_FILENO);
   dup2(out, STDERR_FILENO);
+  close_range(STDERR_FILENO + 1, ~0u, 0);  // sockets of the test, say
   sigset_t none;
   sigemptyset(&none);
   sigprocmask(SIG_SETMASK, &none, nullptr);
