@@ -24,6 +24,6 @@ ninja -C "$build" -j "$jobs"
 
 step "Testing"
 status=0
-ctest --test-dir "$build" --output-on-failure --no-tests=error "$@" || status=$?
+ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$jobs" "$@" || status=$?
 step "Finished with status $status"
 exit $status
