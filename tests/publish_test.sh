@@ -4,6 +4,12 @@
 #   publish_test.sh BIN_DIR SOURCE_DIR
 # Exits 77 (skipped) where docker-registry or skopeo is absent.
 set -euo pipefail
+# grep -q of all that comes: one that leaves at the first match would end the writer with SIGPIPE, which pipefail takes for a failure.
+has() {
+  local text
+  text=$(cat)
+  grep "$@" <<<"$text"
+}
 bin=$1 source=$2
 for tool in docker-registry skopeo openssl; do
   command -v $tool >/dev/null || { echo "skipped: no $tool"; exit 77; }
@@ -79,7 +85,7 @@ refused 1 "one by the key" "$bin/shiftadd" verify golden:v1 --key "$work/other.p
 
 remote=http://$registry/team/golden
 "$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | tee "$work/push"
-"$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | grep -q "20 of 20 blobs.*20 were there" ||
+"$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | has -q "20 of 20 blobs.*20 were there" ||
   fail "a second push moves blobs again"
 seen=$(skopeo inspect --raw --tls-verify=false "docker://$registry/team/golden:v1" | sha256sum | cut -d' ' -f1)
 [ "sha256:$seen" = "$digest" ] || fail "skopeo sees $seen"
@@ -101,7 +107,7 @@ skopeo copy --quiet --preserve-digests --src-tls-verify=false "docker://$registr
   --require-signature "$work/key.pub" --port-file "$work/server.ports" >"$work/server.log" 2>&1 &
 pids+=($!)
 await "$work/server.ports" "$work/server.log"
-curl -fs "http://127.0.0.1:$(tail -1 "$work/server.ports")/v1/models" | grep -q copy:v2 || fail "the server does not serve"
+curl -fs "http://127.0.0.1:$(tail -1 "$work/server.ports")/v1/models" | has -q copy:v2 || fail "the server does not serve"
 refused 1 "one by the key" timeout 20 "$bin/shiftadd-server" --package copy:v2 --listen 127.0.0.1:0 --http 127.0.0.1:0 \
   --threads 1 "${two[@]}" --require-signature "$work/other.pub"
 
@@ -117,7 +123,7 @@ for place in "http://$registry/kept golden:v1" "$work/signed copy:v2"; do
   "${alone[@]}" --require-signature "$work/key.pub" --port-file "$work/alone$number.ports" >"$work/alone$number.log" 2>&1 &
   pids+=($!)
   await "$work/alone$number.ports" "$work/alone$number.log"
-  curl -fs "http://127.0.0.1:$(tail -1 "$work/alone$number.ports")/v1/models" | grep -q "$reference" || fail "$dir is not served"
+  curl -fs "http://127.0.0.1:$(tail -1 "$work/alone$number.ports")/v1/models" | has -q "$reference" || fail "$dir is not served"
   refused 1 "one by the key" timeout 20 "${alone[@]}" --require-signature "$work/other.pub"
 done
 # skopeo took the package along, not what refers to it.

@@ -2,6 +2,12 @@
 # The walls of the house: no control-plane binary links LibTorch or CUDA, the server links no LibTorch, and no source
 # file sees LibTorch's headers and ours of protobuf together.
 set -euo pipefail
+# grep -q of all that comes: one that leaves at the first match would end the writer with SIGPIPE, which pipefail takes for a failure.
+has() {
+  local text
+  text=$(cat)
+  grep "$@" <<<"$text"
+}
 bin=$1 source=$2
 fail=0
 complain() { echo "FAIL: $*"; fail=1; }
@@ -11,7 +17,7 @@ for b in shiftadd shiftadd-coordinator shiftadd-packager shiftadd-server; do
   [ -x "$bin/$b" ] || { complain "$bin/$b is missing"; continue; }
   if needed "$bin/$b" | grep -E 'torch|c10|cuda'; then complain "$b links the libraries above"; fi
 done
-needed "$bin/shiftadd-worker" | grep -q libtorch_cpu || complain "shiftadd-worker should link libtorch_cpu"
+needed "$bin/shiftadd-worker" | has -q libtorch_cpu || complain "shiftadd-worker should link libtorch_cpu"
 
 # What each object really saw, by the build's own records.
 build=$(dirname "$bin")

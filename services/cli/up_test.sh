@@ -2,6 +2,12 @@
 # `shiftadd up`, `status` and `down` with the real daemons: idempotence, restarts, leftovers of a killed supervisor.
 #   up_test.sh BIN_DIR
 set -euo pipefail
+# grep -q of all that comes: one that leaves at the first match would end the writer with SIGPIPE, which pipefail takes for a failure.
+has() {
+  local text
+  text=$(cat)
+  grep "$@" <<<"$text"
+}
 shiftadd=$1/shiftadd
 data=$(mktemp -d)
 export SHIFTADD_DATA_DIR=$data
@@ -20,23 +26,23 @@ up() { "$shiftadd" up --workers 1 --coordinator-port 0 --packager-port 0; }
 code=0
 "$shiftadd" status >/dev/null 2>&1 || code=$?
 [ $code = 3 ] || fail "status without a cluster: exit code $code, expected 3"
-"$shiftadd" down | grep -q 'no cluster runs' || fail "down without a cluster"
+"$shiftadd" down | has -q 'no cluster runs' || fail "down without a cluster"
 
 up || fail "up"
 "$shiftadd" status || fail "status: not all ready"
-up | grep -q 'already up' || fail "a second up"
-"$shiftadd" jobs | grep -q 'no jobs' || fail "jobs: the endpoint file is not used"
-"$shiftadd" packages | grep -q 'no packages' || fail "packages"
+up | has -q 'already up' || fail "a second up"
+"$shiftadd" jobs | has -q 'no jobs' || fail "jobs: the endpoint file is not used"
+"$shiftadd" packages | has -q 'no packages' || fail "packages"
 
 # A bundle tells of the daemons and their logs, and of no value of a variable.
 code=0
 SHIFTADD_SOME_TOKEN=s3cret-value "$shiftadd" doctor --bundle "$data/bundle.tar.gz" >/dev/null || code=$?
 [ $code -le 1 ] && [ -s "$data/bundle.tar.gz" ] || fail "doctor --bundle: $code"
 for name in doctor.json version.txt cluster.json workers.json jobs.json variables.txt logs/coordinator.log logs/worker-1.log; do
-  tar -tzf "$data/bundle.tar.gz" | grep -qx "shiftadd-bundle/$name" || fail "the bundle has no $name"
+  tar -tzf "$data/bundle.tar.gz" | has -qx "shiftadd-bundle/$name" || fail "the bundle has no $name"
 done
-tar -xzOf "$data/bundle.tar.gz" shiftadd-bundle/variables.txt | grep -qx SHIFTADD_SOME_TOKEN || fail "the bundle names no variables"
-if tar -xzOf "$data/bundle.tar.gz" | grep -q s3cret-value; then fail "the bundle holds a secret"; fi
+tar -xzOf "$data/bundle.tar.gz" shiftadd-bundle/variables.txt | has -qx SHIFTADD_SOME_TOKEN || fail "the bundle names no variables"
+if tar -xzOf "$data/bundle.tar.gz" | has -q s3cret-value; then fail "the bundle holds a secret"; fi
 if "$shiftadd" doctor --bundle "$data/bundle.tar.gz" >/dev/null 2>&1; then fail "a bundle is overwritten"; fi
 
 # A daemon that dies comes back at the same address.
@@ -47,14 +53,14 @@ for _ in $(seq 100); do
   [ "$new" != "$old" ] && [ "$new" != 0 ] && "$shiftadd" jobs >/dev/null 2>&1 && break
   sleep 0.2
 done
-"$shiftadd" jobs | grep -q 'no jobs' || fail "the coordinator did not come back"
+"$shiftadd" jobs | has -q 'no jobs' || fail "the coordinator did not come back"
 [ "$("$shiftadd" status --json | jq '.daemons[] | select(.name == "coordinator").restarts')" = 1 ] || fail "restarts are not counted"
 
 # A supervisor that is killed leaves nothing that stands in the way.
 kill -9 "$("$shiftadd" status --json | jq .pid)"
 up || fail "up after the supervisor was killed"
 worker=$(pid_of worker-1)
-"$shiftadd" down | grep -q stopped || fail "down"
+"$shiftadd" down | has -q stopped || fail "down"
 [ ! -e "$data/cluster.json" ] || fail "down leaves the endpoint file"
 [ ! -e "/proc/$worker" ] || fail "down leaves a worker"
 

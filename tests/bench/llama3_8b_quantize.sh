@@ -77,5 +77,5 @@ for kind, ordinal, result in rows:
     print(kinds[kind] if kind < len(kinds) else kind, ordinal, *(d.decode()[:16] for d in made))
 PY
 fi
-sed -n '/^Time (phase/,$p' "$data/report.txt" | head -60
+sed -n '/^Time (phase/,$p' "$data/report.txt" | sed -n 1,60p
 grep -hE 'done in|failed|error' "$data"/logs/worker*.log 2>/dev/null | sed -E 's/.*task ([^ ]+) ([A-Z]+) done in ([0-9.]+) s.*/\2 \3/' | awk 'NF==2 {n[$1]++; s[$1]+=$2} END {for (k in n) printf "task %-10s %4d  %8.2f s\n", k, n[k], s[k]}'

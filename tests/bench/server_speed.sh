@@ -48,8 +48,8 @@ for _ in $(seq "$rounds"); do
 done >"$work/times"
 
 {
-  echo "$("$bin/shiftadd-server" --version | head -1), $package, temperature $temperature, rounds $rounds"
-  echo "CPU: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | head -1), $(nproc) cores; load average at the end: $(cut -d' ' -f1 /proc/loadavg)"
+  echo "$("$bin/shiftadd-server" --version | sed -n 1p), $package, temperature $temperature, rounds $rounds"
+  echo "CPU: $(sed -n 's/^model name[[:space:]]*: //p' /proc/cpuinfo | sed -n 1p), $(nproc) cores; load average at the end: $(cut -d' ' -f1 /proc/loadavg)"
   grep -ho '[0-9.]* MB of weights, [a-z0-9]* kernels' "$work"/log.* | sort -u
   echo "| threads | what | tokens/s, best | tokens/s, median |"
   echo "|---|---|---|---|"

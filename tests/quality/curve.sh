@@ -40,7 +40,7 @@ parent=$(submit_measured "$parent_key" "$recipe" "$bits" "$criteria")
 await "$parent_key" >/dev/null
 
 if [ -z "$out" ] || [ ! -s "$out" ]; then
-  emit "Model $(basename "$model"), $("$bin/shiftadd" --version | head -1), recipe $(basename "$recipe" .json)."
+  emit "Model $(basename "$model"), $("$bin/shiftadd" --version | sed -n 1p), recipe $(basename "$recipe" .json)."
   emit "Windows of $length tokens; calibration: the first $calibration_windows of C4; measured on $windows windows ($measure)."
   emit ""
   emit "| series | planes | stored bits | KL | ± | perplexity | package bytes | published |"

@@ -108,7 +108,7 @@ run_method() {
 start_cluster
 trap 'stop_server; stop_cluster' EXIT
 if [ -z "$out" ] || [ ! -s "$out" ]; then
-  emit "$("$bin/shiftadd" --version | head -1). All sources are 4-bit files: rows of 4 planes flatter whatever resembles their grid; 2 and 3 count."
+  emit "$("$bin/shiftadd" --version | sed -n 1p). All sources are 4-bit files: rows of 4 planes flatter whatever resembles their grid; 2 and 3 count."
   emit ""
   emit "$(quality paper-heading)"
 fi

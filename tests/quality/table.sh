@@ -145,7 +145,7 @@ run_row() {
 
 start_cluster
 if [ -z "$out" ] || [ ! -s "$out" ]; then
-  emit "Model $(basename "$model"), $("$bin/shiftadd" --version | head -1)."
+  emit "Model $(basename "$model"), $("$bin/shiftadd" --version | sed -n 1p)."
   emit "Windows of $length tokens. Calibration: the first $calibration_windows of C4. Perplexity: the first $test_windows of WikiText-2 test."
   emit "KL (± its standard error over windows): $c4_windows of C4 from window $c4_first on; the first $valid_windows of WikiText-2 valid. Seconds: wall time until the"
   emit "candidates of all widths were made, $workers worker(s)${device:+ on $device}."

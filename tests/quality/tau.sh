@@ -24,7 +24,7 @@ start_cluster
 key=$(candidates_key "$recipe" "$bits" measured)
 submit_measured "$key" "$recipe" "$bits" measured >/dev/null
 report=$(await "$key")
-emit "Model $(basename "$model"), $("$bin/shiftadd" --version | head -1), recipe $(basename "$recipe" .json); calibration: the first"
+emit "Model $(basename "$model"), $("$bin/shiftadd" --version | sed -n 1p), recipe $(basename "$recipe" .json); calibration: the first"
 emit "$calibration_windows windows of $length tokens of C4."
 emit ""
 emit "$(quality tau <"$report")"

@@ -32,7 +32,7 @@ for view in "1000 light" "1000 dark" "500 light"; do
   scheme=0; [ "$4" = dark ] && scheme=1
   # blink's preferredColorScheme: 0 dark, 1 light.
   page=$(browse --window-size="$3,2800" --blink-settings=preferredColorScheme=$((1 - scheme)) --dump-dom "file://$work/probe.html")
-  probe=$(sed -n 's/.*data-probe="\([^"]*\)".*/\1/p' <<<"$page" | head -1 | sed 's/&quot;/"/g')
+  probe=$(sed -n 's/.*data-probe="\([^"]*\)".*/\1/p' <<<"$page" | sed -n 1p | sed 's/&quot;/"/g')
   echo "$3 $4: $probe"
   grep -q '"wide":false' <<<"$probe" || fail "the page is wider than the window"
   grep -q '"empty":0,"out":\[\]' <<<"$probe" || fail "a figure is empty, or something stands outside of one"

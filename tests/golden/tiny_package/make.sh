@@ -5,7 +5,7 @@ set -euo pipefail
 
 [ $# -eq 1 ] || { sed -n 2,3p "$0" >&2; exit 2; }
 bin=$(realpath "$1")/bin
-tool=$(find "$(realpath "$1")" -name make_golden_package -type f -perm -u+x | head -1)
+tool=$(find "$(realpath "$1")" -name make_golden_package -type f -perm -u+x | sed -n 1p)
 here=$(dirname "$(realpath "$0")")
 work=$(mktemp -d)
 export SHIFTADD_DATA_DIR=$work/data
