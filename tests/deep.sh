@@ -132,7 +132,7 @@ part_tokenizers() {
   local venv=build/tokenizers_venv
   cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" tokenizer_kinds_test || return 1
   python3 -m venv "$venv" &&
-    "$venv/bin/pip" install --quiet $(grep -E '^(tokenizers|sentencepiece)==' tests/golden/requirements.txt) &&
+    "$venv/bin/pip" install --quiet $(grep -E '^(tokenizers|sentencepiece|protobuf)==' tests/golden/requirements.txt) &&
     "$venv/bin/python" tests/golden/make_tokenizers.py --count 10000 --seed 2 --out build/tokenizers_venv || return 1
   SHIFTADD_TOKENIZER_GOLDEN=$venv "$plain/tests/tokenizer_kinds_test"
 }

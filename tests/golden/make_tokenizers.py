@@ -2,7 +2,7 @@
 
     python3 tests/golden/make_tokenizers.py [--count 200] [--out tests/golden]
 
-Packages: requirements.txt and sentencepiece. Vocabularies are trained here on generated text, so nothing is
+Packages: requirements.txt. Vocabularies are trained here on generated text, so nothing is
 downloaded. tests/deep.sh makes 10,000 strings with another seed into a folder of its own.
 """
 import argparse
@@ -11,10 +11,12 @@ import io
 import json
 import pathlib
 import random
+import tempfile
 import unicodedata
 
 import sentencepiece
 import tokenizers
+from sentencepiece import sentencepiece_model_pb2
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 HERE = pathlib.Path(__file__).resolve().parent
@@ -98,14 +100,32 @@ def bos(token, number):
     return processors.TemplateProcessing(single=f"{token} $A", pair=f"{token} $A {token} $B", special_tokens=[(token, number)])
 
 
-def train_sentencepiece(kind, byte_fallback, add_dummy_prefix):
+# A few of the kinds of rules that nmt_nfkc has, whose own map is 240 KB: sources and targets in code points.
+RULES = ([(f"{c + 0xfee0:X}", f"{c:X}") for c in range(0x21, 0x7f)] +  # full width
+         [(f"{c:X}", "20") for c in (9, 0xa, 0xd, 0xa0, 0x2003, 0x2028, 0x3000, 0x200b, 0xfeff)] +
+         [(f"{c:X}", "") for c in (1, 2, 3, 0x7f, 0x8f, 0x9f)] +
+         [("65 301", "E9"), ("75 308", "FC"), ("61 308", "E4"), ("69 308", "EF"), ("FB01", "66 69"), ("2460", "31"),
+          ("BD", "31 2044 32"), ("AC00", "1100 1161"), ("1D400", "41"), ("2764 FE0F", "2764"),
+          ("FDFA", "635 644 649 20 627 644 644 647")])
+
+
+def train_sentencepiece(kind, byte_fallback, add_dummy_prefix, normalization=None):
+    """normalization: the name of one of SentencePiece's, or a list of rules; spaces are then folded, as they are by default."""
     model = io.BytesIO()
+    if normalization is None:
+        form = dict(normalization_rule_name="identity", remove_extra_whitespaces=False, allow_whitespace_only_pieces=True)
+    elif isinstance(normalization, str):
+        form = dict(normalization_rule_name=normalization)
+    else:
+        rules = tempfile.NamedTemporaryFile("w", suffix=".tsv")
+        rules.write("".join(f"{source}\t{target}\n" for source, target in normalization))
+        rules.flush()
+        form = dict(normalization_rule_tsv=rules.name)
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter([line.replace("\n", " ") for line in corpus()[:430 if byte_fallback else 520]]), model_writer=model, model_type=kind,
         vocab_size=640 if byte_fallback else 900, byte_fallback=byte_fallback, character_coverage=0.98,
-        normalization_rule_name="identity", remove_extra_whitespaces=False, add_dummy_prefix=add_dummy_prefix,
-        allow_whitespace_only_pieces=True, user_defined_symbols=["[tool]"], hard_vocab_limit=False, minloglevel=2,
-        split_digits=True, num_threads=1)
+        add_dummy_prefix=add_dummy_prefix, user_defined_symbols=["[tool]"], hard_vocab_limit=False, minloglevel=2,
+        split_digits=True, num_threads=1, **form)
     processor = sentencepiece.SentencePieceProcessor(model_proto=model.getvalue())
     pieces = [(processor.id_to_piece(i), processor.get_score(i)) for i in range(processor.get_piece_size())]
     return processor, model.getvalue(), pieces
@@ -162,12 +182,29 @@ def sentencepiece_unigram(byte_fallback):
     return tokenizer, None
 
 
+def mapped_unigram(normalization):
+    """As transformers' SpmConverter does it."""
+    processor, model, pieces = train_sentencepiece("unigram", False, True, normalization)
+    tokenizer = Tokenizer(models.Unigram(pieces, unk_id=processor.unk_id(), byte_fallback=False))
+    add_sentencepiece_tokens(tokenizer, processor)
+    proto = sentencepiece_model_pb2.ModelProto.FromString(model)
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Precompiled(proto.normalizer_spec.precompiled_charsmap),
+                                                 normalizers.Strip(left=False, right=True),
+                                                 normalizers.Replace(Regex(" {2,}"), META)])
+    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace(META, prepend_scheme="always")
+    tokenizer.decoder = decoders.Metaspace(META, prepend_scheme="always")
+    tokenizer.post_processor = bos("<s>", processor.bos_id())
+    return tokenizer, model
+
+
 def split(pattern):
     return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
-def build():
+def build(whole_maps):
+    """whole_maps: with SentencePiece's own map of characters too."""
+    more = {"unigram_nmt_nfkc": mapped_unigram("nmt_nfkc")} if whole_maps else {}
     return {
         "gpt2": byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False)),
         "opt": byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), post=bos("</s>", 1)),
@@ -180,6 +217,8 @@ def build():
         "gemma": sentencepiece_bpe("gemma"),
         "unigram": sentencepiece_unigram(False),
         "unigram_bytes": sentencepiece_unigram(True),
+        "unigram_mapped": mapped_unigram(RULES),
+        **more,
     }
 
 
@@ -193,7 +232,7 @@ def main():
     texts = ["", " ", "  ", "Hello, world", "<s>", "<|end|><|end|>", META + " x"] + [text(rng) for _ in range(args.count)]
     texts = texts[:args.count]
     entries = []
-    for name, (tokenizer, model) in build().items():
+    for name, (tokenizer, model) in build(args.out != HERE).items():
         cases = []
         for t in texts:
             ids = tokenizer.encode(t).ids

@@ -211,6 +211,31 @@ TEST_F(BadSourceTest, TensorsOfAnotherModel) {
   ExpectError(directory_, StatusCode::kInvalidArgument, "'lm_head.weight' is missing");
 }
 
+TEST_F(BadSourceTest, TiedWeightsThatAreMissing) {
+  // The head's copy stands for the embedding nowhere.
+  TinyLlamaOptions untied = Small();
+  untied.tied = false;
+  Reset(untied);
+  Edit("config.json", [](json& c) { c["tie_word_embeddings"] = true; });
+  std::string data = Text("model.safetensors");
+  const std::string name = "model.embed_tokens.weight";
+  const size_t at = data.find(name);
+  ASSERT_NE(at, std::string::npos);
+  data.replace(at, name.size(), "model.embed_tokens.weighs");
+  Put("model.safetensors", data);
+  ExpectError(directory_, StatusCode::kInvalidArgument, "'model.embed_tokens.weight' is missing");
+}
+
+TEST_F(BadSourceTest, VocabulariesOfAnotherSize) {
+  for (const int64_t vocab : {261, 263}) {
+    Reset(Small());
+    Edit("config.json", [vocab](json& c) { c["vocab_size"] = vocab; });
+    ExpectError(directory_, StatusCode::kInvalidArgument,
+                vocab == 261 ? "expected ids below 261"
+                             : "'model.embed_tokens.weight' has shape [262, 8], expected [263, 8]");
+  }
+}
+
 TEST_F(BadSourceTest, Shards) {
   TinyLlamaOptions options = Small();
   options.shards = 2;

@@ -198,19 +198,31 @@ absl::StatusOr<json> ByteLevelDocument(const GgufMetadata& meta,
   return document;
 }
 
+// An array of bytes, signed or not; empty where there is none.
+absl::StatusOr<std::string> ReadCharacterMap(const GgufMetadata& meta) {
+  const std::string key = "tokenizer.ggml.precompiled_charsmap";
+  const json* value = meta.Find(key);
+  std::string bytes;
+  if (value == nullptr) return bytes;
+  if (!value->is_array()) return meta.Fault(key, "an array of bytes");
+  bytes.reserve(value->size());
+  for (const json& byte : *value) {
+    if (!byte.is_number_integer()) return meta.Fault(key, "an array of bytes");
+    const int64_t number = byte.get<int64_t>();
+    if (number < -128 || number > 255) return meta.Fault(key, "an array of bytes");
+    bytes.push_back(static_cast<char>(number));
+  }
+  return bytes;
+}
+
 absl::StatusOr<json> SentencePieceDocument(const GgufMetadata& meta,
                                            const std::vector<std::string>& tokens, bool bpe) {
   SentencePieceModel model;
   model.bpe = bpe;
   SA_ASSIGN_OR_RETURN(model.add_space_prefix, meta.Bool("tokenizer.ggml.add_space_prefix", true));
-  SA_ASSIGN_OR_RETURN(const bool folds,
+  SA_ASSIGN_OR_RETURN(model.folds_spaces,
                       meta.Bool("tokenizer.ggml.remove_extra_whitespaces", false));
-  const json* map = meta.Find("tokenizer.ggml.precompiled_charsmap");
-  if (folds || (map != nullptr && !map->empty())) {
-    return absl::UnimplementedError(absl::StrCat(
-        meta.file(), ": metadata 'tokenizer.ggml.",
-        folds ? "remove_extra_whitespaces" : "precompiled_charsmap", "' is not supported"));
-  }
+  SA_ASSIGN_OR_RETURN(model.character_map, ReadCharacterMap(meta));
   SA_ASSIGN_OR_RETURN(const std::vector<int64_t> types, TokenTypes(meta, tokens.size()));
   const std::string key = "tokenizer.ggml.scores";
   const json* scores = meta.Find(key);

@@ -4,6 +4,7 @@
 
 #include <cstdlib>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
 #include "services/base/status_macros.h"
@@ -17,8 +18,8 @@ using nlohmann::json;
 absl::Status Unsupported(const json& found) {
   return absl::UnimplementedError(
       absl::StrCat("tokenizer: normalizer ", found.dump().substr(0, 120),
-                   " is not supported, supported: NFC, NFD, NFKC, NFKD, Prepend, Replace of a "
-                   "string, Strip, Sequence, none"));
+                   " is not supported, supported: NFC, NFD, NFKC, NFKD, Precompiled, Prepend, "
+                   "Replace, Strip, Sequence, none"));
 }
 
 // A Unicode normal form of valid UTF-8; the text itself if it cannot be computed.
@@ -39,6 +40,18 @@ absl::StatusOr<std::string> Text(const json& object, const char* name) {
   if (value.is_string()) return value.get<std::string>();
   return absl::InvalidArgumentError(
       absl::StrCat("tokenizer: normalizer: '", name, "' is missing or not a string"));
+}
+
+absl::StatusOr<std::shared_ptr<const CharacterMap>> ReadMap(const json& object) {
+  SA_ASSIGN_OR_RETURN(const std::string text, Text(object, "precompiled_charsmap"));
+  std::string bytes;
+  if (!absl::Base64Unescape(text, &bytes)) {
+    return absl::InvalidArgumentError(
+        "tokenizer: normalizer: 'precompiled_charsmap' is not in base64");
+  }
+  auto map = CharacterMap::Parse(bytes);
+  if (!map.ok()) return Annotate(map.status(), "tokenizer: normalizer");
+  return std::make_shared<const CharacterMap>(*std::move(map));
 }
 
 std::string Stripped(absl::string_view text, bool left, bool right) {
@@ -84,13 +97,11 @@ absl::Status Normalizer::Add(const json& object, int depth) {
   } else if (type == "Prepend") {
     step.kind = Kind::kPrepend;
     SA_ASSIGN_OR_RETURN(step.to, Text(object, "prepend"));
+  } else if (type == "Precompiled") {
+    step.kind = Kind::kMap;
+    SA_ASSIGN_OR_RETURN(step.map, ReadMap(object));
   } else if (type == "Replace") {
-    step.kind = Kind::kReplace;
-    const json pattern = object.value("pattern", json());
-    if (!pattern.is_object() || !pattern.contains("String")) return Unsupported(object);
-    SA_ASSIGN_OR_RETURN(step.from, Text(pattern, "String"));
-    SA_ASSIGN_OR_RETURN(step.to, Text(object, "content"));
-    if (step.from.empty()) return Unsupported(object);
+    SA_ASSIGN_OR_RETURN(step, ReadReplace(object));
   } else if (type == "Strip") {
     step.kind = Kind::kStrip;
     step.left = object.value("strip_left", json()) == true;
@@ -100,6 +111,24 @@ absl::Status Normalizer::Add(const json& object, int depth) {
   }
   steps_.push_back(std::move(step));
   return absl::OkStatus();
+}
+
+absl::StatusOr<Normalizer::Step> Normalizer::ReadReplace(const json& object) {
+  Step step{Kind::kReplace, "", ""};
+  const json pattern = object.value("pattern", json());
+  SA_ASSIGN_OR_RETURN(step.to, Text(object, "content"));
+  if (pattern.is_object() && pattern.contains("Regex")) {
+    step.kind = Kind::kReplaceRegex;
+    SA_ASSIGN_OR_RETURN(const std::string expression, Text(pattern, "Regex"));
+    auto regex = UnicodeRegex::Compile(expression);
+    if (!regex.ok()) return Annotate(regex.status(), "tokenizer: normalizer");
+    step.regex = *std::move(regex);
+    return step;
+  }
+  if (!pattern.is_object() || !pattern.contains("String")) return Unsupported(object);
+  SA_ASSIGN_OR_RETURN(step.from, Text(pattern, "String"));
+  if (step.from.empty()) return Unsupported(object);
+  return step;
 }
 
 std::string Normalizer::Run(absl::string_view text) const {
@@ -118,11 +147,17 @@ std::string Normalizer::Run(absl::string_view text) const {
       case Kind::kNfkd:
         out = NormalForm(out, UTF8PROC_DECOMPOSE | UTF8PROC_COMPAT);
         break;
+      case Kind::kMap:
+        out = step.map->Run(out);
+        break;
       case Kind::kPrepend:
         if (!out.empty()) out.insert(0, step.to);
         break;
       case Kind::kReplace:
         out = absl::StrReplaceAll(out, {{step.from, step.to}});
+        break;
+      case Kind::kReplaceRegex:
+        out = step.regex->Replace(out, step.to);
         break;
       case Kind::kStrip:
         out = Stripped(out, step.left, step.right);

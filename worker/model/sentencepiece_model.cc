@@ -5,6 +5,7 @@
 #include <tuple>
 
 #include "absl/container/flat_hash_map.h"
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/model/utf8.h"
@@ -112,21 +113,18 @@ absl::Status ReadTrainer(Wire wire, const std::string& file, SentencePieceModel*
 }
 
 absl::Status ReadNormalizer(Wire wire, const std::string& file, SentencePieceModel* out) {
-  bool map = false, fold = true, escape = true;
+  bool escape = true;
+  out->folds_spaces = true;
   for (uint64_t field = 0; !wire.done();) {
     if (!wire.Next(&field)) return Broken(file);
-    if (field == 2) map = !wire.text().empty();
+    if (field == 2) out->character_map = std::string(wire.text());
     if (field == 3) out->add_space_prefix = wire.number() != 0;
-    if (field == 4) fold = wire.number() != 0;
+    if (field == 4) out->folds_spaces = wire.number() != 0;
     if (field == 5) escape = wire.number() != 0;
   }
-  const char* what = map       ? "precompiled_charsmap"
-                     : fold    ? "remove_extra_whitespaces"
-                     : !escape ? "escape_whitespaces: false"
-                               : nullptr;
-  if (what == nullptr) return absl::OkStatus();
+  if (escape) return absl::OkStatus();
   return absl::UnimplementedError(
-      absl::StrCat(file, ": normalizer_spec.", what, " is not supported"));
+      absl::StrCat(file, ": normalizer_spec.escape_whitespaces: false is not supported"));
 }
 
 // Where characters begin inside a piece, without its start.
@@ -179,21 +177,58 @@ json Replace(const std::string& from, const std::string& to) {
   return {{"type", "Replace"}, {"pattern", {{"String", from}}}, {"content", to}};
 }
 
+json Sequence(const char* name, json steps) {
+  return {{"type", "Sequence"}, {name, std::move(steps)}};
+}
+
+// What is done to characters before text is cut, and the words that spaces make.
+struct TextForm {
+  json normalizer, pre_tokenizer;
+};
+
+// A prefix and spaces are written by the normalizer; a text is one word.
+TextForm PlainForm(bool prefix) {
+  json spaces = Replace(" ", kSpace);
+  if (!prefix) return {std::move(spaces), nullptr};
+  json prepend = {{"type", "Prepend"}, {"prepend", kSpace}};
+  return {Sequence("normalizers", {std::move(prepend), std::move(spaces)}), nullptr};
+}
+
+TextForm ChangingForm(const SentencePieceModel& model) {
+  json steps = json::array();
+  if (!model.character_map.empty()) {
+    steps.push_back({{"type", "Precompiled"},
+                     {"precompiled_charsmap", absl::Base64Escape(model.character_map)}});
+  }
+  if (model.folds_spaces) {
+    steps.push_back({{"type", "Strip"}, {"strip_left", false}, {"strip_right", true}});
+    steps.push_back({{"type", "Replace"}, {"pattern", {{"Regex", " {2,}"}}}, {"content", kSpace}});
+  }
+  json words = {{"type", "Metaspace"},
+                {"replacement", kSpace},
+                {"prepend_scheme", model.add_space_prefix ? "always" : "never"},
+                {"split", true}};
+  return {Sequence("normalizers", std::move(steps)), std::move(words)};
+}
+
 json EmptyDocument(const SentencePieceModel& model, bool bytes) {
-  json normalizer = Replace(" ", kSpace);
+  TextForm form = model.character_map.empty() && !model.folds_spaces
+                      ? PlainForm(model.add_space_prefix)
+                      : ChangingForm(model);
   json steps = json::array({Replace(kSpace, " ")});
   if (bytes) steps.push_back({{"type", "ByteFallback"}});
   steps.push_back({{"type", "Fuse"}});
   if (model.add_space_prefix) {
-    normalizer = {
-        {"type", "Sequence"},
-        {"normalizers", {{{"type", "Prepend"}, {"prepend", kSpace}}, std::move(normalizer)}}};
     steps.push_back({{"type", "Strip"}, {"content", " "}, {"start", 1}, {"stop", 0}});
   }
-  return {{"version", "1.0"},          {"truncation", nullptr},
-          {"padding", nullptr},        {"added_tokens", json::array()},
-          {"normalizer", normalizer},  {"pre_tokenizer", nullptr},
-          {"post_processor", nullptr}, {"decoder", {{"type", "Sequence"}, {"decoders", steps}}},
+  return {{"version", "1.0"},
+          {"truncation", nullptr},
+          {"padding", nullptr},
+          {"added_tokens", json::array()},
+          {"normalizer", std::move(form.normalizer)},
+          {"pre_tokenizer", std::move(form.pre_tokenizer)},
+          {"post_processor", nullptr},
+          {"decoder", Sequence("decoders", std::move(steps))},
           {"model", json::object()}};
 }
 

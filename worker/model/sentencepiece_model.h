@@ -32,16 +32,19 @@ struct SentencePieceModel {
   std::vector<Piece> pieces;  // by id
   bool bpe = true;            // or Unigram
   bool add_space_prefix = true;
+  std::string character_map;  // precompiled_charsmap; empty: characters stay as they are
+  bool folds_spaces = false;  // remove_extra_whitespaces
 };
 
 // Reads a tokenizer.model. INVALID_ARGUMENT: it is none; UNIMPLEMENTED: kinds of models other than
-// BPE and Unigram, a normalization that changes characters, or spaces that are folded. Errors begin
-// with `file`.
+// BPE and Unigram, or spaces that are not escaped. Errors begin with `file`.
 absl::StatusOr<SentencePieceModel> ParseSentencePieceModel(absl::string_view bytes,
                                                            const std::string& file);
 
 // The tokenizer.json of the model, without a post-processor and without "shiftadd". BPE's merges
 // are every cut of a piece into two pieces, the highest score first, as transformers derives them.
+// A model that changes characters or folds spaces becomes what transformers' SpmConverter makes of
+// it; the others stay in the form of LLaMA's.
 // INVALID_ARGUMENT names a piece that stands twice. Errors begin with `file`.
 absl::StatusOr<nlohmann::json> SentencePieceTokenizerJson(const SentencePieceModel& model,
                                                           const std::string& file);

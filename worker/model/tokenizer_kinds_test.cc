@@ -102,11 +102,15 @@ TEST_P(TokenizerKindsTest, FromGguf) {
     scores.push_back(piece.score);
     types.push_back(static_cast<int64_t>(piece.type));
   }
-  const json metadata = {{"tokenizer.ggml.model", "llama"},
-                         {"tokenizer.ggml.tokens", tokens},
-                         {"tokenizer.ggml.scores", scores},
-                         {"tokenizer.ggml.token_type", types},
-                         {"tokenizer.ggml.add_space_prefix", model->add_space_prefix}};
+  json metadata = {{"tokenizer.ggml.model", model->bpe ? "llama" : "t5"},
+                   {"tokenizer.ggml.tokens", tokens},
+                   {"tokenizer.ggml.scores", scores},
+                   {"tokenizer.ggml.token_type", types},
+                   {"tokenizer.ggml.add_bos_token", true},
+                   {"tokenizer.ggml.remove_extra_whitespaces", model->folds_spaces},
+                   {"tokenizer.ggml.add_space_prefix", model->add_space_prefix}};
+  json& map = metadata["tokenizer.ggml.precompiled_charsmap"] = json::array();
+  for (const char c : model->character_map) map.push_back(static_cast<uint8_t>(c));
   ArchitectureSpec spec;
   spec.bos_token = 1;
   const auto document = TokenizerJsonFromGguf(GgufMetadata(metadata, "m.gguf"), &spec);
@@ -141,7 +145,11 @@ TEST(SentencePieceModelTest, BrokenFilesAreErrors) {
       std::string wrong = bytes;
       wrong[i] = static_cast<char>(wrong[i] ^ 0x55);
       const auto model = ParseSentencePieceModel(wrong, "t.model");
-      if (model.ok()) SentencePieceTokenizerJson(*model, "t.model").status().IgnoreError();
+      if (!model.ok()) continue;
+      const auto document = SentencePieceTokenizerJson(*model, "t.model");
+      if (!document.ok()) continue;
+      const auto tokenizer = Tokenizer::FromJson(document->dump());
+      if (tokenizer.ok()) (*tokenizer)->Encode("\uFF21\u0301 caf\u00e9\r\n  x ", true, true);
     }
   }
   EXPECT_EQ(ParseSentencePieceModel("", "t.model").status().code(),

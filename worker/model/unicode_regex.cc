@@ -97,9 +97,27 @@ absl::StatusOr<UnicodeRegex> UnicodeRegex::Compile(const std::string& pattern) {
 }
 
 void UnicodeRegex::Split(absl::string_view text, std::vector<absl::string_view>* pieces) const {
+  ForEachMatch(text, [pieces](absl::string_view before, absl::string_view match) {
+    for (const absl::string_view piece : {before, match}) {
+      if (!piece.empty()) pieces->push_back(piece);
+    }
+  });
+}
+
+std::string UnicodeRegex::Replace(absl::string_view text, absl::string_view to) const {
+  std::string out;
+  ForEachMatch(text, [&out, to](absl::string_view before, absl::string_view match) {
+    absl::StrAppend(&out, before, match.empty() ? absl::string_view() : to);
+  });
+  return out;
+}
+
+void UnicodeRegex::ForEachMatch(
+    absl::string_view text,
+    const std::function<void(absl::string_view, absl::string_view)>& on_match) const {
   pcre2_match_data* match = pcre2_match_data_create_from_pattern(code_->code, nullptr);
   const auto subject = reinterpret_cast<PCRE2_SPTR>(text.data());
-  size_t done = 0;  // everything before is in `pieces`
+  size_t done = 0;  // everything before was called back
   size_t from = 0;
   while (from < text.size()) {
     int rc = pcre2_match(code_->code, subject, text.size(), from, PCRE2_NO_UTF_CHECK, match,
@@ -114,11 +132,10 @@ void UnicodeRegex::Split(absl::string_view text, std::vector<absl::string_view>*
       from += CharacterLength(text, from);
       continue;
     }
-    if (span[0] > done) pieces->push_back(text.substr(done, span[0] - done));
-    pieces->push_back(text.substr(span[0], span[1] - span[0]));
+    on_match(text.substr(done, span[0] - done), text.substr(span[0], span[1] - span[0]));
     done = from = span[1];
   }
-  if (done < text.size()) pieces->push_back(text.substr(done));
+  if (done < text.size()) on_match(text.substr(done), text.substr(text.size()));
   pcre2_match_data_free(match);
 }
 

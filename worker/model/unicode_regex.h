@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_WORKER_MODEL_UNICODE_REGEX_H_
 #define SHIFTADD_WORKER_MODEL_UNICODE_REGEX_H_
 
+#include <functional>
 #include <memory>
 #include <string>
 #include <vector>
@@ -22,9 +23,16 @@ class UnicodeRegex {
   // Cuts `text` (valid UTF-8) into its matches and what lies between them, in order; nothing is
   // lost.
   void Split(absl::string_view text, std::vector<absl::string_view>* pieces) const;
+  // `text` (valid UTF-8) with `to` for every match that is not empty.
+  std::string Replace(absl::string_view text, absl::string_view to) const;
 
  private:
   struct Code;
+  // Calls with the text between the last match and this one, and the match; with an empty match at
+  // the end of the text.
+  void ForEachMatch(
+      absl::string_view text,
+      const std::function<void(absl::string_view before, absl::string_view match)>& on_match) const;
   explicit UnicodeRegex(std::shared_ptr<const Code> code) : code_(std::move(code)) {}
   std::shared_ptr<const Code> code_;
 };
