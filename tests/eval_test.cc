@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 
 #include "absl/strings/str_cat.h"
+#include "services/blob/testing/registry_process.h"
 #include "tests/cluster.h"
 #include "worker/model/testing/tiny_llama.h"
 
@@ -94,6 +95,57 @@ TEST_F(EvalTest, AgreesWithTheJobAndStaysWithThePackage) {
   EXPECT_EQ(report["evaluations"].size(), 2u);
   const RunResult shown = Shiftadd({"report", job["job_id"].get<std::string>()});
   EXPECT_NE(shown.output.find("Evaluation of the package"), std::string::npos) << shown.output;
+}
+
+// What was measured refers to a package: it goes along to an image layout and to a registry, and
+// from there to packagers that know nothing else.
+TEST_F(EvalTest, GoesAlongWithPushAndPull) {
+  ASSERT_EQ(
+      Shiftadd({"submit", root_ + "/tiny", "--bits", "2", "--name", "tiny:v1", "--method", "rtn",
+                "--calibration-sequences", "4", "--calibration-length", "32", "--watch"})
+          .exit_code,
+      0)
+      << Errors() << cluster_->Logs();
+  const auto measure = [this](const char* windows) {
+    return Parse(Shiftadd({"eval", "tiny:v1", "--text", root_ + "/text.txt", "--windows", windows,
+                           "--length", "48", "--json"}))["package_evaluation"];
+  };
+  const Json first = measure("5");
+  std::vector<std::string> places = {root_ + "/layout"};
+  std::unique_ptr<RegistryProcess> registry;
+  if (RegistryProcess::IsInstalled()) {
+    registry = RegistryProcess::Start();
+    ASSERT_NE(registry, nullptr);
+    places.push_back(registry->url() + "/team/tiny:v1");
+  }
+  for (const std::string& place : places) {
+    ASSERT_EQ(Shiftadd({"push", "tiny:v1", place}).exit_code, 0) << Errors();
+  }
+  // One more, of a package that was pushed already.
+  const Json second = measure("3");
+  ASSERT_NE(second["kl"], first["kl"]);
+  for (size_t i = 0; i < places.size(); ++i) {
+    const std::string name = absl::StrCat(root_, "/other", i);
+    Process packager({Binary("shiftadd-packager"), "--listen", "127.0.0.1:0", "--http",
+                      "127.0.0.1:0", "--data-dir", name, "--port-file", name + ".port"},
+                     name + ".log");
+    const std::string other =
+        absl::StrCat("127.0.0.1:", WaitForPorts(name + ".port", &packager, name + ".log")[0]);
+    const auto pull = [&] {
+      EXPECT_EQ(Shiftadd({"pull", places[i], "tiny:v1", "--packager", other}).exit_code, 0)
+          << Errors();
+      return Parse(Shiftadd({"inspect", "tiny:v1", "--json", "--packager", other}));
+    };
+    Json seen = pull();
+    ASSERT_EQ(seen["evaluations"].size(), 1u) << places[i];
+    EXPECT_EQ(seen["evaluations"][0], first) << places[i];
+    ASSERT_EQ(Shiftadd({"push", "tiny:v1", places[i]}).exit_code, 0) << Errors();
+    seen = pull();
+    ASSERT_EQ(seen["evaluations"].size(), 2u) << places[i];
+    EXPECT_EQ(seen["evaluations"][1], second) << places[i];
+    EXPECT_EQ(seen["digest"], Parse(Shiftadd({"inspect", "tiny:v1", "--json"}))["digest"]);
+    packager.Kill();
+  }
 }
 
 TEST_F(EvalTest, SaysWhatIsWrong) {
