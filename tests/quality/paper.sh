@@ -1,49 +1,54 @@
 #!/usr/bin/env bash
-# The paper's comparison of one model: full precision, rtn, optq, acc, lat and shiftadd at every width, through the service.
+# The paper's comparison: full precision, rtn, optq, acc, lat and shiftadd at every width of every model, through the service.
 #
-#   tests/quality/paper.sh --bin DIR --model PATH --texts DIR [options]
+#   tests/quality/paper.sh --bin DIR --model [NAME=]PATH [--model …] --texts DIR --out FILE [options]
 #
 # A method is one job, which makes its candidates at all widths; each width is published uniformly and measured with
-# `shiftadd eval` on WikiText-2 test (perplexity, KL and agreement with full precision), by deploy/lm-eval.sh on tasks of a
-# folder, and with `shiftadd bench` (tokens/s, joules a token where a meter can be read). Several runs, of several models too, may
-# share --out. Exit code 3: stopped by --minutes, there is more to do.
+# `shiftadd eval` on WikiText-2 test (perplexity, KL and agreement with full precision), by deploy/lm-eval.sh on a multiple choice
+# made of a text, and with `shiftadd bench` (tokens/s, joules a token where a meter can be read). Lines that --out has already are
+# not made again, and figures that --data has are not measured again: however a run ends, the same command goes on. The lines are
+# in order when it ends. Exit code 3: stopped by --minutes, there is more to do.
 #
-#   --name NAME            of the model in the table (default: the file's)
 #   --methods "…"          of rtn optq acc acc-butterfly lat shiftadd (default all)
 #   --bits "…"             widths (default "2 3 4")
 #   --windows N            of WikiText-2 test (default 148)
-#   --tasks DIR            lm-eval's tasks (default: none; tests/clients/lm_eval/make_rows.py makes some from any text)
-#   --limit N              rows of a task (default all)
+#   --task-text FILE       zero-shot rows are made of it: which of four half sentences goes on (chance is .25). Not the paper's
+#                          tasks: deploy/lm-eval.sh runs those where the Hugging Face hub can be reached
+#   --task-rows N          (default 200)
 #   --bench SECONDS        of each timing (default 2; 0: none)
-#   --plot FILE            KL over stored bits, from the lines of --out, as SVG
+#   --plot FILE            KL over stored bits, a panel a model, from the lines of --out, as SVG
+#
+# Full precision is the source (a 4-bit file) as LibTorch runs it. Its zero-shot figure is that of a package with plain weights
+# but for one layer of 8 planes, since lm-eval asks a server, and a server wants a package.
 set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-name='' methods='rtn optq acc acc-butterfly lat shiftadd' bits='2 3 4' windows=148 tasks='' limit='' bench=2 plot=''
+models=() methods='rtn optq acc acc-butterfly lat shiftadd' bits='2 3 4' windows=148 task_text='' task_rows=200 bench=2 plot=''
 while [ $# -gt 0 ]; do
   need_value "$@"
   case $1 in
-    --name) name=$2 ;; --methods) methods=$2 ;; --bits) bits=$2 ;; --windows) windows=$2 ;; --tasks) tasks=$2 ;;
-    --limit) limit=$2 ;; --bench) bench=$2 ;; --plot) plot=$2 ;;
+    --model) models+=("$2") ;; --methods) methods=$2 ;; --bits) bits=$2 ;; --windows) windows=$2 ;; --task-text) task_text=$2 ;;
+    --task-rows) task_rows=$2 ;; --bench) bench=$2 ;; --plot) plot=$2 ;;
     *) common_option "$1" "$2" ;;
   esac
   shift 2
 done
-check_common
-name=${name:-$(basename "$model" .gguf)}
+[ ${#models[@]} -gt 0 ] || models=('')
+for one in "${models[@]}"; do
+  model=${one#*=}
+  check_common
+done
 recipe_of() { case $1 in shiftadd) echo wht128-shift ;; *) echo "$1" ;; esac; }
 for method in $methods; do
   [ -e "$quality_home/recipes/$(recipe_of "$method").json" ] || { echo "no method $method" >&2; exit 2; }
 done
-if [ -n "$plot" ] && [ -z "$out" ]; then
-  echo "--plot: reads the lines of --out: give it too" >&2
-  exit 2
-fi
+[ -n "$out" ] || { echo "--out: it keeps what is done" >&2; exit 2; }
+[ -z "$task_text" ] || [ -e "$task_text" ] || { echo "$task_text is not there" >&2; exit 2; }
 
 server=''
 stop_server() {
-  [ -z "$server" ] || { kill "$server" && wait "$server" || true; }
+  if [ -n "$server" ]; then { kill "$server" && wait "$server"; } || true; fi
   server=''
 }
 # zero_shot PACKAGE FOLDER: lm-eval's results of the package, into the folder.
@@ -51,74 +56,120 @@ zero_shot() {
   local url
   rm -f "$data/ports"
   "$bin/shiftadd-server" --package "$1" --package-dir "$data/store" --listen 127.0.0.1:0 --http 127.0.0.1:0 \
-    --port-file "$data/ports" ${threads:+--threads "$threads"} 2>"$data/server.log" &
+    --port-file "$data/ports" ${threads:+--threads "$threads"} ${device:+--device "$device"} 2>"$data/server.log" &
   server=$!
-  for _ in $(seq 600); do [ -s "$data/ports" ] && break; sleep 0.1; done
-  url=http://127.0.0.1:$(sed -n 2p "$data/ports") || { tail "$data/server.log" >&2; return 1; }
-  "$quality_home/../../deploy/lm-eval.sh" "$url" --local "$tasks" --out "$2" -- ${limit:+--limit "$limit"} >"$2.log" 2>&1 ||
+  for _ in $(seq 1200); do [ -s "$data/ports" ] && break; kill -0 "$server" 2>/dev/null || break; sleep 0.1; done
+  [ -s "$data/ports" ] || { tail "$data/server.log" >&2; stop_server; return 1; }
+  url=http://127.0.0.1:$(sed -n 2p "$data/ports")
+  "$quality_home/../../deploy/lm-eval.sh" "$url" --local "$data/tasks" --out "$2" >"$2.log" 2>&1 ||
     { tail "$2.log" >&2; stop_server; return 1; }
   stop_server
 }
 
-# figures PACKAGE FOLDER: everything that is measured of it, each kept in the folder.
+# once FILE COMMAND…: its output as the file, unless that is there.
+once() {
+  local file=$1
+  shift
+  [ ! -s "$file" ] || return 0
+  "$@" >"$file.tmp" && mv "$file.tmp" "$file"
+}
+zero_shot_once() {
+  [ -n "$task_text" ] && [ ! -e "$2/zero-shot.done" ] || return 0
+  mkdir -p "$2"
+  rm -rf "$2/zero-shot"
+  zero_shot "$1" "$2/zero-shot" && touch "$2/zero-shot.done"
+}
+
+# figures PACKAGE FOLDER: everything that is measured of it, each kept in the folder. The source's speed is measured once.
 figures() {
   mkdir -p "$2"
-  if [ ! -s "$2/eval.json" ]; then
-    "$bin/shiftadd" eval "$1" --text "$texts/wikitext2-test.txt" --windows "$windows" --length "$length" --json \
-      >"$2/eval.tmp" || return 1
-    mv "$2/eval.tmp" "$2/eval.json"
-  fi
-  if [ "$bench" != 0 ] && [ ! -s "$2/bench.json" ]; then
+  once "$2/eval.json" "$bin/shiftadd" eval "$1" --text "$texts/wikitext2-test.txt" --windows "$windows" --length "$length" --json ||
+    return 1
+  if [ "$bench" != 0 ]; then
     local -a more=()
-    [ ! -e "$data/source-bench.json" ] || more=(--no-source)
-    "$bin/shiftadd" bench "$1" --context 128 --seconds "$bench" --json ${threads:+--threads "$threads"} "${more[@]}" \
-      >"$2/bench.tmp" || return 1
-    [ -e "$data/source-bench.json" ] || cp "$2/bench.tmp" "$data/source-bench.json"
-    mv "$2/bench.tmp" "$2/bench.json"
+    [ ! -e "$home/source-bench.json" ] || more=(--no-source)
+    once "$2/bench.json" "$bin/shiftadd" bench "$1" --context 128 --seconds "$bench" --json ${threads:+--threads "$threads"} \
+      ${device:+--device "$device"} "${more[@]}" || return 1
+    [ -e "$home/source-bench.json" ] || cp "$2/bench.json" "$home/source-bench.json"
   fi
-  if [ -n "$tasks" ] && [ ! -e "$2/zero-shot.done" ]; then
-    rm -rf "$2/zero-shot"
-    zero_shot "$1" "$2/zero-shot" || return 1
-    touch "$2/zero-shot.done"
+  zero_shot_once "$1" "$2"
+}
+
+submit_recipe() { # KEY RECIPE BITS BUDGET
+  # shellcheck disable=SC2086  # a list of widths
+  quality recipe "$quality_home/recipes/$2.json" $3 >"$data/recipe.json"
+  local -a arguments=(--uniform --eval-sequences 1 --eval-length 64)  # its own measurement is not used
+  add_calibration "$calibration_windows"
+  submit "$1" "$data/recipe.json" "$4" "${arguments[@]}"
+}
+
+# full_precision FOLDER: its line, with figures that measuring a package left in the folder.
+full_precision() {
+  has "| $name | full precision |" && return 0
+  local key="paper $name unquantized $length"
+  if [ -n "$task_text" ]; then
+    calibration_windows=1 submit_recipe "$key" unquantized 8 8 >/dev/null || return 1
+    await "$key" >/dev/null || return 1
+    zero_shot_once "quality:$(tag "$key")" "$home/unquantized" || return 1
   fi
+  emit "$(quality paper-full "$name" "$1" "$home")"
 }
 
 run_method() {
-  local b parent_key parent key report failed=0
-  local -a arguments=(--uniform --eval-sequences 1 --eval-length 64)  # its own measurement is not used
-  add_calibration "$calibration_windows"
-  # shellcheck disable=SC2086  # a list of widths
-  quality recipe "$quality_home/recipes/$(recipe_of "$1").json" $bits >"$data/recipe.json"
-  parent_key="paper $1 [$bits] $length $calibration_windows"
-  parent=$(submit "$parent_key" "$data/recipe.json" "${bits%% *}" "${arguments[@]}") || return 1
+  local b key report folder failed=0 parent_key="paper $name $1 [$bits] $length $calibration_windows" parent
+  local -a arguments
+  for b in $bits; do
+    has "| $name | $1 | $b |" || break
+  done
+  has "| $name | $1 | $b |" && return 0
+  parent=$(submit_recipe "$parent_key" "$(recipe_of "$1")" "$bits" "${bits%% *}") || return 1
   await "$parent_key" >/dev/null || return 1
   for b in $bits; do
     has "| $name | $1 | $b |" && continue
-    key="$parent_key at $b"
+    ! out_of_time || return 3
+    key="$parent_key at $b" folder=$home/$1-$b
     arguments=(--bits "$b" --uniform --eval-sequences 1 --eval-length 64)
     publish "$key" "$parent" "${arguments[@]}" >/dev/null || { failed=1; continue; }
     report=$(await "$key") || { failed=1; continue; }
-    figures "quality:$(tag "$key")" "$data/paper/$1-$b" || { failed=1; continue; }
-    has "| $name | full precision |" || emit "$(quality paper-full "$name" "$data/paper/$1-$b" "$data/source-bench.json")"
-    emit "$(quality paper-row "$name" "$1" "$b" "$report" "$data/paper/$1-$b")"
+    figures "quality:$(tag "$key")" "$folder" || { failed=1; continue; }
+    emit "$(quality paper-row "$name" "$1" "$b" "$report" "$folder")"
   done
+  [ ! -s "$home/$1-$b/eval.json" ] || full_precision "$home/$1-$b" || failed=1
   return $failed
 }
 
+finish() {
+  stop_server
+  stop_cluster
+  [ ! -s "$out" ] || quality paper-sort "$out"
+  [ -z "$plot" ] || [ ! -s "$out" ] || quality paper-plot "$plot" <"$out" || true
+}
 start_cluster
-trap 'stop_server; stop_cluster' EXIT
-if [ -z "$out" ] || [ ! -s "$out" ]; then
+trap finish EXIT
+trap 'exit 130' INT TERM
+if [ ! -s "$out" ]; then
   emit "$("$bin/shiftadd" --version | sed -n 1p). All sources are 4-bit files: rows of 4 planes flatter whatever resembles their grid; 2 and 3 count."
   emit ""
   emit "$(quality paper-heading)"
 fi
+if [ -n "$task_text" ]; then
+  python3 "$quality_home/../clients/lm_eval/make_rows.py" "$task_text" "$data/tasks" "$task_rows"
+  rm -f "$data"/tasks/text.*  # perplexity is measured above
+fi
 code=0
-for method in $methods; do
-  if out_of_time; then
-    echo "stopped after $minutes minutes; run it again to go on" >&2
-    exit 3
-  fi
-  run_method "$method" || { echo "$method is not complete" >&2; code=1; }
+for one in "${models[@]}"; do
+  model=${one#*=}
+  case $one in *=*) name=${one%%=*} ;; *) name=$(basename "$model" .gguf) ;; esac
+  home=$data/paper/$name
+  mkdir -p "$home"
+  for method in $methods; do
+    status=0
+    if out_of_time; then status=3; else run_method "$method" || status=$?; fi
+    if [ $status = 3 ]; then
+      echo "stopped after $minutes minutes; run it again to go on" >&2
+      exit 3
+    fi
+    [ $status = 0 ] || { echo "$name $method is not complete" >&2; code=1; }
+  done
 done
-if [ -n "$plot" ]; then quality paper-plot "$plot" <"$out"; fi
 exit $code

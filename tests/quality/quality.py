@@ -10,9 +10,10 @@
   quality.py judge                 whether the curves of that table on stdin fall, and lie below uniform widths
   quality.py plot FILE             the lines of curve.sh's table on stdin as an SVG file
   quality.py paper-heading         the heading of paper.sh's table
-  quality.py paper-full MODEL FOLDER BENCH_FILE         its line of full precision
+  quality.py paper-full MODEL FOLDER MODEL_FOLDER       its line of full precision
   quality.py paper-row MODEL METHOD BITS REPORT FOLDER  a line, from a report and what figures() left in the folder
-  quality.py paper-plot FILE       KL over stored bits of that table on stdin as an SVG file, a curve a model and method
+  quality.py paper-sort FILE       puts its lines in order
+  quality.py paper-plot FILE       KL over stored bits of that table on stdin as an SVG file, a panel a model
 """
 import itertools
 import json
@@ -171,15 +172,17 @@ def speed(figures):
     if not figures:
         return ["–", "–"]
     joules = figures.get("joules_per_token")
-    return [f"{1000 / figures['milliseconds_per_token']:.1f}", "–" if joules is None else f"{joules:.3f}"]
+    return [f"{1000 / figures['milliseconds_per_token']:.1f}", "not readable" if joules is None else f"{joules:.3f}"]
 
 
-def paper_full(model, folder, bench_file):
+def paper_full(model, folder, model_folder):
     figures = read_json(pathlib.Path(folder) / "eval.json")["package_evaluation"]
-    bench = read_json(bench_file)
+    model_folder = pathlib.Path(model_folder)
+    bench = read_json(model_folder / "source-bench.json")
     layers = bench["package"].get("fp16_layer_bytes") if bench else None
     total = bench["package"].get("fp16_bytes") if bench else None
-    return line([model, "full precision", "–", "16", estimate(figures["perplexity_full"]), "0", "0", "1", "–",
+    return line([model, "full precision", "–", "16", estimate(figures["perplexity_full"]), "0", "0", "1",
+                 zero_shot(model_folder / "unquantized" / "zero-shot"),
                  mebibytes(layers), mebibytes(total)] + speed(bench and bench.get("source")))
 
 
@@ -192,20 +195,34 @@ def paper_row(model, method, bits, report, folder):
                  mebibytes(bench and bench["package_bytes"])] + speed(bench and bench["package"]))
 
 
-def paper_curves(lines):
-    """{"model, method": [(stored bits, KL, its error)]} of paper.sh's lines; the model is left out if it is the only one."""
-    curves = {}
+PAPER_METHODS = ["full precision", "rtn", "optq", "lat", "acc", "acc-butterfly", "shiftadd"]
+
+
+def cells_of(text):
+    return [cell.strip() for cell in text.strip().strip("|").split("|")]
+
+
+def paper_sorted(lines):
+    """The lines of one table: what is above its rows, then the rows by model (as they came), method and planes."""
+    rows = [text for text in lines if len(cells_of(text)) == len(PAPER_COLUMNS) and cells_of(text)[1] in PAPER_METHODS]
+    models = list(dict.fromkeys(cells_of(text)[0] for text in rows))
+    rows.sort(key=lambda text: (models.index(cells_of(text)[0]), PAPER_METHODS.index(cells_of(text)[1]), cells_of(text)[2]))
+    return [text for text in lines if text not in rows] + rows
+
+
+def paper_panels(lines):
+    """{model: {method: [(stored bits, KL, its error)]}} of paper.sh's lines."""
+    panels = {}
     for text in lines:
-        cells = [cell.strip() for cell in text.strip().strip("|").split("|")]
+        cells = cells_of(text)
         try:
             bits, (kl, _, error) = float(cells[3]), cells[5].partition(" ± ")
             point = (bits, float(kl), float(error or 0))
         except (IndexError, ValueError):
             continue
         if point[1] > 0:
-            curves.setdefault((cells[0], cells[1]), []).append(point)
-    alone = len({model for model, _ in curves}) == 1
-    return {method if alone else f"{model}, {method}": sorted(points) for (model, method), points in curves.items()}
+            panels.setdefault(cells[0], {}).setdefault(cells[1], []).append(point)
+    return {model: {method: sorted(points) for method, points in curves.items()} for model, curves in panels.items()}
 
 
 # --- Plots ---
@@ -254,19 +271,48 @@ def judge(curves):
     return "\n".join(lines)
 
 
-def svg(curves, width=760, height=480):
-    """KL, on a logarithmic scale, over stored bits; bars of one standard error either side."""
-    left, right, top, bottom = 70, 20, 20, 50
-    points = [p for series in curves.values() for p in series if p[1] > 0]
+def span(values, margin):
+    return min(values) - margin, max(values) + margin
+
+
+def svg(curves):
+    return svg_panels({"": curves})
+
+
+def svg_panels(panels, width=760, height=480):
+    """A panel for each {name: curves}: KL, on a logarithmic scale, over stored bits; bars of one standard error either side.
+    One scale and one legend for all; a name has the same colour in all."""
+    points = [p for curves in panels.values() for series in curves.values() for p in series if p[1] > 0]
     if not points:
         raise SystemExit("no points to plot")
-    x0, x1 = min(p[0] for p in points) - 0.1, max(p[0] for p in points) + 0.1
-    y0, y1 = math.log10(min(p[1] for p in points)) - 0.1, math.log10(max(p[1] for p in points)) + 0.1
+    scale = span([p[0] for p in points], 0.1) + span([math.log10(p[1]) for p in points], 0.1)
+    if len(panels) > 1:
+        width, height = 420, 420
+    names = list(dict.fromkeys(name for curves in panels.values() for name in curves))
+    colours = {name: COLOURS[i % len(COLOURS)] for i, name in enumerate(names)}
+    total = width * len(panels)
+    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {total} {height}" font-family="sans-serif" font-size="13">',
+           f'<rect width="{total}" height="{height}" fill="white"/>']
+    for i, (title, curves) in enumerate(panels.items()):
+        out.append(f'<g transform="translate({i * width} 0)">')
+        out += panel(title, curves, colours, scale, width, height)
+        out.append("</g>")
+    for i, name in enumerate(names):
+        y = 36 + 18 * i
+        out.append(f'<line x1="{total - 150}" y1="{y - 4}" x2="{total - 125}" y2="{y - 4}" stroke="{colours[name]}" stroke-width="2"/>'
+                   f'<text x="{total - 118}" y="{y}">{name}</text>')
+    return "\n".join(out + ["</svg>", ""])
+
+
+def panel(title, curves, colours, scale, width, height):
+    left, right, top, bottom = 70, 20, 20, 50
+    x0, x1, y0, y1 = scale
     x_of = lambda bits: left + (bits - x0) / (x1 - x0) * (width - left - right)
     y_of = lambda kl: height - bottom - (math.log10(kl) - y0) / (y1 - y0) * (height - top - bottom)
-    out = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" font-size="13">',
-           f'<rect width="{width}" height="{height}" fill="white"/>']
+    out = [f'<text x="{(left + width - right) / 2}" y="14" text-anchor="middle" font-weight="bold">{title}</text>'] if title else []
     for tick in range(math.ceil(x0 * 4), math.floor(x1 * 4) + 1):
+        if width < 600 and tick % 2:
+            continue
         x = x_of(tick / 4)
         out.append(f'<line x1="{x:.1f}" y1="{top}" x2="{x:.1f}" y2="{height - bottom}" stroke="#e5e5e5"/>'
                    f'<text x="{x:.1f}" y="{height - bottom + 18}" text-anchor="middle">{tick / 4:g}</text>')
@@ -276,8 +322,8 @@ def svg(curves, width=760, height=480):
                 y = y_of(kl)
                 out.append(f'<line x1="{left}" y1="{y:.1f}" x2="{width - right}" y2="{y:.1f}" stroke="#e5e5e5"/>'
                            f'<text x="{left - 8}" y="{y + 4:.1f}" text-anchor="end">{kl:g}</text>')
-    for i, (name, series) in enumerate(curves.items()):
-        colour = COLOURS[i % len(COLOURS)]
+    for name, series in curves.items():
+        colour = colours[name]
         series = [p for p in series if p[1] > 0]
         path = " ".join(f"{x_of(bits):.1f},{y_of(kl):.1f}" for bits, kl, _ in series)
         out.append(f'<polyline points="{path}" fill="none" stroke="{colour}" stroke-width="2"/>')
@@ -287,12 +333,9 @@ def svg(curves, width=760, height=480):
                 low, high = max(kl - error, 10**y0), min(kl + error, 10**y1)
                 out.append(f'<line x1="{x:.1f}" y1="{y_of(low):.1f}" x2="{x:.1f}" y2="{y_of(high):.1f}" stroke="{colour}"/>')
             out.append(f'<circle cx="{x:.1f}" cy="{y_of(kl):.1f}" r="3" fill="{colour}"/>')
-        y = top + 16 + 18 * i
-        out.append(f'<line x1="{width - 190}" y1="{y - 4}" x2="{width - 165}" y2="{y - 4}" stroke="{colour}" stroke-width="2"/>'
-                   f'<text x="{width - 158}" y="{y}">{name}</text>')
     out.append(f'<text x="{(left + width - right) / 2}" y="{height - 10}" text-anchor="middle">stored bits a weight</text>')
     out.append(f'<text transform="translate(18 {(top + height - bottom) / 2}) rotate(-90)" text-anchor="middle">KL to full precision (nats a token)</text>')
-    return "\n".join(out + ["</svg>", ""])
+    return out
 
 
 def main(arguments):
@@ -327,9 +370,12 @@ def main(arguments):
         print(paper_full(*arguments))
     elif command == "paper-row":
         print(paper_row(*arguments[:3], read_json(arguments[3]), arguments[4]))
+    elif command == "paper-sort":
+        path = pathlib.Path(arguments[0])
+        path.write_text("\n".join(paper_sorted(path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")
     elif command == "paper-plot":
         with open(arguments[0], "w", encoding="utf-8") as file:
-            file.write(svg(paper_curves(sys.stdin)))
+            file.write(svg_panels(paper_panels(sys.stdin)))
     else:
         raise SystemExit(__doc__)
 

@@ -101,12 +101,12 @@ class Plots(unittest.TestCase):
         self.assertEqual(curves["mixed"], [(2.2, 2.0, 0.1), (3.2, 0.5, 0.01)])
         root = xml.etree.ElementTree.fromstring(quality.svg(curves))
         name = "{http://www.w3.org/2000/svg}"
-        lines = root.findall(name + "polyline")
+        lines = root.findall(f".//{name}polyline")
         self.assertEqual(len(lines), 2)
         (x0, y0), (x1, y1) = (tuple(map(float, p.split(","))) for p in lines[0].get("points").split())
         self.assertLess(x0, x1)
         self.assertLess(y0, y1)  # a smaller KL is further down
-        self.assertEqual(len(root.findall(name + "circle")), 3)
+        self.assertEqual(len(root.findall(f".//{name}circle")), 3)
 
 
 class Paper(unittest.TestCase):
@@ -139,16 +139,30 @@ class Paper(unittest.TestCase):
 
     def test_full_precision(self):
         folder = self.folder()
-        self.assertEqual(quality.paper_full("m", folder, folder / "bench.json"),
-                         "| m | full precision | – | 16 | 20.12 ± 0.31 | 0 | 0 | 1 | – | 2.0 MiB | 4.0 MiB | 62.5 | – |")
+        shutil.copy(folder / "bench.json", folder / "source-bench.json")
+        shutil.copytree(folder / "zero-shot", folder / "unquantized" / "zero-shot")
+        self.assertEqual(quality.paper_full("m", folder, folder),
+                         "| m | full precision | – | 16 | 20.12 ± 0.31 | 0 | 0 | 1 | next 0.500 ± 0.050 | 2.0 MiB | 4.0 MiB | 62.5 | "
+                         "not readable |")
 
-    def test_curves_of_the_table(self):
+    def test_panels_and_order_of_the_table(self):
         report = {"job": {"quality": {"stored_bits": 3.1678}}}
-        lines = [quality.paper_heading(), quality.paper_full("m", self.folder(), "none"),
-                 quality.paper_row("m", "shiftadd", "3", report, self.folder())]
-        self.assertEqual(quality.paper_curves(lines), {"shiftadd": [(3.168, 0.220, 0.012)]})
-        lines.append(lines[-1].replace("| m |", "| n |"))
-        self.assertEqual(sorted(quality.paper_curves(lines)), ["m, shiftadd", "n, shiftadd"])
+        head = ["a line above", "", *quality.paper_heading().splitlines()]
+        shiftadd = quality.paper_row("m", "shiftadd", "3", report, self.folder())
+        full = quality.paper_full("m", self.folder(), "none")
+        panels = quality.paper_panels([*head, full, shiftadd])
+        self.assertEqual(panels, {"m": {"shiftadd": [(3.168, 0.220, 0.012)]}})
+        rtn = quality.paper_row("m", "rtn", "3", report, self.folder())
+        other = shiftadd.replace("| m |", "| n |")
+        rtn2 = rtn.replace("| rtn | 3 |", "| rtn | 2 |")
+        panels = quality.paper_panels([shiftadd, other, rtn])
+        self.assertEqual({model: sorted(curves) for model, curves in panels.items()}, {"m": ["rtn", "shiftadd"], "n": ["shiftadd"]})
+        self.assertEqual(quality.paper_sorted([*head, shiftadd, other, rtn, full, rtn2]), [*head, full, rtn2, rtn, shiftadd, other])
+        root = xml.etree.ElementTree.fromstring(quality.svg_panels(panels))
+        name = "{http://www.w3.org/2000/svg}"
+        self.assertEqual(len(root.findall(f"{name}g")), 2)
+        colours = {line.get("stroke") for line in root.findall(f".//{name}polyline")}
+        self.assertEqual(len(colours), 2)  # shiftadd's is the same in both
 
     def test_estimates(self):
         self.assertEqual(quality.estimate({"value": 3.9e6, "standard_error": 123456}), "3.90e+06 ± 1.2e+05")
