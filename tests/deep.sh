@@ -147,7 +147,7 @@ counts() {
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
     scale) grep -E '^(sqlite|postgres) ' "$log" | tail -2 ;;
     load) grep -E ' streams whole' "$log" | tail -1 ;;
-    tokenizers) grep -E 'strings differ$' "$log" | tail -20 ;;
+    tokenizers) grep -E 'strings differ$' "$log" | tail -30 ;;
   esac
 }
 

@@ -5,6 +5,7 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <map>
 
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
@@ -90,6 +91,43 @@ TEST_P(TokenizerKindsTest, FromTokenizerModel) {
   const auto tokenizer = Tokenizer::FromJson(document->dump());
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   Compare(**tokenizer, "tokenizer.model");
+}
+
+// What GGUF files say of byte-level BPE: tokens, merges, and how text is cut by a name.
+TEST_P(TokenizerKindsTest, FromGgufByName) {
+  const std::map<std::string, const char*> names = {
+      {"gpt2", "gpt-2"}, {"llama3", "llama-bpe"}, {"qwen2", "qwen2"}, {"bloom", "bloom"}};
+  const auto name = names.find(GetParam());
+  if (name == names.end()) GTEST_SKIP() << "no such name";
+  const json& document = golden_->at("tokenizer");
+  std::map<int64_t, std::string> texts;
+  for (const auto& [text, id] : document.at("model").at("vocab").items()) texts[id] = text;
+  std::map<int64_t, int64_t> kinds;
+  for (const json& token : document.at("added_tokens")) {
+    texts[token.at("id")] = token.at("content");
+    kinds[token.at("id")] = token.at("special") == true ? 3 : 4;
+  }
+  json tokens = json::array(), types = json::array(), merges = json::array();
+  for (const auto& [id, text] : texts) {
+    ASSERT_EQ(id, static_cast<int64_t>(tokens.size()));
+    tokens.push_back(text);
+    types.push_back(kinds.count(id) > 0 ? kinds[id] : 1);
+  }
+  for (const json& pair : document.at("model").at("merges")) {
+    merges.push_back(absl::StrCat(pair[0].get<std::string>(), " ", pair[1].get<std::string>()));
+  }
+  const json metadata = {{"tokenizer.ggml.model", "gpt2"},
+                         {"tokenizer.ggml.pre", name->second},
+                         {"tokenizer.ggml.tokens", tokens},
+                         {"tokenizer.ggml.token_type", types},
+                         {"tokenizer.ggml.merges", merges}};
+  ArchitectureSpec spec;
+  spec.bos_token = 0;
+  const auto json_text = TokenizerJsonFromGguf(GgufMetadata(metadata, "m.gguf"), &spec);
+  ASSERT_TRUE(json_text.ok()) << json_text.status();
+  const auto tokenizer = Tokenizer::FromJson(*json_text);
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  Compare(**tokenizer, "gguf");
 }
 
 TEST_P(TokenizerKindsTest, FromGguf) {
