@@ -75,4 +75,7 @@ options+=(--model_args "base_url=$url/v1/completions,model=$model,num_concurrent
 [ -z "$out" ] || options+=(--output_path "$out")
 say "lm-eval: $tasks on $model"
 # lm-eval wants a key in any case.
-OPENAI_API_KEY=${key:-none} TOKENIZERS_PARALLELISM=false exec "$python" "$SHIFTADD_SOURCE/deploy/lm_eval_shiftadd.py" run "${options[@]}" --tasks "$tasks" "$@"
+export OPENAI_API_KEY=${key:-none} TOKENIZERS_PARALLELISM=false
+hint='read what it says above'
+[ -n "$local" ] || hint='the rows come from the Hugging Face hub, or from its cache; where neither has them: --local FOLDER'
+"$python" "$SHIFTADD_SOURCE/deploy/lm_eval_shiftadd.py" run "${options[@]}" --tasks "$tasks" "$@" || die "lm-eval failed" "$hint"
