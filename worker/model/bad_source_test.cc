@@ -12,6 +12,7 @@
 #include "gmock/gmock.h"
 #include "gtest/gtest.h"
 #include "nlohmann/json.hpp"
+#include "worker/model/gguf_metadata.h"
 #include "worker/model/model_source.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/model/testing/tiny_tokenizer.h"
@@ -154,6 +155,35 @@ TEST_F(BadSourceTest, Configurations) {
     Put("config.json", text);
     ExpectError(directory_, StatusCode::kInvalidArgument, "config.json");
   }
+}
+
+TEST_F(BadSourceTest, GgufKeysThatNobodyKnows) {
+  std::string data = *ReadTextFile(gguf_, size_t{1} << 30);
+  const std::string known = "llama.rope.freq_base", unknown = "llama.logits_scaling";
+  ASSERT_EQ(known.size(), unknown.size());
+  const size_t at = data.find(known);
+  ASSERT_NE(at, std::string::npos);
+  Write(gguf_, data.replace(at, known.size(), unknown));
+  ExpectError(gguf_, StatusCode::kUnimplemented, "metadata 'llama.logits_scaling' is 1");
+
+  const json off = {{"general.name", "x"},
+                    {"llama.a", 0},
+                    {"llama.b", false},
+                    {"llama.c", "none"},
+                    {"llama.d", 0.0},
+                    {"llama.attention.causal", true},
+                    {"llama.tensor_data_layout", "Meta AI original pth"},
+                    {"llama.read", 7}};
+  const GgufMetadata meta(off, "m.gguf");
+  EXPECT_FALSE(meta.RefuseUnread("llama.").ok());
+  EXPECT_EQ(*meta.Int("llama.read", 0), 7);
+  EXPECT_TRUE(meta.RefuseUnread("llama.").ok()) << meta.RefuseUnread("llama.");
+  const auto fault = [](const json& metadata) {
+    return std::string(GgufMetadata(metadata, "m.gguf").RefuseUnread("llama.").message());
+  };
+  EXPECT_THAT(fault({{"llama.attention.causal", false}}),
+              AllOf(HasSubstr("m.gguf"), HasSubstr("'llama.attention.causal' is false")));
+  EXPECT_THAT(fault({{"llama.attention.scale", 0.5}}), HasSubstr("'llama.attention.scale' is 0.5"));
 }
 
 TEST_F(BadSourceTest, ConfigurationsThatAreGood) {

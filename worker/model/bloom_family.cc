@@ -85,8 +85,13 @@ absl::StatusOr<ArchitectureSpec> FromGguf(const TensorSource& source, const std:
   SA_ASSIGN_OR_RETURN(s.intermediate, meta.Int("bloom.feed_forward_length", 4 * s.hidden));
   SA_ASSIGN_OR_RETURN(s.context, meta.Int("bloom.context_length", 2048));
   SA_ASSIGN_OR_RETURN(s.norm_eps, meta.Real("bloom.attention.layer_norm_epsilon", 1e-5));
+  SA_ASSIGN_OR_RETURN(const int64_t kv_heads, meta.Int("bloom.attention.head_count_kv", s.heads));
+  if (kv_heads != s.heads) {
+    return meta.Fault("bloom.attention.head_count_kv", absl::StrCat("head_count, ", s.heads));
+  }
   s.tied_embeddings = !HasTensor(source, "output.weight");
   SA_RETURN_IF_ERROR(ReadGgufTokens(meta, &s));
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("bloom."));
   return s;
 }
 

@@ -147,6 +147,7 @@ absl::StatusOr<ArchitectureSpec> Gemma1FromGguf(const TensorSource& source,
   SA_ASSIGN_OR_RETURN(ArchitectureSpec s,
                       DecoderFromGguf(source, meta, "gemma", {.family = "gemma", .head_dim = 256}));
   SetGemma(&s);
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("gemma."));
   return s;
 }
 
@@ -188,7 +189,9 @@ absl::StatusOr<ArchitectureSpec> AroundFromGguf(const TensorSource& source,
 absl::StatusOr<ArchitectureSpec> Gemma2FromGguf(const TensorSource& source,
                                                 const std::string& file) {
   const GgufMetadata meta(source.metadata(), file);
-  return AroundFromGguf(source, meta, "gemma2", 2, 46, 10000.0);
+  SA_ASSIGN_OR_RETURN(ArchitectureSpec s, AroundFromGguf(source, meta, "gemma2", 2, 46, 10000.0));
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("gemma2."));
+  return s;
 }
 
 absl::StatusOr<ArchitectureSpec> Gemma3FromGguf(const TensorSource& source,
@@ -196,6 +199,7 @@ absl::StatusOr<ArchitectureSpec> Gemma3FromGguf(const TensorSource& source,
   const GgufMetadata meta(source.metadata(), file);
   SA_ASSIGN_OR_RETURN(ArchitectureSpec s, AroundFromGguf(source, meta, "gemma3", 6, 62, 1e6));
   SA_ASSIGN_OR_RETURN(s.rope_local_theta, meta.Real("gemma3.rope.freq_base_swa", 10000.0));
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("gemma3."));
   return s;
 }
 

@@ -4,6 +4,7 @@
 #include <cmath>
 #include <cstdlib>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "worker/tensor/json_text.h"
 
@@ -17,11 +18,40 @@ double ShortestDecimal(float value) {
   return error == std::errc() ? std::strtod(text, nullptr) : static_cast<double>(value);
 }
 
+// Of an architecture: names, what other architectures' norms would read, what is said twice.
+const std::set<std::string>& SayNothing() {
+  static const auto* const names = new std::set<std::string>{
+      "attention.layer_norm_epsilon", "mm.tokens_per_image", "rope.scaling.finetuned",
+      "rope.scaling.original_context_length", "tensor_data_layout"};
+  return *names;
+}
+
+bool IsOff(const nlohmann::json& value) {
+  if (value.is_number()) return value == 0;
+  return value.is_null() || value == false || value == "" || value == "none";
+}
+
 }  // namespace
 
 const nlohmann::json* GgufMetadata::Find(const std::string& key) const {
+  read_.insert(key);
   const auto it = metadata_.find(key);
   return it == metadata_.end() ? nullptr : &*it;
+}
+
+absl::Status GgufMetadata::RefuseUnread(const std::string& prefix) const {
+  for (const auto& [key, value] : metadata_.items()) {
+    if (!absl::StartsWith(key, prefix) || read_.count(key) > 0) continue;
+    const std::string name = key.substr(prefix.size());
+    const bool harmless =
+        name == "attention.causal" ? value == true : IsOff(value) || SayNothing().count(name) > 0;
+    if (harmless) continue;
+    return absl::UnimplementedError(absl::StrCat(
+        file_, ": metadata '", key, "' is ",
+        value.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace).substr(0, 80),
+        ": not known, and it may change the arithmetic"));
+  }
+  return absl::OkStatus();
 }
 
 absl::Status GgufMetadata::Fault(const std::string& key, absl::string_view expected) const {

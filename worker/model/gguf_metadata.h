@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_MODEL_GGUF_METADATA_H_
 
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -11,8 +12,8 @@
 
 namespace shiftadd {
 
-// Refers to `metadata`, which must live longer. Errors are INVALID_ARGUMENT and name file, key,
-// found and expected.
+// Refers to `metadata`, which must live longer. Not thread-safe. Errors are INVALID_ARGUMENT and
+// name file, key, found and expected.
 class GgufMetadata {
  public:
   GgufMetadata(const nlohmann::json& metadata, std::string file)
@@ -31,11 +32,16 @@ class GgufMetadata {
   absl::StatusOr<std::vector<std::string>> Strings(const std::string& key) const;
 
   absl::Status Fault(const std::string& key, absl::string_view expected) const;
+  // UNIMPLEMENTED names the first key below `prefix` that nobody looked for, since it may change
+  // the arithmetic; those that are off (0, false, "", "none") and those that say nothing of it may
+  // stand.
+  absl::Status RefuseUnread(const std::string& prefix) const;
   const std::string& file() const { return file_; }
 
  private:
   const nlohmann::json& metadata_;
   std::string file_;
+  mutable std::set<std::string> read_;
 };
 
 }  // namespace shiftadd

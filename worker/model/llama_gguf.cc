@@ -108,6 +108,7 @@ absl::StatusOr<ArchitectureSpec> LlamaSpecFromGguf(const TensorSource& source,
                                                  window, ": not supported in this architecture"));
   }
   SA_RETURN_IF_ERROR(ReadRopeFactors(source, meta, &s));
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("llama."));
   return s;
 }
 

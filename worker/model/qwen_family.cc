@@ -74,13 +74,19 @@ json Qwen3ToConfig(const ArchitectureSpec& s) {
 absl::StatusOr<ArchitectureSpec> Qwen2FromGguf(const TensorSource& source,
                                                const std::string& file) {
   const GgufMetadata meta(source.metadata(), file);
-  return DecoderFromGguf(source, meta, "qwen2", {.family = "qwen2"});
+  SA_ASSIGN_OR_RETURN(ArchitectureSpec s,
+                      DecoderFromGguf(source, meta, "qwen2", {.family = "qwen2"}));
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("qwen2."));
+  return s;
 }
 
 absl::StatusOr<ArchitectureSpec> Qwen3FromGguf(const TensorSource& source,
                                                const std::string& file) {
   const GgufMetadata meta(source.metadata(), file);
-  return DecoderFromGguf(source, meta, "qwen3", {.family = "qwen3"});
+  SA_ASSIGN_OR_RETURN(ArchitectureSpec s,
+                      DecoderFromGguf(source, meta, "qwen3", {.family = "qwen3"}));
+  SA_RETURN_IF_ERROR(meta.RefuseUnread("qwen3."));
+  return s;
 }
 
 std::vector<FamilyTensor> Tensors(const ArchitectureSpec& s) { return DecoderTensors(s, {}); }
