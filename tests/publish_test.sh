@@ -87,6 +87,10 @@ remote=http://$registry/team/golden
 "$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | tee "$work/push"
 "$bin/shiftadd" push golden:v1 "$remote:v1" "${one[@]}" | has -q "20 of 20 blobs.*20 were there" ||
   fail "a second push moves blobs again"
+# A terminal gets a bar that is redrawn, and the same last line.
+script -qec "'$bin/shiftadd' push golden:v1 '$remote:bar' ${one[*]}" /dev/null >"$work/bar"
+grep -qF '[####################' "$work/bar" || fail "no bar on a terminal: $(cat "$work/bar")"
+grep -q "20 of 20 blobs" "$work/bar" || fail "no end of the bar: $(cat "$work/bar")"
 seen=$(skopeo inspect --raw --tls-verify=false "docker://$registry/team/golden:v1" | sha256sum | cut -d' ' -f1)
 [ "sha256:$seen" = "$digest" ] || fail "skopeo sees $seen"
 
@@ -111,12 +115,14 @@ curl -fs "http://127.0.0.1:$(tail -1 "$work/server.ports")/v1/models" | has -q c
 refused 1 "one by the key" timeout 20 "$bin/shiftadd-server" --package copy:v2 --listen 127.0.0.1:0 --http 127.0.0.1:0 \
   --threads 1 "${two[@]}" --require-signature "$work/other.pub"
 
-# The same without a packager: from a registry that a packager keeps its packages in, and from a layout.
+# The same without a packager: from a registry that a packager keeps its packages in, from a layout, and from a repository
+# that was pushed to, by what stands before its name or by all of it.
 packager kept --blobs "http://$registry/kept"
 "$bin/shiftadd" pull "$remote:v1" golden:v1 --packager "$(address kept)"
 "$bin/shiftadd" push copy:v2 "$work/signed" "${two[@]}"
 number=0
-for place in "http://$registry/kept golden:v1" "$work/signed copy:v2"; do
+for place in "http://$registry/kept golden:v1" "$work/signed copy:v2" "http://$registry/team golden:v1" \
+  "http://$registry/team/golden any:v1" "http://$registry/team/ golden@$digest"; do
   read -r dir reference <<<"$place"
   alone=("$bin/shiftadd-server" --package "$reference" --package-dir "$dir" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1)
   number=$((number + 1))
@@ -130,7 +136,20 @@ done
 refused 1 "found none" timeout 20 "$bin/shiftadd-server" --package golden:v1 --package-dir "$work/back" --listen 127.0.0.1:0 \
   --http 127.0.0.1:0 --threads 1 --require-signature "$work/key.pub"
 
+"$bin/shiftadd-export" golden:v1 "$work/exported" --format gguf --package-dir "http://$registry/team"
+[ -s "$work/exported/model-f16.gguf" ] || fail "no export from a registry"
+
 # Bad input.
+alone=("$bin/shiftadd-server" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1 --package)
+refused 1 "golden:v9 is not in http://$registry/team; there are: golden:bar, golden:v1" timeout 20 "${alone[@]}" golden:v9 \
+  --package-dir "http://$registry/team"
+refused 1 "there are: golden:v1" timeout 20 "${alone[@]}" golden:v9 --package-dir "http://$registry/kept"
+refused 1 "no package is there" timeout 20 "${alone[@]}" golden:v1 --package-dir "http://$registry/nobody"
+refused 1 "expected http.s.://HOST.:PORT./PREFIX" timeout 20 "${alone[@]}" golden:v1 --package-dir "http://$registry/Upper"
+curl -fsS -X PUT -H 'Content-Type: application/vnd.oci.image.index.v1+json' "http://$registry/v2/team/golden/manifests/other" \
+  -d '{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[]}'
+refused 1 "expected artifactType application/vnd.shiftadd.package.v1" timeout 20 "${alone[@]}" golden:other \
+  --package-dir "http://$registry/team"
 refused 1 "404" "$bin/shiftadd" pull "http://$registry/team/none:v1" x:v1 "${two[@]}"
 refused 3 "127.0.0.1:1" "$bin/shiftadd" push copy:v2 http://127.0.0.1:1/x:v1 "${two[@]}"
 refused 2 "repository" "$bin/shiftadd" push copy:v2 "http://$registry/Upper:v1" "${two[@]}"

@@ -7,6 +7,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/base/digest.h"
 #include "services/blob/registry_client.h"
 #include "services/blob/testing/scripted_http.h"
@@ -185,6 +186,24 @@ TEST(RegistryFaults, ATagListOfSeveralPagesIsReadWhole) {
   });
   RegistryClient client(server.url(), Options());
   EXPECT_EQ(client.ListTags("r").value(), (std::vector<std::string>{"a", "b", "c"}));
+}
+
+TEST(RegistryFaults, OneThatFallsSilentIsGivenUpAndTriedAgain) {
+  std::atomic<int> calls{0};
+  ScriptedHttp server([&](const ScriptedRequest&) {
+    if (++calls == 1) absl::SleepFor(absl::Seconds(3));
+    return ScriptedAnswer{200, {}, kData};
+  });
+  RegistryOptions options = Options();
+  options.http.stall_timeout = absl::Seconds(1);
+  options.attempts = 1;
+  const absl::Status status =
+      RegistryClient(server.url(), options).GetBlob("r", Sha256Digest(kData)).status();
+  EXPECT_EQ(status.code(), StatusCode::kUnavailable) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr(server.url()));
+  options.attempts = 6;
+  options.first_pause = absl::Milliseconds(500);
+  EXPECT_EQ(RegistryClient(server.url(), options).GetBlob("r", Sha256Digest(kData)).value(), kData);
 }
 
 TEST(RegistryFaults, NobodyListensIsUnavailable) {

@@ -29,20 +29,22 @@ std::string HashOf(const std::string& text, size_t digits) {
   return Sha256Digest(text).substr(sizeof("sha256:") - 1, digits);
 }
 
-// Lower-case letters and digits with single separators inside, as registries want.
+bool IsPlain(char c) {
+  return absl::ascii_islower(static_cast<unsigned char>(c)) ||
+         absl::ascii_isdigit(static_cast<unsigned char>(c));
+}
+
+// Lower-case letters and digits with separators between them, as registries want.
 bool IsRepositoryName(absl::string_view name) {
   for (const absl::string_view part : absl::StrSplit(name, '/')) {
-    if (part.empty()) return false;
-    char before = '.';
-    for (const char c : part) {
-      const bool plain = absl::ascii_islower(static_cast<unsigned char>(c)) ||
-                         absl::ascii_isdigit(static_cast<unsigned char>(c));
-      const bool separator = c == '.' || c == '_' || c == '-';
-      const bool after_separator = before == '.' || before == '_' || before == '-';
-      if (!plain && !(separator && (!after_separator || (c == '-' && before == '-')))) return false;
-      before = c;
+    if (part.empty() || !IsPlain(part.front()) || !IsPlain(part.back())) return false;
+    for (size_t i = 0; i < part.size(); ++i) {
+      const size_t begin = i;
+      while (!IsPlain(part[i])) ++i;  // the last is plain
+      const absl::string_view separator = part.substr(begin, i - begin);
+      const bool dashes = separator.find_first_not_of('-') == absl::string_view::npos;
+      if (!dashes && separator != "." && separator != "_" && separator != "__") return false;
     }
-    if (before == '.' || before == '_' || before == '-') return false;
   }
   return true;
 }

@@ -31,8 +31,8 @@ absl::StatusOr<std::unique_ptr<BlobStore>> OpenRegistry(const std::string& url,
 
 // What SHIFTADD_REGISTRY_AUTH_FILE and SHIFTADD_REGISTRY_CA_FILE say (blob_store.h).
 absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment();
-// INVALID_ARGUMENT unless registries take it: lower-case parts of letters and digits, with single .
-// _ or several - inside, between slashes.
+// INVALID_ARGUMENT unless registries take it: lower-case parts of letters and digits, with ., _, __
+// or several - inside, between slashes.
 absl::Status CheckRepositoryName(const std::string& name);
 
 }  // namespace shiftadd

@@ -10,12 +10,12 @@
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
 #include "services/cli/reference.h"
-#include "services/cli/remote_package.h"
 #include "services/cli/transfer.h"
 #include "services/cli/units.h"
 #include "services/packaging/manifest.h"
 #include "services/packaging/package_format.h"
 #include "services/packaging/reference.h"
+#include "services/packaging/remote_package.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -57,6 +57,16 @@ absl::Status Move(Context& context, const std::vector<BlobToMove>& blobs, const 
   return absl::OkStatus();
 }
 
+// Packages are moved by tag: what comes of it has to be named.
+absl::StatusOr<std::unique_ptr<pk::RemotePackage>> OpenRemote(const std::string& place,
+                                                              const std::string& reference) {
+  if (absl::StrContains(reference, "@")) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("package \"", reference, "\": expected NAME[:TAG]"));
+  }
+  return pk::RemotePackage::Open(place, reference);
+}
+
 std::vector<BlobToMove> BlobsOf(const pk::ParsedManifest& manifest) {
   std::vector<BlobToMove> blobs = {{manifest.config.digest, manifest.config.size}};
   for (const pk::Descriptor& layer : manifest.layers) blobs.push_back({layer.digest, layer.size});
@@ -64,7 +74,7 @@ std::vector<BlobToMove> BlobsOf(const pk::ParsedManifest& manifest) {
 }
 
 // Provenance, signatures and evaluations, as the packager has them, behind the tag sha256-HEX.
-absl::Status PushReferrers(const v1::Package& package, RemotePackage* remote) {
+absl::Status PushReferrers(const v1::Package& package, pk::RemotePackage* remote) {
   const pk::Descriptor subject{
       kManifestMediaType, package.digest(), package.manifest_json().size(), {}};
   std::vector<pk::Referrer> referrers;
@@ -94,7 +104,7 @@ absl::Status PushReferrers(const v1::Package& package, RemotePackage* remote) {
 
 absl::Status Push(Context& context, const TransferFlags& flags) {
   SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
-  SA_ASSIGN_OR_RETURN(const auto remote, RemotePackage::Open(flags.remote, reference));
+  SA_ASSIGN_OR_RETURN(const auto remote, OpenRemote(flags.remote, reference));
   SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
   SA_ASSIGN_OR_RETURN(const v1::Package package, client->Get(reference));
   SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest,
@@ -111,25 +121,6 @@ absl::Status Push(Context& context, const TransferFlags& flags) {
   context.out << "pushed " << reference << " to " << remote->name() << " (" << package.digest()
               << ")\n";
   return absl::OkStatus();
-}
-
-// The documents of a type about a package; none if nothing refers to it there.
-absl::StatusOr<std::vector<std::string>> Referring(RemotePackage* remote, const std::string& digest,
-                                                   const std::string& type) {
-  std::vector<std::string> documents;
-  const absl::StatusOr<std::string> index = remote->ReadManifest(pk::ReferrersTag(digest));
-  if (absl::IsNotFound(index.status())) return documents;
-  if (!index.ok()) return index.status();
-  for (const pk::Descriptor& entry : pk::DescriptorsIn(*index)) {
-    SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(entry.digest));
-    if (pk::ArtifactTypeOf(text) != type) continue;
-    SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest, pk::ParseManifest(text));
-    for (const pk::Descriptor& layer : manifest.layers) {
-      SA_ASSIGN_OR_RETURN(std::string document, remote->Read(layer.digest));
-      documents.push_back(std::move(document));
-    }
-  }
-  return documents;
 }
 
 absl::StatusOr<v1::PublishPackageRequest> MakeRequest(const std::string& reference,
@@ -152,7 +143,7 @@ absl::StatusOr<v1::PublishPackageRequest> MakeRequest(const std::string& referen
 
 absl::Status Pull(Context& context, const TransferFlags& flags) {
   SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
-  SA_ASSIGN_OR_RETURN(const auto remote, RemotePackage::Open(flags.remote, reference));
+  SA_ASSIGN_OR_RETURN(const auto remote, OpenRemote(flags.remote, reference));
   SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(remote->tag()));
   if (pk::ArtifactTypeOf(text) != kPackageArtifactType) {
     return absl::InvalidArgumentError(absl::StrCat(remote->name(), ": expected artifactType ",
@@ -175,11 +166,11 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
   SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel));
   const std::string digest = Sha256Digest(text);
   SA_ASSIGN_OR_RETURN(const auto provenance,
-                      Referring(remote.get(), digest, kProvenanceArtifactType));
+                      pk::ReadReferring(remote.get(), digest, kProvenanceArtifactType));
   SA_ASSIGN_OR_RETURN(const auto signatures,
-                      Referring(remote.get(), digest, kSignatureArtifactType));
+                      pk::ReadReferring(remote.get(), digest, kSignatureArtifactType));
   SA_ASSIGN_OR_RETURN(const auto evaluations,
-                      Referring(remote.get(), digest, kEvaluationArtifactType));
+                      pk::ReadReferring(remote.get(), digest, kEvaluationArtifactType));
   SA_ASSIGN_OR_RETURN(const std::string config, client->ReadBlob(manifest.config.digest));
   SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request,
                       MakeRequest(reference, manifest, config, provenance));

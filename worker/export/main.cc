@@ -33,7 +33,8 @@ void Define(CLI::App* app, Flags* flags) {
       app->add_option("--packager", flags->source.packager, "Packager to get it from, host:port");
   app->add_option(
          "--package-dir", flags->source.package_dir,
-         "OCI image layout, or registry http[s]://HOST[:PORT]/PREFIX, to read it from instead")
+         "OCI image layout to read it from instead, or registry http[s]://HOST[:PORT]/PREFIX: the "
+         "repository PREFIX/NAME, or PREFIX itself")
       ->excludes(packager);
   app->add_option("--blobs", flags->source.blobs,
                   "OCI image layout or registry to look for blobs in before the packager is asked");

@@ -3,18 +3,22 @@
 #include <algorithm>
 #include <filesystem>
 #include <memory>
+#include <set>
 #include <utility>
 #include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/blob/blob_store.h"
+#include "services/packaging/manifest.h"
 #include "services/packaging/package_client.h"
 #include "services/packaging/package_format.h"
+#include "services/packaging/remote_package.h"
 #include "services/packaging/signature.h"
 
 namespace shiftadd {
@@ -22,17 +26,17 @@ namespace {
 
 using nlohmann::json;
 
-absl::StatusOr<std::shared_ptr<BlobStore>> OpenExisting(const std::string& dir) {
-  if (IsRegistry(dir)) {
-    SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> registry, OpenBlobStore(dir));
-    return std::shared_ptr<BlobStore>(std::move(registry));
-  }
-  // Opening would make an empty layout, which a mistyped path does not deserve.
+absl::Status CheckLayout(const std::string& dir) {
   std::error_code ignored;
-  if (!std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {
-    return absl::NotFoundError(absl::StrCat(dir, ": no OCI image layout is there (index.json)"));
+  if (std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {
+    return absl::OkStatus();
   }
-  SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> store, OpenOciLayout(dir));
+  return absl::NotFoundError(absl::StrCat(dir, ": no OCI image layout is there (index.json)"));
+}
+
+absl::StatusOr<std::shared_ptr<BlobStore>> OpenExisting(const std::string& location) {
+  if (!IsRegistry(location)) SA_RETURN_IF_ERROR(CheckLayout(location));
+  SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> store, OpenBlobStore(location));
   return std::shared_ptr<BlobStore>(std::move(store));
 }
 
@@ -75,45 +79,78 @@ absl::Status CheckSigned(const std::string& signer_pem, const std::string& refer
                   absl::StrCat("package ", reference));
 }
 
-// The signature documents behind a package's referrers' tag; none if there is no such tag.
-absl::StatusOr<std::vector<std::string>> SignaturesInStore(BlobStore* store,
-                                                           const std::map<std::string, json>& tags,
-                                                           const std::string& reference,
-                                                           const std::string& digest) {
-  std::vector<std::string> signatures;
-  const auto tag = tags.find(absl::StrCat(reference.substr(0, reference.find_first_of("@:")),
-                                          ":sha256-", digest.substr(sizeof("sha256:") - 1)));
-  if (tag == tags.end()) return signatures;
-  SA_ASSIGN_OR_RETURN(const std::string text, store->Get(tag->second.value("digest", "")));
-  const json index = json::parse(text, nullptr, false);
-  for (const json& entry : index.is_object() ? index.value("manifests", json::array()) : json()) {
-    if (!entry.is_object() || entry.value("artifactType", json()) != kSignatureArtifactType)
-      continue;
-    SA_ASSIGN_OR_RETURN(const std::string manifest_text, store->Get(entry.value("digest", "")));
-    const json manifest = json::parse(manifest_text, nullptr, false);
-    if (!manifest.is_object()) continue;
-    for (const json& layer : manifest.value("layers", json::array())) {
-      SA_ASSIGN_OR_RETURN(std::string document, store->Get(layer.value("digest", "")));
-      signatures.push_back(std::move(document));
-    }
+// Where a package may lie outside the packager. Of a registry: the repository PREFIX/NAME, as a
+// packager keeps it there and as `push` names it, or the repository PREFIX itself.
+absl::StatusOr<std::vector<std::string>> Places(const std::string& dir,
+                                                const std::string& reference) {
+  if (IsRegistry(dir)) {
+    SA_RETURN_IF_ERROR(OpenBlobStore(dir).status());  // its form
+    const std::string prefix(absl::StripSuffix(dir, "/"));
+    return std::vector<std::string>{
+        absl::StrCat(prefix, "/", reference.substr(0, reference.find_first_of("@:"))), prefix};
   }
-  return signatures;
+  // Opening would make an empty layout, which a mistyped path does not deserve.
+  SA_RETURN_IF_ERROR(CheckLayout(dir));
+  return std::vector<std::string>{dir};
 }
 
-// What a reference names in a layout, and the names that are there.
-absl::StatusOr<std::string> DigestInLayout(BlobStore* store, const std::string& reference,
-                                           std::vector<std::string>* names) {
-  SA_ASSIGN_OR_RETURN(const auto tags, store->ListTags());
-  std::string digest;
-  for (const auto& [tag, descriptor] : tags) {
-    // Tags of provenance manifests (sha256-…) are no packages.
-    if (absl::StrContains(tag, ":sha256-") || absl::StartsWith(tag, "sha256-")) continue;
-    names->push_back(tag);
-    if (tag == reference) digest = descriptor.value("digest", "");
+// What is there, for who asked for something else; as far as it can be told.
+std::vector<std::string> NamesIn(const std::string& dir, const std::vector<std::string>& places,
+                                 const std::string& reference) {
+  std::set<std::string> names;
+  const auto store = OpenBlobStore(dir);
+  const auto kept = store.ok() ? (*store)->ListTags() : store.status();
+  if (kept.ok()) {
+    for (const auto& [name, descriptor] : *kept) names.insert(name);
   }
-  const size_t at = reference.find('@');
-  if (at != std::string::npos) digest = reference.substr(at + 1);
-  return digest;
+  const std::string name = reference.substr(0, reference.find_first_of("@:"));
+  for (const std::string& place : places) {
+    const auto remote = packaging::RemotePackage::Open(place, reference);
+    const auto tags = remote.ok() ? (*remote)->ListTags() : remote.status();
+    if (!tags.ok()) continue;
+    for (const std::string& tag : *tags) {
+      // A packager's own notes, in the repository PREFIX.
+      if (absl::StartsWith(tag, "blob-") || absl::StartsWith(tag, "tag-")) continue;
+      names.insert(absl::StrCat(name, ":", tag));
+    }
+  }
+  std::vector<std::string> out;
+  for (const std::string& one : names) {
+    // Tags of what refers to packages (sha256-…) are no packages.
+    if (!absl::StrContains(one, ":sha256-") && !absl::StartsWith(one, "sha256-"))
+      out.push_back(one);
+  }
+  return out;
+}
+
+struct FoundPackage {
+  std::shared_ptr<packaging::RemotePackage> place;
+  std::string manifest, digest;
+};
+
+// The manifest that `reference`, or `digest` in its place, names in a layout or a registry.
+absl::StatusOr<FoundPackage> Find(const std::string& dir, const std::string& reference,
+                                  const std::string& digest) {
+  SA_ASSIGN_OR_RETURN(const std::vector<std::string> places, Places(dir, reference));
+  absl::Status denied, missing;
+  for (const std::string& place : places) {
+    SA_ASSIGN_OR_RETURN(std::shared_ptr<packaging::RemotePackage> remote,
+                        packaging::RemotePackage::Open(place, reference));
+    const auto manifest = remote->ReadManifest(digest.empty() ? remote->tag() : digest);
+    if (manifest.ok()) return FoundPackage{remote, *manifest, Sha256Digest(*manifest)};
+    // Some registries deny what they do not have.
+    const bool may_be_elsewhere = absl::IsNotFound(manifest.status()) ||
+                                  absl::IsPermissionDenied(manifest.status()) ||
+                                  absl::IsUnauthenticated(manifest.status());
+    if (!may_be_elsewhere) return manifest.status();
+    if (!absl::IsNotFound(manifest.status())) denied.Update(manifest.status());
+    missing.Update(manifest.status());
+  }
+  if (!denied.ok()) return denied;
+  const std::vector<std::string> names = NamesIn(dir, places, reference);
+  // A name whose manifest is lost.
+  if (std::count(names.begin(), names.end(), reference) > 0) return Annotate(missing, dir);
+  return NotFound(reference, dir, names);
 }
 
 // The bytes of all blobs that a manifest names.
@@ -128,28 +165,27 @@ int64_t ManifestBytes(const std::string& manifest_text) {
   return bytes;
 }
 
-absl::StatusOr<ResolvedPackage> FromLayout(const std::string& reference,
-                                           const PackageLocation& location) {
-  const std::string& dir = location.package_dir;
-  SA_ASSIGN_OR_RETURN(const std::shared_ptr<BlobStore> store, OpenExisting(dir));
+absl::StatusOr<ResolvedPackage> FromPlace(const std::string& reference,
+                                          const PackageLocation& location) {
+  SA_ASSIGN_OR_RETURN(const FoundPackage found,
+                      Find(location.package_dir, reference, location.digest));
+  const std::string type = packaging::ArtifactTypeOf(found.manifest);
+  if (type != kPackageArtifactType) {
+    return absl::InvalidArgumentError(absl::StrCat(found.place->name(), ": expected artifactType ",
+                                                   kPackageArtifactType, ", found \"", type, "\""));
+  }
   ResolvedPackage package;
   package.name = reference;
-  std::vector<std::string> names;
-  SA_ASSIGN_OR_RETURN(package.digest, DigestInLayout(store.get(), reference, &names));
-  if (!location.digest.empty()) package.digest = location.digest;
-  if (package.digest.empty()) return NotFound(reference, dir, names);
-  const absl::StatusOr<std::string> manifest = store->Get(package.digest);
-  if (absl::IsNotFound(manifest.status())) return NotFound(reference, dir, names);
-  if (!manifest.ok()) return manifest.status();
-  SA_ASSIGN_OR_RETURN(const std::string config, ConfigDigest(*manifest));
-  package.bytes = ManifestBytes(*manifest);
-  package.read = [store](const std::string& digest) { return store->Get(digest); };
+  package.digest = found.digest;
+  SA_ASSIGN_OR_RETURN(const std::string config, ConfigDigest(found.manifest));
+  package.bytes = ManifestBytes(found.manifest);
+  package.read = [place = found.place](const std::string& digest) { return place->Read(digest); };
   SA_ASSIGN_OR_RETURN(package.config_json, package.read(config));
   if (!location.signer_pem.empty()) {
-    SA_ASSIGN_OR_RETURN(const auto tags, store->ListTags());
-    SA_ASSIGN_OR_RETURN(const auto signatures,
-                        SignaturesInStore(store.get(), tags, reference, package.digest));
-    SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest, *manifest,
+    SA_ASSIGN_OR_RETURN(
+        const auto signatures,
+        packaging::ReadReferring(found.place.get(), package.digest, kSignatureArtifactType));
+    SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest, found.manifest,
                                    package.config_json, signatures));
   }
   return package;
@@ -229,7 +265,7 @@ absl::StatusOr<std::string> NormalReference(absl::string_view reference) {
 absl::StatusOr<ResolvedPackage> ResolvePackage(const PackageLocation& location) {
   SA_ASSIGN_OR_RETURN(const std::string reference, NormalReference(location.reference));
   return location.package_dir.empty() ? FromPackager(reference, location)
-                                      : FromLayout(reference, location);
+                                      : FromPlace(reference, location);
 }
 
 absl::StatusOr<std::string> ResolveDigest(const PackageLocation& location) {
@@ -237,11 +273,8 @@ absl::StatusOr<std::string> ResolveDigest(const PackageLocation& location) {
   if (location.package_dir.empty()) {
     return PackageClient::Connect(location.packager)->Resolve(reference);
   }
-  SA_ASSIGN_OR_RETURN(const std::shared_ptr<BlobStore> store, OpenExisting(location.package_dir));
-  std::vector<std::string> names;
-  SA_ASSIGN_OR_RETURN(std::string digest, DigestInLayout(store.get(), reference, &names));
-  if (digest.empty()) return NotFound(reference, location.package_dir, names);
-  return digest;
+  SA_ASSIGN_OR_RETURN(const FoundPackage found, Find(location.package_dir, reference, ""));
+  return found.digest;
 }
 
 }  // namespace shiftadd

@@ -14,7 +14,8 @@ namespace shiftadd {
 struct PackageLocation {
   std::string reference;  // name, name:tag or name@sha256:…; a bare name means name:latest
   std::string packager;   // host:port, or
-  // An OCI image layout, or http[s]://HOST[:PORT]/PREFIX, a registry (OpenBlobStore).
+  // An OCI image layout, or a registry: http[s]://HOST[:PORT]/PREFIX, where the repository
+  // PREFIX/NAME holds it, be it pushed or kept there by a packager, or PREFIX itself does.
   std::string package_dir;
   // Optional: another of either that is looked into before the packager is asked for a blob.
   std::string blobs;

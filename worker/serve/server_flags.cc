@@ -26,8 +26,9 @@ void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageL
       app->add_option("--packager", package->packager, "Packager to get it from, host:port")
           ->envname("SHIFTADD_SERVER_PACKAGER");
   app->add_option("--package-dir", package->package_dir,
-                  "OCI image layout, or registry http[s]://HOST[:PORT]/PREFIX, to read it from "
-                  "instead, and to look for new versions in")
+                  "OCI image layout to read it from instead and to look for new versions in, or "
+                  "registry http[s]://HOST[:PORT]/PREFIX: the repository PREFIX/NAME, or PREFIX "
+                  "itself")
       ->envname("SHIFTADD_SERVER_PACKAGE_DIR")
       ->excludes(packager);
   app->add_option("--blobs", package->blobs,

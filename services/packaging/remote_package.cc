@@ -1,9 +1,10 @@
-#include "services/cli/remote_package.h"
+#include "services/packaging/remote_package.h"
 
 #include <utility>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "nlohmann/json.hpp"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
@@ -11,18 +12,23 @@
 #include "services/blob/registry_client.h"
 #include "services/blob/registry_store.h"
 #include "services/packaging/manifest.h"
+#include "services/packaging/reference.h"
 
-namespace shiftadd::cli {
+namespace shiftadd::packaging {
 namespace {
 
 using nlohmann::json;
 
 absl::StatusOr<std::string> MediaTypeOf(const std::string& manifest) {
-  const json document = packaging::ParseJson(manifest);
+  const json document = ParseJson(manifest);
   const json type = document.is_object() ? document.value("mediaType", json()) : json();
   if (type.is_string()) return type.get<std::string>();
   return absl::InvalidArgumentError("manifest: expected an object with a mediaType");
 }
+
+bool IsDigest(const std::string& tag) { return absl::StartsWith(tag, "sha256:"); }
+
+const char* Separator(const std::string& tag) { return IsDigest(tag) ? "@" : ":"; }
 
 class RegistryPackage : public RemotePackage {
  public:
@@ -31,7 +37,7 @@ class RegistryPackage : public RemotePackage {
       : client_(base, options),
         repository_(std::move(repository)),
         tag_(std::move(tag)),
-        name_(absl::StrCat(base, "/", repository_, ":", tag_)) {}
+        name_(absl::StrCat(base, "/", repository_, Separator(tag_), tag_)) {}
 
   absl::StatusOr<bool> Has(const std::string& digest) override {
     return client_.HasBlob(repository_, digest);
@@ -45,7 +51,7 @@ class RegistryPackage : public RemotePackage {
   }
   absl::StatusOr<std::string> ReadManifest(const std::string& tag) override {
     SA_ASSIGN_OR_RETURN(std::string manifest, client_.GetManifest(repository_, tag));
-    if (absl::StartsWith(tag, "sha256:") && Sha256Digest(manifest) != tag) {
+    if (IsDigest(tag) && Sha256Digest(manifest) != tag) {
       return absl::DataLossError(absl::StrCat(name_, ": manifest: expected digest ", tag,
                                               ", found ", Sha256Digest(manifest)));
     }
@@ -55,6 +61,9 @@ class RegistryPackage : public RemotePackage {
     SA_ASSIGN_OR_RETURN(const std::string type, MediaTypeOf(manifest));
     return client_.PutManifest(repository_, tag.empty() ? Sha256Digest(manifest) : tag, type,
                                manifest);
+  }
+  absl::StatusOr<std::vector<std::string>> ListTags() override {
+    return client_.ListTags(repository_);
   }
   const std::string& tag() const override { return tag_; }
   const std::string& name() const override { return name_; }
@@ -71,7 +80,7 @@ class LayoutPackage : public RemotePackage {
       : store_(std::move(store)),
         package_(std::move(name)),
         tag_(std::move(tag)),
-        name_(absl::StrCat(dir, ":", package_, ":", tag_)) {}
+        name_(absl::StrCat(dir, ":", package_, Separator(tag_), tag_)) {}
 
   absl::StatusOr<bool> Has(const std::string& digest) override {
     const absl::StatusOr<uint64_t> size = store_->Stat(digest);
@@ -86,7 +95,7 @@ class LayoutPackage : public RemotePackage {
     return store_->Put(data).status();
   }
   absl::StatusOr<std::string> ReadManifest(const std::string& tag) override {
-    if (absl::StartsWith(tag, "sha256:")) return store_->Get(tag);
+    if (IsDigest(tag)) return store_->Get(tag);
     SA_ASSIGN_OR_RETURN(const auto tags, store_->ListTags());
     const auto found = tags.find(absl::StrCat(package_, ":", tag));
     if (found == tags.end()) return absl::NotFoundError(absl::StrCat(name_, ": no such tag"));
@@ -97,9 +106,18 @@ class LayoutPackage : public RemotePackage {
     SA_ASSIGN_OR_RETURN(const std::string digest, store_->Put(manifest));
     if (tag.empty()) return absl::OkStatus();
     json descriptor = {{"mediaType", type}, {"digest", digest}, {"size", manifest.size()}};
-    const std::string artifact = packaging::ArtifactTypeOf(manifest);
+    const std::string artifact = ArtifactTypeOf(manifest);
     if (!artifact.empty()) descriptor["artifactType"] = artifact;
     return store_->PutTag(absl::StrCat(package_, ":", tag), descriptor);
+  }
+  absl::StatusOr<std::vector<std::string>> ListTags() override {
+    SA_ASSIGN_OR_RETURN(const auto all, store_->ListTags());
+    std::vector<std::string> tags;
+    for (const auto& [reference, descriptor] : all) {
+      absl::string_view tag = reference;
+      if (absl::ConsumePrefix(&tag, absl::StrCat(package_, ":"))) tags.emplace_back(tag);
+    }
+    return tags;
   }
   const std::string& tag() const override { return tag_; }
   const std::string& name() const override { return name_; }
@@ -113,16 +131,12 @@ class LayoutPackage : public RemotePackage {
 
 absl::StatusOr<std::unique_ptr<RemotePackage>> RemotePackage::Open(const std::string& place,
                                                                    const std::string& reference) {
-  if (absl::StrContains(reference, "@")) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("package \"", reference, "\": expected NAME[:TAG]"));
-  }
-  const size_t colon = reference.rfind(':');
-  const std::string name = reference.substr(0, colon), tag = reference.substr(colon + 1);
+  SA_ASSIGN_OR_RETURN(const Reference parsed, ParseReference(reference));
+  const std::string& tag = parsed.digest.empty() ? parsed.tag : parsed.digest;
   if (!IsRegistry(place)) {
     SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> layout, OpenOciLayout(place));
     return std::unique_ptr<RemotePackage>(
-        std::make_unique<LayoutPackage>(std::move(layout), place, name, tag));
+        std::make_unique<LayoutPackage>(std::move(layout), place, parsed.name, tag));
   }
   const size_t slash = place.find('/', place.find("://") + 3);
   if (slash == std::string::npos || slash + 1 == place.size()) {
@@ -140,4 +154,23 @@ absl::StatusOr<std::unique_ptr<RemotePackage>> RemotePackage::Open(const std::st
       std::make_unique<RegistryPackage>(place.substr(0, slash), repository, remote_tag, options));
 }
 
-}  // namespace shiftadd::cli
+absl::StatusOr<std::vector<std::string>> ReadReferring(RemotePackage* remote,
+                                                       const std::string& digest,
+                                                       const std::string& type) {
+  std::vector<std::string> documents;
+  const absl::StatusOr<std::string> index = remote->ReadManifest(ReferrersTag(digest));
+  if (absl::IsNotFound(index.status())) return documents;
+  if (!index.ok()) return index.status();
+  for (const Descriptor& entry : DescriptorsIn(*index)) {
+    SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(entry.digest));
+    if (ArtifactTypeOf(text) != type) continue;
+    SA_ASSIGN_OR_RETURN(const ParsedManifest manifest, ParseManifest(text));
+    for (const Descriptor& layer : manifest.layers) {
+      SA_ASSIGN_OR_RETURN(std::string document, remote->Read(layer.digest));
+      documents.push_back(std::move(document));
+    }
+  }
+  return documents;
+}
+
+}  // namespace shiftadd::packaging
