@@ -3,9 +3,10 @@
 
   check_dashboards.py [--scraped FILE ...]
 
-Every panel has an id of its own and the datasource that is provisioned; every metric named in an expression is
-exported: its name stands as a string in services/ or worker/ (or, with --scraped, in the given /metrics texts);
-every histogram suffix belongs to a histogram. Exit code 1 lists every fault.
+Every panel has an id of its own, the datasource that is provisioned and a unit that suits its first metric; every metric named
+in an expression is exported: its name stands as a string in services/ or worker/ (or, with --scraped, in the given /metrics
+texts); every histogram suffix belongs to a histogram; every variable is used, and every one that is used is there. Exit code 1
+lists every fault.
 """
 import argparse
 import json
@@ -17,6 +18,11 @@ DEPLOY = pathlib.Path(__file__).resolve().parent
 SOURCE = DEPLOY.parent
 METRIC = re.compile(r"\bshiftadd_[a-z0-9_]+")
 SUFFIX = re.compile(r"_(bucket|sum|count)$")
+VARIABLE = re.compile(r"\$\{?(\w+)")
+# Grafana's units, by what a metric's name ends in; a rate of a counter of seconds is a share.
+UNITS = {"_seconds": {"s"}, "_seconds_total": {"short", "percentunit"}, "_bytes": {"bytes"}, "_bytes_total": {"bytes"},
+         "_ratio": {"percentunit"}, "_watts": {"watt"}, "_joules_total": {"joule"}}
+OTHERS = {"short", "percentunit", "reqps", "bytes"}
 
 
 def exported_by_code():
@@ -68,6 +74,26 @@ def check_expression(where, expression, metrics, faults):
         faults.append(f"{where}: brackets do not match in: {expression}")
 
 
+def check_unit(where, panel, faults):
+    unit = panel.get("fieldConfig", {}).get("defaults", {}).get("unit")
+    names = METRIC.findall(panel.get("targets", [{}])[0].get("expr", ""))
+    ending = max((e for e in UNITS if names and SUFFIX.sub("", names[0]).endswith(e)), key=len, default="")
+    # Of a histogram's sum over its count, and of quotients, the unit is another.
+    fits = UNITS.get(ending, OTHERS)
+    if unit not in fits:
+        faults.append(f"{where}: its unit is {unit}, expected {' or '.join(sorted(fits))} for {names[0] if names else 'nothing'}")
+
+
+def check_variables(path, dashboard, faults):
+    asked = {name for panel in dashboard.get("panels", []) for target in panel.get("targets", [])
+             for name in VARIABLE.findall(target.get("expr", ""))}
+    given = {variable.get("name") for variable in dashboard.get("templating", {}).get("list", [])}
+    for name in sorted(given - asked):
+        faults.append(f"{path.name}: variable {name} is used in no panel")
+    for name in sorted(asked - given):
+        faults.append(f"{path.name}: ${name} is used, and is no variable")
+
+
 def check_dashboard(path, uids, metrics, faults):
     try:
         dashboard = json.loads(path.read_text(encoding="utf-8"))
@@ -83,6 +109,7 @@ def check_dashboard(path, uids, metrics, faults):
         targets = panel.get("targets", [])
         if not targets:
             faults.append(f"{where}: asks for nothing")
+        check_unit(where, panel, faults)
         for holder in [panel, *targets]:
             uid = holder.get("datasource", {}).get("uid")
             if uid not in uids:
@@ -91,6 +118,7 @@ def check_dashboard(path, uids, metrics, faults):
             check_expression(where, target.get("expr", ""), metrics, faults)
     if not ids:
         faults.append(f"{path.name}: has no panels")
+    check_variables(path, dashboard, faults)
     for variable in dashboard.get("templating", {}).get("list", []):
         where = f"{path.name}: variable {variable.get('name')}"
         if variable.get("datasource", {}).get("uid") not in uids:

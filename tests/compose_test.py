@@ -35,13 +35,19 @@ def free_port():
         return s.getsockname()[1]
 
 
+def compose_services(variables):
+    text = re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda m: variables.get(m[1], m[2] or ""), COMPOSE.read_text())
+    return yaml.safe_load(text)["services"]
+
+
 class Project:
-    def __init__(self, bin_dir, variables):
+    """Processes for services, each a command and an environment, as Compose names them. Also for kubernetes_test.py."""
+
+    def __init__(self, bin_dir, services):
         self.bin = pathlib.Path(bin_dir)
         self.work = pathlib.Path(tempfile.mkdtemp())
         self.work.chmod(0o755)
-        text = re.sub(r"\$\{(\w+)(?::[-?]([^}]*))?\}", lambda m: variables.get(m[1], m[2] or ""), COMPOSE.read_text())
-        self.services = yaml.safe_load(text)["services"]
+        self.services = services
         self.ports, self.processes = {}, []
 
     def port(self, service, number):
@@ -133,7 +139,7 @@ def main():
     if not shutil.which("docker-registry") or not POSTGRES.exists():
         print("skipped: no docker-registry or PostgreSQL")
         return 77
-    project = Project(sys.argv[1], {"POSTGRES_PASSWORD": "secret", "PACKAGE": "tiny:latest"})
+    project = Project(sys.argv[1], compose_services({"POSTGRES_PASSWORD": "secret", "PACKAGE": "tiny:latest"}))
     try:
         (project.work / "models").mkdir()
         subprocess.run([pathlib.Path(sys.argv[2]) / "make_golden_package", "model", project.work / "models/tiny"],

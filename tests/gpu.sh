@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
 # Runs the GPU tests on a machine with a GPU; builds nothing there.
-#   tests/gpu.sh DIRECTORY [plain|memcheck|racecheck|all]     (default: all)
+#   tests/gpu.sh DIRECTORY [plain|memcheck|racecheck|metrics|all]     (default: all but metrics)
 # DIRECTORY has the kernels_cuda_*_test and serve_cuda_test programs of a build with SHIFTADD_CUDA=ON (build/cuda/tests, or a copy of them).
 # kernels_cuda_quantize_test links LibTorch (it compares with the CPU's quantizer): LD_LIBRARY_PATH must find it.
 # memcheck and racecheck need compute-sanitizer; SHIFTADD_SANITIZER_FILTER chooses their tests (a GoogleTest filter). Without it memcheck
 # takes all, and racecheck, which is tens of times slower, some that run every kernel at small shapes (race_filter below), about two
 # minutes. They do without cuBLAS: racecheck reports hazards in its kernels, and with --kernel-name, which would leave those out, the
 # tool fails ("failed to handle a hardware exception", then an illegal access) where they run between ours.
+# metrics: a job and a server of DIRECTORY/../bin on the GPU, and what they tell of it (device_metrics.py), held to nvidia-smi.
 # Ends with one line a part; exits 1 if any part failed or nothing ran. tests/results/gpu_h100.txt keeps a past run.
 set -uo pipefail
 
@@ -22,7 +23,7 @@ closing=()
 
 shopt -s nullglob
 programs=("$directory"/kernels_cuda_*_test "$directory"/serve_cuda_test*)
-[[ ${#programs[@]} -gt 0 ]] || { echo "no kernels_cuda_*_test in $directory" >&2; exit 1; }
+[[ ${#programs[@]} -gt 0 || $what == metrics ]] || { echo "no kernels_cuda_*_test in $directory" >&2; exit 1; }
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 
 nvidia-smi --query-gpu=name,driver_version,compute_cap,clocks.sm,clocks.mem --format=csv,noheader ||
@@ -66,10 +67,21 @@ part() {
   done
 }
 
+# What the daemons tell of the GPU.
+metrics() {
+  if python3 "$(dirname "$0")/device_metrics.py" "$directory/../bin" "$directory/../bin" cuda; then
+    closing+=("metrics passed")
+  else
+    failed=1
+    closing+=("metrics FAILED")
+  fi
+}
+
 case $what in
   plain | all) part plain env ;;&
   memcheck | all) part memcheck "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 9 ;;&
   racecheck | all) part racecheck "$sanitizer" --tool racecheck --error-exitcode 9 ;;&
+  metrics) metrics ;;
   plain | memcheck | racecheck | all) ;;
   *) usage ;;
 esac
