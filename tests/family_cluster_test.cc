@@ -15,7 +15,7 @@ namespace shiftadd::testing {
 namespace {
 
 // Families that a GGUF file cannot hold whole: no architecture, or no field for windows.
-const char* const kNotInGguf[] = {"opt", "opt-post-norm", "bloom", "mistral", "qwen2-windows"};
+const char* const kNotInGguf[] = {"opt", "opt-post-norm", "mistral", "qwen2-windows"};
 
 // A GGUF file has no scale of attention but that of its architecture.
 nlohmann::json WithUsualScale(nlohmann::json golden) {

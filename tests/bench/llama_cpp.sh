@@ -4,9 +4,9 @@
 #       [--work DIR] [--llama-source DIR] [--types "F16 Q8_0 ..."] [--threads "1 2"] [--seconds 200] [--busy N] [--out FILE]
 # --bin: where cpu_serve_benchmark is (configure with -DSHIFTADD_BENCHMARKS=ON, build that target).
 # --package-dir: an OCI image layout, as `shiftadd up` keeps in DATA_DIR/store; the package must come from --source.
-# llama.cpp: the source in PyPI's sdist of llama-cpp-python, or --llama-source; built in --work (default
-# ~/.cache/shiftadd/llama_cpp) on the first run, the types of --types quantized there from --source. That takes about ten
-# minutes on two cores and is kept; what is measured afterwards takes about --seconds, at least one round of each.
+# llama.cpp: by build_llama_cpp.sh in --work (default ~/.cache/shiftadd/llama_cpp), from --llama-source if given; the types of
+# --types are quantized there from --source. That takes about ten minutes on two cores and is kept; what is measured afterwards
+# takes about --seconds, at least one round of each.
 # --busy N: also with N processes beside that never sleep; the share of the undisturbed rate that is left.
 # Every program runs once in each round, at every number of threads: prompt of 512 tokens, generation of 128 tokens
 # (with --busy, llama.cpp: 128 and 24, with and without the busy processes).
@@ -32,33 +32,19 @@ done
 [ -r "$source" ] || { echo "$source: cannot be read" >&2; exit 1; }
 mkdir -p "$work/models"
 
-sdist=0.3.36
-build=$work/build
-if [ ! -x "$build/bin/llama-bench" ] || [ ! -x "$build/bin/llama-quantize" ]; then
-  if [ -z "$llama_source" ]; then
-    llama_source=$work/llama_cpp_python-$sdist/vendor/llama.cpp
-    if [ ! -e "$llama_source/CMakeLists.txt" ]; then
-      python3 -m pip download -q --no-deps --no-binary llama-cpp-python "llama-cpp-python==$sdist" -d "$work"
-      tar -xzf "$work/llama_cpp_python-$sdist.tar.gz" -C "$work"
-    fi
-  fi
-  cmake -S "$llama_source" -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release -DGGML_NATIVE=ON -DBUILD_SHARED_LIBS=OFF \
-    -DLLAMA_OPENSSL=OFF -DLLAMA_BUILD_TESTS=OFF -DLLAMA_BUILD_EXAMPLES=OFF -DLLAMA_BUILD_APP=OFF -DLLAMA_BUILD_UI=OFF \
-    -DLLAMA_USE_PREBUILT_UI=OFF >"$work/cmake.log" 2>&1 || { tail -5 "$work/cmake.log" >&2; exit 1; }
-  ninja -C "$build" llama-quantize llama-bench >"$work/build.log" 2>&1 || { tail -5 "$work/build.log" >&2; exit 1; }
-fi
+llama=$("$here/build_llama_cpp.sh" "$work" "$llama_source")
 
 # Through F16, so that every type is made from the same numbers.
 name=$(basename "$source" .gguf)
 quantize() {  # FROM TYPE
   local to=$work/models/$name-$2.gguf
   [ -e "$to" ] && return
-  "$build/bin/llama-quantize" --allow-requantize "$1" "$to.part" "$2" >"$to.log" 2>&1 || { tail -3 "$to.log" >&2; exit 1; }
+  "$llama/llama-quantize" --allow-requantize "$1" "$to.part" "$2" >"$to.log" 2>&1 || { tail -3 "$to.log" >&2; exit 1; }
   mv "$to.part" "$to"
 }
 quantize "$source" F16
 for type in $types; do quantize "$work/models/$name-F16.gguf" "$type"; done
 
 exec python3 "$here/llama_cpp.py" --ours "$bin/cpu_serve_benchmark" --package "$package" --package-dir "$package_dir" \
-  --llama-bench "$build/bin/llama-bench" --models "$work/models/$name" --types "$types" --threads "$threads" \
+  --llama-bench "$llama/llama-bench" --models "$work/models/$name" --types "$types" --threads "$threads" \
   --seconds "$seconds" --busy "$busy" --out "$out" --command "$command"

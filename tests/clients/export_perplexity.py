@@ -3,8 +3,9 @@
 
   export_perplexity.py BASE_URL TEXT_FILE TOLERANCE EXPORT...   (pip install transformers torch accelerate gguf)
 
-BASE_URL: http://host:port of shiftadd-server. EXPORT: a folder of `shiftadd export`, hf-fp16 or gguf. Fails if a
-log-perplexity differs from the server's by more than TOLERANCE. transformers computes in float32 on the fp16 weights.
+BASE_URL: http://host:port of shiftadd-server. EXPORT: a folder of `shiftadd export`, hf-fp16 or gguf, or MODEL=FOLDER, where the
+server holds several packages (else its first). Fails if a log-perplexity differs from the server's by more than TOLERANCE.
+transformers computes in float32 on the fp16 weights.
 """
 
 import json
@@ -17,9 +18,15 @@ import torch
 import transformers
 
 
-def server_log_perplexity(base, text):
+transformers.utils.logging.disable_progress_bar()
+
+
+def first_model(base):
     with urllib.request.urlopen(base + "/v1/models") as answer:
-        model = json.load(answer)["data"][0]["id"]
+        return json.load(answer)["data"][0]["id"]
+
+
+def server_log_perplexity(base, model, text):
     request = {"model": model, "prompt": text, "max_tokens": 0, "echo": True, "logprobs": 0}
     call = urllib.request.Request(base + "/v1/completions", json.dumps(request).encode(),
                                   {"Content-Type": "application/json"})
@@ -49,15 +56,18 @@ def export_log_perplexity(folder, text, served):
 def main():
     base, text_file, tolerance, folders = sys.argv[1], sys.argv[2], float(sys.argv[3]), sys.argv[4:]
     text = pathlib.Path(text_file).read_text(encoding="utf-8")
-    expected, count, ids = server_log_perplexity(base, text)
-    print(f"server: {count} tokens, perplexity {math.exp(expected):.4f}")
-    good = True
-    for folder in folders:
+    good, before = True, ""
+    for export in folders:
+        model, folder = export.split("=", 1) if "=" in export else (first_model(base), export)
+        if model != before:
+            before = model
+            expected, count, ids = server_log_perplexity(base, model, text)
+            print(f"server, {model}: {count} tokens, perplexity {math.exp(expected):.4f}")
         found, tokens = export_log_perplexity(folder, text, ids)
         fits = tokens == count and abs(found - expected) <= tolerance
         good = good and fits
         print(f"transformers {transformers.__version__} on {pathlib.Path(folder).name}: {tokens} tokens, perplexity "
-              f"{math.exp(found):.4f}, log differs by {found - expected:+.2e}: {'ok' if fits else 'FAILED'}")
+              f"{math.exp(found):.4f}, log differs by {found - expected:+.2e}: {'ok' if fits else 'FAILED'}", flush=True)
     sys.exit(0 if good else 1)
 
 

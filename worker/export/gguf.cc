@@ -22,7 +22,7 @@ constexpr uint32_t kMostlyF16 = 1;  // general.file_type
 // GGUF's name for what a family is; empty: it has none.
 std::string GgufArchitecture(const ArchitectureSpec& s) {
   if (s.family == "llama" || s.family == "mistral") return "llama";
-  for (const char* same : {"qwen2", "qwen3", "gemma", "gemma2", "gemma3"}) {
+  for (const char* same : {"qwen2", "qwen3", "gemma", "gemma2", "gemma3", "bloom"}) {
     if (s.family == same) return same;
   }
   return "";
@@ -40,9 +40,13 @@ void AddArchitecture(const ArchitectureSpec& s, const std::string& name, GgufHea
   number("embedding_length", s.hidden);
   number("block_count", s.blocks);
   number("feed_forward_length", s.intermediate);
-  number("rope.dimension_count", s.head_dim);
   number("attention.head_count", s.heads);
   number("attention.head_count_kv", s.kv_heads);
+  if (s.position == PositionKind::kAlibi) {
+    real("attention.layer_norm_epsilon", s.norm_eps);
+    return;
+  }
+  number("rope.dimension_count", s.head_dim);
   number("attention.key_length", s.head_dim);
   number("attention.value_length", s.head_dim);
   real("attention.layer_norm_rms_epsilon", s.norm_eps);
@@ -61,7 +65,7 @@ void AddArchitecture(const ArchitectureSpec& s, const std::string& name, GgufHea
 // Whatever llama.cpp does not look for. What the file cannot say at all is found by reading it
 // back.
 absl::Status CheckTensors(const ArchitectureSpec& s) {
-  if (s.family == "llama" || s.family == "mistral") return absl::OkStatus();
+  if (s.family == "llama" || s.family == "mistral" || s.family == "bloom") return absl::OkStatus();
   if (s.o_bias || s.mlp_bias || (s.qkv_bias && s.family != "qwen2")) {
     return absl::UnimplementedError(
         absl::StrCat("gguf: ", s.family, " with such biases cannot be written"));
@@ -113,7 +117,7 @@ std::vector<float> RopeFactors(const ArchitectureSpec& s) {
   return factors;
 }
 
-bool IsHalf(const FamilyTensor& tensor) { return tensor.shape.size() > 1; }
+bool IsHalf(const FileTensor& tensor) { return tensor.front().shape.size() > 1; }
 
 }  // namespace
 
@@ -123,8 +127,8 @@ absl::Status WriteGguf(PackageWeights* weights, const std::string& folder) {
   if (architecture.empty()) {
     return absl::UnimplementedError(
         absl::StrCat("gguf: models of the family ", spec.family,
-                     " cannot be written, expected llama, mistral, qwen2, qwen3, gemma, gemma2 or "
-                     "gemma3"));
+                     " cannot be written, expected llama, mistral, qwen2, qwen3, gemma, gemma2, "
+                     "gemma3 or bloom"));
   }
   SA_RETURN_IF_ERROR(CheckTensors(spec));
   GgufHeader header;
@@ -133,10 +137,13 @@ absl::Status WriteGguf(PackageWeights* weights, const std::string& folder) {
   header.Add("general.file_type", kMostlyF16);
   AddArchitecture(spec, architecture, &header);
   SA_RETURN_IF_ERROR(AddGgufTokenizer(weights->tokenizer(), spec, &header));
-  const std::vector<FamilyTensor> tensors = weights->family().tensors(spec);
+  const std::vector<FileTensor> tensors =
+      FileTensors(weights->family().tensors(spec), FileFormat::kGguf);
   const std::vector<float> factors = RopeFactors(spec);
   if (!factors.empty()) header.AddTensor("rope_freqs.weight", {spec.head_dim / 2}, false);
-  for (const FamilyTensor& t : tensors) header.AddTensor(t.gguf, t.shape, IsHalf(t));
+  for (const FileTensor& t : tensors) {
+    header.AddTensor(t.front().gguf, FileShape(t), IsHalf(t));
+  }
   const std::string head = header.Finish();
   const uint64_t bytes = head.size() + header.data_bytes();
   const std::vector<float> ones(factors.size(),
@@ -151,9 +158,9 @@ absl::Status WriteGguf(PackageWeights* weights, const std::string& folder) {
   OutputFile file(folder + "/model-f16.gguf");
   SA_RETURN_IF_ERROR(file.Write(with(factors)));
   SA_RETURN_IF_ERROR(file.Pad(kGgufAlignment));
-  for (const FamilyTensor& t : tensors) {
-    SA_RETURN_IF_ERROR(weights->Read(t, /*interleaved=*/true, [&](const std::vector<float>& rows) {
-      return IsHalf(t) ? file.WriteHalves(t.canonical, rows) : file.WriteFloats(rows);
+  for (const FileTensor& t : tensors) {
+    SA_RETURN_IF_ERROR(weights->ReadAsIn(FileFormat::kGguf, t, [&](const std::vector<float>& rows) {
+      return IsHalf(t) ? file.WriteHalves(t.front().canonical, rows) : file.WriteFloats(rows);
     }));
     SA_RETURN_IF_ERROR(file.Pad(kGgufAlignment));
   }

@@ -1,7 +1,4 @@
 // The export that transformers loads.
-#include <algorithm>
-#include <cstddef>
-#include <map>
 #include <utility>
 #include <vector>
 
@@ -18,41 +15,18 @@ using nlohmann::json;
 
 constexpr size_t kAlignment = 64;
 
-// A tensor of the file: one of ours, or several whose rows stand in it by head (Bloom's q, k and
-// v).
-struct Stored {
-  std::string name;
-  std::vector<int64_t> shape;
-  std::vector<FamilyTensor> parts;
-};
-
-std::vector<Stored> StoredTensors(const std::vector<FamilyTensor>& tensors) {
-  std::vector<Stored> stored;
-  std::map<std::string, size_t> places;
-  for (const FamilyTensor& tensor : tensors) {
-    const auto [place, is_new] = places.emplace(tensor.hugging_face, stored.size());
-    if (is_new) stored.push_back({tensor.hugging_face, tensor.SourceShape(), {}});
-    stored[place->second].parts.push_back(tensor);
-  }
-  for (Stored& one : stored) {
-    std::sort(one.parts.begin(), one.parts.end(), [](const FamilyTensor& a, const FamilyTensor& b) {
-      return a.fused_part < b.fused_part;
-    });
-  }
-  return stored;
-}
-
-uint64_t HalfBytes(const Stored& tensor) {
+uint64_t HalfBytes(const FileTensor& tensor) {
   uint64_t bytes = 2;
-  for (const int64_t d : tensor.shape) bytes *= static_cast<uint64_t>(d);
+  for (const int64_t d : FileShape(tensor)) bytes *= static_cast<uint64_t>(d);
   return bytes;
 }
 
 // In the model's order; a shard ends before it would grow beyond `limit`.
-std::vector<std::vector<Stored>> Shards(const std::vector<Stored>& tensors, uint64_t limit) {
-  std::vector<std::vector<Stored>> shards(1);
+std::vector<std::vector<FileTensor>> Shards(const std::vector<FileTensor>& tensors,
+                                            uint64_t limit) {
+  std::vector<std::vector<FileTensor>> shards(1);
   uint64_t bytes = 0;
-  for (const Stored& tensor : tensors) {
+  for (const FileTensor& tensor : tensors) {
     if (bytes > 0 && bytes + HalfBytes(tensor) > limit) {
       shards.emplace_back();
       bytes = 0;
@@ -64,13 +38,13 @@ std::vector<std::vector<Stored>> Shards(const std::vector<Stored>& tensors, uint
 }
 
 // The length and the JSON that a safetensors file begins with; the data start at a multiple of 64.
-std::string SafetensorsHeader(const std::vector<Stored>& tensors) {
+std::string SafetensorsHeader(const std::vector<FileTensor>& tensors) {
   json header = {{"__metadata__", {{"format", "pt"}}}};  // transformers refuses files without it
   uint64_t position = 0;
-  for (const Stored& tensor : tensors) {
+  for (const FileTensor& tensor : tensors) {
     const uint64_t end = position + HalfBytes(tensor);
-    header[tensor.name] = {
-        {"dtype", "F16"}, {"shape", tensor.shape}, {"data_offsets", {position, end}}};
+    header[tensor.front().hugging_face] = {
+        {"dtype", "F16"}, {"shape", FileShape(tensor)}, {"data_offsets", {position, end}}};
     position = end;
   }
   std::string text = header.dump();
@@ -79,44 +53,20 @@ std::string SafetensorsHeader(const std::vector<Stored>& tensors) {
   return std::string(reinterpret_cast<const char*>(&length), sizeof(length)) + text;
 }
 
-absl::Status WriteTensor(PackageWeights* weights, const FamilyTensor& tensor, OutputFile* file) {
-  return weights->Read(tensor, /*interleaved=*/false, [&](const std::vector<float>& rows) {
-    if (tensor.hugging_face_plus == 0) return file->WriteHalves(tensor.canonical, rows);
-    std::vector<float> less = rows;
-    for (float& value : less) value -= tensor.hugging_face_plus;
-    return file->WriteHalves(tensor.canonical, less);
-  });
-}
-
-// Head after head, of each the rows of every part.
-absl::Status WriteFused(PackageWeights* weights, const Stored& tensor, OutputFile* file) {
-  const size_t heads = static_cast<size_t>(tensor.parts[0].hugging_face_fused_heads);
-  std::vector<std::vector<float>> parts(tensor.parts.size());
-  for (size_t i = 0; i < parts.size(); ++i) {
-    SA_RETURN_IF_ERROR(weights->Read(tensor.parts[i], false, [&](const std::vector<float>& rows) {
-      parts[i].insert(parts[i].end(), rows.begin(), rows.end());
-      return absl::OkStatus();
-    }));
-  }
-  for (size_t head = 0; head < heads; ++head) {
-    for (size_t i = 0; i < parts.size(); ++i) {
-      const size_t numbers = parts[i].size() / heads;
-      const auto begin = parts[i].begin() + static_cast<std::ptrdiff_t>(head * numbers);
-      SA_RETURN_IF_ERROR(file->WriteHalves(
-          tensor.parts[i].canonical,
-          std::vector<float>(begin, begin + static_cast<std::ptrdiff_t>(numbers))));
-    }
-  }
-  return absl::OkStatus();
-}
-
-absl::Status WriteShard(PackageWeights* weights, const std::vector<Stored>& tensors,
+absl::Status WriteShard(PackageWeights* weights, const std::vector<FileTensor>& tensors,
                         const std::string& path) {
   OutputFile file(path);
   SA_RETURN_IF_ERROR(file.Write(SafetensorsHeader(tensors)));
-  for (const Stored& tensor : tensors) {
-    SA_RETURN_IF_ERROR(tensor.parts.size() == 1 ? WriteTensor(weights, tensor.parts[0], &file)
-                                                : WriteFused(weights, tensor, &file));
+  for (const FileTensor& tensor : tensors) {
+    const std::string& name = tensor.front().canonical;
+    const float plus = tensor.front().hugging_face_plus;
+    const auto write = [&](const std::vector<float>& rows) {
+      if (plus == 0) return file.WriteHalves(name, rows);
+      std::vector<float> less = rows;
+      for (float& value : less) value -= plus;
+      return file.WriteHalves(name, less);
+    };
+    SA_RETURN_IF_ERROR(weights->ReadAsIn(FileFormat::kHuggingFace, tensor, write));
   }
   return file.Close();
 }
@@ -130,7 +80,8 @@ absl::Status WriteJson(const json& document, const std::string& path) {
 absl::Status WriteWeights(PackageWeights* weights, uint64_t shard_bytes,
                           const std::string& folder) {
   const auto shards =
-      Shards(StoredTensors(weights->family().tensors(weights->spec())), shard_bytes);
+      Shards(FileTensors(weights->family().tensors(weights->spec()), FileFormat::kHuggingFace),
+             shard_bytes);
   if (shards.size() == 1) return WriteShard(weights, shards[0], folder + "/model.safetensors");
   json map = json::object();
   uint64_t total = 0;
@@ -138,8 +89,8 @@ absl::Status WriteWeights(PackageWeights* weights, uint64_t shard_bytes,
     const std::string name =
         absl::StrFormat("model-%05d-of-%05d.safetensors", i + 1, shards.size());
     SA_RETURN_IF_ERROR(WriteShard(weights, shards[i], folder + "/" + name));
-    for (const Stored& tensor : shards[i]) {
-      map[tensor.name] = name;
+    for (const FileTensor& tensor : shards[i]) {
+      map[tensor.front().hugging_face] = name;
       total += HalfBytes(tensor);
     }
   }

@@ -30,6 +30,22 @@ std::vector<float> Interleave(const std::vector<float>& values, int64_t heads) {
 
 }  // namespace
 
+std::vector<FileTensor> FileTensors(const std::vector<FamilyTensor>& tensors, FileFormat format) {
+  std::vector<FileTensor> out;
+  const auto name = [format](const FamilyTensor& t) {
+    return format == FileFormat::kHuggingFace ? t.hugging_face : t.gguf;
+  };
+  std::map<std::string, size_t> places;  // the parts need not follow each other
+  for (const FamilyTensor& tensor : tensors) {
+    const auto [place, fresh] = places.emplace(name(tensor), out.size());
+    if (fresh) out.emplace_back();
+    out[place->second].push_back(tensor);
+  }
+  return out;
+}
+
+std::vector<int64_t> FileShape(const FileTensor& tensor) { return tensor.front().SourceShape(); }
+
 absl::StatusOr<std::unique_ptr<PackageWeights>> PackageWeights::Open(ResolvedPackage package) {
   std::unique_ptr<PackageWeights> out(new PackageWeights(std::move(package)));
   const ResolvedPackage& from = out->package_;
@@ -61,26 +77,64 @@ absl::StatusOr<PackedLayer> PackageWeights::Layer(const std::string& name) {
   return absl::NotFoundError(absl::StrCat("the package has no tensor '", name, "'"));
 }
 
-absl::Status PackageWeights::Read(const FamilyTensor& tensor, bool interleaved,
-                                  const RowSink& sink) {
-  const int64_t heads = interleaved ? tensor.interleaved_heads : 0;
-  const auto vector = context_.unquantized->values.find(tensor.canonical);
-  if (vector != context_.unquantized->values.end()) {
-    return sink(heads > 0 ? Interleave(vector->second, heads) : vector->second);
+absl::Status PackageWeights::Read(const FamilyTensor& tensor, const RowSink& sink) {
+  return ReadFused({tensor}, 1, sink);
+}
+
+absl::Status PackageWeights::ReadAsIn(FileFormat format, const FileTensor& tensor,
+                                      const RowSink& sink) {
+  const FamilyTensor& first = tensor.front();
+  if (format == FileFormat::kHuggingFace) {
+    return ReadFused(tensor, first.hugging_face_fused_heads, sink);
   }
+  return first.interleaved_heads > 0 ? ReadInterleaved(first, sink) : ReadFused(tensor, 1, sink);
+}
+
+absl::Status PackageWeights::ReadFused(const FileTensor& parts, int64_t heads,
+                                       const RowSink& sink) {
+  const auto& plain = context_.unquantized->values;
+  std::vector<PackedLayer> layers;
+  for (const FamilyTensor& part : parts) {
+    if (plain.count(part.canonical) > 0) continue;
+    SA_ASSIGN_OR_RETURN(PackedLayer layer, Layer(part.canonical));
+    layers.push_back(std::move(layer));
+  }
+  const int64_t run = parts.front().shape[0] / heads;
+  std::vector<float> rows;
+  for (int64_t head = 0; head < heads; ++head) {
+    for (size_t p = 0; p < parts.size(); ++p) {
+      if (layers.empty()) {
+        const std::vector<float>& values = plain.at(parts[p].canonical);  // positions have rows too
+        const auto size = static_cast<int64_t>(values.size()) / heads;
+        rows.assign(values.begin() + head * size, values.begin() + (head + 1) * size);
+        SA_RETURN_IF_ERROR(sink(rows));
+        continue;
+      }
+      const int64_t step = std::max<int64_t>(1, kChunkNumbers / layers[p].cols);
+      for (int64_t i = 0; i < run; i += step) {
+        const int64_t count = std::min(step, run - i), begin = head * run + i;
+        rows.resize(static_cast<size_t>(count * layers[p].cols));
+        DequantizeLayerRows(layers[p], begin, begin + count, rows.data());
+        SA_RETURN_IF_ERROR(sink(rows));
+      }
+    }
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PackageWeights::ReadInterleaved(const FamilyTensor& tensor, const RowSink& sink) {
+  const int64_t heads = tensor.interleaved_heads;
+  const auto vector = context_.unquantized->values.find(tensor.canonical);
+  if (vector != context_.unquantized->values.end()) return sink(Interleave(vector->second, heads));
   SA_ASSIGN_OR_RETURN(const PackedLayer layer, Layer(tensor.canonical));
   const int64_t step = std::max<int64_t>(1, kChunkNumbers / layer.cols);
   std::vector<float> rows;
   for (int64_t begin = 0; begin < layer.rows; begin += step) {
     const int64_t end = std::min(layer.rows, begin + step);
-    rows.resize((end - begin) * layer.cols);
-    if (heads == 0) {
-      DequantizeLayerRows(layer, begin, end, rows.data());
-    } else {
-      for (int64_t row = begin; row < end; ++row) {
-        const int64_t from = CanonicalRow(row, layer.rows / heads);
-        DequantizeLayerRows(layer, from, from + 1, rows.data() + (row - begin) * layer.cols);
-      }
+    rows.resize(static_cast<size_t>((end - begin) * layer.cols));
+    for (int64_t row = begin; row < end; ++row) {
+      const int64_t from = CanonicalRow(row, layer.rows / heads);
+      DequantizeLayerRows(layer, from, from + 1, rows.data() + (row - begin) * layer.cols);
     }
     SA_RETURN_IF_ERROR(sink(rows));
   }

@@ -19,6 +19,14 @@
 
 namespace shiftadd {
 
+// A tensor of a file: one of the model's, or the parts of a fused one, by their number.
+using FileTensor = std::vector<FamilyTensor>;
+enum class FileFormat { kHuggingFace, kGguf };
+// What a file holds of a model, in order.
+std::vector<FileTensor> FileTensors(const std::vector<FamilyTensor>& tensors, FileFormat format);
+// The shape there.
+std::vector<int64_t> FileShape(const FileTensor& tensor);
+
 // Rows [begin, begin + rows.size() / cols) of a tensor; vectors are one row.
 using RowSink = std::function<absl::Status(const std::vector<float>& rows)>;
 
@@ -34,13 +42,17 @@ class PackageWeights {
   const std::string& digest() const { return package_.digest; }
   const nlohmann::json& tokenizer() const { return tokenizer_; }  // tokenizer.json + "shiftadd"
 
-  // Gives `tensor` to `sink` in order, some rows at a time: of its canonical order, or, with
-  // `interleaved`, of GGUF's (FamilyTensor::interleaved_heads).
-  absl::Status Read(const FamilyTensor& tensor, bool interleaved, const RowSink& sink);
+  // Gives `tensor` to `sink` in its canonical order, some rows at a time.
+  absl::Status Read(const FamilyTensor& tensor, const RowSink& sink);
+  // The same in the order of a file: GGUF's interleaved heads, fused parts.
+  absl::Status ReadAsIn(FileFormat format, const FileTensor& tensor, const RowSink& sink);
 
  private:
   explicit PackageWeights(ResolvedPackage package) : package_(std::move(package)) {}
   absl::StatusOr<PackedLayer> Layer(const std::string& name);
+  // Rows [i * head, (i + 1) * head) of each part, then the next i.
+  absl::Status ReadFused(const FileTensor& parts, int64_t heads, const RowSink& sink);
+  absl::Status ReadInterleaved(const FamilyTensor& tensor, const RowSink& sink);
 
   const ResolvedPackage package_;
   PackageConfig config_;

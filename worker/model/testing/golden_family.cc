@@ -14,6 +14,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/model/testing/tiny_tokenizer.h"
+#include "worker/tensor/dtype.h"
 #include "worker/tensor/tensor_source.h"
 
 namespace shiftadd::testing {
@@ -80,6 +81,16 @@ std::vector<float> Converted(const json& tensor, bool zero_norms) {
   return values;
 }
 
+std::vector<char> Bytes(const std::vector<float>& values, bool halves) {
+  std::vector<char> bytes(values.size() * (halves ? sizeof(uint16_t) : sizeof(float)));
+  if (!halves) std::memcpy(bytes.data(), values.data(), bytes.size());
+  for (size_t i = 0; halves && i < values.size(); ++i) {
+    const uint16_t half = FloatToHalf(values[i]);
+    std::memcpy(bytes.data() + i * sizeof(half), &half, sizeof(half));
+  }
+  return bytes;
+}
+
 }  // namespace
 
 const json& GoldenFamilies() {
@@ -130,7 +141,7 @@ std::vector<float> GoldenWeight(const std::string& name, const std::vector<int64
 }
 
 absl::Status WriteGoldenFamily(const json& golden, const std::string& directory,
-                               const std::string& drop) {
+                               const std::string& drop, bool halves) {
   std::error_code error;
   std::filesystem::create_directories(directory, error);
   SA_RETURN_IF_ERROR(WriteText(directory + "/config.json", golden.at("config").dump(2)));
@@ -138,16 +149,15 @@ absl::Status WriteGoldenFamily(const json& golden, const std::string& directory,
   SA_RETURN_IF_ERROR(WriteText(directory + "/tokenizer.json",
                                TinyTokenizerJson(MakeTinyTokenizer(vocab), /*add_bos=*/false)));
   const bool zero_norms = absl::StartsWith(golden.at("name").get<std::string>(), "gemma");
-  std::deque<std::vector<float>> values;
+  std::deque<std::vector<char>> bytes;
   std::vector<TensorToWrite> tensors;
   for (const auto& [name, shape] : golden.at("tensors").items()) {
-    values.push_back(GoldenWeight(name, shape, zero_norms));
+    bytes.push_back(Bytes(GoldenWeight(name, shape, zero_norms), halves));
     const bool bare = !drop.empty() && absl::StartsWith(name, drop);
     tensors.push_back({bare ? name.substr(drop.size()) : name,
-                       DType::kF32,
+                       halves ? DType::kF16 : DType::kF32,
                        shape,
-                       {reinterpret_cast<const char*>(values.back().data()),
-                        values.back().size() * sizeof(float)}});
+                       {bytes.back().data(), bytes.back().size()}});
   }
   SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors(std::move(tensors), {}));
   return WriteText(directory + "/model.safetensors", blob);

@@ -24,10 +24,11 @@ absl::Status WriteGoldenGguf(const nlohmann::json& golden, const std::string& pa
 std::vector<float> GoldenWeight(const std::string& name, const std::vector<int64_t>& shape,
                                 bool zero_norms);
 
-// Creates the directory of a case's model: config.json, model.safetensors in fp32, the tiny LLaMA's
-// tokenizer. `drop`: tensors that begin with this are written without it.
+// Creates the directory of a case's model: config.json, model.safetensors in fp32, or `halves`: in
+// fp16, and the tiny LLaMA's tokenizer. `drop`: tensors that begin with this are written without
+// it.
 absl::Status WriteGoldenFamily(const nlohmann::json& golden, const std::string& directory,
-                               const std::string& drop = "");
+                               const std::string& drop = "", bool halves = false);
 
 // The largest difference from the logits of a case, [tokens, vocab], over its range of logits.
 double GoldenError(const nlohmann::json& golden, const std::vector<float>& logits);
