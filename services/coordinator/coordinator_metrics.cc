@@ -1,11 +1,17 @@
 #include "services/coordinator/coordinator_metrics.h"
 
+#include <iterator>
+
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/metrics/metrics.h"
 
 namespace shiftadd::coordinator {
 namespace {
+
+// Twice the usual time between scrapes.
+constexpr absl::Duration kKeepEnded = absl::Seconds(30);
 
 std::string Lower(const std::string& name, size_t prefix) {
   return absl::AsciiStrToLower(name.substr(prefix));
@@ -58,6 +64,10 @@ CoordinatorMetrics::CoordinatorMetrics(std::shared_ptr<prometheus::Registry> reg
                                "layers of a kind in a block), by width");
   layer_bits_.family =
       Gauges(r, "shiftadd_layer_bits", "Width chosen for the layers of running jobs");
+  // There from the start, so that the first of them is an increase and none is a zero, not a gap.
+  for (const char* reason : {"expired", "lost_blob", "unavailable"}) {
+    task_retries_.Add({{"reason", reason}});
+  }
 }
 
 Observer CoordinatorMetrics::MakeObserver() {
@@ -149,10 +159,28 @@ void CoordinatorMetrics::RefreshJobs(Coordinator* coordinator) {
     }
   }
   for (auto& [labels, value] : error) value /= layers[labels];
+  AddEnded(coordinator, &progress);
   Replace(&progress_, progress);
   Replace(&eta_, eta);
   Replace(&layer_error_, error);
   Replace(&layer_bits_, bits);
+}
+
+void CoordinatorMetrics::AddEnded(Coordinator* coordinator, std::map<Labels, double>* progress) {
+  const absl::Time now = absl::Now();
+  for (const auto& [labels, gauge] : progress_.gauges) {
+    if (progress->count(labels) > 0) continue;
+    const std::string& id = labels.at("job");
+    const auto [end, fresh] = ended_.emplace(id, now);
+    const auto report = now - end->second < kKeepEnded
+                            ? coordinator->Report(id)
+                            : absl::StatusOr<v1::JobReport>(absl::NotFoundError(id));
+    if (!report.ok() || !IsTerminal(report->job().state())) continue;
+    (*progress)[labels] = report->job().progress().ratio();
+  }
+  for (auto it = ended_.begin(); it != ended_.end();) {
+    it = now - it->second < kKeepEnded ? std::next(it) : ended_.erase(it);
+  }
 }
 
 }  // namespace shiftadd::coordinator

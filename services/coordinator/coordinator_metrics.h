@@ -14,6 +14,7 @@
 #include <string>
 #include <utility>
 
+#include "absl/time/time.h"
 #include "services/coordinator/coordinator.h"
 #include "services/store/timed_job_store.h"
 
@@ -29,7 +30,8 @@ class CoordinatorMetrics {
   // Must be outlived by this.
   StoreTimer MakeStoreTimer();
   void RpcDone(const std::string& method, int code, double seconds);
-  // Brings the gauges up to date. Layers of jobs that have ended are removed.
+  // Brings the gauges up to date. What a job that has ended leaves is its progress, for as long as
+  // a scrape may take to see it at 1 (kKeepEnded); its other series are removed at once.
   void Refresh(Coordinator* coordinator);
 
  private:
@@ -41,6 +43,8 @@ class CoordinatorMetrics {
   };
   void Replace(GaugeSet* set, const std::map<Labels, double>& values);
   void RefreshJobs(Coordinator* coordinator);
+  // Adds what jobs that had progress a moment ago, and have ended, came to.
+  void AddEnded(Coordinator* coordinator, std::map<Labels, double>* progress);
 
   std::shared_ptr<prometheus::Registry> registry_;
   prometheus::Family<prometheus::Histogram>& task_seconds_;
@@ -50,6 +54,7 @@ class CoordinatorMetrics {
   prometheus::Family<prometheus::Histogram>& store_seconds_;
   std::mutex mutex_;  // around Refresh
   GaugeSet jobs_, tasks_, workers_, progress_, eta_, layer_error_, layer_bits_;
+  std::map<std::string, absl::Time> ended_;  // job -> when it was found to have ended
 };
 
 }  // namespace shiftadd::coordinator

@@ -93,6 +93,8 @@ ModelFollower::ModelFollower(const PackageLocation& location, const FollowOption
       registry_(registry),
       metrics_(metrics),
       pause_(options.retry) {
+  // There from the start: the first is an increase then.
+  for (const char* outcome : {"loaded", "failed"}) metrics_->Loads(location_.reference, outcome);
   source_ = std::make_unique<Source>(this, Self(Now(), options_.address, retired_));
   thread_ = std::thread([this] { Loop(); });
 }

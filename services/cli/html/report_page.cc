@@ -1,5 +1,7 @@
 #include "services/cli/html/report_page.h"
 
+#include <map>
+
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "services/cli/evaluation_format.h"
@@ -82,10 +84,17 @@ std::string Provenance(const v1::JobReport& report) {
     rows.push_back(
         {"file " + file.path(), absl::StrCat(file.digest(), " ", FormatBytes(file.bytes()))});
   }
-  for (const auto& [state, seconds] : report.state_seconds()) {
-    rows.push_back({"time in " + state, FormatSeconds(seconds)});
+  for (int state = v1::JobState_MIN; state <= v1::JobState_MAX; ++state) {  // in a job's order
+    if (!v1::JobState_IsValid(state)) continue;
+    const std::string name =
+        v1::JobState_Name(static_cast<v1::JobState>(state)).substr(sizeof("JOB_STATE_") - 1);
+    const auto found = report.state_seconds().find(name);
+    if (found == report.state_seconds().end()) continue;
+    rows.push_back({"time in " + name, FormatSeconds(found->second)});
   }
-  for (const auto& [worker, seconds] : report.worker_seconds()) {
+  const std::map<std::string, double> workers(report.worker_seconds().begin(),
+                                              report.worker_seconds().end());
+  for (const auto& [worker, seconds] : workers) {
     rows.push_back({"time of " + worker, FormatSeconds(seconds)});
   }
   return absl::StrCat("<section id=\"provenance\"><h2>Provenance</h2><div class=\"wrap\">",

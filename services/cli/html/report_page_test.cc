@@ -57,6 +57,9 @@ ReportData Sample() {
     event.mutable_task()->set_worker(worker);
     event.mutable_task()->set_change(change);
   };
+  for (const char* state : {"EVALUATING", "CALIBRATING", "PROFILING", "INGESTING"}) {
+    (*data.report.mutable_state_seconds())[state] = 1;
+  }
   add("t1", "w1", "leased");
   add("t2", "w2", "leased");
   add("t1", "w1", "done");
@@ -78,6 +81,13 @@ TEST(ReportPage, HoldsEveryFigureAndItsNumbers) {
   EXPECT_THAT(page, HasSubstr("predicted at 2.000 planes: KL 0.312"));
   EXPECT_THAT(page, HasSubstr("PROFILE t2 on w2: 2.00 s from 1.00 s, expired"));
   EXPECT_THAT(page, HasSubstr("PROFILE t2 on w1: 0.00 s from 4.00 s, running"));
+  size_t place = 0;  // times in the order of a job's life
+  for (const char* state : {"INGESTING", "CALIBRATING", "PROFILING", "EVALUATING"}) {
+    const size_t found = page.find(absl::StrCat("time in ", state));
+    ASSERT_NE(found, std::string::npos) << state;
+    EXPECT_GT(found, place) << state;
+    place = found;
+  }
   if (const char* path = std::getenv("SHIFTADD_REPORT_PAGE")) std::ofstream(path) << page;
 }
 
