@@ -158,5 +158,6 @@ victim=$(jq -r '.layers[0].digest' "$work/layout/blobs/sha256/${digest#sha256:}"
 echo damaged >"$work/layout/blobs/sha256/${victim#sha256:}"
 packager three
 refused 1 "$victim" "$bin/shiftadd" pull "$work/layout" golden:v1 --packager "$(address three)"
-[ "$("$bin/shiftadd" packages --json --packager "$(address three)" | jq '.packages | length')" = 0 ] || fail "half a package"
+left=$("$bin/shiftadd" packages --json --packager "$(address three)") || fail "packages: $left"
+[ "$(jq '.packages | length' <<<"$left")" = 0 ] || fail "half a package: $left"
 echo ok
