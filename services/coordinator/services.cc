@@ -7,6 +7,7 @@
 #include "services/access/audit.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
+#include "services/rpc/stall_guard.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -141,7 +142,7 @@ grpc::Status JobServiceHandler::WatchJob(grpc::ServerContext* context,
   // Not counted: a stream's time is its job's.
   const absl::Status status = core_->Watch(
       request->job_id(), request->from_sequence(),
-      [&](const v1::JobEvent& event) { return writer->Write(event); },
+      [&](const v1::JobEvent& event) { return rpc::WriteInTime(context, writer, event); },
       [&] { return stop_->load() || context->IsCancelled(); });
   if (status.ok() && stop_->load()) {
     return rpc::ToGrpc(absl::UnavailableError("the coordinator is shutting down: watch again"));

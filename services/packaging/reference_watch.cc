@@ -11,6 +11,7 @@
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/reference.h"
+#include "services/rpc/stall_guard.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::packaging {
@@ -111,7 +112,7 @@ class Teller {
       told = *digest;
       v1::WatchReferenceResponse response;
       response.set_digest(*digest);
-      if (!stream_->Write(response)) break;
+      if (!rpc::WriteInTime(context_, stream_, response)) break;
     }
     context_->TryCancel();  // the reading thread wakes
   }
@@ -131,7 +132,7 @@ class Teller {
 absl::Status ServeWatch(Packager* packager, Replicas* replicas, grpc::ServerContext* context,
                         WatchStream* stream) {
   v1::WatchReferenceRequest request;
-  if (!stream->Read(&request)) {
+  if (!rpc::ReadInTime(context, stream, &request)) {
     return absl::InvalidArgumentError("WatchReference: expected a first message, found none");
   }
   const std::string reference = request.replica().reference(), id = request.replica().id();

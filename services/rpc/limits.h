@@ -15,6 +15,8 @@ inline constexpr int kMaxThreads = 4096;
 // A connection that has not said who it is by then is shut.
 inline constexpr int kHandshakeMillis = 10'000;
 inline constexpr int kMaxMetadataBytes = 16 << 10;
+// A client that neither takes nor sends a piece of a stream for so long is let go.
+inline constexpr int kStallMillis = 60'000;
 inline constexpr int kMinReconnectMillis = 200;
 // A connection is waited for at least so long; one with TLS takes its time on a busy machine.
 inline constexpr int kMinConnectMillis = 200;

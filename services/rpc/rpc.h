@@ -13,6 +13,7 @@
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
 #include "services/access/protection.h"
+#include "services/rpc/limits.h"
 
 namespace shiftadd::rpc {
 
@@ -33,11 +34,20 @@ struct FieldViolation {
 // not empty.
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 
+// What a server bears with from one connection. Those who sit still in a stream: stall_guard.h.
+struct ConnectionLimits {
+  absl::Duration handshake = absl::Milliseconds(kHandshakeMillis);
+  absl::Duration ping_after = absl::Milliseconds(2 * kKeepAliveMillis);  // of silence
+  absl::Duration ping_answer = absl::Milliseconds(kKeepAliveTimeoutMillis);
+  int streams = kMaxStreams;
+};
+
 struct ServerOptions {
   std::string address;                    // host:port; port 0 picks one
   bool insecure_beyond_loopback = false;  // else others than loopback take TLS and identities
   access::TlsFiles tls;                   // empty: plain text
   std::shared_ptr<access::Access> access = nullptr;  // null: everybody may call everything
+  ConnectionLimits limits = {};
 };
 
 // For a daemon that is told by flags how it is protected.

@@ -9,6 +9,7 @@
 #include "kernels/cpu_linear.h"
 #include "services/base/status_macros.h"
 #include "services/rpc/rpc.h"
+#include "services/rpc/stall_guard.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
 #include "worker/serve/text_stream.h"
 
@@ -244,7 +245,9 @@ class Service : public v1::GenerateService::Service {
         response.set_prompt_tokens(prompt_tokens);
         response.set_generated_tokens(generated);
       }
-      if (!writer->Write(response)) return absl::CancelledError("the client has gone");
+      if (!rpc::WriteInTime(context, writer, response)) {
+        return absl::CancelledError("the client has gone");
+      }
       if (event->last()) return absl::OkStatus();
     }
   }
