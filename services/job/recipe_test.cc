@@ -1,8 +1,10 @@
 #include "services/job/recipe.h"
 
+#include <google/protobuf/descriptor.h>
 #include <google/protobuf/text_format.h>
 #include <gtest/gtest.h>
 
+#include <set>
 #include <string>
 #include <utility>
 #include <vector>
@@ -41,6 +43,29 @@ std::string Faults(v1::Recipe recipe) {
     fields += (fields.empty() ? "" : " ") + f.field.substr(sizeof("recipe.") - 1);
   }
   return fields;
+}
+
+// Every field of text or bytes in a message and in what it holds, as "Message.field".
+void CollectTexts(const google::protobuf::Descriptor& type,
+                  std::set<const google::protobuf::Descriptor*>* seen,
+                  std::set<std::string>* texts) {
+  if (!seen->insert(&type).second) return;
+  for (int i = 0; i < type.field_count(); ++i) {
+    const google::protobuf::FieldDescriptor& field = *type.field(i);
+    if (field.cpp_type() == google::protobuf::FieldDescriptor::CPPTYPE_STRING) {
+      texts->insert(type.name() + "." + field.name());
+    }
+    if (field.message_type() != nullptr) CollectTexts(*field.message_type(), seen, texts);
+  }
+}
+
+// A recipe is numbers and names of choices: the one text in it is a pattern that layers' names are
+// compared with. A field that could name a file, a URL or code would have to be added here first.
+TEST(RecipeMessage, HoldsNoTextButPatterns) {
+  std::set<const google::protobuf::Descriptor*> seen;
+  std::set<std::string> texts;
+  CollectTexts(*v1::Recipe::descriptor(), &seen, &texts);
+  EXPECT_EQ(texts, std::set<std::string>{"RecipeOverride.glob"});
 }
 
 TEST(ResolveRecipe, ShiftAddsDefaults) {

@@ -1,5 +1,6 @@
 #include "services/store/job_store_conformance.h"
 
+#include <atomic>
 #include <filesystem>
 #include <set>
 #include <thread>
@@ -531,6 +532,84 @@ TEST_P(JobStoreConformance, WaitersSeeChanges) {
   EXPECT_EQ(store_->AwaitChange(last, absl::Milliseconds(1)), last);
   store_->StopWaiting();
   EXPECT_EQ(store_->AwaitChange(last, absl::Hours(1)), last);
+}
+
+// Whichever of two coordinators is asked: a task has one lease, and a completion that reaches both
+// at once, as of a worker that moved on to the other, counts once.
+TEST_P(JobStoreConformance, TwoCoordinatorsRaceForEachTask) {
+  constexpr int kTasks = 24;
+  Plan(Create("job-a"), kTasks);
+  const std::shared_ptr<JobStore> other = Another();
+  JobStore* const stores[] = {store_.get(), other.get()};
+  std::atomic<int> accepted{0}, repeated{0};
+  std::mutex mutex;
+  std::multiset<std::string> leased;
+  v1::JobEvent event;
+  event.set_log("done");
+  std::vector<std::thread> workers;
+  for (int i = 0; i < 4; ++i) {
+    workers.emplace_back([&, i] {
+      while (true) {
+        const auto outcome = stores[i % 2]->LeaseTask(Worker("w" + std::to_string(i)));
+        ASSERT_TRUE(outcome.ok()) << outcome.status();
+        if (!outcome->task.has_value()) return;
+        std::thread racers[2];
+        for (int s = 0; s < 2; ++s) {
+          racers[s] = std::thread([&, s] {
+            const auto done = stores[s]->CompleteTask(KeyOf(*outcome->task), "r", {event});
+            ASSERT_TRUE(done.ok()) << done.status();
+            ++(*done ? accepted : repeated);
+          });
+        }
+        for (std::thread& racer : racers) racer.join();
+        const std::lock_guard<std::mutex> hold(mutex);
+        leased.insert(outcome->task->task_id);
+      }
+    });
+  }
+  for (std::thread& worker : workers) worker.join();
+  EXPECT_EQ(leased.size(), static_cast<size_t>(kTasks));
+  EXPECT_EQ(std::set<std::string>(leased.begin(), leased.end()).size(),
+            static_cast<size_t>(kTasks));
+  EXPECT_EQ(accepted, kTasks);
+  EXPECT_EQ(repeated, kTasks);
+  int events = 0;
+  const auto written = store_->Events("job-a", 1, 1000);
+  for (const v1::JobEvent& e : *written) events += e.log() == "done" ? 1 : 0;
+  EXPECT_EQ(events, kTasks);
+  ExpectNoGaps("job-a");
+}
+
+// The lease ends while its worker completes: one of both has its way, whole.
+TEST_P(JobStoreConformance, ACompletionRacesTheEndOfItsLease) {
+  const std::shared_ptr<JobStore> other = Another();
+  for (int round = 0; round < 10; ++round) {
+    const std::string job = "job-" + std::to_string(round);
+    Plan(Create(job), 1);
+    const TaskRecord task = Lease(Worker("w1"));
+    ASSERT_EQ(task.job_id, job);
+    clock_->Advance(absl::Seconds(31));
+    absl::StatusOr<bool> completed = absl::UnknownError("");
+    absl::StatusOr<std::vector<Expired>> reaped = absl::UnknownError("");
+    std::thread completes([&] { completed = store_->CompleteTask(KeyOf(task), "r", {}); });
+    std::thread reaps([&] { reaped = other->ReapExpired(); });
+    completes.join();
+    reaps.join();
+    ASSERT_TRUE(reaped.ok()) << reaped.status();
+    const TaskRecord after = *store_->GetTask(task.task_id);
+    if (completed.ok()) {
+      EXPECT_TRUE(*completed);
+      EXPECT_EQ(after.state, TaskState::kDone);
+      EXPECT_TRUE(reaped->empty());
+    } else {
+      EXPECT_EQ(completed.status().code(), StatusCode::kAborted) << completed.status();
+      EXPECT_EQ(after.state, TaskState::kReady);
+      EXPECT_EQ(reaped->size(), 1u);
+      // Another epoch, and it is done.
+      EXPECT_TRUE(*other->CompleteTask(KeyOf(Lease(Worker("w2"))), "r", {}));
+    }
+    ExpectNoGaps(job);
+  }
 }
 
 TEST_P(JobStoreConformance, ManyThreadsLeaseEachTaskOnce) {
