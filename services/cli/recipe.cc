@@ -1,10 +1,12 @@
 #include "services/cli/recipe.h"
 
+#include <yaml-cpp/eventhandler.h>
 #include <yaml-cpp/yaml.h>
 
 #include <algorithm>
 #include <cstdint>
 #include <set>
+#include <sstream>
 #include <vector>
 
 #include "absl/strings/match.h"
@@ -88,16 +90,42 @@ class YamlReader {
   bool too_deep_ = false;
 };
 
+// Hears what a parser reads and keeps none of it.
+class Deaf : public YAML::EventHandler {
+ public:
+  void OnDocumentStart(const YAML::Mark&) override {}
+  void OnDocumentEnd() override {}
+  void OnNull(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnAlias(const YAML::Mark&, YAML::anchor_t) override {}
+  void OnScalar(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                const std::string&) override {}
+  void OnSequenceStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                       YAML::EmitterStyle::value) override {}
+  void OnSequenceEnd() override {}
+  void OnMapStart(const YAML::Mark&, const std::string&, YAML::anchor_t,
+                  YAML::EmitterStyle::value) override {}
+  void OnMapEnd() override {}
+};
+
+// Whether something follows the first document. YAML::LoadAll would not come to an end where a
+// token that begins none, as a comma, stands between two: it makes empty documents of it for ever.
+bool HasSeveralDocuments(const std::string& text) {
+  std::istringstream in(text);
+  YAML::Parser parser(in);
+  Deaf deaf;
+  return parser.HandleNextDocument(deaf) && parser.HandleNextDocument(deaf);
+}
+
 absl::StatusOr<Json> ParseYaml(const std::string& text, const std::string& name,
                                std::vector<std::string>* faults) {
   try {
-    const std::vector<YAML::Node> documents = YAML::LoadAll(text);
-    if (documents.size() > 1) {
-      return absl::InvalidArgumentError(
-          absl::StrCat(name, ": holds ", documents.size(), " documents, expected one"));
+    if (HasSeveralDocuments(text)) {
+      return absl::InvalidArgumentError(absl::StrCat(
+          name, ": something follows its first document, expected one document and nothing else"));
     }
-    if (documents.empty() || documents[0].IsNull()) return Json::object();
-    return YamlReader(faults).Read(documents[0], "recipe");
+    const YAML::Node document = YAML::Load(text);
+    if (document.IsNull()) return Json::object();
+    return YamlReader(faults).Read(document, "recipe");
   } catch (const YAML::Exception& e) {
     return absl::InvalidArgumentError(absl::StrCat(name, ": line ", e.mark.line + 1, ", column ",
                                                    e.mark.column + 1, ": not YAML: ", e.msg));

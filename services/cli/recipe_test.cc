@@ -161,11 +161,27 @@ TEST(Recipe, RefusesWhatIsNoRecipe) {
   EXPECT_THAT(message(deep, "r.json"), HasSubstr("nested deeper than 16 levels"));
   EXPECT_THAT(message("{\"seed\": " + deep + ", \"sede\": 1}", "r.json"),
               AllOf(HasSubstr("nested deeper than 16 levels"), HasSubstr("recipe.sede: unknown")));
-  EXPECT_THAT(message("seed: 1\n---\nseed: 2", "r.yaml"), HasSubstr("2 documents"));
+  EXPECT_THAT(message("seed: 1\n---\nseed: 2", "r.yaml"), HasSubstr("expected one document"));
+  EXPECT_THAT(message(", : [0,", "r.yaml"), HasSubstr("expected one document"));
   EXPECT_THAT(message("seed: \"1\"", "r.yaml"), HasSubstr("found \"1\""));
   EXPECT_THAT(message("seed: &a [*a]", "r.yaml"), HasSubstr("recipe"));
   EXPECT_THAT(message("seed: 18446744073709551616", "r.yaml"),
               HasSubstr("expected a whole number"));
+}
+
+// Nothing in a recipe is opened, fetched or run: what looks like it is an unknown field or a value
+// of the wrong kind, and the name of a file is a pattern that matches no layer.
+TEST(Recipe, NamesNoFilesUrlsOrCode) {
+  for (const char* text : {"include: /etc/passwd", "hook: http://127.0.0.1/x",
+                           "method: !!python/object/apply:os.system ['id']",
+                           "seed: !include /etc/passwd", "script: |\n  rm -rf /\n",
+                           "method: /etc/passwd", "overrides:\n- file: /etc/passwd\n  bits: 2",
+                           "overrides: file:///etc/passwd", "<<: {method: rtn, run: id}"}) {
+    const auto recipe = ParseRecipe(text, "r.yaml");
+    EXPECT_TRUE(absl::IsInvalidArgument(recipe.status())) << text;
+    EXPECT_THAT(std::string(recipe.status().message()), HasSubstr("recipe")) << text;
+    EXPECT_EQ(recipe.status().message().find("root:"), absl::string_view::npos) << text;
+  }
 }
 
 TEST(Recipe, FilesThatAreNotThere) {
