@@ -5,8 +5,8 @@
 #   tests/deep.sh fuzz    damaged models, SHIFTADD_FUZZ_FACTOR (default 50) times as many as in tests/run.sh, on the
 #                         asan build
 #   tests/deep.sh libfuzzer  each target of tests/fuzz for SHIFTADD_FUZZ_SECONDS (default 600), with clang's libFuzzer, address and
-#                         undefined-behaviour sanitizers; SHIFTADD_FUZZ_TARGETS: only these. What it finds is kept in
-#                         build/fuzz/found; corpora grow in build/fuzz/corpus
+#                         undefined-behaviour sanitizers, SHIFTADD_JOBS at a time; SHIFTADD_FUZZ_TARGETS: only these. What it
+#                         finds is kept in build/fuzz/found; corpora grow in build/fuzz/corpus
 #   tests/deep.sh chaos   SHIFTADD_CHAOS_ROUNDS (default 1000) clusters, on SQLite and on PostgreSQL, whose daemons are
 #                         killed, stopped and cut off; seeds from SHIFTADD_CHAOS_SEED (default 1) on
 #   tests/deep.sh load    200 streaming clients on shiftadd-server for SHIFTADD_LOAD_SECONDS (default 600): nothing fails
@@ -84,24 +84,30 @@ part_fuzz() {
 
 fuzz_targets=(gguf safetensors tokenizer chat_template recipe oci http openai rpc)
 
+# fuzz_one NAME: one target, at low priority; prints what came of it and fails if it found something.
+fuzz_one() {
+  local name=$1 seconds=${SHIFTADD_FUZZ_SECONDS:-600} found=$PWD/build/fuzz/found/$1 log=build/fuzz_$1.log status=0 length=65536
+  [[ $name != http ]] || length=16384 # more than its socket takes is not looked at
+  mkdir -p "build/fuzz/corpus/$name" "$found"
+  nice -n 15 "build/fuzz/tests/fuzz_$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=2048 -max_len="$length" \
+    -print_final_stats=1 -artifact_prefix="$found/" "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name" >"$log" 2>&1 || status=1
+  [[ $status -eq 0 ]] || tail -60 "$log"
+  printf '%s: %s executions in %s s, coverage %s, corpus %s, found %s\n' "$name" \
+    "$(sed -n 's/^stat::number_of_executed_units: *//p' "$log")" "$seconds" \
+    "$(sed -n 's/.* cov: \([0-9]*\) ft: \([0-9]*\) .*/\1 edges \2 features/p' "$log" | tail -1)" \
+    "$(sed -n 's/.* corp: \([^ ]*\) .*/\1/p' "$log" | tail -1)" "$(find "$found" -type f | wc -l)"
+  return "$status"
+}
+
 part_libfuzzer() {
-  local targets name status=0 seconds=${SHIFTADD_FUZZ_SECONDS:-600} found=$PWD/build/fuzz/found
+  local targets
   read -ra targets <<<"${SHIFTADD_FUZZ_TARGETS:-${fuzz_targets[*]}}"
   build fuzz "${targets[@]/#/fuzz_}" || return 1
   asan_environment
   # A target keeps its stores for the life of the process.
   export ASAN_OPTIONS=$ASAN_OPTIONS:detect_leaks=0
-  mkdir -p "$found"
-  for name in "${targets[@]}"; do
-    mkdir -p "build/fuzz/corpus/$name"
-    printf '%s: fuzzing for %s s\n' "$name" "$seconds"
-    "build/fuzz/tests/fuzz_$name" -max_total_time="$seconds" -timeout=25 -rss_limit_mb=4096 -max_len=65536 -print_final_stats=1 \
-      -verbosity=0 -artifact_prefix="$found/$name-" "build/fuzz/corpus/$name" "tests/fuzz/corpus/$name" >"build/fuzz_$name.log" 2>&1 ||
-      { status=1; tail -40 "build/fuzz_$name.log"; }
-    printf '%s: %s executions, %s inputs in the corpus\n' "$name" \
-      "$(sed -n 's/^stat::number_of_executed_units: *//p' "build/fuzz_$name.log")" "$(find "build/fuzz/corpus/$name" -type f | wc -l)"
-  done
-  return "$status"
+  export -f fuzz_one
+  printf '%s\n' "${targets[@]}" | xargs -P "$jobs" -I NAME bash -c 'fuzz_one NAME'
 }
 
 part_chaos() {
@@ -143,7 +149,7 @@ counts() {
   case $1 in
     asan | tsan) grep -E '^[0-9]+% tests passed' "$log" | tail -1 ;;
     fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
-    libfuzzer) grep -E ' executions, ' "$log" ;;
+    libfuzzer) grep -E ' executions in ' "$log" ;;
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
     scale) grep -E '^(sqlite|postgres) ' "$log" | tail -2 ;;
     load) grep -E ' streams whole' "$log" | tail -1 ;;

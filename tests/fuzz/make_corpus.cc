@@ -1,6 +1,7 @@
 // Writes the corpora of the fuzz targets that are more than text: run once, and again when formats
 // change; what a fuzzer found on the way lies beside them.
 //   make_fuzz_corpus FOLDER GOLDEN_FOLDER
+//   make_fuzz_corpus --check FOLDER    fails unless every RPC has its requests in FOLDER/rpc
 #include <google/protobuf/descriptor.h>
 #include <google/protobuf/message.h>
 
@@ -8,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 #include <iterator>
+#include <memory>
 #include <string>
 
 #include "absl/strings/match.h"
@@ -33,6 +35,7 @@ void Write(const std::string& path, const std::string& bytes) {
 std::string TextFor(const FieldDescriptor& field) {
   const std::string& name = field.name();
   if (name == "job_id" || name == "parent_job_id") return "JOB_ID";
+  if (name == "task_id") return "TASK_ID";
   if (absl::StrContains(name, "digest")) return absl::StrCat("sha256:", std::string(64, '0'));
   if (absl::EndsWith(name, "json")) return R"({"a": [1, null, "b"]})";
   if (name == "reference" || name == "source" || name == "target" || name == "output") return "a:b";
@@ -69,9 +72,11 @@ void Fill(Message* message, int depth) {
       case FieldDescriptor::CPPTYPE_UINT32:
         many ? reflection->AddUInt32(message, f, 3) : reflection->SetUInt32(message, f, 3);
         break;
-      case FieldDescriptor::CPPTYPE_UINT64:
-        many ? reflection->AddUInt64(message, f, 3) : reflection->SetUInt64(message, f, 3);
+      case FieldDescriptor::CPPTYPE_UINT64: {
+        const uint64_t value = f->name() == "lease_epoch" ? 1 : 3;
+        many ? reflection->AddUInt64(message, f, value) : reflection->SetUInt64(message, f, value);
         break;
+      }
       case FieldDescriptor::CPPTYPE_DOUBLE:
         many ? reflection->AddDouble(message, f, 0.5) : reflection->SetDouble(message, f, 0.5);
         break;
@@ -88,8 +93,9 @@ void Fill(Message* message, int depth) {
   }
 }
 
-// In the order of rpc.cc.
-void WriteRpc(const std::string& dir) {
+// Every method and the byte that stands for it, in the order of rpc.cc.
+template <typename Use>
+void ForEachMethod(Use use) {
   int index = 0;
   for (const google::protobuf::FileDescriptor* file :
        {shiftadd::v1::Job::descriptor()->file(), shiftadd::v1::Task::descriptor()->file(),
@@ -97,15 +103,35 @@ void WriteRpc(const std::string& dir) {
         shiftadd::v1::ModelInfo::descriptor()->file()}) {
     const google::protobuf::ServiceDescriptor& service = *file->service(0);
     for (int m = 0; m < service.method_count(); ++m, ++index) {
-      const Message* prototype =
-          MessageFactory::generated_factory()->GetPrototype(service.method(m)->input_type());
-      const std::unique_ptr<Message> message(prototype->New());
-      const std::string head(1, static_cast<char>(index));
-      Write(absl::StrCat(dir, "/", service.method(m)->name(), "-empty"), head);
-      Fill(message.get(), 4);
-      Write(absl::StrCat(dir, "/", service.method(m)->name()), head + message->SerializeAsString());
+      use(*service.method(m), static_cast<char>(index));
     }
   }
+}
+
+void WriteRpc(const std::string& dir) {
+  ForEachMethod([&](const google::protobuf::MethodDescriptor& method, char head) {
+    const std::unique_ptr<Message> message(
+        MessageFactory::generated_factory()->GetPrototype(method.input_type())->New());
+    Write(absl::StrCat(dir, "/", method.name(), "-empty"), std::string(1, head));
+    Fill(message.get(), 4);
+    Write(absl::StrCat(dir, "/", method.name()), head + message->SerializeAsString());
+  });
+}
+
+// A method that is added moves those behind it: the corpus must be made anew.
+int CheckRpc(const std::string& dir) {
+  int faults = 0;
+  ForEachMethod([&](const google::protobuf::MethodDescriptor& method, char head) {
+    for (const char* suffix : {"", "-empty"}) {
+      const std::string path = absl::StrCat(dir, "/", method.name(), suffix);
+      std::ifstream in(path, std::ios::binary);
+      if (in.get() == static_cast<unsigned char>(head)) continue;
+      std::fprintf(stderr, "%s: expected it to begin with byte %d: run make_fuzz_corpus\n",
+                   path.c_str(), head);
+      ++faults;
+    }
+  });
+  return faults == 0 ? 0 : 1;
 }
 
 nlohmann::json ReadJson(const std::string& path) {
@@ -120,6 +146,7 @@ int main(int argc, char** argv) {
     std::fprintf(stderr, "usage: %s FOLDER GOLDEN_FOLDER\n", argv[0]);
     return 2;
   }
+  if (std::string(argv[1]) == "--check") return CheckRpc(std::string(argv[2]) + "/rpc");
   const std::string dir = argv[1], golden = argv[2];
   WriteRpc(dir + "/rpc");
   const nlohmann::json chats = ReadJson(golden + "/chat_templates.json"),

@@ -1,5 +1,6 @@
 // The request of every RPC, as bytes on a real server: the first byte says which method, the rest
-// is the message. JOB_ID in it stands for a job that is there.
+// is the message. JOB_ID in it stands for a job that is there, TASK_ID for a task that worker "x"
+// has leased.
 #include "services/rpc/rpc.h"
 
 #include <google/protobuf/descriptor.h>
@@ -13,6 +14,7 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "services/base/logging.h"
 #include "services/coordinator/services.h"
 #include "services/packaging/package_service.h"
@@ -84,19 +86,13 @@ class Daemons {
         "a server starts");
     channel_ = rpc::MakeChannel(absl::StrCat("127.0.0.1:", server_->port()));
     AddMethods();
-    v1::SubmitJobRequest request;
-    request.mutable_spec()->set_source("file:///model");
-    request.mutable_spec()->set_output("a:b");
-    request.mutable_spec()->mutable_budget()->set_planes(3);
-    std::vector<FieldFault> faults;
-    job_id_ = OrDie(core_->Submit(request, "local", &faults), "a job is taken").job_id();
   }
 
   void Call(uint8_t which, std::string body) {
+    // Some calls end the job or its task: what the corpus names is there again after a while.
+    if (calls_++ % kRenewal == 0) AddJob();
     const Method& method = methods_[which % methods_.size()];
-    for (size_t at = body.find("JOB_ID"); at != std::string::npos; at = body.find("JOB_ID", at)) {
-      body.replace(at, 6, job_id_);
-    }
+    absl::StrReplaceAll({{"JOB_ID", job_id_}, {"TASK_ID", task_id_}}, &body);
     grpc::ClientContext context;
     rpc::SetDeadline(&context, method.waits ? absl::Milliseconds(50) : absl::Seconds(20));
     grpc::CompletionQueue queue;
@@ -129,6 +125,28 @@ class Daemons {
   }
 
  private:
+  static constexpr int kRenewal = 64;
+
+  void AddJob() {
+    v1::SubmitJobRequest request;
+    request.mutable_spec()->set_source("file:///model");
+    request.mutable_spec()->set_output("a:b");
+    request.mutable_spec()->mutable_budget()->set_planes(3);
+    std::vector<FieldFault> faults;
+    job_id_ = OrDie(core_->Submit(request, "local", &faults), "a job is taken").job_id();
+    fuzz::Require(core_->Tick().ok(), "a job is planned");
+    v1::DrainWorkerRequest active;
+    active.set_worker_id("x");
+    active.set_standing(v1::WORKER_STANDING_ACTIVE);
+    core_->DrainWorker(active).IgnoreError();
+    v1::LeaseTaskRequest lease;
+    lease.set_worker_id("x");
+    lease.set_device_class("cpu-avx2");
+    const v1::LeaseTaskResponse leased =
+        OrDie(core_->Lease(lease, [] { return false; }), "a worker is answered");
+    if (leased.has_task()) task_id_ = leased.task().task_id();
+  }
+
   void AddMethods() {
     for (const google::protobuf::FileDescriptor* file :
          {v1::Job::descriptor()->file(), v1::Task::descriptor()->file(),
@@ -160,7 +178,8 @@ class Daemons {
   std::unique_ptr<rpc::Server> server_;
   std::shared_ptr<grpc::Channel> channel_;
   std::vector<Method> methods_;
-  std::string job_id_;
+  std::string job_id_, task_id_;
+  int calls_ = 0;
 };
 
 }  // namespace
