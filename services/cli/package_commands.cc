@@ -34,6 +34,7 @@ absl::Status ListPackages(Context& context, PackageClient& client) {
     list.push_back({{"name", package.name()},
                     {"tag", package.tag()},
                     {"digest", package.digest()},
+                    {"owner", package.owner()},
                     {"bytes", package.bytes()},
                     {"publish_time", ToJson(package.publish_time())}});
     table.Add({package.name(), package.tag(), FormatBytes(package.bytes()),
@@ -86,6 +87,7 @@ std::string InspectText(const v1::Package& package) {
                                   "\n", "digest     ", package.digest(), "\n", "size       ",
                                   FormatBytes(package.bytes()), "\n", "published  ",
                                   Time(package.publish_time()), " UTC\n");
+  if (!package.owner().empty()) absl::StrAppend(&text, "owner      ", package.owner(), "\n");
   const OrderedJson config = OrderedJson::parse(package.config_json(), nullptr, false);
   if (config.is_object()) {
     for (const char* field : {"architecture", "budget", "recipe", "quality", "device_class",
@@ -120,11 +122,13 @@ absl::Status Inspect(Context& context, PackageClient& client, const std::string&
 }
 
 absl::Status Tag(Context& context, PackageClient& client, const std::string& from,
-                 const std::string& to) {
+                 const std::string& to, const std::string& owner) {
   SA_ASSIGN_OR_RETURN(const std::string source, NormalizeReference(from));
   SA_ASSIGN_OR_RETURN(const std::string target, NormalizeReference(to));
-  SA_ASSIGN_OR_RETURN(const v1::Package package, client.Tag(source, target));
-  context.out << target << " is " << package.digest() << "\n";
+  SA_ASSIGN_OR_RETURN(const v1::Package package, client.Tag(source, target, "", owner));
+  context.out << target << " is " << package.digest();
+  if (!package.owner().empty()) context.out << ", owned by " << package.owner();
+  context.out << "\n";
   return absl::OkStatus();
 }
 
@@ -151,6 +155,7 @@ absl::Status CollectGarbage(Context& context, PackageClient& client, bool dry_ru
 void AddPackageCommands(CLI::App& app, Context& context) {
   auto first = std::make_shared<std::string>();
   auto second = std::make_shared<std::string>();
+  auto owner = std::make_shared<std::string>();
   auto dry_run = std::make_shared<bool>(false);
 
   CLI::App* packages = app.add_subcommand("packages", "List published packages");
@@ -173,10 +178,11 @@ void AddPackageCommands(CLI::App& app, Context& context) {
   CLI::App* tag = app.add_subcommand("tag", "Give a package another name");
   tag->add_option("source", *first, "NAME[:TAG] or NAME@DIGEST")->required();
   tag->add_option("target", *second, "NAME[:TAG]")->required();
-  tag->callback([&context, first, second] {
-    context.action = [&context, first, second] {
-      return WithPackages(context,
-                          [&](PackageClient& c) { return Tag(context, c, *first, *second); });
+  tag->add_option("--owner", *owner, "Whose the name is from now on (admins only)");
+  tag->callback([&context, first, second, owner] {
+    context.action = [&context, first, second, owner] {
+      return WithPackages(
+          context, [&](PackageClient& c) { return Tag(context, c, *first, *second, *owner); });
     };
   });
 

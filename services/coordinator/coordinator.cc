@@ -113,6 +113,20 @@ absl::Status Coordinator::CheckQuota(const std::string& owner, const std::string
                    options_.max_jobs_per_owner, " may be one owner's (--max-jobs-per-owner)"));
 }
 
+absl::Status Coordinator::CheckOutput(const std::string& owner, const NewJob& job) {
+  if (!options_.owners_are_known) return absl::OkStatus();
+  SA_ASSIGN_OR_RETURN(const auto made, store_->FindRequest(owner, job.request_id, job.fingerprint));
+  if (made.has_value()) return absl::OkStatus();
+  const std::string& output = job.job.spec().output();
+  const absl::StatusOr<v1::Package> package = publisher_->GetPackage(output);
+  if (!package.ok() || package->owner().empty() || package->owner() == owner) {
+    return absl::OkStatus();
+  }
+  return absl::PermissionDeniedError(absl::StrCat("spec.output: tag ", output, " belongs to ",
+                                                  package->owner(), ", a job of ", owner,
+                                                  " cannot move it: publish under another name"));
+}
+
 absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
                                             const std::string& owner,
                                             std::vector<FieldFault>* faults) {
@@ -136,6 +150,7 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   job.fingerprint = Fingerprint(request);
   job.quantizer_version = options_.quantizer_version;
   SA_RETURN_IF_ERROR(CheckQuota(owner, job.request_id, job.fingerprint));
+  SA_RETURN_IF_ERROR(CheckOutput(owner, job));
   SA_ASSIGN_OR_RETURN(JobRecord record, store_->CreateJob(job));
   if (record.job.job_id() == job.job.job_id()) {
     spdlog::info("{}: submitted by {}: {}", record.job.job_id(), owner, job.job.spec().source());

@@ -39,6 +39,8 @@ struct CoordinatorOptions {
   // Jobs that have not ended: of all, and of one owner. Beyond: RESOURCE_EXHAUSTED; 0: no limit.
   int max_jobs = 0;
   int max_jobs_per_owner = 0;
+  // Owners are who they say: what a job publishes is its owner's, and nobody else's tag.
+  bool owners_are_known = false;
   Observer observer;
 };
 
@@ -113,6 +115,9 @@ class Coordinator {
   // Whether `owner` may have one job more; a request that made its job already may be repeated.
   absl::Status CheckQuota(const std::string& owner, const std::string& request_id,
                           const std::string& fingerprint);
+  // Whether a job of `owner` may publish as its output says; the same of repeated requests. The
+  // packager looks again when it does so: one that is away now is no fault.
+  absl::Status CheckOutput(const std::string& owner, const NewJob& job);
   static void CheckRequestId(const std::string& id, std::vector<FieldFault>* faults);
   // The packager's sizes, each asked for once.
   BlobSizes Sizes();

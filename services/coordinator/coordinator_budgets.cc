@@ -146,6 +146,7 @@ absl::StatusOr<v1::Job> Coordinator::PublishBudget(const v1::PublishBudgetReques
   job.set_state(v1::JOB_STATE_QUEUED);
   job.set_device_class(parent.job().device_class());
   *job.mutable_spec() = spec;
+  SA_RETURN_IF_ERROR(CheckOutput(owner, child));
   *job.mutable_plan() = parent.job().plan();
   child.quantizer_version = options_.quantizer_version;
   child.tasks = Inherited(parent, job.job_id());

@@ -162,7 +162,8 @@ absl::StatusOr<bool> Coordinator::Apply(const JobUpdate& update) {
 
 absl::Status Coordinator::Publish(const JobView& view, v1::Job* job) {
   if (!job->spec().evaluated_package().empty()) return AttachEvaluation(*job);
-  SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request, ComposePublish(view, publisher_));
+  SA_ASSIGN_OR_RETURN(v1::PublishPackageRequest request, ComposePublish(view, publisher_));
+  if (options_.owners_are_known) request.set_owner(job->owner());
   SA_ASSIGN_OR_RETURN(*job->mutable_package_digest(), publisher_->Publish(request));
   job->mutable_quality()->set_package_bytes(PackageBytes(request));
   return absl::OkStatus();

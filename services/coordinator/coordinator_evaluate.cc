@@ -61,6 +61,7 @@ absl::StatusOr<v1::Job> Coordinator::EvaluatePackage(const v1::EvaluatePackageRe
   SA_ASSIGN_OR_RETURN(std::optional<JobRecord> known,
                       store_->FindRequest(owner, created.request_id, created.fingerprint));
   if (known.has_value()) return WithProgress(*std::move(known));
+  SA_RETURN_IF_ERROR(CheckQuota(owner, created.request_id, created.fingerprint));
 
   FaultList list;
   CheckRequest(request, &list);

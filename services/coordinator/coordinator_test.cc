@@ -618,6 +618,40 @@ TEST(Submit, SoManyJobsMayBeUnfinishedAndSoManyOfOneOwner) {
   EXPECT_TRUE(submit("ann").ok());
 }
 
+TEST(Submit, NoJobIsTakenForAnothersTag) {
+  SimulatedCluster cluster;
+  CoordinatorOptions options;
+  options.owners_are_known = true;
+  Coordinator core(cluster.store.get(), &cluster.publisher, cluster.scratch.get(),
+                   cluster.clock.get(), options);
+  std::vector<FieldFault> faults;
+  v1::SubmitJobRequest request = SimulatedCluster::Request();
+  request.set_request_id("first");
+  const auto job = core.Submit(request, "ann", &faults);
+  ASSERT_TRUE(job.ok()) << job.status();
+  cluster.core = std::make_unique<Coordinator>(cluster.store.get(), &cluster.publisher,
+                                               cluster.scratch.get(), cluster.clock.get(), options);
+  cluster.Run(1);
+  ASSERT_EQ(cluster.Get(job->job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+  // It was published for its owner.
+  ASSERT_EQ(cluster.publisher.published.size(), 1u);
+  EXPECT_EQ(cluster.publisher.published[0].owner(), "ann");
+  request.set_request_id("second");
+  const auto refused = core.Submit(request, "bob", &faults);
+  EXPECT_EQ(refused.status().code(), StatusCode::kPermissionDenied);
+  EXPECT_NE(refused.status().message().find("belongs to ann, a job of bob"), std::string::npos)
+      << refused.status();
+  EXPECT_TRUE(core.Submit(request, "ann", &faults).ok());
+  // What was taken before is answered again, whoever has the tag now.
+  cluster.publisher.published[0].set_owner("eve");
+  request.set_request_id("first");
+  EXPECT_EQ(core.Submit(request, "ann", &faults)->job_id(), job->job_id());
+  // A packager that is away is asked when the job publishes.
+  cluster.publisher.fault = absl::UnavailableError("away");
+  request.set_request_id("third");
+  EXPECT_TRUE(core.Submit(request, "bob", &faults).ok());
+}
+
 TEST(Submit, IsIdempotentByRequestId) {
   SimulatedCluster cluster;
   auto request = SimulatedCluster::Request();

@@ -179,6 +179,7 @@ absl::Status Serve(const Flags& flags) {
   options.lease = policy.lease;
   options.max_jobs = flags.max_jobs;
   options.max_jobs_per_owner = flags.max_jobs_per_owner;
+  options.owners_are_known = protection.access->required();
   options.observer = metrics.MakeObserver();
   Coordinator core(store.get(), publisher.get(), scratch.get(), &clock, options);
 

@@ -67,6 +67,7 @@ absl::StatusOr<v1::Package> RecordingPublisher::GetPackage(const std::string& re
     const v1::PublishPackageRequest& request = published.back();
     package.set_name(request.reference().substr(0, request.reference().find(':')));
     package.set_digest(Sha256Digest(request.config_json()));
+    package.set_owner(request.owner());
     package.set_config_json(request.config_json());
     package.set_provenance_json(request.provenance_json());
     package.mutable_config()->set_digest(package.digest());

@@ -34,6 +34,12 @@ CREATE INDEX pins_by_digest ON pins(digest);
 PRAGMA user_version = 1;
 )sql";
 
+// The header too: programs of before look at nothing else.
+constexpr char kSqliteOwners[] = R"sql(
+ALTER TABLE tags ADD COLUMN owner TEXT NOT NULL DEFAULT '';
+PRAGMA user_version = 2;
+)sql";
+
 // Names are compared and sorted by their bytes, as SQLite does.
 constexpr char kPostgresSchema[] = R"sql(
 CREATE TABLE packages(
@@ -57,6 +63,9 @@ CREATE TABLE pins(
 CREATE INDEX pins_by_digest ON pins(digest);
 )sql";
 
+constexpr char kPostgresOwners[] =
+    R"sql(ALTER TABLE tags ADD COLUMN owner TEXT COLLATE "C" NOT NULL DEFAULT '';)sql";
+
 // Files of before kept their version in the header alone.
 absl::Status AdoptHeaderVersion(Session& session) {
   int64_t header = 0;
@@ -78,7 +87,8 @@ absl::StatusOr<std::unique_ptr<PackageStore>> OpenSqlitePackageStore(const std::
   SA_ASSIGN_OR_RETURN(auto lock, sql::FileLock::Take(path));
   SA_ASSIGN_OR_RETURN(auto db, sql::Sqlite::Open(path, std::make_shared<SystemClock>()));
   SA_RETURN_IF_ERROR(Annotate(db->Write(AdoptHeaderVersion), path));
-  SA_RETURN_IF_ERROR(Annotate(sql::Migrate(db.get(), "schema_version", {kSqliteSchema}), path));
+  SA_RETURN_IF_ERROR(
+      Annotate(sql::Migrate(db.get(), "schema_version", {kSqliteSchema, kSqliteOwners}), path));
   return std::make_unique<SqlPackageStore>(std::move(lock), std::move(db));
 }
 
@@ -88,7 +98,8 @@ absl::StatusOr<std::unique_ptr<PackageStore>> OpenPostgresPackageStore(
   SA_ASSIGN_OR_RETURN(const sql::PostgresUrl url, sql::PostgresUrl::Parse(text));
   SA_ASSIGN_OR_RETURN(auto db, sql::Postgres::Connect(url, {}));
   SA_RETURN_IF_ERROR(
-      Annotate(sql::Migrate(db.get(), "package_schema_version", {kPostgresSchema}), url.shown()));
+      Annotate(sql::Migrate(db.get(), "package_schema_version", {kPostgresSchema, kPostgresOwners}),
+               url.shown()));
   return std::make_unique<SqlPackageStore>(std::move(lock), std::move(db));
 }
 

@@ -66,11 +66,13 @@ class Client : public PackageClient {
   }
 
   absl::StatusOr<v1::Package> Tag(const std::string& source, const std::string& target,
-                                  const std::string& expected_digest) override {
+                                  const std::string& expected_digest,
+                                  const std::string& owner) override {
     v1::TagPackageRequest request;
     request.set_source(source);
     request.set_target(target);
     request.set_expected_digest(expected_digest);
+    request.set_owner(owner);
     return Call<v1::Package>(&PackageService::Stub::TagPackage, request);
   }
 

@@ -43,9 +43,11 @@ class PackageClient {
   virtual absl::StatusOr<std::string> Attach(const std::string& reference,
                                              const std::string& media_type,
                                              const std::string& document_json) = 0;
-  // `expected_digest`: what `target` must point at now; empty: anything.
+  // `expected_digest`: what `target` must point at now; empty: anything. `owner`: whose it is from
+  // now on, which admins may say.
   virtual absl::StatusOr<v1::Package> Tag(const std::string& source, const std::string& target,
-                                          const std::string& expected_digest = "") = 0;
+                                          const std::string& expected_digest = "",
+                                          const std::string& owner = "") = 0;
   virtual absl::Status Delete(const std::string& reference) = 0;
   // Of one reference; empty: of all.
   virtual absl::StatusOr<std::vector<v1::Replica>> ListReplicas(

@@ -7,11 +7,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/access/audit.h"
+#include "services/access/tokens.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/reference_watch.h"
 #include "services/packaging/replicas.h"
 #include "services/rpc/security.h"
+#include "services/rpc/stall_guard.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::packaging {
@@ -34,6 +36,7 @@ void Fill(const PackageInfo& from, v1::Package* to) {
   to->set_name(from.name);
   to->set_tag(from.tag);
   to->set_digest(from.digest);
+  to->set_owner(from.owner);
   to->set_bytes(from.bytes);
   const int64_t micros = absl::ToUnixMicros(from.publish_time);
   to->mutable_publish_time()->set_seconds(micros / 1'000'000);
@@ -43,11 +46,8 @@ void Fill(const PackageInfo& from, v1::Package* to) {
 }
 
 PublishSpec ToSpec(const v1::PublishPackageRequest& request) {
-  PublishSpec spec{request.reference(),
-                   request.config_json(),
-                   {},
-                   request.provenance_json(),
-                   request.expected_digest()};
+  PublishSpec spec{request.reference(),       request.config_json(),     {},
+                   request.provenance_json(), request.expected_digest(), {}};
   for (const v1::Descriptor& layer : request.layers()) {
     spec.layers.push_back({layer.media_type(),
                            layer.digest(),
@@ -63,11 +63,14 @@ class Service : public v1::PackageService::Service {
 
   grpc::Status PublishPackage(ServerContext* context, const v1::PublishPackageRequest* request,
                               v1::Package* response) override {
-    const PublishSpec spec = ToSpec(*request);
+    PublishSpec spec = ToSpec(*request);
     std::vector<rpc::FieldViolation> violations;
     for (Fault& f : CheckPublish(spec)) violations.push_back({f.field, f.description});
     if (!violations.empty()) return ToGrpc(rpc::InvalidFields(violations));
-    const absl::StatusOr<PackageInfo> info = packager_->Publish(spec);
+    const absl::StatusOr<TagMover> mover = MoverOf(context, request->owner());
+    if (mover.ok()) spec.mover = *mover;
+    const absl::StatusOr<PackageInfo> info =
+        mover.ok() ? packager_->Publish(spec) : absl::StatusOr<PackageInfo>(mover.status());
     Audited(context, "PublishPackage", request->reference(), info.status()).IgnoreError();
     return Answer(info, response);
   }
@@ -128,8 +131,15 @@ class Service : public v1::PackageService::Service {
 
   grpc::Status TagPackage(ServerContext* context, const v1::TagPackageRequest* request,
                           v1::Package* response) override {
+    absl::StatusOr<TagMover> mover = MoverOf(context, request->owner());
+    if (!request->owner().empty() && (access_ == nullptr || !access_->required())) {
+      mover = absl::FailedPreconditionError(
+          "owner: nobody is asked here who he is, so that tags have no owners");
+    }
     const absl::StatusOr<PackageInfo> info =
-        packager_->Tag(request->source(), request->target(), request->expected_digest());
+        mover.ok() ? packager_->Tag(request->source(), request->target(),
+                                    request->expected_digest(), *mover)
+                   : mover.status();
     Audited(context, "TagPackage", request->target(), info.status()).IgnoreError();
     return Answer(info, response);
   }
@@ -197,26 +207,47 @@ class Service : public v1::PackageService::Service {
       offset += data->size();
       left -= data->size();
       response.set_data(*std::move(data));
-      if (!writer->Write(response)) break;
+      if (!rpc::WriteInTime(context, writer, response)) break;
     }
     return grpc::Status::OK;
   }
 
-  grpc::Status WriteBlob(ServerContext*, grpc::ServerReader<v1::WriteBlobRequest>* reader,
+  grpc::Status WriteBlob(ServerContext* context, grpc::ServerReader<v1::WriteBlobRequest>* reader,
                          v1::WriteBlobResponse* response) override {
-    return ToGrpc(Write(reader, response));
+    return ToGrpc(Write(context, reader, response));
   }
 
  private:
+  // For whom this call moves a tag; `said`: for whom it says it does.
+  absl::StatusOr<TagMover> MoverOf(ServerContext* context, const std::string& said) const {
+    if (!said.empty() && !access::IsCallerName(said)) {
+      return absl::InvalidArgumentError(
+          "owner: expected a name of 1 to 100 letters, digits, '.', '_', '-' and '@'");
+    }
+    if (access_ == nullptr || !access_->required()) return TagMover();
+    SA_ASSIGN_OR_RETURN(const access::Caller caller, rpc::CallerOf(*context, access_));
+    if (caller.roles.Has(access::Role::kAdmin)) {
+      return TagMover{said.empty() ? caller.name : said, /*any=*/true, /*give=*/!said.empty()};
+    }
+    // Its jobs' owners are those whom it has let in.
+    if (caller.roles.Has(access::Role::kCoordinator)) return TagMover{said, /*any=*/false};
+    if (!said.empty() && said != caller.name) {
+      return absl::PermissionDeniedError(absl::StrCat("owner: found ", said, ", expected ",
+                                                      caller.name,
+                                                      " or nothing: only admins give tags away"));
+    }
+    return TagMover{caller.name, /*any=*/false};
+  }
+
   static grpc::Status Answer(const absl::StatusOr<PackageInfo>& info, v1::Package* response) {
     if (info.ok()) Fill(*info, response);
     return ToGrpc(info.status());
   }
 
-  absl::Status Write(grpc::ServerReader<v1::WriteBlobRequest>* reader,
+  absl::Status Write(ServerContext* context, grpc::ServerReader<v1::WriteBlobRequest>* reader,
                      v1::WriteBlobResponse* response) {
     v1::WriteBlobRequest request;
-    if (!reader->Read(&request)) {
+    if (!rpc::ReadInTime(context, reader, &request)) {
       return absl::InvalidArgumentError("WriteBlob: expected at least one message, found none");
     }
     const std::string expected = request.digest();
@@ -229,7 +260,9 @@ class Service : public v1::PackageService::Service {
       }
       SA_RETURN_IF_ERROR(blob->Append(request.data()));
       size += request.data().size();
-    } while (reader->Read(&request));
+    } while (rpc::ReadInTime(context, reader, &request));
+    // Half a blob would be a blob too, if nobody has said what to expect.
+    if (context->IsCancelled()) return absl::CancelledError("WriteBlob: the client went away");
     SA_ASSIGN_OR_RETURN(const std::string digest, blob->Commit(expected));
     response->set_digest(digest);
     response->set_size(size);

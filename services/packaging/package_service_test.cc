@@ -11,6 +11,7 @@
 #include "services/base/digest.h"
 #include "services/packaging/package_client.h"
 #include "services/packaging/packaging_test_util.h"
+#include "services/rpc/security.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::packaging {
@@ -172,6 +173,98 @@ TEST_F(PackageServiceTest, PinsAndGarbage) {
   AgeBlobs();
   EXPECT_EQ(client_->CollectGarbage(false)->bytes(), 6u);
   EXPECT_EQ(client_->StatBlob(digest).status().code(), StatusCode::kNotFound);
+}
+
+// Over a server that asks who calls: ann and bob are users, root an admin, coo a coordinator.
+class TagOwnersTest : public PackageServiceTest {
+ protected:
+  void SetUp() override {
+    PackagerFixture::SetUp();
+    std::ofstream tokens(dir_ + "/tokens");
+    for (const auto& [name, role] : std::vector<std::pair<std::string, std::string>>{
+             {"ann", "user"}, {"bob", "user"}, {"root", "admin"}, {"coo", "coordinator"}}) {
+      tokens << name << " " << role << " " << Sha256Digest("sat_" + name) << "\n";
+      std::ofstream(dir_ + "/" + name + ".token") << "sat_" << name << "\n";
+    }
+    tokens.close();
+    access::AccessOptions asked;
+    asked.tokens = access::TokenFile::Open(dir_ + "/tokens").value();
+    access_ = access::Access::Create(asked);
+    service_ = MakePackageService(packager_.get(), access_.get());
+    rpc::ServerOptions options;
+    options.address = "127.0.0.1:0";
+    options.access = access_;
+    server_ = rpc::Server::Start(options, {service_.get()}).value();
+    address_ = absl::StrCat("127.0.0.1:", server_->port());
+  }
+
+  absl::StatusOr<v1::Package> Publish(const std::string& name, const std::string& variant,
+                                      const std::string& owner = "") {
+    v1::PublishPackageRequest request = ToRequest(Spec("m:latest", variant));
+    request.set_owner(owner);
+    grpc::ClientContext context;
+    v1::Package package;
+    const grpc::Status status = As(name)->PublishPackage(&context, request, &package);
+    if (!status.ok()) return rpc::FromGrpc(status);
+    return package;
+  }
+  absl::StatusOr<v1::Package> Tag(const std::string& name, const std::string& target,
+                                  const std::string& owner = "") {
+    v1::TagPackageRequest request;
+    request.set_source("m:latest");
+    request.set_target(target);
+    request.set_owner(owner);
+    grpc::ClientContext context;
+    v1::Package package;
+    const grpc::Status status = As(name)->TagPackage(&context, request, &package);
+    if (!status.ok()) return rpc::FromGrpc(status);
+    return package;
+  }
+
+ private:
+  std::unique_ptr<v1::PackageService::Stub> As(const std::string& name) {
+    return v1::PackageService::NewStub(
+        rpc::MakeChannel(address_, rpc::ClientSecurity{{}, dir_ + "/" + name + ".token"}));
+  }
+  std::shared_ptr<access::Access> access_;
+};
+
+TEST_F(TagOwnersTest, ATagIsHisForWhomItWasPublished) {
+  // A coordinator publishes for its jobs' owners, whose names it vouches for.
+  const auto first = Publish("coo", "a", "ann");
+  ASSERT_TRUE(first.ok()) << first.status();
+  EXPECT_EQ(first->owner(), "ann");
+  const auto theirs = Publish("coo", "b", "bob");
+  EXPECT_EQ(theirs.status().code(), StatusCode::kPermissionDenied);
+  EXPECT_THAT(std::string(theirs.status().message()), HasSubstr("m:latest belongs to ann"));
+  // One that names no owner has no right to others' tags.
+  EXPECT_EQ(Publish("coo", "b").status().code(), StatusCode::kPermissionDenied);
+  EXPECT_EQ(Publish("bob", "b").status().code(), StatusCode::kPermissionDenied);
+  // Saying that one is another does not help.
+  EXPECT_EQ(Publish("bob", "b", "ann").status().code(), StatusCode::kPermissionDenied);
+  EXPECT_EQ(Tag("bob", "m:latest").status().code(), StatusCode::kPermissionDenied);
+  EXPECT_EQ(Publish("ann", "b")->owner(), "ann");
+  EXPECT_EQ(Publish("ann", "a", "ann")->digest(), first->digest());
+}
+
+TEST_F(TagOwnersTest, OnlyAnAdminMovesOthersTagsAndGivesThemAway) {
+  ASSERT_TRUE(Publish("ann", "a").ok());
+  EXPECT_EQ(Publish("root", "b")->owner(), "ann");
+  EXPECT_EQ(Tag("root", "n:v1")->owner(), "root");
+  EXPECT_EQ(Tag("ann", "n:v1").status().code(), StatusCode::kPermissionDenied);
+  EXPECT_EQ(Tag("bob", "bob:v1", "ann").status().code(), StatusCode::kPermissionDenied);
+  EXPECT_EQ(Tag("root", "m:latest", "no name").status().code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(Tag("root", "m:latest", "bob")->owner(), "bob");
+  EXPECT_EQ(Publish("ann", "a").status().code(), StatusCode::kPermissionDenied);
+  EXPECT_TRUE(Publish("bob", "a").ok());
+}
+
+TEST_F(PackageServiceTest, WhereNobodyIsAskedTagsHaveNoOwners) {
+  v1::PublishPackageRequest request = ToRequest(Spec("m:latest"));
+  request.set_owner("ann");  // of a coordinator that does ask
+  EXPECT_EQ(client_->Publish(request)->owner(), "");
+  EXPECT_EQ(client_->Tag("m:latest", "n:v1", "", "ann").status().code(),
+            StatusCode::kFailedPrecondition);
 }
 
 TEST_F(PackageServiceTest, NoPackagerIsUnavailableAndNamed) {

@@ -23,6 +23,14 @@ struct PackageRow {
 
 struct TagRow {
   std::string name, tag, digest;
+  std::string owner = {};  // read only; empty: nobody's
+};
+
+// Who moves a tag. What he makes, and what nobody owned, is his from then on.
+struct TagMover {
+  std::string name = {};  // empty: nobody was asked who he is
+  bool any = true;        // others' tags too; they stay theirs
+  bool give = false;      // but become `name`'s
 };
 
 // A manifest about the package `subject`: its provenance, or a signature.
@@ -32,7 +40,7 @@ struct ProvenanceRow {
 };
 
 // Verbs are transactions. Thread-safe. ABORTED: the compare-and-swap lost; NOT_FOUND names what is
-// missing.
+// missing; PERMISSION_DENIED names the tag's owner.
 class PackageStore {
  public:
   virtual ~PackageStore() = default;
@@ -41,14 +49,14 @@ class PackageStore {
   // points the tag at it. `expected`: what the tag must point at now; empty: anything. Gives false
   // if nothing changed.
   virtual absl::StatusOr<bool> Publish(const PackageRow& package, const std::string& tag,
-                                       const ProvenanceRow& provenance,
-                                       const std::string& expected) = 0;
+                                       const ProvenanceRow& provenance, const std::string& expected,
+                                       const TagMover& mover) = 0;
   // Points target at a package that `source_name` has; the package is then also target.name's, with
   // its provenance.
   virtual absl::Status MoveTag(const std::string& source_name, const TagRow& target,
-                               const std::string& expected) = 0;
+                               const std::string& expected, const TagMover& mover) = 0;
   virtual absl::Status DeleteTag(const std::string& name, const std::string& tag) = 0;
-  virtual absl::StatusOr<std::string> GetTag(const std::string& name, const std::string& tag) = 0;
+  virtual absl::StatusOr<TagRow> GetTag(const std::string& name, const std::string& tag) = 0;
   // At most `limit` (0: all) in order of name and tag, those after (name, tag).
   virtual absl::StatusOr<std::vector<TagRow>> ListTags(const std::string& after_name,
                                                        const std::string& after_tag, int limit) = 0;

@@ -30,11 +30,12 @@ const Clock& RealClock() {
   return clock;
 }
 
-absl::StatusOr<PackageInfo> ToInfo(const PackageRow& row, const std::string& tag) {
+absl::StatusOr<PackageInfo> ToInfo(const PackageRow& row, const TagRow& tag) {
   SA_ASSIGN_OR_RETURN(ParsedManifest manifest, ParseManifest(row.manifest_json));
   return PackageInfo{row.name,
-                     tag,
+                     tag.tag,
                      row.digest,
+                     tag.owner,
                      row.bytes,
                      row.publish_time,
                      std::move(manifest.config),
@@ -171,7 +172,7 @@ absl::StatusOr<std::string> Packager::Attach(const std::string& reference,
     return absl::InvalidArgumentError("document_json: expected a JSON object");
   }
   const std::shared_lock<std::shared_mutex> no_collection(garbage_mutex_);
-  std::string unused;
+  TagRow unused;
   SA_ASSIGN_OR_RETURN(const PackageRow package, Find(reference, &unused));
   SA_ASSIGN_OR_RETURN(const ProvenanceRow row, PutReferrer(package, media_type, document_json));
   const std::lock_guard<std::mutex> lock(tag_mutex_);
@@ -213,8 +214,8 @@ absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
 
   const std::lock_guard<std::mutex> lock(tag_mutex_);
   ReachFailPoint("tag.move.before");
-  SA_ASSIGN_OR_RETURN(const bool changed,
-                      store_->Publish(package, reference.tag, provenance, spec.expected_digest));
+  SA_ASSIGN_OR_RETURN(const bool changed, store_->Publish(package, reference.tag, provenance,
+                                                          spec.expected_digest, spec.mover));
   ReachFailPoint("tag.move.after");
   if (changed) tag_changes_.Announce();
   SA_RETURN_IF_ERROR(Reach("row"));
@@ -225,7 +226,8 @@ absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
   SA_RETURN_IF_ERROR(MirrorTag({reference.name, reference.tag, package.digest}));
   SA_ASSIGN_OR_RETURN(const PackageRow stored, store_->GetPackage(package.name, package.digest));
   if (changed) spdlog::info("published {} as {}", reference.ToString(), package.digest);
-  return ToInfo(stored, reference.tag);
+  SA_ASSIGN_OR_RETURN(const TagRow tag, store_->GetTag(reference.name, reference.tag));
+  return ToInfo(stored, tag);
 }
 
 absl::Status Packager::MirrorTag(const TagRow& tag) {
@@ -280,17 +282,17 @@ absl::Status Packager::Reconcile() {
   return absl::OkStatus();
 }
 
-absl::StatusOr<PackageRow> Packager::Find(const std::string& text, std::string* tag) {
-  SA_ASSIGN_OR_RETURN(Reference reference, ParseReference(text));
-  *tag = reference.tag;
+absl::StatusOr<PackageRow> Packager::Find(const std::string& text, TagRow* tag) {
+  SA_ASSIGN_OR_RETURN(const Reference reference, ParseReference(text));
+  *tag = {reference.name, "", reference.digest};
   if (reference.digest.empty()) {
-    SA_ASSIGN_OR_RETURN(reference.digest, store_->GetTag(reference.name, reference.tag));
+    SA_ASSIGN_OR_RETURN(*tag, store_->GetTag(reference.name, reference.tag));
   }
-  return store_->GetPackage(reference.name, reference.digest);
+  return store_->GetPackage(reference.name, tag->digest);
 }
 
 absl::StatusOr<PackageDetails> Packager::Get(const std::string& reference) {
-  std::string tag;
+  TagRow tag;
   SA_ASSIGN_OR_RETURN(const PackageRow row, Find(reference, &tag));
   PackageDetails details;
   SA_ASSIGN_OR_RETURN(details.info, ToInfo(row, tag));
@@ -334,36 +336,38 @@ absl::StatusOr<PackagePage> Packager::List(int page_size, const std::string& pag
     const absl::StatusOr<PackageRow> row = store_->GetPackage(tag.name, tag.digest);
     if (absl::IsNotFound(row.status())) continue;  // it went while we listed
     if (!row.ok()) return row.status();
-    SA_ASSIGN_OR_RETURN(PackageInfo info, ToInfo(*row, tag.tag));
+    SA_ASSIGN_OR_RETURN(PackageInfo info, ToInfo(*row, tag));
     page.packages.push_back(std::move(info));
   }
   return page;
 }
 
 absl::StatusOr<std::string> Packager::Resolve(const std::string& reference) {
-  std::string tag;
+  TagRow tag;
   SA_ASSIGN_OR_RETURN(const PackageRow row, Find(reference, &tag));
   return row.digest;
 }
 
 absl::StatusOr<PackageInfo> Packager::Tag(const std::string& source, const std::string& target,
-                                          const std::string& expected_digest) {
+                                          const std::string& expected_digest,
+                                          const TagMover& mover) {
   SA_ASSIGN_OR_RETURN(const Reference to, ParseTagReference(target));
   if (!expected_digest.empty()) {
     SA_RETURN_IF_ERROR(Annotate(ValidateDigest(expected_digest), "expected_digest"));
   }
   const std::shared_lock<std::shared_mutex> no_collection(garbage_mutex_);
-  std::string unused;
+  TagRow unused;
   SA_ASSIGN_OR_RETURN(const PackageRow row, Find(source, &unused));
   const std::lock_guard<std::mutex> lock(tag_mutex_);
   const TagRow tag{to.name, to.tag, row.digest};
-  SA_RETURN_IF_ERROR(store_->MoveTag(row.name, tag, expected_digest));
+  SA_RETURN_IF_ERROR(store_->MoveTag(row.name, tag, expected_digest, mover));
   tag_changes_.Announce();
   SA_RETURN_IF_ERROR(MirrorReferrers(to.name, row.digest));
   SA_RETURN_IF_ERROR(MirrorTag(tag));
   PackageRow tagged = row;
   tagged.name = to.name;
-  return ToInfo(tagged, to.tag);
+  SA_ASSIGN_OR_RETURN(const TagRow moved, store_->GetTag(to.name, to.tag));
+  return ToInfo(tagged, moved);
 }
 
 absl::Status Packager::Delete(const std::string& text) {

@@ -25,6 +25,7 @@ namespace shiftadd::packaging {
 
 struct PackageInfo {
   std::string name, tag, digest;  // `tag` is empty if it was asked for by digest
+  std::string owner = {};         // of the tag; empty: nobody's
   uint64_t bytes = 0;             // config and layers
   absl::Time publish_time;
   Descriptor config;
@@ -80,7 +81,7 @@ class Packager {
   absl::StatusOr<PackagePage> List(int page_size, const std::string& page_token);
   absl::StatusOr<std::string> Resolve(const std::string& reference);
   absl::StatusOr<PackageInfo> Tag(const std::string& source, const std::string& target,
-                                  const std::string& expected_digest);
+                                  const std::string& expected_digest, const TagMover& mover = {});
   absl::Status Delete(const std::string& reference);
   absl::StatusOr<GarbageReport> CollectGarbage(bool dry_run);
   // NOT_FOUND if one of the blobs is not there; nothing is pinned then. InfiniteFuture: 7 days from
@@ -117,7 +118,8 @@ class Packager {
   absl::Status MirrorTag(const TagRow& tag);
   absl::Status MirrorReferrers(const std::string& name, const std::string& digest);
   absl::Status Reconcile();
-  absl::StatusOr<PackageRow> Find(const std::string& reference, std::string* tag);
+  // `tag`: by which it was found; only its digest is set if by none.
+  absl::StatusOr<PackageRow> Find(const std::string& reference, TagRow* tag);
 
   PackageStore* const store_;
   BlobStore* const blobs_;

@@ -194,6 +194,53 @@ TEST_F(PackagerTest, CompareAndSwap) {
   EXPECT_EQ(packager_->Publish(fresh).status().code(), StatusCode::kAborted);
 }
 
+TEST_F(PackagerTest, ATagIsMovedByItsOwnerAlone) {
+  const TagMover ann{"ann", /*any=*/false}, bob{"bob", /*any=*/false}, admin{"root", /*any=*/true};
+  PublishSpec spec = Spec("m:latest", "a");
+  spec.mover = ann;
+  const PackageInfo mine = packager_->Publish(spec).value();
+  EXPECT_EQ(mine.owner, "ann");
+  PublishSpec other = Spec("m:latest", "b");
+  other.mover = bob;
+  const absl::Status refused = packager_->Publish(other).status();
+  EXPECT_EQ(refused.code(), StatusCode::kPermissionDenied);
+  EXPECT_THAT(std::string(refused.message()),
+              testing::AllOf(HasSubstr("m:latest belongs to ann"), HasSubstr("bob")));
+  EXPECT_EQ(packager_->Resolve("m:latest").value(), mine.digest);
+  // Reading and naming it otherwise is everybody's; the new name is his who gave it.
+  EXPECT_EQ(packager_->Tag("m:latest", "n:v1", "", bob)->owner, "bob");
+  EXPECT_EQ(packager_->Tag("m:latest", "n:v1", "", ann).status().code(),
+            StatusCode::kPermissionDenied);
+  // The owner is asked before what the tag points at, which is nobody else's business.
+  EXPECT_EQ(packager_->Tag("n:v1", "m:latest", Sha256Digest("x"), bob).status().code(),
+            StatusCode::kPermissionDenied);
+  // An admin moves it, and it stays hers; what he gives away is another's.
+  other.mover = admin;
+  EXPECT_EQ(packager_->Publish(other)->owner, "ann");
+  spec.mover = ann;
+  EXPECT_EQ(packager_->Publish(spec)->digest, mine.digest);
+  EXPECT_EQ(packager_->Tag("m:latest", "m:latest", "", {"bob", true, /*give=*/true})->owner, "bob");
+  EXPECT_EQ(packager_->Publish(spec).status().code(), StatusCode::kPermissionDenied);
+  Restart();
+  EXPECT_EQ(packager_->Get("m:latest")->info.owner, "bob");
+  EXPECT_EQ(packager_->Get("m@" + mine.digest)->info.owner, "");  // by no tag
+  EXPECT_EQ(packager_->List(10, "")->packages[1].owner, "bob");
+}
+
+TEST_F(PackagerTest, ATagThatNobodyOwnsIsHisWhoMovesIt) {
+  ASSERT_EQ(packager_->Publish(Spec("m:latest", "a"))->owner, "");
+  EXPECT_EQ(packager_->Tag("m:latest", "m:latest", "", {"ann", /*any=*/false})->owner, "ann");
+  EXPECT_EQ(packager_->Tag("m:latest", "m:latest", "", {"", /*any=*/false}).status().code(),
+            StatusCode::kPermissionDenied);
+  // And who is not asked who he is moves everything, and owns nothing by it.
+  EXPECT_EQ(packager_->Publish(Spec("m:latest", "b"))->owner, "ann");
+  // A tag that was removed leaves no owner behind.
+  ASSERT_TRUE(packager_->Delete("m:latest").ok());
+  PublishSpec spec = Spec("m:latest", "b");
+  spec.mover = {"bob", /*any=*/false};
+  EXPECT_EQ(packager_->Publish(spec)->owner, "bob");
+}
+
 TEST_F(PackagerTest, TagsMoveAcrossNames) {
   const std::string digest = packager_->Publish(Spec("m:latest"))->digest;
   const PackageInfo tagged = packager_->Tag("m@" + digest, "org/n:stable", "").value();

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "services/packaging/manifest.h"
+#include "services/packaging/package_store.h"
 
 namespace shiftadd::packaging {
 
@@ -15,6 +16,7 @@ struct PublishSpec {
   std::vector<Descriptor> layers;
   std::string provenance_json;  // an object; empty: none
   std::string expected_digest;  // what the tag points at now; empty: anything
+  TagMover mover = {};
 };
 
 struct Fault {

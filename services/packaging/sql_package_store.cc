@@ -25,13 +25,17 @@ absl::Status NoTag(const std::string& name, const std::string& tag) {
   return absl::NotFoundError(absl::StrCat("no package ", name, ":", tag));
 }
 
-// Empty if there is none. `hold`: it points there until the transaction ends.
-absl::StatusOr<std::string> FindTag(Session& session, const std::string& name,
-                                    const std::string& tag, bool hold = false) {
-  Statement s(session, absl::StrCat("SELECT digest FROM tags WHERE name = ? AND tag = ?",
+// Without a digest if there is none. `hold`: it points there until the transaction ends.
+absl::StatusOr<TagRow> FindTag(Session& session, const std::string& name, const std::string& tag,
+                               bool hold = false) {
+  Statement s(session, absl::StrCat("SELECT digest, owner FROM tags WHERE name = ? AND tag = ?",
                                     hold ? session.For(sql::Lock::kWait) : std::string()));
+  TagRow row{name, tag, ""};
   SA_ASSIGN_OR_RETURN(const bool found, s.Text(name).Text(tag).Step());
-  return found ? s.GetText() : std::string();
+  if (!found) return row;
+  row.digest = s.GetText();
+  row.owner = s.GetText();
+  return row;
 }
 
 absl::StatusOr<PackageRow> FindPackage(Session& session, const std::string& name,
@@ -68,12 +72,20 @@ absl::StatusOr<std::vector<PackageRow>> ReadPackages(Statement* s) {
   }
 }
 
-absl::Status Compare(Session& session, const TagRow& tag, const std::string& expected) {
-  if (expected.empty()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(const std::string found, FindTag(session, tag.name, tag.tag, /*hold=*/true));
-  if (found == expected) return absl::OkStatus();
+// Whether the tag may be moved, by whom and from where it is now.
+absl::Status CheckMove(Session& session, const TagRow& tag, const std::string& expected,
+                       const TagMover& mover) {
+  SA_ASSIGN_OR_RETURN(const TagRow found, FindTag(session, tag.name, tag.tag, /*hold=*/true));
+  if (!mover.any && !found.owner.empty() && found.owner != mover.name) {
+    return absl::PermissionDeniedError(
+        absl::StrCat("tag ", tag.name, ":", tag.tag, " belongs to ", found.owner, ": ",
+                     mover.name.empty() ? "nobody else" : mover.name,
+                     mover.name.empty() ? " may move it" : " may not move it"));
+  }
+  if (expected.empty() || found.digest == expected) return absl::OkStatus();
   return absl::AbortedError(absl::StrCat("tag ", tag.name, ":", tag.tag, ": expected ", expected,
-                                         ", found ", found.empty() ? "no such tag" : found));
+                                         ", found ",
+                                         found.digest.empty() ? "no such tag" : found.digest));
 }
 
 // The three that follow give false if nothing changed.
@@ -102,27 +114,33 @@ absl::StatusOr<bool> Insert(Session& session, const ProvenanceRow& row) {
   return session.Changes() > 0;
 }
 
-absl::StatusOr<bool> SetTag(Session& session, const TagRow& row) {
+absl::StatusOr<bool> SetTag(Session& session, const TagRow& row, const TagMover& mover) {
   Statement s(session,
               "INSERT INTO tags(name, tag, digest) VALUES(?, ?, ?) ON CONFLICT(name, tag) "
               "DO UPDATE SET digest = excluded.digest WHERE tags.digest <> excluded.digest");
   SA_RETURN_IF_ERROR(s.Text(row.name).Text(row.tag).Text(row.digest).Run());
-  return session.Changes() > 0;
+  const bool moved = session.Changes() > 0;
+  if (mover.name.empty()) return moved;
+  Statement own(session, absl::StrCat("UPDATE tags SET owner = ? WHERE name = ? AND tag = ?",
+                                      mover.give ? "" : " AND owner = ''"));
+  SA_RETURN_IF_ERROR(own.Text(mover.name).Text(row.name).Text(row.tag).Run());
+  return moved;
 }
 
 }  // namespace
 
 absl::StatusOr<bool> SqlPackageStore::Publish(const PackageRow& package, const std::string& tag,
                                               const ProvenanceRow& provenance,
-                                              const std::string& expected) {
+                                              const std::string& expected, const TagMover& mover) {
   return sql::Write(db_.get(), [&](Session& session) -> absl::StatusOr<bool> {
-    SA_RETURN_IF_ERROR(Compare(session, {package.name, tag, package.digest}, expected));
+    const TagRow row{package.name, tag, package.digest};
+    SA_RETURN_IF_ERROR(CheckMove(session, row, expected, mover));
     SA_ASSIGN_OR_RETURN(bool changed, Insert(session, package));
     if (!provenance.digest.empty()) {
       SA_ASSIGN_OR_RETURN(const bool added, Insert(session, provenance));
       changed = changed || added;
     }
-    SA_ASSIGN_OR_RETURN(const bool moved, SetTag(session, {package.name, tag, package.digest}));
+    SA_ASSIGN_OR_RETURN(const bool moved, SetTag(session, row, mover));
     return changed || moved;
   });
 }
@@ -135,10 +153,10 @@ absl::StatusOr<bool> SqlPackageStore::AddProvenance(const ProvenanceRow& row) {
 }
 
 absl::Status SqlPackageStore::MoveTag(const std::string& source_name, const TagRow& target,
-                                      const std::string& expected) {
+                                      const std::string& expected, const TagMover& mover) {
   return db_->Write([&](Session& session) -> absl::Status {
     SA_ASSIGN_OR_RETURN(PackageRow package, FindPackage(session, source_name, target.digest));
-    SA_RETURN_IF_ERROR(Compare(session, target, expected));
+    SA_RETURN_IF_ERROR(CheckMove(session, target, expected, mover));
     if (source_name != target.name) {
       SA_ASSIGN_OR_RETURN(const auto provenance,
                           FindProvenance(session, source_name, target.digest));
@@ -149,7 +167,7 @@ absl::Status SqlPackageStore::MoveTag(const std::string& source_name, const TagR
         SA_RETURN_IF_ERROR(Insert(session, row).status());
       }
     }
-    return SetTag(session, target).status();
+    return SetTag(session, target, mover).status();
   });
 }
 
@@ -161,12 +179,11 @@ absl::Status SqlPackageStore::DeleteTag(const std::string& name, const std::stri
   });
 }
 
-absl::StatusOr<std::string> SqlPackageStore::GetTag(const std::string& name,
-                                                    const std::string& tag) {
-  return sql::Read(db_.get(), [&](Session& session) -> absl::StatusOr<std::string> {
-    SA_ASSIGN_OR_RETURN(std::string digest, FindTag(session, name, tag));
-    if (digest.empty()) return NoTag(name, tag);
-    return digest;
+absl::StatusOr<TagRow> SqlPackageStore::GetTag(const std::string& name, const std::string& tag) {
+  return sql::Read(db_.get(), [&](Session& session) -> absl::StatusOr<TagRow> {
+    SA_ASSIGN_OR_RETURN(TagRow row, FindTag(session, name, tag));
+    if (row.digest.empty()) return NoTag(name, tag);
+    return row;
   });
 }
 
@@ -175,7 +192,7 @@ absl::StatusOr<std::vector<TagRow>> SqlPackageStore::ListTags(const std::string&
                                                               int limit) {
   return sql::Read(db_.get(), [&](Session& session) -> absl::StatusOr<std::vector<TagRow>> {
     Statement s(session,
-                "SELECT name, tag, digest FROM tags WHERE (name, tag) > (?, ?) "
+                "SELECT name, tag, digest, owner FROM tags WHERE (name, tag) > (?, ?) "
                 "ORDER BY name, tag LIMIT ?");
     s.Text(after_name).Text(after_tag).Int(limit > 0 ? limit : INT64_MAX);
     std::vector<TagRow> rows;
@@ -186,6 +203,7 @@ absl::StatusOr<std::vector<TagRow>> SqlPackageStore::ListTags(const std::string&
       row.name = s.GetText();
       row.tag = s.GetText();
       row.digest = s.GetText();
+      row.owner = s.GetText();
       rows.push_back(std::move(row));
     }
   });

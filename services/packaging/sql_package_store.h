@@ -20,13 +20,13 @@ class SqlPackageStore : public PackageStore {
       : lock_(std::move(lock)), db_(std::move(db)) {}
 
   absl::StatusOr<bool> Publish(const PackageRow& package, const std::string& tag,
-                               const ProvenanceRow& provenance,
-                               const std::string& expected) override;
+                               const ProvenanceRow& provenance, const std::string& expected,
+                               const TagMover& mover) override;
   absl::StatusOr<bool> AddProvenance(const ProvenanceRow& row) override;
   absl::Status MoveTag(const std::string& source_name, const TagRow& target,
-                       const std::string& expected) override;
+                       const std::string& expected, const TagMover& mover) override;
   absl::Status DeleteTag(const std::string& name, const std::string& tag) override;
-  absl::StatusOr<std::string> GetTag(const std::string& name, const std::string& tag) override;
+  absl::StatusOr<TagRow> GetTag(const std::string& name, const std::string& tag) override;
   absl::StatusOr<std::vector<TagRow>> ListTags(const std::string& after_name,
                                                const std::string& after_tag, int limit) override;
   absl::StatusOr<PackageRow> GetPackage(const std::string& name,

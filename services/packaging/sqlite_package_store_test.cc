@@ -35,6 +35,21 @@ TEST_F(SqlitePackagesTest, OpensWhatKeptItsVersionInTheHeader) {
   EXPECT_EQ((*store)->LivePins(absl::UnixEpoch())->size(), 1u);
 }
 
+// Tags that were made before they had owners are nobody's.
+TEST_F(SqlitePackagesTest, OpensWhatHasNoOwnersYet) {
+  PackageRow package{"m", "sha256:a", "{}", 1, absl::UnixEpoch()};
+  ASSERT_TRUE((*OpenSqlitePackageStore(path_))->Publish(package, "v1", {}, "", {}).ok());
+  ASSERT_TRUE(Script("ALTER TABLE tags DROP COLUMN owner; DELETE FROM schema_version;"
+                     "INSERT INTO schema_version VALUES (1); PRAGMA user_version = 1")
+                  .ok());
+  const auto store = OpenSqlitePackageStore(path_);
+  ASSERT_TRUE(store.ok()) << store.status();
+  const auto tag = (*store)->GetTag("m", "v1");
+  ASSERT_TRUE(tag.ok()) << tag.status();
+  EXPECT_EQ(tag->digest, "sha256:a");
+  EXPECT_EQ(tag->owner, "");
+}
+
 TEST_F(SqlitePackagesTest, RefusesANewerSchema) {
   ASSERT_TRUE(OpenSqlitePackageStore(path_).ok());
   ASSERT_TRUE(Script("INSERT INTO schema_version VALUES (9)").ok());
