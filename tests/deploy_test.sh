@@ -44,6 +44,12 @@ print(f"compose-spec: {len(names)} services, ok")
 PY
   checked=1
 fi
+# Nothing of ours is run as root, and nothing writes but to what it is given for it.
+for unit in "$deploy"/systemd/*.service; do
+  for line in User=shiftadd ProtectSystem=strict NoNewPrivileges=yes CapabilityBoundingSet=; do
+    grep -qx "$line" "$unit" || { echo "$unit: expected the line $line"; exit 1; }
+  done
+done
 if command -v systemd-analyze >/dev/null; then
   for unit in "$deploy"/systemd/*.service; do
     # The daemons are not installed here: only their absence may be complained of.
