@@ -5,18 +5,17 @@
 #include <CLI/CLI.hpp>
 #include <algorithm>
 #include <cstdio>
-#include <fstream>
 #include <optional>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "kernels/build_info.h"
-#include "services/access/security_flags.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
+#include "services/daemon/daemon_flags.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/failover.h"
@@ -39,16 +38,13 @@ struct Flags {
   std::string http = "127.0.0.1:9472";
   std::vector<std::string> source_roots;
   std::string worker_id;
-  std::string port_file;
-  std::string log_level = "info";
-  std::string log_format = "text";
   std::string device = "cpu";
   int threads = 0;
   uint64_t memory_mib = 0;
   std::string bench;
   BenchOptions bench_options;
   int share_device = 0;
-  access::SecurityFlags security;
+  DaemonFlags daemon;
 };
 
 uint64_t MachineMemory() {
@@ -105,16 +101,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
       "Print what was found and what would be used, as JSON, and end");
   app->add_option("--worker-id", flags->worker_id,
                   "Name shown to users; default: host, process and a random part");
-  app->add_option("--port-file", flags->port_file, "Write the HTTP port here once it is known");
-  app->add_option("--log-level", flags->log_level, "trace, debug, info, warn or error")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
-      ->capture_default_str();
-  app->add_option("--log-format", flags->log_format, "text, or json: an object a line")
-      ->envname("SHIFTADD_LOG_FORMAT")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-  access::AddServerSecurityFlags(app, &flags->security);
-  app->add_flag("--insecure-i-know", flags->security.insecure, "Serve plain HTTP beyond loopback");
+  AddDaemonFlags(app, "worker", &flags->daemon);
   app->set_version_flag("--version", VersionLine() + "\n" + kernels::KernelsBuildInfo());
 }
 
@@ -130,13 +117,10 @@ int Threads(const Flags& flags) {
   return std::max(1, static_cast<int>(std::thread::hardware_concurrency()));
 }
 
-int Fail(const absl::Status& status) {
-  std::fprintf(stderr, "shiftadd-worker: %s\n", std::string(status.message()).c_str());
-  return 1;
-}
+int Fail(const absl::Status& status) { return ExitCode("shiftadd-worker", status); }
 
 int Bench(const Flags& flags) {
-  InitLogging("worker", flags.log_level);
+  InitLogging("worker", flags.daemon.log_level, flags.daemon.log_format);
   // Beside whoever uses the GPU: the figures tell.
   const auto device = ChooseDevice(flags.device, /*share=*/true);
   if (!device.ok()) return Fail(device.status());
@@ -155,11 +139,11 @@ int Run(const Flags& flags) {
                  flags.blobs.empty() ? "--blobs" : "--source-root");
     return 2;
   }
-  InitLogging("worker", flags.log_level, flags.log_format);
-  const auto protection = access::Protect(flags.security);
+  InitLogging("worker", flags.daemon.log_level, flags.daemon.log_format);
+  const auto protection = access::Protect(flags.daemon.security);
   if (!protection.ok()) return Fail(protection.status());
   if (const absl::Status status =
-          rpc::SetClientSecurity({flags.security.tls, flags.security.token_file});
+          rpc::SetClientSecurity({flags.daemon.security.tls, flags.daemon.security.token_file});
       !status.ok()) {
     return Fail(status);
   }
@@ -200,10 +184,9 @@ int Run(const Flags& flags) {
                                                 registry, [&loop] { return loop.NotReadyReason(); },
                                                 [&device_metrics] { device_metrics.Refresh(); }));
   if (!server.ok()) return Fail(server.status());
-  if (!flags.port_file.empty()) {
-    const std::string temporary = flags.port_file + ".tmp";
-    std::ofstream(temporary) << (*server)->port() << "\n";
-    std::rename(temporary.c_str(), flags.port_file.c_str());
+  if (const absl::Status status = WritePortFile(flags.daemon.port_file, {(*server)->port()});
+      !status.ok()) {
+    return Fail(status);
   }
   spdlog::info("worker {} ({}, {} threads), metrics on port {}", identity.worker_id,
                identity.device_class, options.threads, (*server)->port());
@@ -230,10 +213,6 @@ int main(int argc, char** argv) {
   shiftadd::Flags flags;
   shiftadd::AddFlags(&app, &flags);
   shiftadd::AddBenchFlags(&app, &flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& error) {
-    return app.exit(error) == 0 ? 0 : 2;
-  }
+  if (const auto code = shiftadd::ParseFlags(&app, argc, argv); code.has_value()) return *code;
   return flags.bench.empty() ? shiftadd::Run(flags) : shiftadd::Bench(flags);
 }

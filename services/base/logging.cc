@@ -3,7 +3,6 @@
 #include <spdlog/formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
-#include <cstdlib>
 #include <memory>
 
 #include "absl/time/time.h"
@@ -40,23 +39,17 @@ class JsonFormatter : public spdlog::formatter {
   }
 };
 
-// The variable, or what was asked for.
-std::string Setting(const char* variable, absl::string_view otherwise) {
-  const char* env = std::getenv(variable);
-  return env != nullptr ? env : std::string(otherwise);
-}
-
 }  // namespace
 
 void InitLogging(absl::string_view process, absl::string_view level, absl::string_view format) {
   auto logger = std::make_shared<spdlog::logger>(std::string(process),
                                                  std::make_shared<spdlog::sinks::stderr_sink_mt>());
-  if (Setting("SHIFTADD_LOG_FORMAT", format) == "json") {
+  if (format == "json") {
     logger->set_formatter(std::make_unique<JsonFormatter>());
   } else {
     logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
   }
-  const std::string name = Setting("SHIFTADD_LOG_LEVEL", level);
+  const std::string name(level);
   auto parsed = spdlog::level::from_str(name);
   if (parsed == spdlog::level::off && name != "off") parsed = spdlog::level::info;
   logger->set_level(parsed);

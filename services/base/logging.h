@@ -17,8 +17,7 @@
 namespace shiftadd {
 
 // Call once at the start of main. `level`: trace, debug, info, warn, error; anything else is info.
-// `format`: text or json; anything else is text. The environment variables SHIFTADD_LOG_LEVEL and
-// SHIFTADD_LOG_FORMAT win.
+// `format`: text or json; anything else is text.
 void InitLogging(absl::string_view process, absl::string_view level = "info",
                  absl::string_view format = "text");
 

@@ -1,12 +1,9 @@
 // shiftadd-coordinator: JobService for users, TaskService for workers.
 #include <CLI/CLI.hpp>
 #include <filesystem>
-#include <fstream>
-#include <iostream>
 #include <thread>
 
 #include "absl/strings/str_cat.h"
-#include "services/access/security_flags.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
@@ -16,6 +13,7 @@
 #include "services/coordinator/coordinator_metrics.h"
 #include "services/coordinator/grpc_publisher.h"
 #include "services/coordinator/services.h"
+#include "services/daemon/daemon_flags.h"
 #include "services/http/http_server.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
@@ -36,19 +34,15 @@ struct Flags {
   std::string blobs;
   std::string store;
   std::string backup;
-  std::string port_file;
-  std::string log_level = "info";
-  std::string log_format = "text";
   double lease_seconds = 30;
   int max_jobs = 1000;
   int max_jobs_per_owner = 500;
-  access::SecurityFlags security;
   int max_attempts = 4;
+  DaemonFlags daemon;
 };
 
 void DefineFlags(CLI::App* app, Flags* f) {
   app->set_version_flag("--version", VersionLine());
-  app->set_config("--config", "", "Read flags from this file (TOML)");
   app->add_option("--listen", f->listen, "gRPC address; port 0 picks a free one")
       ->envname("SHIFTADD_COORDINATOR_LISTEN")
       ->capture_default_str();
@@ -98,29 +92,7 @@ void DefineFlags(CLI::App* app, Flags* f) {
       ->envname("SHIFTADD_MAX_ATTEMPTS")
       ->check(CLI::Range(1, 1'000'000))
       ->capture_default_str();
-  app->add_option("--port-file", f->port_file,
-                  "Write the gRPC port and the HTTP port to this file, one a line, once serving");
-  app->add_option("--log-level", f->log_level, "trace, debug, info, warn or error")
-      ->envname("SHIFTADD_LOG_LEVEL")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
-      ->capture_default_str();
-  app->add_option("--log-format", f->log_format, "text, or json: an object a line")
-      ->envname("SHIFTADD_LOG_FORMAT")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-  access::AddServerSecurityFlags(app, &f->security);
-  app->add_flag("--insecure-i-know", f->security.insecure,
-                "Listen beyond loopback without TLS: whoever reaches the port may do anything");
-}
-
-// Whole or not at all: whoever waits for the file must not read half of it.
-absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port) {
-  const std::string temporary = path + ".tmp";
-  std::ofstream(temporary) << grpc_port << "\n" << http_port << "\n";
-  std::error_code error;
-  std::filesystem::rename(temporary, path, error);
-  if (!error) return absl::OkStatus();
-  return absl::FailedPreconditionError(absl::StrCat("--port-file ", path, ": ", error.message()));
+  AddDaemonFlags(app, "coordinator", &f->daemon);
 }
 
 // Ticks after every change, and at least once a second for leases and progress.
@@ -158,8 +130,9 @@ absl::Status BackUp(const Flags& flags) {
 }
 
 absl::Status Serve(const Flags& flags) {
-  SA_ASSIGN_OR_RETURN(const access::Protection protection, access::Protect(flags.security));
-  SA_RETURN_IF_ERROR(rpc::SetClientSecurity({flags.security.tls, flags.security.token_file}));
+  SA_ASSIGN_OR_RETURN(const access::Protection protection, access::Protect(flags.daemon.security));
+  SA_RETURN_IF_ERROR(
+      rpc::SetClientSecurity({flags.daemon.security.tls, flags.daemon.security.token_file}));
   StorePolicy policy;
   policy.lease = absl::Seconds(flags.lease_seconds);
   policy.max_attempts = flags.max_attempts;
@@ -199,10 +172,7 @@ absl::Status Serve(const Flags& flags) {
                                            metrics.Refresh(&core);
                                          })));
   std::thread driver(Drive, &core, &stop);
-  absl::Status status;
-  if (!flags.port_file.empty()) {
-    status = WritePortFile(flags.port_file, server->port(), http->port());
-  }
+  const absl::Status status = WritePortFile(flags.daemon.port_file, {server->port(), http->port()});
   if (status.ok()) {
     spdlog::info("listening on {}:{}", HostOf(flags.listen), server->port());
     spdlog::info("metrics on http://{}:{}/metrics", HostOf(flags.http), http->port());
@@ -226,15 +196,9 @@ int main(int argc, char** argv) {
       "shiftadd-coordinator: queues jobs, leases their tasks to workers, publishes results");
   shiftadd::coordinator::Flags flags;
   shiftadd::coordinator::DefineFlags(&app, &flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? 0 : 2;
-  }
-  shiftadd::InitLogging("coordinator", flags.log_level, flags.log_format);
-  const absl::Status status = flags.backup.empty() ? shiftadd::coordinator::Serve(flags)
-                                                   : shiftadd::coordinator::BackUp(flags);
-  if (status.ok()) return 0;
-  std::cerr << "shiftadd-coordinator: " << status.message() << "\n";
-  return 1;
+  if (const auto code = shiftadd::ParseFlags(&app, argc, argv); code.has_value()) return *code;
+  shiftadd::InitLogging("coordinator", flags.daemon.log_level, flags.daemon.log_format);
+  return shiftadd::ExitCode("shiftadd-coordinator", flags.backup.empty()
+                                                        ? shiftadd::coordinator::Serve(flags)
+                                                        : shiftadd::coordinator::BackUp(flags));
 }

@@ -1,29 +1,24 @@
 // shiftadd-packager: PackageService over a database and an OCI image layout or registry.
 #include <CLI/CLI.hpp>
-#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
-#include <fstream>
-#include <iostream>
 #include <memory>
 #include <string>
 #include <system_error>
 
 #include "absl/strings/str_cat.h"
-#include "services/access/security_flags.h"
 #include "services/base/logging.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
 #include "services/blob/posix_file.h"
+#include "services/daemon/daemon_flags.h"
 #include "services/http/protect.h"
 #include "services/packaging/package_service.h"
 #include "services/store/await_server.h"
 
 namespace shiftadd::packaging {
 namespace {
-
-constexpr int kOk = 0, kFailed = 1, kUsage = 2;
 
 struct Flags {
   std::string listen = "127.0.0.1:7071";
@@ -32,11 +27,8 @@ struct Flags {
   std::string blobs;
   std::string store;
   std::string backup;
-  std::string port_file;
-  std::string log_level = "info";
-  std::string log_format = "text";
   int64_t gc_grace_seconds = 3600;
-  access::SecurityFlags security;
+  DaemonFlags daemon;
 };
 
 std::string DefaultDataDir() {
@@ -67,39 +59,12 @@ void Define(CLI::App* app, Flags* flags) {
       ->envname("SHIFTADD_STORE");
   app->add_option("--backup", flags->backup,
                   "Copy packager.sqlite to this file, also while a packager runs, and end");
-  app->add_option("--port-file", flags->port_file,
-                  "File to write the gRPC and the HTTP port to, one a line, once both listen")
-      ->envname("SHIFTADD_PACKAGER_PORT_FILE");
   app->add_option("--gc-grace-seconds", flags->gc_grace_seconds,
                   "Blobs stored less long ago are never collected")
       ->envname("SHIFTADD_PACKAGER_GC_GRACE_SECONDS")
       ->check(CLI::Range(int64_t{0}, int64_t{1} << 40))
       ->capture_default_str();
-  app->add_option("--log-level", flags->log_level, "What to log")
-      ->envname("SHIFTADD_PACKAGER_LOG_LEVEL")
-      ->check(CLI::IsMember({"trace", "debug", "info", "warn", "error"}))
-      ->capture_default_str();
-  app->add_option("--log-format", flags->log_format, "text, or json: an object a line")
-      ->envname("SHIFTADD_LOG_FORMAT")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-  access::AddServerSecurityFlags(app, &flags->security);
-  app->add_flag("--insecure-i-know", flags->security.insecure,
-                "Listen beyond this machine although nothing protects the service")
-      ->envname("SHIFTADD_PACKAGER_INSECURE_I_KNOW");
-}
-
-// By rename, so that a reader never sees half of it.
-absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port) {
-  if (path.empty()) return absl::OkStatus();
-  const std::string temp = path + ".tmp";
-  std::ofstream out(temp, std::ios::trunc);
-  out << grpc_port << "\n" << http_port << "\n";
-  out.close();
-  if (!out || std::rename(temp.c_str(), path.c_str()) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat("--port-file ", path, ": cannot write"));
-  }
-  return absl::OkStatus();
+  AddDaemonFlags(app, "packager", &flags->daemon);
 }
 
 absl::StatusOr<std::unique_ptr<PackageStore>> OpenStore(const Flags& flags) {
@@ -126,7 +91,7 @@ absl::Status Run(Flags flags) {
     if (!flags.store.empty()) return sql::UsePgDump();
     return BackUpSqlitePackageStore(flags.data_dir + "/packager.sqlite", flags.backup);
   }
-  SA_ASSIGN_OR_RETURN(const access::Protection protection, access::Protect(flags.security));
+  SA_ASSIGN_OR_RETURN(const access::Protection protection, access::Protect(flags.daemon.security));
   SA_ASSIGN_OR_RETURN(const auto blobs, OpenBlobStore(flags.blobs));
   SA_ASSIGN_OR_RETURN(const auto store, OpenStore(flags));
 
@@ -151,7 +116,7 @@ absl::Status Run(Flags flags) {
                                 packager->RefreshMetrics();
                                 RefreshDisk(flags.blobs, &packager_metrics);
                               })));
-  SA_RETURN_IF_ERROR(WritePortFile(flags.port_file, server->port(), http_server->port()));
+  SA_RETURN_IF_ERROR(WritePortFile(flags.daemon.port_file, {server->port(), http_server->port()}));
   spdlog::info("gRPC on port {}, HTTP on port {}, blobs in {}", server->port(), http_server->port(),
                flags.blobs);
   WaitForShutdown();
@@ -167,16 +132,9 @@ int Main(int argc, char** argv) {
   CLI::App app("Publishes, names, finds and collects packages.", "shiftadd-packager");
   Flags flags;
   Define(&app, &flags);
-  try {
-    app.parse(argc, argv);
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e) == 0 ? kOk : kUsage;
-  }
-  InitLogging("packager", flags.log_level, flags.log_format);
-  const absl::Status status = Run(flags);
-  if (status.ok()) return kOk;
-  std::cerr << "shiftadd-packager: " << status.message() << "\n";
-  return kFailed;
+  if (const auto code = ParseFlags(&app, argc, argv); code.has_value()) return *code;
+  InitLogging("packager", flags.daemon.log_level, flags.daemon.log_format);
+  return ExitCode("shiftadd-packager", Run(flags));
 }
 
 }  // namespace

@@ -130,9 +130,6 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
   app->add_option("--http", flags->http, "HTTP address, host:port; port 0 picks one")
       ->envname("SHIFTADD_SERVER_HTTP")
       ->capture_default_str();
-  app->add_option("--port-file", flags->port_file,
-                  "File to write the gRPC port and the HTTP port to, one a line, once both serve")
-      ->envname("SHIFTADD_SERVER_PORT_FILE");
   app->add_option(
          "--advertise", flags->advertise,
          "Host at which others reach this server, as `shiftadd status` shows it; by default "
@@ -145,14 +142,7 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
       ->envname("SHIFTADD_SERVER_DRAIN_SECONDS")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
-  app->add_option("--log-format", flags->log_format, "text, or json: an object a line")
-      ->envname("SHIFTADD_LOG_FORMAT")
-      ->check(CLI::IsMember({"text", "json"}))
-      ->capture_default_str();
-  access::AddServerSecurityFlags(app, &flags->security);
-  app->add_flag("--insecure-i-know", flags->security.insecure,
-                "Listen beyond loopback although nothing is encrypted or authenticated")
-      ->envname("SHIFTADD_SERVER_INSECURE_I_KNOW");
+  AddDaemonFlags(app, "server", &flags->daemon);
 }
 
 }  // namespace
@@ -163,7 +153,7 @@ std::vector<PackageLocation> ServerFlags::Locations() const {
   return out;
 }
 
-int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
+std::optional<int> ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
   CLI::App app(
       "shiftadd-server: serves a packed model over an OpenAI-compatible HTTP API and gRPC.\n"
       "Exit codes: 0 ended by a signal, 1 failed, 2 wrong usage.",
@@ -182,8 +172,7 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
   AddListenFlags(&app, flags);
   AddAccessFlags(&app, flags);
   AddBenchFlags(&app, flags);
-  try {
-    app.parse(argc, argv);
+  app.callback([flags] {
     flags->load.cache_bytes = flags->cache_mib << 20;
     if (!flags->require_signature.empty()) {
       std::ifstream key(flags->require_signature);
@@ -196,10 +185,8 @@ int ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
     if (flags->source.packager.empty() && flags->source.package_dir.empty()) {
       flags->source.packager = "127.0.0.1:7071";
     }
-  } catch (const CLI::ParseError& e) {
-    return app.exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
-  }
-  return -1;
+  });
+  return ParseFlags(&app, argc, argv);
 }
 
 }  // namespace shiftadd

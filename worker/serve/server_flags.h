@@ -3,10 +3,11 @@
 #define SHIFTADD_WORKER_SERVE_SERVER_FLAGS_H_
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
-#include "services/access/security_flags.h"
+#include "services/daemon/daemon_flags.h"
 #include "worker/machine/bench.h"
 #include "worker/serve/model_follower.h"
 #include "worker/serve/model_loader.h"
@@ -19,7 +20,6 @@ struct ServerFlags {
   PackageLocation source;             // where all of them come from; its reference is not set
   std::string listen = "127.0.0.1:7072";
   std::string http = "127.0.0.1:8000";
-  std::string port_file;
   std::string advertise;  // host; empty: that of each address
   LoadOptions load;
   Replacing replacing = Replacing::kAuto;
@@ -27,8 +27,7 @@ struct ServerFlags {
   double drain_seconds = 30;
   bool bench = false;  // measure, print and end in place of serving
   BenchOptions bench_options;
-  access::SecurityFlags security;
-  std::string log_format = "text";  // or json
+  DaemonFlags daemon;
   std::string api_key_file;
   std::string require_signature;  // file of a public key
   std::vector<std::string> cors_origins;
@@ -36,10 +35,9 @@ struct ServerFlags {
   std::vector<PackageLocation> Locations() const;
 };
 
-// Fills `flags` from the command line and SHIFTADD_SERVER_* variables. Returns -1 to go on, or the
-// exit code: 0 after
-// --help and --version, 2 for a mistake (said on stderr).
-int ParseServerFlags(int argc, char** argv, ServerFlags* flags);
+// Fills `flags` from the command line, SHIFTADD_SERVER_* variables and --config. Nothing to go on,
+// or the exit code, as ParseFlags says.
+std::optional<int> ParseServerFlags(int argc, char** argv, ServerFlags* flags);
 
 }  // namespace shiftadd
 

@@ -5,9 +5,7 @@
 
 #include <algorithm>
 #include <atomic>
-#include <fstream>
 #include <functional>
-#include <iostream>
 #include <memory>
 #include <optional>
 #include <string>
@@ -40,19 +38,6 @@
 
 namespace shiftadd {
 namespace {
-
-absl::Status WritePortFile(const std::string& path, int grpc_port, int http_port) {
-  if (path.empty()) return absl::OkStatus();
-  // Written aside and renamed: a reader never sees half of it.
-  const std::string temp = path + ".tmp";
-  std::ofstream file(temp, std::ios::trunc);
-  file << grpc_port << "\n" << http_port << "\n";
-  file.close();
-  if (!file || std::rename(temp.c_str(), path.c_str()) != 0) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": cannot write the port file"));
-  }
-  return absl::OkStatus();
-}
 
 // Who has no key may ask whether the server lives, nothing else.
 http::Guard KeyGuard(const ApiKeys* keys) {
@@ -165,8 +150,9 @@ absl::Status Serve(const ServerFlags& flags) {
     is_client_key = [&keys](absl::string_view sent) { return keys->Check(sent).ok(); };
   }
   SA_ASSIGN_OR_RETURN(const access::Protection protection,
-                      access::Protect(flags.security, is_client_key));
-  SA_RETURN_IF_ERROR(rpc::SetClientSecurity({flags.security.tls, flags.security.token_file}));
+                      access::Protect(flags.daemon.security, is_client_key));
+  SA_RETURN_IF_ERROR(
+      rpc::SetClientSecurity({flags.daemon.security.tls, flags.daemon.security.token_file}));
   // Where everybody is asked who he is, a key is one way among others to say it.
   const ApiKeys* only_keys = protection.access->required() ? nullptr : keys.get();
   const auto prometheus = std::make_shared<prometheus::Registry>();
@@ -203,7 +189,8 @@ absl::Status Serve(const ServerFlags& flags) {
                                   Advertised(flags.advertise, flags.listen, rpc_server->port())};
   SA_ASSIGN_OR_RETURN(const Followers followers,
                       Follow(flags, address, &registry, &server_metrics));
-  SA_RETURN_IF_ERROR(WritePortFile(flags.port_file, rpc_server->port(), http_server->port()));
+  SA_RETURN_IF_ERROR(
+      WritePortFile(flags.daemon.port_file, {rpc_server->port(), http_server->port()}));
   spdlog::info("serving {}: HTTP on port {}, gRPC on port {}",
                absl::StrJoin(registry.References(), ", "), http_server->port(), rpc_server->port());
 
@@ -230,12 +217,9 @@ absl::Status Bench(const ServerFlags& flags) {
 int main(int argc, char** argv) {
   shiftadd::BlockShutdownSignals();
   shiftadd::ServerFlags flags;
-  if (const int code = shiftadd::ParseServerFlags(argc, argv, &flags); code >= 0) return code;
-  shiftadd::InitLogging("shiftadd-server", "info", flags.log_format);
-  const absl::Status status = flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags);
-  if (!status.ok()) {
-    std::cerr << "shiftadd-server: " << status.message() << std::endl;
-    return 1;
-  }
-  return 0;
+  if (const auto code = shiftadd::ParseServerFlags(argc, argv, &flags); code.has_value())
+    return *code;
+  shiftadd::InitLogging("shiftadd-server", flags.daemon.log_level, flags.daemon.log_format);
+  return shiftadd::ExitCode("shiftadd-server",
+                            flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags));
 }
