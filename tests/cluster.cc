@@ -183,6 +183,17 @@ absl::StatusOr<std::vector<v1::JobEvent>> Cluster::Events(const std::string& job
   return events;
 }
 
+RunResult Cluster::Shiftadd(const std::vector<std::string>& arguments) {
+  std::vector<std::string> argv = {"bash", "-c", absl::StrCat("exec \"$@\" 2>", dir_, "/stderr"),
+                                   "--", Binary("shiftadd")};
+  argv.insert(argv.end(), arguments.begin(), arguments.end());
+  return RunCommand(argv, absl::Seconds(200),
+                    {absl::StrCat("SHIFTADD_COORDINATOR=", coordinator_address()),
+                     absl::StrCat("SHIFTADD_PACKAGER=", packager_address())});
+}
+
+std::string Cluster::Errors() const { return ReadFile(dir_ + "/stderr"); }
+
 std::string Cluster::Logs() const {
   std::string all;
   for (const auto& entry : std::filesystem::directory_iterator(dir_)) {

@@ -61,6 +61,10 @@ class Cluster {
   absl::Status EndsAs(const std::string& job_id, const std::string& package_digest);
   // Every event up to the end of a job that has ended.
   absl::StatusOr<std::vector<v1::JobEvent>> Events(const std::string& job_id);
+  // `shiftadd ARGUMENTS` against this cluster: the exit code, and what a pipe would get. What went
+  // to stderr: Errors().
+  RunResult Shiftadd(const std::vector<std::string>& arguments);
+  std::string Errors() const;
   // The ends of all logs, for failure messages.
   std::string Logs() const;
 

@@ -26,17 +26,11 @@ class CompareTest : public ::testing::Test {
     cluster_->AddWorker();
   }
 
-  // The output is what a pipe would get; what went to stderr is in `root_`/stderr.
   RunResult Shiftadd(const std::vector<std::string>& arguments) {
-    std::vector<std::string> argv = {"bash", "-c", absl::StrCat("exec \"$@\" 2>", root_, "/stderr"),
-                                     "--", Binary("shiftadd")};
-    argv.insert(argv.end(), arguments.begin(), arguments.end());
-    return RunCommand(argv, absl::Seconds(200),
-                      {absl::StrCat("SHIFTADD_COORDINATOR=", cluster_->coordinator_address()),
-                       absl::StrCat("SHIFTADD_PACKAGER=", cluster_->packager_address())});
+    return cluster_->Shiftadd(arguments);
   }
   Json Parse(const RunResult& result) {
-    EXPECT_EQ(result.exit_code, 0) << ReadFile(root_ + "/stderr") << cluster_->Logs();
+    EXPECT_EQ(result.exit_code, 0) << cluster_->Errors() << cluster_->Logs();
     Json json = Json::parse(result.output, nullptr, false);
     EXPECT_FALSE(json.is_discarded()) << result.output;
     return json;

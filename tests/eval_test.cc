@@ -28,16 +28,10 @@ class EvalTest : public ::testing::Test {
     cluster_->AddWorker();
   }
 
-  // stdout as a pipe would get it; stderr in `root_`/stderr.
   RunResult Shiftadd(const std::vector<std::string>& arguments) {
-    std::vector<std::string> argv = {"bash", "-c", absl::StrCat("exec \"$@\" 2>", root_, "/stderr"),
-                                     "--", Binary("shiftadd")};
-    argv.insert(argv.end(), arguments.begin(), arguments.end());
-    return RunCommand(argv, absl::Seconds(200),
-                      {absl::StrCat("SHIFTADD_COORDINATOR=", cluster_->coordinator_address()),
-                       absl::StrCat("SHIFTADD_PACKAGER=", cluster_->packager_address())});
+    return cluster_->Shiftadd(arguments);
   }
-  std::string Errors() const { return ReadFile(root_ + "/stderr"); }
+  std::string Errors() const { return cluster_->Errors(); }
   Json Parse(const RunResult& result) {
     EXPECT_EQ(result.exit_code, 0) << Errors() << cluster_->Logs();
     Json json = Json::parse(result.output, nullptr, false);

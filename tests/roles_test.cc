@@ -1,7 +1,6 @@
 // Every RPC of every service, tried as everybody, on the real daemons.
 #include <gmock/gmock.h>
 #include <google/protobuf/descriptor.h>
-#include <grpcpp/generic/generic_stub.h>
 #include <gtest/gtest.h>
 
 #include <cstdio>
@@ -16,6 +15,7 @@
 #include "absl/strings/str_split.h"
 #include "services/packaging/package_client.h"
 #include "services/rpc/security.h"
+#include "services/rpc/testing/generic_call.h"
 #include "shiftadd/v1/generate.pb.h"
 #include "shiftadd/v1/job.pb.h"
 #include "shiftadd/v1/package.pb.h"
@@ -93,35 +93,9 @@ std::map<std::string, std::set<std::string>> Expected() {
   return expected;
 }
 
-// One call with an empty message, whatever kind of method it is.
 grpc::StatusCode Call(const std::shared_ptr<grpc::Channel>& channel, const std::string& method,
                       absl::Duration timeout, std::string* message) {
-  grpc::ClientContext context;
-  rpc::SetDeadline(&context, timeout);
-  grpc::CompletionQueue queue;
-  grpc::GenericStub stub(channel);
-  const auto call = stub.PrepareCall(&context, method, &queue);
-  int tag = 0;
-  void* done = nullptr;
-  bool ok = false;
-  const auto next = [&] { queue.Next(&done, &ok); };
-  call->StartCall(&tag);
-  next();
-  const grpc::Slice nothing("", 0);
-  grpc::ByteBuffer request(&nothing, 1);
-  call->Write(request, &tag);
-  next();
-  call->WritesDone(&tag);
-  next();
-  // The end comes behind the answers.
-  do {
-    grpc::ByteBuffer response;
-    call->Read(&response, &tag);
-    next();
-  } while (ok);
-  grpc::Status status;
-  call->Finish(&status, &tag);
-  next();
+  const grpc::Status status = rpc::GenericCall(channel, method, timeout);
   *message = status.error_message();
   return status.error_code();
 }

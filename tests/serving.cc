@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/base/or_die.h"
 #include "tests/cluster.h"
 #include "worker/serve/testing/tiny_package.h"
 
@@ -15,13 +16,6 @@ namespace {
 
 using nlohmann::json;
 namespace fs = std::filesystem;
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value, const char* what) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "%s: %s\n", what, value.status().ToString().c_str());
-  std::abort();
-}
 
 constexpr char kMediaType[] = "application/vnd.shiftadd.weights.v1.safetensors";
 

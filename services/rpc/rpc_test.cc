@@ -2,7 +2,6 @@
 
 #include <gmock/gmock.h>
 #include <google/protobuf/any.pb.h>
-#include <grpcpp/generic/generic_stub.h>
 #include <grpcpp/impl/service_type.h>
 #include <gtest/gtest.h>
 
@@ -16,6 +15,7 @@
 #include "services/rpc/error_details.h"
 #include "services/rpc/failover.h"
 #include "services/rpc/proto_duration.h"
+#include "services/rpc/testing/generic_call.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::rpc {
@@ -154,23 +154,7 @@ class ServerTest : public testing::Test {
 
   // Whether the server has this method at all.
   grpc::StatusCode CallUnknown(const std::string& method) {
-    grpc::ClientContext context;
-    SetDeadline(&context, absl::Seconds(10));
-    grpc::CompletionQueue queue;
-    grpc::GenericStub stub(channel_);
-    const auto call = stub.PrepareCall(&context, method, &queue);
-    int tag = 0;
-    void* done = nullptr;
-    bool ok = false;
-    const auto next = [&] { queue.Next(&done, &ok); };
-    call->StartCall(&tag);
-    next();
-    call->WritesDone(&tag);
-    next();
-    grpc::Status status;
-    call->Finish(&status, &tag);
-    next();
-    return status.error_code();
+    return GenericCall(channel_, method, absl::Seconds(10)).error_code();
   }
 
   Echo echo_;

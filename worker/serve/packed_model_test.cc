@@ -4,106 +4,35 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 
 #include "absl/strings/str_cat.h"
 #include "services/packaging/package_format.h"
-#include "worker/serve/testing/tiny_package.h"
+#include "worker/serve/testing/executor_cases.h"
 
 namespace shiftadd {
 namespace {
 
+using testing::AllLogits;
+using testing::ExecutorCases;
 using ::testing::HasSubstr;
+using testing::LoadOnCpu;
 using testing::MakeTinyPackage;
 using testing::ReferenceLogits;
+using testing::RelativeError;
 using testing::TinyPackage;
 using testing::TinyPackageOptions;
+using testing::Tokens;
 using Precision = PackedModelOptions::Precision;
-
-std::vector<int32_t> Tokens(int count, int64_t vocab) {
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < count; ++i)
-    tokens.push_back(static_cast<int32_t>((i * 37 + i * i * 5 + 3) % vocab));
-  return tokens;
-}
-
-std::unique_ptr<PackedModel> LoadOrDie(const TinyPackage& package, Precision precision,
-                                       int threads = 2) {
-  PackedModelOptions options;
-  options.threads = threads;
-  options.precision = precision;
-  auto model = PackedModel::Load(package.config_json(), package.Reader(), options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.ok() ? *std::move(model) : nullptr;
-}
-
-std::vector<float> AllLogits(PackedModel* model, const std::vector<int32_t>& tokens) {
-  const auto cache = model->NewCache(static_cast<int64_t>(tokens.size()));
-  std::vector<float> logits;
-  const absl::Status status = model->Forward(tokens, cache.get(), true, &logits);
-  EXPECT_TRUE(status.ok()) << status;
-  return logits;
-}
-
-// Root of the mean squared difference, as a fraction of the reference's root mean square.
-double RelativeError(const std::vector<float>& got, const std::vector<double>& want) {
-  EXPECT_EQ(got.size(), want.size());
-  if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
-  double error = 0, size = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    error += (got[i] - want[i]) * (got[i] - want[i]);
-    size += want[i] * want[i];
-  }
-  return std::sqrt(error / size);
-}
-
-struct Case {
-  const char* name;
-  TinyPackageOptions options;
-};
-
-std::vector<Case> Cases() {
-  std::vector<Case> cases(7);
-  cases[0].name = "Rotated";
-  cases[1].name = "FreeScalesUnrotatedWithOffsets";
-  cases[1].options.free_scales = true;
-  cases[1].options.zeta = true;
-  cases[1].options.rotated = false;
-  cases[2].name = "ShiftWithOffsets";
-  cases[2].options.zeta = true;
-  cases[3].name = "BiasesUntiedRawHead";
-  cases[3].options.model.attention_bias = true;
-  cases[3].options.model.mlp_bias = true;
-  cases[3].options.model.tied = false;
-  cases[3].options.raw_head = true;
-  cases[4].name = "SkippedLayersUntied";
-  cases[4].options.bits = {0, 4, 3, 0, 2};
-  cases[4].options.model.tied = false;
-  cases[5].name = "TailGroupsOddHeads";
-  cases[5].options.model.hidden = 192;
-  cases[5].options.model.heads = 6;
-  cases[5].options.model.kv_heads = 2;
-  cases[5].options.model.intermediate = 224;
-  cases[5].options.model.rope_scaling = RopeScaling::kLlama3;
-  cases[6].name = "SmallGroupsNarrowHeads";
-  cases[6].options.group = 32;
-  cases[6].options.bits = {1, 5, 8};
-  cases[6].options.model.heads = 8;
-  cases[6].options.model.kv_heads = 1;
-  cases[6].options.model.head_dim = 24;
-  return cases;
-}
 
 class PackedModelCases : public ::testing::TestWithParam<int> {};
 
 TEST_P(PackedModelCases, AgreesWithDouble) {
-  const TinyPackage package = MakeTinyPackage(Cases()[GetParam()].options);
+  const TinyPackage package = MakeTinyPackage(ExecutorCases()[GetParam()].options);
   const auto tokens = Tokens(45, package.spec.vocab);
   const auto want = ReferenceLogits(package, tokens);
-  const auto a16 = LoadOrDie(package, Precision::kA16);
-  const auto a8 = LoadOrDie(package, Precision::kA8);
+  const auto a16 = LoadOnCpu(package, Precision::kA16);
+  const auto a8 = LoadOnCpu(package, Precision::kA8);
   ASSERT_TRUE(a16 && a8);
   const double error16 = RelativeError(AllLogits(a16.get(), tokens), want);
   const double error8 = RelativeError(AllLogits(a8.get(), tokens), want);
@@ -113,12 +42,12 @@ TEST_P(PackedModelCases, AgreesWithDouble) {
   EXPECT_LT(error16 * 10, error8);
 }
 
-INSTANTIATE_TEST_SUITE_P(All, PackedModelCases, ::testing::Range(0, 7),
-                         [](const auto& info) { return Cases()[info.param].name; });
+INSTANTIATE_TEST_SUITE_P(All, PackedModelCases, ::testing::Range(0, 8),
+                         [](const auto& info) { return ExecutorCases()[info.param].name; });
 
 TEST(PackedModel, LogitsDoNotDependOnChunksBatchesThreadsOrIsa) {
   const TinyPackage package = MakeTinyPackage({});
-  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto model = LoadOnCpu(package, Precision::kAuto);
   ASSERT_TRUE(model);
   const auto tokens = Tokens(300, package.spec.vocab);
   const auto whole = AllLogits(model.get(), tokens);
@@ -174,7 +103,7 @@ TEST(PackedModel, AHalfCacheIsHalfAsLargeAndNearlyTheSame) {
 
 TEST(PackedModel, LastLogitsOnly) {
   const TinyPackage package = MakeTinyPackage({});
-  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto model = LoadOnCpu(package, Precision::kAuto);
   const auto tokens = Tokens(20, package.spec.vocab);
   const auto all = AllLogits(model.get(), tokens);
   const auto cache = model->NewCache(20);
@@ -186,7 +115,7 @@ TEST(PackedModel, LastLogitsOnly) {
 
 TEST(PackedModel, TruncatedCacheGoesOnFromThere) {
   const TinyPackage package = MakeTinyPackage({});
-  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto model = LoadOnCpu(package, Precision::kAuto);
   const auto tokens = Tokens(100, package.spec.vocab);
   const auto cache = model->NewCache(100);
   std::vector<float> first, second;
@@ -207,7 +136,7 @@ TEST(PackedModel, TruncatedCacheGoesOnFromThere) {
 
 TEST(PackedModel, SharedPagesAreCopiedBeforeTheyAreWritten) {
   const TinyPackage package = MakeTinyPackage({});
-  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto model = LoadOnCpu(package, Precision::kAuto);
   const auto tokens = Tokens(100, package.spec.vocab);
   std::vector<float> expected, got, ignored;
   const auto first = model->NewCache(120);
@@ -233,7 +162,7 @@ TEST(PackedModel, SharedPagesAreCopiedBeforeTheyAreWritten) {
 
 TEST(PackedModel, RefusesBadTokensAndFullCaches) {
   const TinyPackage package = MakeTinyPackage({});
-  const auto model = LoadOrDie(package, Precision::kAuto);
+  const auto model = LoadOnCpu(package, Precision::kAuto);
   const auto cache = model->NewCache(3);
   std::vector<float> logits;
   const int32_t vocab = static_cast<int32_t>(package.spec.vocab);

@@ -24,8 +24,8 @@
 #include <vector>
 
 #include "CLI/CLI.hpp"
-#include "absl/status/statusor.h"
 #include "kernels/cpu_linear.h"
+#include "services/base/or_die.h"
 #include "worker/serve/package_source.h"
 #include "worker/serve/packed_executor.h"
 #include "worker/serve/packed_model.h"
@@ -44,16 +44,6 @@ struct Options {
   double temperature = 0;
   bool products = false;
 };
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "%s\n", value.status().ToString().c_str());
-  std::exit(1);
-}
-void OrDie(const absl::Status& status) {
-  if (!status.ok()) OrDie(absl::StatusOr<int>(status));
-}
 
 double Seconds() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();

@@ -26,6 +26,7 @@
 #include "kernels/benchmarks/read_floor.h"
 #include "kernels/cuda/test_device.h"
 #include "kernels/packed_matrix.h"
+#include "services/base/or_die.h"
 #include "services/packaging/package_format.h"
 #include "worker/model/architecture_spec.h"
 #include "worker/packed/packed_blob.h"
@@ -37,16 +38,6 @@ namespace {
 
 using kernels::cuda::Check;
 using nlohmann::json;
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "%s\n", value.status().ToString().c_str());
-  std::exit(1);
-}
-void OrDie(const absl::Status& status) {
-  if (!status.ok()) OrDie(absl::StatusOr<int>(status));
-}
 
 template <typename T>
 absl::string_view View(const std::vector<T>& v) {

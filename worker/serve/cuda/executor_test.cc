@@ -3,33 +3,29 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
-#include <limits>
 #include <set>
 
 #include "absl/strings/str_cat.h"
 #include "worker/serve/cuda/cuda_model.h"
 #include "worker/serve/sampler.h"
-#include "worker/serve/testing/tiny_package.h"
+#include "worker/serve/testing/executor_cases.h"
 
 namespace shiftadd {
 namespace {
 
+using testing::AllLogits;
+using testing::ExecutorCases;
 using ::testing::HasSubstr;
+using testing::LoadOnCpu;
 using testing::MakeTinyPackage;
+using testing::OneByOne;
 using testing::ReferenceLogits;
+using testing::RelativeError;
 using testing::TinyPackage;
 using testing::TinyPackageOptions;
+using testing::Tokens;
 using Precision = PackedModelOptions::Precision;
-
-std::vector<int32_t> Tokens(int count, int64_t vocab) {
-  std::vector<int32_t> tokens;
-  for (int i = 0; i < count; ++i) {
-    tokens.push_back(static_cast<int32_t>((i * 37 + i * i * 5 + 3) % vocab));
-  }
-  return tokens;
-}
 
 std::unique_ptr<PackedModel> LoadOrDie(const TinyPackage& package,
                                        const CudaModelOptions& options = {}) {
@@ -38,94 +34,10 @@ std::unique_ptr<PackedModel> LoadOrDie(const TinyPackage& package,
   return model.ok() ? *std::move(model) : nullptr;
 }
 
-std::unique_ptr<PackedModel> LoadCpuOrDie(const TinyPackage& package, Precision precision) {
-  PackedModelOptions options;
-  options.precision = precision;
-  options.threads = 2;
-  auto model = PackedModel::Load(package.config_json(), package.Reader(), options);
-  EXPECT_TRUE(model.ok()) << model.status();
-  return model.ok() ? *std::move(model) : nullptr;
-}
-
-std::vector<float> AllLogits(PackedModel* model, const std::vector<int32_t>& tokens) {
-  const auto cache = model->NewCache(static_cast<int64_t>(tokens.size()));
-  std::vector<float> logits;
-  const absl::Status status = model->Forward(tokens, cache.get(), true, &logits);
-  EXPECT_TRUE(status.ok()) << status;
-  return logits;
-}
-
-std::vector<float> OneByOne(PackedModel* model, const std::vector<int32_t>& tokens) {
-  const auto cache = model->NewCache(static_cast<int64_t>(tokens.size()));
-  std::vector<float> all, logits;
-  for (const int32_t token : tokens) {
-    const absl::Status status = model->Forward({token}, cache.get(), true, &logits);
-    EXPECT_TRUE(status.ok()) << status;
-    all.insert(all.end(), logits.begin(), logits.end());
-  }
-  return all;
-}
-
-// Root of the mean squared difference, as a fraction of the reference's root mean square.
-template <typename T>
-double RelativeError(const std::vector<float>& got, const std::vector<T>& want) {
-  EXPECT_EQ(got.size(), want.size());
-  if (got.size() != want.size()) return std::numeric_limits<double>::infinity();
-  double error = 0, size = 0;
-  for (size_t i = 0; i < got.size(); ++i) {
-    const double difference = got[i] - want[i];
-    if (!std::isfinite(difference)) return std::numeric_limits<double>::infinity();
-    error += difference * difference;
-    size += static_cast<double>(want[i]) * want[i];
-  }
-  return std::sqrt(error / size);
-}
-
 // 16-bit activations: what is left is the cache in fp16. 8-bit activations: besides, a rounding
 // that differs moves a digit; both executors are this far from the definition.
 constexpr double kBound16 = 2e-3;
 constexpr double kBound8 = 5e-2;
-
-struct Case {
-  const char* name;
-  TinyPackageOptions options;
-};
-
-std::vector<Case> Cases() {
-  std::vector<Case> cases(8);
-  cases[0].name = "Rotated";
-  cases[1].name = "FreeScalesUnrotatedWithOffsets";
-  cases[1].options.free_scales = true;
-  cases[1].options.zeta = true;
-  cases[1].options.rotated = false;
-  cases[2].name = "ShiftWithOffsets";
-  cases[2].options.zeta = true;
-  cases[3].name = "BiasesUntiedRawHead";
-  cases[3].options.model.attention_bias = true;
-  cases[3].options.model.mlp_bias = true;
-  cases[3].options.model.tied = false;
-  cases[3].options.raw_head = true;
-  cases[4].name = "SkippedLayersUntied";
-  cases[4].options.bits = {0, 4, 3, 0, 2};
-  cases[4].options.model.tied = false;
-  cases[5].name = "TailGroupsOddHeads";
-  cases[5].options.model.hidden = 192;
-  cases[5].options.model.heads = 6;
-  cases[5].options.model.kv_heads = 2;
-  cases[5].options.model.intermediate = 224;
-  cases[5].options.model.rope_scaling = RopeScaling::kLlama3;
-  cases[6].name = "SmallGroupsNarrowHeads";
-  cases[6].options.group = 32;
-  cases[6].options.bits = {1, 5, 8};
-  cases[6].options.model.heads = 8;
-  cases[6].options.model.kv_heads = 1;
-  cases[6].options.model.head_dim = 24;
-  cases[7].name = "ManyQueriesWideHeads";
-  cases[7].options.model.heads = 10;
-  cases[7].options.model.kv_heads = 1;
-  cases[7].options.model.head_dim = 128;
-  return cases;
-}
 
 class CudaExecutor : public ::testing::Test {
  protected:
@@ -138,7 +50,7 @@ class CudaExecutor : public ::testing::Test {
 class CudaExecutorCases : public CudaExecutor, public ::testing::WithParamInterface<int> {};
 
 TEST_P(CudaExecutorCases, AgreesWithTheCpu) {
-  const TinyPackage package = MakeTinyPackage(Cases()[GetParam()].options);
+  const TinyPackage package = MakeTinyPackage(ExecutorCases()[GetParam()].options);
   const auto tokens = Tokens(45, package.spec.vocab);
   const auto want = ReferenceLogits(package, tokens);
   for (const Precision precision : {Precision::kA16, Precision::kA8}) {
@@ -146,7 +58,7 @@ TEST_P(CudaExecutorCases, AgreesWithTheCpu) {
     CudaModelOptions options;
     options.precision = precision;
     const auto gpu = LoadOrDie(package, options);
-    const auto cpu = LoadCpuOrDie(package, precision);
+    const auto cpu = LoadOnCpu(package, precision);
     ASSERT_TRUE(gpu && cpu);
     const auto got = AllLogits(gpu.get(), tokens);
     EXPECT_LT(RelativeError(got, AllLogits(cpu.get(), tokens)), bound);
@@ -156,7 +68,7 @@ TEST_P(CudaExecutorCases, AgreesWithTheCpu) {
 }
 
 INSTANTIATE_TEST_SUITE_P(All, CudaExecutorCases, ::testing::Range(0, 8),
-                         [](const auto& info) { return Cases()[info.param].name; });
+                         [](const auto& info) { return ExecutorCases()[info.param].name; });
 
 // Long enough for several pages, splits and tiles.
 TEST_F(CudaExecutor, PromptsAgreeWithTokenByToken) {
@@ -170,7 +82,7 @@ TEST_F(CudaExecutor, PromptsAgreeWithTokenByToken) {
   const auto tokens = Tokens(1300, package.spec.vocab);
   const auto whole = AllLogits(model.get(), tokens);
   EXPECT_LT(RelativeError(OneByOne(model.get(), tokens), whole), kBound16);
-  const auto cpu = LoadCpuOrDie(package, Precision::kA16);
+  const auto cpu = LoadOnCpu(package, Precision::kA16);
   EXPECT_LT(RelativeError(AllLogits(cpu.get(), tokens), whole), kBound16);
 }
 

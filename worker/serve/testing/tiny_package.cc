@@ -15,6 +15,7 @@
 #include "kernels/packed_matrix.h"
 #include "kernels/packing.h"
 #include "services/base/digest.h"
+#include "services/base/or_die.h"
 #include "services/base/status_macros.h"
 #include "services/blob/blob_store.h"
 #include "services/packaging/package_format.h"
@@ -26,13 +27,6 @@ namespace shiftadd::testing {
 namespace {
 
 using nlohmann::json;
-
-template <typename T>
-T OrDie(absl::StatusOr<T> value) {
-  if (value.ok()) return *std::move(value);
-  std::fprintf(stderr, "tiny package: %s\n", value.status().ToString().c_str());
-  std::abort();
-}
 
 template <typename T>
 absl::string_view View(const std::vector<T>& v) {
@@ -65,7 +59,7 @@ class Builder {
     const auto dir = std::filesystem::temp_directory_path() /
                      absl::StrCat("tiny_package_", ::getpid(), "_", random_());
     const absl::Status written = WriteTinyLlamaDirectory(dir.string(), options_.model);
-    if (!written.ok()) OrDie(absl::StatusOr<int>(written));
+    OrDie(written, "tiny package");
     package_.tokenizer_json = OrDie(ModelSource::Open(dir.string()))->tokenizer_json();
     std::filesystem::remove_all(dir);
     package_.config["tokenizer"] = package_.Put(package_.tokenizer_json);
