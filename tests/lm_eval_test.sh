@@ -29,7 +29,7 @@ def task(name, rows, fields):
     (folder / f"{name}.yaml").write_text(f"task: {name}\ndataset_path: json\n"
         f"dataset_kwargs: {{data_files: {{test: {path}}}}}\n{KIND}{fields}", encoding="utf-8")
 task("numbered", [{"q": words(6), "c": [" " + words(rng.randint(1, 4)) for _ in range(4)], "a": i % 4} for i in range(24)],
-     'doc_to_text: "{{q}}"\ndoc_to_choice: "{{c}}"\ndoc_to_target: "{{a}}"\n')
+     'doc_to_text: "{{q}}"\ndoc_to_choice: "{{c}}"\ndoc_to_target: "{{a}}"\ntarget_delimiter: ""\n')
 task("named", [{"passage": words(10), "answer": ["yes", "no"][i % 2]} for i in range(12)],
      'doc_to_text: "{{passage}}\\nAnswer:"\ndoc_to_choice: ["yes", "no"]\ndoc_to_target: answer\n')
 PY
@@ -48,6 +48,8 @@ url=http://127.0.0.1:$(sed -n 2p "$work/ports")
   { cat "$work/ours.log"; exit 1; }
 "$python" -m lm_eval run --model hf --model_args "pretrained=$work/hf,dtype=float32" --device cpu --include_path "$work/tasks" \
   --tasks named,numbered --output_path "$work/theirs" --log_samples >"$work/theirs.log" 2>&1 || { cat "$work/theirs.log"; exit 1; }
+
+"$source/tests/clients/zero_shot.py" "$url" "$work/tasks/numbered.jsonl" "$work/own"
 
 "$python" - "$work" <<'PY'
 import glob, json, sys
@@ -68,6 +70,13 @@ for task, rows in (("numbered", 24), ("named", 12)):
         assert abs(ours[task][metric] - theirs[task][metric]) < 1e-9, (task, metric, ours[task], theirs[task])
     print(f"{task}: acc {ours[task]['acc,none']:.4f} +- {ours[task]['acc_stderr,none']:.4f} on both sides, {rows} rows")
 assert worst < 0.05, worst
+# The scorer that does without lm-eval.
+own = json.load(open(f"{sys.argv[1]}/own/results_zero_shot.json"))
+for metric in ("acc,none", "acc_stderr,none"):
+    assert abs(own["results"]["numbered"][metric] - ours["numbered"][metric]) < 1e-9, (own["results"], ours["numbered"])
+apart = max(abs(x - y) for p, q in zip(samples("ours", "numbered"), own["log_likelihoods"]) for x, y in zip(p, q))
+print(f"zero_shot.py: log-likelihoods {apart:.2e} nats from lm-eval's")
+assert apart < 1e-3, apart
 PY
 
 # Malformed rows, all named at once, before anything is run.

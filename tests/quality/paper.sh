@@ -15,6 +15,7 @@
 #   --task-text FILE       zero-shot rows are made of it: which of four half sentences goes on (chance is .25). Not the paper's
 #                          tasks: deploy/lm-eval.sh runs those where the Hugging Face hub can be reached
 #   --task-rows N          (default 200)
+#   --scorer lm-eval|own   own: tests/clients/zero_shot.py, which gives lm-eval's figures on such rows, where lm-eval cannot be had
 #   --bench SECONDS        of each timing (default 2; 0: none)
 #   --plot FILE            KL over stored bits, a panel a model, from the lines of --out, as SVG
 #
@@ -24,12 +25,12 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-models=() methods='rtn optq acc acc-butterfly lat shiftadd' bits='2 3 4' windows=148 task_text='' task_rows=200 bench=2 plot=''
+models=() methods='rtn optq acc acc-butterfly lat shiftadd' bits='2 3 4' windows=148 task_text='' task_rows=200 scorer=lm-eval bench=2 plot=''
 while [ $# -gt 0 ]; do
   need_value "$@"
   case $1 in
     --model) models+=("$2") ;; --methods) methods=$2 ;; --bits) bits=$2 ;; --windows) windows=$2 ;; --task-text) task_text=$2 ;;
-    --task-rows) task_rows=$2 ;; --bench) bench=$2 ;; --plot) plot=$2 ;;
+    --task-rows) task_rows=$2 ;; --scorer) scorer=$2 ;; --bench) bench=$2 ;; --plot) plot=$2 ;;
     *) common_option "$1" "$2" ;;
   esac
   shift 2
@@ -44,12 +45,20 @@ for method in $methods; do
   [ -e "$quality_home/recipes/$(recipe_of "$method").json" ] || { echo "no method $method" >&2; exit 2; }
 done
 [ -n "$out" ] || { echo "--out: it keeps what is done" >&2; exit 2; }
+case $scorer in lm-eval | own) ;; *) echo "--scorer $scorer: expected lm-eval or own" >&2; exit 2 ;; esac
 [ -z "$task_text" ] || [ -e "$task_text" ] || { echo "$task_text is not there" >&2; exit 2; }
 
 server=''
 stop_server() {
   if [ -n "$server" ]; then { kill "$server" && wait "$server"; } || true; fi
   server=''
+}
+score() { # URL FOLDER
+  if [ "$scorer" = own ]; then
+    python3 "$quality_home/../clients/zero_shot.py" "$1" "$data/tasks/next.jsonl" "$2"
+  else
+    "$quality_home/../../deploy/lm-eval.sh" "$1" --local "$data/tasks" --out "$2"
+  fi
 }
 # zero_shot PACKAGE FOLDER: lm-eval's results of the package, into the folder.
 zero_shot() {
@@ -61,8 +70,7 @@ zero_shot() {
   for _ in $(seq 1200); do [ -s "$data/ports" ] && break; kill -0 "$server" 2>/dev/null || break; sleep 0.1; done
   [ -s "$data/ports" ] || { tail "$data/server.log" >&2; stop_server; return 1; }
   url=http://127.0.0.1:$(sed -n 2p "$data/ports")
-  "$quality_home/../../deploy/lm-eval.sh" "$url" --local "$data/tasks" --out "$2" >"$2.log" 2>&1 ||
-    { tail "$2.log" >&2; stop_server; return 1; }
+  score "$url" "$2" >"$2.log" 2>&1 || { tail "$2.log" >&2; stop_server; return 1; }
   stop_server
 }
 

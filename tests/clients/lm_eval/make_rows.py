@@ -18,6 +18,7 @@ output_type: {kind}
 CHOICE = """doc_to_text: "{{q}}"
 doc_to_choice: "{{c}}"
 doc_to_target: "{{a}}"
+target_delimiter: ""
 metric_list: [{metric: acc}, {metric: acc_norm}]
 """
 ROLLING = """doc_to_text: ""
