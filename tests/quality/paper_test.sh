@@ -1,0 +1,51 @@
+#!/usr/bin/env bash
+# paper.sh on two tiny models: every column, a second run that does nothing again, and one that goes on.
+#   paper_test.sh BIN_DIR SOURCE_DIR
+set -euo pipefail
+bin=$1 source=$2
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+fail() { echo "FAILED: $*"; cat "$work/log"; exit 1; }
+
+cp -r "$source/tests/golden/tiny_package" "$work/layout"
+"$bin/shiftadd-export" golden:v1 "$work/model" --format hf-fp16 --package-dir "$work/layout" >/dev/null
+mkdir "$work/texts"
+python3 - "$work/texts" <<'PY'
+import pathlib, random, sys
+rng = random.Random(3)
+word = lambda: "".join(rng.choice("abcdeiourstn") for _ in range(rng.randint(2, 6)))
+for name in ("c4-calibration", "wikitext2-test", "wikitext2-valid"):
+    lines = [" ".join(word() for _ in range(70)) for _ in range(20)]
+    (pathlib.Path(sys.argv[1]) / f"{name}.txt").write_text("\r\n\r\n".join(lines))
+PY
+paper() {
+  "$source/tests/quality/paper.sh" --bin "$bin" --model "one=$work/model" --model "two=$work/model" --texts "$work/texts" \
+    --data "$work/data" --out "$work/rows.md" --plot "$work/plot.svg" --length 32 --calibration-windows 2 --windows 2 --threads 1 \
+    --bench 0.02 --task-text "$work/texts/wikitext2-test.txt" --task-rows 8 --scorer own "$@" >"$work/log" 2>&1
+}
+rows() { grep -c '^| \(one\|two\) ' "$work/rows.md"; }
+jobs() { wc -l <"$work/data/quality-jobs"; }
+
+paper --methods "shiftadd rtn" --bits "2 3" || fail "exit code $?"
+[ "$(rows)" = 10 ] || fail "expected 10 rows, found $(rows): $(cat "$work/rows.md")"
+# In order: full precision, then methods as the paper has them; with a figure in every column.
+[[ $(sed -n 5,7p "$work/rows.md" | tr '\n' ' ') == '| one | full precision |'*'| one | rtn | 2 |'*'| one | rtn | 3 |'* ]] ||
+  fail "order: $(cat "$work/rows.md")"
+if grep -qE '^\| (one|two) \| (rtn|shiftadd) .*\| – \|' "$work/rows.md"; then fail "a figure is missing: $(cat "$work/rows.md")"; fi
+[ "$(grep -cE '^\| (one|two) .*\| next 0\.[0-9]{3} ± 0\.[0-9]{3} \|' "$work/rows.md")" = 10 ] || fail "zero-shot: $(cat "$work/rows.md")"
+python3 -c 'import sys, xml.etree.ElementTree as e; assert len(e.parse(sys.argv[1]).getroot().findall("{*}g")) == 2' "$work/plot.svg" ||
+  fail "the plot has not two panels"
+
+before=$(md5sum <"$work/rows.md") jobs=$(jobs)
+paper --methods "shiftadd rtn" --bits "2 3" || fail "second run: exit code $?"
+[ "$before" = "$(md5sum <"$work/rows.md")" ] && [ "$jobs" = "$(jobs)" ] || fail "a second run did something again"
+# A line that is gone is made again from figures that are there.
+sed -i '/^| two | rtn | 3 |/d' "$work/rows.md"
+paper --methods "shiftadd rtn" --bits "2 3" || fail "third run: exit code $?"
+[ "$before" = "$(md5sum <"$work/rows.md")" ] && [ "$jobs" = "$(jobs)" ] || fail "a line that is gone: $(cat "$work/rows.md")"
+status=0
+paper --methods optq --bits 2 --minutes 0 || status=$?
+[ $status = 3 ] || fail "--minutes 0: exit code $status"
+paper --methods optq --bits 2 || fail "a run that goes on: exit code $?"
+[ "$(rows)" = 12 ] || fail "expected 12 rows, found $(rows)"
+cat "$work/rows.md"
