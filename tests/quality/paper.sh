@@ -93,6 +93,7 @@ figures() {
   mkdir -p "$2"
   once "$2/eval.json" "$bin/shiftadd" eval "$1" --text "$texts/wikitext2-test.txt" --windows "$windows" --length "$length" --json ||
     return 1
+  once "$2/inspect.json" "$bin/shiftadd" inspect "$1" --json || return 1
   if [ "$bench" != 0 ]; then
     local -a more=()
     [ ! -e "$home/source-bench.json" ] || more=(--no-source)

@@ -179,20 +179,29 @@ def paper_full(model, folder, model_folder):
     figures = read_json(pathlib.Path(folder) / "eval.json")["package_evaluation"]
     model_folder = pathlib.Path(model_folder)
     bench = read_json(model_folder / "source-bench.json")
-    layers = bench["package"].get("fp16_layer_bytes") if bench else None
+    package = read_json(pathlib.Path(folder) / "inspect.json")
+    layers = package and sum(2 * layer["rows"] * layer["cols"] for layer in package["config_document"]["layers"])
     total = bench["package"].get("fp16_bytes") if bench else None
     return line([model, "full precision", "–", "16", estimate(figures["perplexity_full"]), "0", "0", "1",
                  zero_shot(model_folder / "unquantized" / "zero-shot"),
                  mebibytes(layers), mebibytes(total)] + speed(bench and bench.get("source")))
 
 
+def sizes(package):
+    """[bytes of the layers, of all] as `inspect --json` has a package."""
+    if not package:
+        return [None, None]
+    layers = {layer["digest"] for layer in package["config_document"]["layers"]}
+    return [sum(blob["size"] for blob in package["layers"] if blob["digest"] in layers), package["bytes"]]
+
+
 def paper_row(model, method, bits, report, folder):
     folder = pathlib.Path(folder)
     figures, bench = read_json(folder / "eval.json")["package_evaluation"], read_json(folder / "bench.json")
+    layers, total = sizes(read_json(folder / "inspect.json"))
     return line([model, method, bits, f"{report['job']['quality']['stored_bits']:.3f}", estimate(figures["perplexity"]),
                  estimate(figures["kl"]), estimate(figures["kl_p99"]), estimate(figures["top1_agreement"]),
-                 zero_shot(folder / "zero-shot"), mebibytes(bench and bench["layer_bytes"]),
-                 mebibytes(bench and bench["package_bytes"])] + speed(bench and bench["package"]))
+                 zero_shot(folder / "zero-shot"), mebibytes(layers), mebibytes(total)] + speed(bench and bench["package"]))
 
 
 PAPER_METHODS = ["full precision", "rtn", "optq", "lat", "acc", "acc-butterfly", "shiftadd"]

@@ -120,7 +120,10 @@ class Paper(unittest.TestCase):
         if bench:
             side = {"milliseconds_per_token": 8, "joules_per_token": 0.125, "fp16_layer_bytes": 2**21, "fp16_bytes": 2**22}
             (folder / "bench.json").write_text(json.dumps(
-                {"package": side, "source": {"milliseconds_per_token": 16}, "layer_bytes": 2**20, "package_bytes": 2**21}))
+                {"package": side, "source": {"milliseconds_per_token": 16}}))
+        (folder / "inspect.json").write_text(json.dumps(
+            {"bytes": 2**21, "config_document": {"layers": [{"digest": d, "rows": 2**9, "cols": 2**10} for d in "ab"]},
+             "layers": [{"digest": "a", "size": 2**19}, {"digest": "b", "size": 2**19}, {"digest": "head", "size": 2**20}]}))
         if zero_shot:
             (folder / "zero-shot" / "model").mkdir(parents=True)
             (folder / "zero-shot" / "model" / "results_1.json").write_text(json.dumps(
@@ -134,7 +137,7 @@ class Paper(unittest.TestCase):
             "| m | shiftadd | 3 | 3.168 | 24.57 ± 0.42 | 0.220 ± 0.012 | 2.50 ± 0.25 | 0.750 ± 0.013 | next 0.500 ± 0.050 | "
             "1.0 MiB | 2.0 MiB | 125.0 | 0.125 |")
         row = quality.paper_row("m", "rtn", "2", report, self.folder(bench=False, zero_shot=False))
-        self.assertTrue(row.endswith("| – | – | – | – | – |"), row)
+        self.assertTrue(row.endswith("| – | 1.0 MiB | 2.0 MiB | – | – |"), row)
         self.assertEqual(row.count("|"), quality.paper_heading().splitlines()[0].count("|"))
 
     def test_full_precision(self):
