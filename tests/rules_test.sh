@@ -7,3 +7,8 @@ cd "$1"
 promtool check rules rules.yml
 promtool check config prometheus.yml
 promtool test rules rules_test.yml
+# Compose's: it mounts the rules beside it.
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+cp rules.yml ../compose/prometheus.yml "$work"
+promtool check config "$work/prometheus.yml"
