@@ -3,6 +3,7 @@
 
 #include <gtest/gtest.h>
 #include <sys/stat.h>
+#include <sys/sysmacros.h>
 
 #include <algorithm>
 #include <cstdlib>
@@ -266,9 +267,26 @@ TEST_F(TasksTest, SourcesOutsideTheRootsAreRefused) {
   // Device files and pipes are neither read nor waited for.
   std::filesystem::create_symlink("/dev/zero", dir_ + "/other/zero.gguf");
   EXPECT_EQ(mkfifo((dir_ + "/other/pipe.gguf").c_str(), 0600), 0);
-  for (const char* name : {"/other/zero.gguf", "/other/pipe.gguf"}) {
+  // Only root makes device files; others find nothing there, which is refused too.
+  mknod((dir_ + "/other/device.gguf").c_str(), S_IFCHR | 0600, makedev(1, 5));
+  std::filesystem::create_directories(dir_ + "/other/piped");
+  std::filesystem::copy(dir_ + "/tiny", dir_ + "/other/piped");
+  std::filesystem::remove(dir_ + "/other/piped/config.json");
+  EXPECT_EQ(mkfifo((dir_ + "/other/piped/config.json").c_str(), 0600), 0);
+  for (const char* name :
+       {"/other/zero.gguf", "/other/pipe.gguf", "/other/device.gguf", "/other/piped"}) {
     context_.set_source("file://" + dir_ + name);
     EXPECT_FALSE(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).ok()) << name;
+  }
+  // Tricks of URIs: another host, another scheme, what is encoded, no path at all.
+  for (const std::string& source :
+       {"file://localhost" + dir_ + "/other/../tiny", "file:" + dir_ + "/tiny", dir_ + "/tiny",
+        "file://" + dir_ + "/other/%2e%2e/tiny", std::string("file://"), std::string("file:///"),
+        std::string("file:///proc/self/root") + dir_ + "/tiny", "file:////" + dir_ + "/tiny",
+        std::string("http://127.0.0.1/model"),
+        "file://" + dir_ + "/other/" + std::string("\0", 1) + "/../../tiny"}) {
+    context_.set_source(source);
+    EXPECT_FALSE(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).ok()) << source;
   }
 }
 
