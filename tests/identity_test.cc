@@ -19,6 +19,8 @@
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "nlohmann/json.hpp"
+#include "services/rpc/security.h"
+#include "shiftadd/v1/job.grpc.pb.h"
 #include "tests/process.h"
 #include "worker/model/testing/tiny_llama.h"
 
@@ -79,6 +81,17 @@ class IdentityTest : public ::testing::Test {
     return Shell(command, absl::StrCat("SHIFTADD_DATA_DIR=", *dir_,
                                        "/none SHIFTADD_COORDINATOR=", *coordinator_,
                                        " SHIFTADD_PACKAGER=", *packager_, " ", variables));
+  }
+
+  // Ids, the oldest first.
+  static std::vector<std::string> JobsOf(const std::string& owner) {
+    std::vector<std::string> ids;
+    const auto list = nlohmann::json::parse(Shell("shiftadd jobs --json").output);
+    for (const nlohmann::json& job : list["jobs"]) {
+      if (job["owner"] != owner) continue;
+      ids.insert(ids.begin(), job.contains("job_id") ? job["job_id"] : job["id"]);
+    }
+    return ids;
   }
 
   static std::string* dir_;
@@ -151,6 +164,24 @@ TEST_F(IdentityTest, AJobFromAUsersTokenAndWhoMayTouchIt) {
   // Tags are moved by users, packages deleted by admins: here by the cluster's own certificates.
   EXPECT_EQ(Stranger("shiftadd tag tiny tiny:v2", ann).exit_code, 0);
   EXPECT_EQ(Stranger("shiftadd rm tiny:v2", ann).exit_code, 1);
+  // Hers, as is what her job published: neither a tag nor a job of another user's moves them.
+  for (const char* command : {"shiftadd tag tiny:v2 tiny", "shiftadd tag tiny tiny:v2"}) {
+    const RunResult moved = Stranger(command, bob);
+    EXPECT_EQ(moved.exit_code, 1) << command;
+    EXPECT_THAT(moved.output, HasSubstr("belongs to ann: bob may not move it"));
+  }
+  const RunResult job_of_bob =
+      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/model --bits 3 --name tiny"), bob);
+  EXPECT_EQ(job_of_bob.exit_code, 1);
+  EXPECT_THAT(job_of_bob.output, HasSubstr("tag tiny:latest belongs to ann, a job of bob"));
+  EXPECT_THAT(ReadFile(*dir_ + "/data/logs/packager.log"),
+              HasSubstr("audit: by=bob action=TagPackage object=tiny:v2 "
+                        "outcome=PERMISSION_DENIED"));
+  // Until an admin gives it away.
+  EXPECT_EQ(Stranger("shiftadd tag tiny tiny:v2 --owner bob", ann).exit_code, 1);
+  EXPECT_THAT(Shell("shiftadd tag tiny tiny:v2 --owner bob").output, HasSubstr("owned by bob"));
+  EXPECT_EQ(Stranger("shiftadd tag tiny tiny:v2", bob).exit_code, 0);
+  EXPECT_THAT(Stranger("shiftadd packages --json", eve).output, HasSubstr(R"("owner": "ann")"));
   EXPECT_EQ(Shell("shiftadd rm tiny:v2").exit_code, 0);
   const std::string log = ReadFile(*dir_ + "/data/logs/packager.log");
   EXPECT_THAT(log, HasSubstr("audit: by=ann action=TagPackage object=tiny:v2 outcome=OK"));
@@ -196,6 +227,42 @@ TEST_F(IdentityTest, AJobFromAUsersTokenAndWhoMayTouchIt) {
                                  "; printf \"\\x16\\x03\" >&3; cat <&3; echo shut'"))
                   .output,
               HasSubstr("shut"));
+}
+
+// Each change that others see leaves a line: who, what, and what came of it.
+TEST_F(IdentityTest, TheAuditLogSaysWhoCancelledAndDeleted) {
+  const std::string ann =
+      absl::StrCat("SHIFTADD_TLS_CA=", *dir_, "/.shiftadd/certs/ca.crt SHIFTADD_TOKEN_FILE=", *dir_,
+                   "/.shiftadd/ann.token");
+  const size_t before = JobsOf("ann").size();
+  ASSERT_EQ(
+      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/model --bits 2 --name unwanted"), ann)
+          .exit_code,
+      0);
+  const std::vector<std::string> jobs = JobsOf("ann");
+  ASSERT_EQ(jobs.size(), before + 1);
+  const std::string id = jobs.back();
+  EXPECT_EQ(Stranger("shiftadd cancel " + id, ann).exit_code, 0);
+  const auto stub = v1::JobService::NewStub(rpc::MakeChannel(
+      *coordinator_,
+      rpc::ClientSecurity{access::TlsFilesIn(*dir_ + "/.shiftadd/certs", "admin"), ""}));
+  grpc::Status deleted(grpc::StatusCode::FAILED_PRECONDITION, "");
+  // Until its task has been given back.
+  for (const absl::Time end = absl::Now() + absl::Seconds(60);
+       deleted.error_code() == grpc::StatusCode::FAILED_PRECONDITION && absl::Now() < end;
+       absl::SleepFor(absl::Milliseconds(50))) {
+    grpc::ClientContext context;
+    v1::DeleteJobRequest request;
+    request.set_job_id(id);
+    google::protobuf::Empty nothing;
+    deleted = stub->DeleteJob(&context, request, &nothing);
+  }
+  EXPECT_TRUE(deleted.ok()) << deleted.error_message();
+  const std::string log = ReadFile(*dir_ + "/data/logs/coordinator.log");
+  for (const char* line :
+       {"by=ann action=SubmitJob", "by=ann action=CancelJob", "by=admin action=DeleteJob"}) {
+    EXPECT_THAT(log, HasSubstr(absl::StrCat("audit: ", line, " object=", id, " outcome=OK")));
+  }
 }
 
 // After the others: a new certificate of the same authority is shown without a restart.
@@ -253,12 +320,26 @@ TEST_F(IdentityTest, NoSecretIsWrittenAnywhere) {
     EXPECT_THAT(metrics.output, HasSubstr("shiftadd_build_info"));
     expect_none(metrics.output, "metrics");
   }
-  for (const char* command : {"shiftadd jobs --json", "shiftadd inspect tiny --json",
-                              "shiftadd status --json", "shiftadd packages --json"}) {
+  // The job's events and report, the package with its provenance, what goes to who helps.
+  const std::string id = JobsOf("ann").front();
+  for (const std::string& command :
+       {std::string("shiftadd jobs --json"), "shiftadd watch " + id,
+        "shiftadd report " + id + " --json", std::string("shiftadd inspect tiny --json"),
+        std::string("shiftadd status --json"), std::string("shiftadd packages --json"),
+        std::string("shiftadd doctor --bundle $HOME/bundle.tgz; tar -xzOf $HOME/bundle.tgz")}) {
     const RunResult result = Shell(command);
-    EXPECT_EQ(result.exit_code, 0) << result.output;
+    EXPECT_EQ(result.exit_code, 0) << command << result.output;
     expect_none(result.output, command);
   }
+  // Nor where every user of the machine can read: the daemons' command lines.
+  size_t processes = 0;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string command = ReadFile(entry.path().string() + "/cmdline");
+    if (!absl::StrContains(command, *dir_)) continue;
+    ++processes;
+    expect_none(command, "the command line of " + entry.path().string());
+  }
+  EXPECT_GE(processes, 3u);
 }
 
 }  // namespace
