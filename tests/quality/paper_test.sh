@@ -20,7 +20,7 @@ for name in ("c4-calibration", "wikitext2-test", "wikitext2-valid"):
 PY
 paper() {
   "$source/tests/quality/paper.sh" --bin "$bin" --model "one=$work/model" --model "two=$work/model" --texts "$work/texts" \
-    --data "$work/data" --out "$work/rows.md" --plot "$work/plot.svg" --length 32 --calibration-windows 2 --windows 2 --threads 1 \
+    --data "$work/data" --out "$work/rows.md" --plot "$work/plot.svg" --length 32 --calibration-windows 2 --windows 2 --threads 1 --device cpu \
     --bench 0.02 --task-text "$work/texts/wikitext2-test.txt" --task-rows 8 --scorer own "$@" >"$work/log" 2>&1
 }
 rows() { grep -c '^| \(one\|two\) ' "$work/rows.md"; }
