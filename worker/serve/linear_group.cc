@@ -13,9 +13,9 @@ namespace {
 constexpr int64_t kRowUnit = 32;
 // Inputs that a thread prepares at least: some microseconds.
 constexpr int64_t kPrepareInputs = 2304;
-// Multiplications after which a thread looks for the next chunk: some ten microseconds. A thread
-// that loses its core holds up the others for no more work than that.
-constexpr int64_t kChunkProducts = int64_t{4} << 20;
+// Multiplications after which a thread looks for the next chunk: ten to twenty microseconds, well
+// below what StandClearOfTick keeps free.
+constexpr int64_t kChunkProducts = int64_t{1} << 19;
 
 int64_t SliceTokens(int64_t m, int64_t slices) { return (m + slices - 1) / slices; }
 

@@ -11,9 +11,15 @@ namespace {
 
 // Bounds the buffers; a longer prompt goes through in several steps.
 constexpr int64_t kStepRows = 128;
+// Rows of a step that are worth a program of their own: some milliseconds.
+constexpr int64_t kProgramRows = 16;
 
 void Grow(std::vector<float>* v, int64_t size) {
   if (static_cast<int64_t>(v->size()) < size) v->resize(static_cast<size_t>(size));
+}
+
+int Threads(const PackedModelOptions& options) {
+  return options.threads > 0 ? options.threads : UsableThreads();
 }
 
 uint64_t Bytes(const ExecutorWeights& weights) {
@@ -41,12 +47,13 @@ PackedExecutor::PackedExecutor(const ArchitectureSpec& spec, ExecutorWeights wei
       isa_(options.isa),
       half_cache_(options.half_cache),
       ops_(VectorOpsFor(options.isa)),
-      pool_(options.threads > 0 ? options.threads : UsableThreads()),
+      pool_(Threads(options),
+            options.crowding ? *options.crowding : DefaultCrowding(Threads(options))),
       weight_bytes_(Bytes(weights_)),
-      scores_(static_cast<size_t>(pool_.threads())),
-      halves_(static_cast<size_t>(pool_.threads()),
+      scores_(static_cast<size_t>(pool_.slots())),
+      halves_(static_cast<size_t>(pool_.slots()),
               std::vector<uint16_t>(static_cast<size_t>(2 * spec.head_dim))),
-      scratch_(pool_.threads()) {
+      scratch_(pool_.slots()) {
   if (spec.rope()) {
     angles_[0].inverse_frequencies = RopeInverseFrequencies(spec, false);
     if (!spec.local_blocks.empty()) {
@@ -269,9 +276,15 @@ void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
   PlanStep(rows, count);
   GrowBuffers(count);
   PlanLoops(*logits);
-  pool_.Run(loops_, [this](int64_t loop, int64_t begin, int64_t end, int thread) {
-    RunLoop(work_[loop], begin, end, thread);
-  });
+  // A long step is several programs, as the pool looks for neighbours between programs.
+  const size_t programs = std::max<size_t>(1, static_cast<size_t>(count / kProgramRows));
+  const size_t loops = (loops_.size() + programs - 1) / programs;
+  for (size_t first = 0; first < loops_.size(); first += loops) {
+    pool_.Run(absl::MakeConstSpan(loops_).subspan(first, loops),
+              [&](int64_t loop, int64_t begin, int64_t end, int thread) {
+                RunLoop(work_[first + loop], begin, end, thread);
+              });
+  }
   for (const Run& run : runs_) run.cache->SetLength(run.cache->length() + run.end - run.begin);
   const int64_t numbers = static_cast<int64_t>(wanted_.size()) * spec_.vocab;
   if (spec_.logit_cap > 0) {

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -13,6 +14,7 @@
 #include "absl/status/statusor.h"
 #include "kernels/cpu_linear.h"
 #include "worker/model/architecture_spec.h"
+#include "worker/serve/thread_pool.h"
 
 namespace shiftadd {
 
@@ -26,6 +28,7 @@ struct PackedModelOptions {
   kernels::Isa isa = kernels::DetectIsa();
   // Keys and values of the CPU's caches as IEEE halves: half the memory to hold and to read.
   bool half_cache = false;
+  std::optional<Crowding> crowding;  // of the CPU's threads; unset: DefaultCrowding
 };
 
 // Caches grow by pages of so many tokens.

@@ -75,6 +75,13 @@ TEST(PackedModel, LogitsDoNotDependOnChunksBatchesThreadsOrIsa) {
   ASSERT_TRUE(plain.ok()) << plain.status();
   const auto got = AllLogits(plain->get(), tokens);
   EXPECT_EQ(std::memcmp(got.data(), whole.data(), got.size() * sizeof(float)), 0);
+
+  PackedModelOptions crowded;
+  crowded.threads = 3;
+  crowded.crowding = Crowding::kAlways;
+  auto many = PackedModel::Load(package.config_json(), package.Reader(), crowded);
+  ASSERT_TRUE(many.ok()) << many.status();
+  EXPECT_EQ(AllLogits(many->get(), tokens), whole);
 }
 
 TEST(PackedModel, AHalfCacheIsHalfAsLargeAndNearlyTheSame) {

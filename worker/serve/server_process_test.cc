@@ -163,6 +163,11 @@ TEST_F(ServerProcess, AnswersOverBothAndEndsOnSigterm) {
            R"({"prompt":[5,80,33],"max_tokens":8,"temperature":0,"ignore_eos":true})");
   const auto body = nlohmann::json::parse(answer.substr(answer.find("\r\n\r\n") + 4));
   EXPECT_EQ(body["choices"][0]["text"], text);
+  // The request's id is in the answer and in the log.
+  const size_t id = answer.find("X-Request-Id: req-");
+  ASSERT_NE(id, std::string::npos) << answer;
+  EXPECT_THAT(process.Stderr(),
+              HasSubstr(answer.substr(id + 14, answer.find("\r\n", id) - id - 14)));
   EXPECT_THAT(Post(http_port, "/v1/models", "{}"), HasSubstr("405"));
   EXPECT_THAT(Http(http_port, "GET /ready HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"),
               HasSubstr("200"));

@@ -2,7 +2,7 @@
 //
 //   cpu_serve_benchmark --package NAME:TAG --package-dir DIR
 //                       [--threads 0] [--prompt 512] [--generate 128] [--batch 1 ...] [--rounds 1]
-//                       [--temperature 0] [--products]
+//                       [--temperature 0] [--products] [--crowding watched]
 //
 // "prompt": one sequence of `prompt` tokens in one call, the last token's logits. "generation":
 // `batch` sequences, from a first token, `generate` steps of one token each with its logits and
@@ -18,6 +18,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
+#include <map>
 #include <memory>
 #include <string>
 #include <utility>
@@ -170,6 +171,11 @@ int Main(int argc, char** argv) {
   app.add_option("--temperature", options.temperature, "Of the choice of tokens; 0: the likeliest");
   app.add_flag("--half-cache,!--float-cache", how.half_cache,
                "Keys and values in fp16, as the server has them (default), or in fp32");
+  const std::map<std::string, Crowding> crowdings = {
+      {"never", Crowding::kNever}, {"always", Crowding::kAlways}, {"watched", Crowding::kWatched}};
+  app.add_option("--crowding", how.crowding,
+                 "When the threads work as beside busy neighbours (default: as the server does)")
+      ->transform(CLI::CheckedTransformer(crowdings));
   app.add_flag("--products", options.products, "Also the matrix products by themselves");
   CLI11_PARSE(app, argc, argv);
   how.threads = options.threads;
