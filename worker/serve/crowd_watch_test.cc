@@ -28,7 +28,6 @@ TEST(CrowdWatch, WaitsDecideAndAreLookedAtAnew) {
   int64_t waited = 1000 * kMillisecond;  // of before the first window
   watch.Decide(0);
   EXPECT_FALSE(watch.crowded());
-  // 14 and then 15 % of two threads' window.
   EXPECT_TRUE(watch.Add(CrowdWatch::kWindow));
   watch.Decide(waited);
   EXPECT_TRUE(watch.crowded());
@@ -38,12 +37,13 @@ TEST(CrowdWatch, WaitsDecideAndAreLookedAtAnew) {
   waited += 800 * kMillisecond;
   watch.Decide(waited);
   EXPECT_FALSE(watch.crowded());
+  // 34 and then 35 % of two threads' window.
   EXPECT_TRUE(watch.Add(CrowdWatch::kWindow));
-  waited += CrowdWatch::kWindow * 2 * 14 / 100;
+  waited += CrowdWatch::kWindow * 2 * 34 / 100;
   watch.Decide(waited);
   EXPECT_FALSE(watch.crowded());
   EXPECT_TRUE(watch.Add(CrowdWatch::kWindow));
-  waited += CrowdWatch::kWindow * 2 * 15 / 100;
+  waited += CrowdWatch::kWindow * 2 * 35 / 100;
   watch.Decide(waited);
   EXPECT_TRUE(watch.crowded());
 }

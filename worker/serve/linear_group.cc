@@ -13,9 +13,9 @@ namespace {
 constexpr int64_t kRowUnit = 32;
 // Inputs that a thread prepares at least: some microseconds.
 constexpr int64_t kPrepareInputs = 2304;
-// Multiplications after which a thread looks for the next chunk: ten to twenty microseconds, well
-// below what StandClearOfTick keeps free.
-constexpr int64_t kChunkProducts = int64_t{1} << 19;
+// Multiplications after which a thread looks for the next chunk: some ten microseconds. On crowded
+// cores, where it must be done before the next tick, well below what StandClearOfTick keeps free.
+constexpr int64_t kChunkProducts = int64_t{4} << 20, kCrowdedChunkProducts = int64_t{1} << 19;
 
 int64_t SliceTokens(int64_t m, int64_t slices) { return (m + slices - 1) / slices; }
 
@@ -179,11 +179,12 @@ void LinearGroup::Prepare(int64_t begin, int64_t end, absl::FunctionRef<void(int
 
 int64_t LinearGroup::Units() const { return (rows_ + kRowUnit - 1) / kRowUnit; }
 
-Loop LinearGroup::MultiplyLoop(int64_t m, int threads) const {
+Loop LinearGroup::MultiplyLoop(int64_t m, int threads, bool crowded) const {
   const int64_t items = Units() * Slices(m);
   const int64_t chunks = threads * int64_t{4};
   const int64_t products = kRowUnit * std::max<int64_t>(1, cols()) * std::min(m, kSliceTokens);
-  const int64_t grain = std::min(kChunkProducts / products, (items + chunks - 1) / chunks);
+  const int64_t most = crowded ? kCrowdedChunkProducts : kChunkProducts;
+  const int64_t grain = std::min(most / products, (items + chunks - 1) / chunks);
   return {items, std::max<int64_t>(1, grain)};
 }
 

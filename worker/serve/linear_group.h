@@ -98,8 +98,8 @@ class LinearGroup {
   void Prepare(int64_t begin, int64_t end, absl::FunctionRef<void(int64_t)> produce, const float* x,
                int64_t m, kernels::Isa isa, int thread, LinearScratch* scratch) const;
 
-  // Items: units of rows, for each slice.
-  Loop MultiplyLoop(int64_t m, int threads) const;
+  // Items: units of rows, for each slice; in smaller chunks on crowded cores.
+  Loop MultiplyLoop(int64_t m, int threads, bool crowded) const;
   void Multiply(int64_t begin, int64_t end, const float* x, int64_t m, float* y,
                 const VectorOps& ops, const LinearScratch& scratch) const;
 

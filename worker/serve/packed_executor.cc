@@ -222,7 +222,7 @@ void PackedExecutor::PlanLinear(int64_t block, const LinearGroup& group, const f
   group.Reserve(rows, &scratch_);
   loops_.push_back(group.PrepareLoop(rows));
   work_.push_back({Op::kPrepare, block, &group, x, y, rows});
-  loops_.push_back(group.MultiplyLoop(rows, pool_.threads()));
+  loops_.push_back(group.MultiplyLoop(rows, pool_.threads(), pool_.crowded()));
   work_.push_back({Op::kMultiply, block, &group, x, y, rows});
 }
 
@@ -309,7 +309,7 @@ void PackedExecutor::RunProducts(int64_t rows) {
   scratch_.Clear();
   const auto add = [&](const LinearGroup& group, const float* x, std::vector<float>* y) {
     group.Reserve(rows, &scratch_);
-    loops_.push_back(group.MultiplyLoop(rows, pool_.threads()));
+    loops_.push_back(group.MultiplyLoop(rows, pool_.threads(), pool_.crowded()));
     work_.push_back({Op::kMultiply, 0, &group, x, y->data(), rows});
   };
   for (const ExecutorBlock& block : weights_.blocks) {

@@ -57,6 +57,8 @@ class ThreadPool {
   ThreadPool& operator=(const ThreadPool&) = delete;
 
   int threads() const { return threads_; }
+  // Whether the next program runs as on crowded cores: chunks are to be short then.
+  bool crowded() const { return crowded_.load(std::memory_order_relaxed); }
   // Bounds the numbers of threads, crowded or not.
   int slots() const { return static_cast<int>(helpers_.size()) + 1; }
 
