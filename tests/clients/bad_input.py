@@ -190,8 +190,8 @@ def metric(port, name):
 
 
 def leaving(port):
-    stream = Answer(port, request(CHAT, chat([{"role": "user", "content": "Tell a long story."}], stream=True) .replace(
-        '"max_tokens": 3', '"max_tokens": 8000')), read=False)
+    body = json.dumps({"prompt": "Once upon a time", "max_tokens": 8000, "ignore_eos": True, "stream": True})
+    stream = Answer(port, request(TEXT, body), read=False)
     stream.socket.recv(1000)
     running = metric(port, "shiftadd_running_sequences")
     stream.socket.close()
@@ -229,8 +229,8 @@ def drain(port, server):
             return Answer(port, request(*what)).status or "refused"
         except OSError:
             return "refused"
-    body = chat([{"role": "user", "content": "Tell a story."}], stream=True).replace('"max_tokens": 3', '"max_tokens": 400')
-    stream = Answer(port, request(CHAT, body), read=False)
+    body = json.dumps({"prompt": "Once upon a time", "max_tokens": 400, "ignore_eos": True, "stream": True})
+    stream = Answer(port, request(TEXT, body), read=False)
     first = stream.socket.recv(1000)
     start = time.monotonic()
     server.send_signal(signal.SIGTERM)
