@@ -276,8 +276,10 @@ void PackedExecutor::Step(const BatchRow* rows, int64_t count, float** logits) {
   PlanStep(rows, count);
   GrowBuffers(count);
   PlanLoops(*logits);
-  // A long step is several programs, as the pool looks for neighbours between programs.
-  const size_t programs = std::max<size_t>(1, static_cast<size_t>(count / kProgramRows));
+  // A long step is several programs, as the pool looks for neighbours between programs. Where it
+  // has found them it does not look soon, and each program's end waits for this thread.
+  const int64_t parts = pool_.crowded() ? 1 : count / kProgramRows;
+  const size_t programs = static_cast<size_t>(std::max<int64_t>(1, parts));
   const size_t loops = (loops_.size() + programs - 1) / programs;
   for (size_t first = 0; first < loops_.size(); first += loops) {
     pool_.Run(absl::MakeConstSpan(loops_).subspan(first, loops),
