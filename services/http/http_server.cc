@@ -2,6 +2,7 @@
 
 #include <sys/socket.h>
 
+#include <array>
 #include <atomic>
 #include <boost/asio/io_context.hpp>
 #include <boost/asio/ip/tcp.hpp>
@@ -29,7 +30,8 @@ namespace {
 namespace asio = boost::asio;
 using asio::ip::tcp;
 
-constexpr int kRefusals = 16;  // connections beyond the limit that are told so; more are dropped
+// Connections beyond the limit whose requests are read; more are turned away at once.
+constexpr int kRefusals = 16;
 constexpr std::chrono::seconds kShutdownGrace(5);
 constexpr std::chrono::milliseconds kAcceptRetry(100);
 
@@ -117,11 +119,29 @@ class ServerImpl : public HttpServer {
     });
   }
 
+  // Says 503 without a thread and without waiting. What the client has sent already is read first:
+  // a socket that is closed over unread bytes takes its answer back.
+  static void TurnAway(tcp::socket* socket) {
+    static const std::string body = JsonError(503, "too many connections", "", "overloaded").body;
+    static const std::string answer = absl::StrCat(
+        "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: ",
+        body.size(), "\r\nRetry-After: 1\r\nConnection: close\r\n\r\n", body);
+    boost::system::error_code e;
+    socket->non_blocking(true, e);
+    std::array<char, 4096> sent;
+    socket->read_some(asio::buffer(sent), e);
+    socket->write_some(asio::buffer(answer), e);
+    socket->shutdown(tcp::socket::shutdown_send, e);
+  }
+
   void Take(tcp::socket socket) {
     Reap();
     const std::lock_guard<std::mutex> lock(mutex_);
     const int count = static_cast<int>(clients_.size());
-    if (count >= options_.max_connections + kRefusals) return;  // the socket closes itself
+    if (count >= options_.max_connections + kRefusals) {
+      if (tls_ == nullptr) TurnAway(&socket);
+      return;  // the socket closes itself
+    }
     boost::system::error_code e;
     const int fd = socket.release(e);
     if (e) return;

@@ -344,6 +344,13 @@ TEST_F(HttpServerTest, TooManyConnectionsAre503) {
   b.Send(Get("/hello"));
   b.ReadUntil("hello");
   ExpectError(Ask(Get("/hello")), 503);
+  {
+    // Whoever is silent is no reason to leave others without an answer.
+    std::vector<std::unique_ptr<Client>> silent;
+    for (int i = 0; i < 40; ++i) silent.push_back(std::make_unique<Client>(server_->port()));
+    ExpectError(Ask(Get("/hello")), 503);
+    EXPECT_THAT(silent.back()->ReadAll(), HasSubstr("too many connections"));
+  }
   a.Close();
   std::string answer;
   for (int i = 0; i < 100 && answer.find("hello\"") == std::string::npos; ++i) {

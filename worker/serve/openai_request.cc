@@ -34,7 +34,10 @@ absl::Status RefuseUnsupported(const JsonFields& fields) {
                  {"json_schema", nullptr},
                  {"guided_json", nullptr},
                  {"guided_regex", nullptr},
-                 {"prompt_logprobs", nullptr}};
+                 {"prompt_logprobs", nullptr},
+                 {"modalities", json::array({"text"})},
+                 {"add_generation_prompt", true},
+                 {"continue_final_message", false}};
   for (const auto& field : refused) {
     const json* value = fields.Find(field.name);
     if (value != nullptr && *value != field.harmless) {
@@ -190,7 +193,8 @@ absl::StatusOr<ChatMessage> ParseMessage(const json& message, const std::string&
                       absl::StrCat("must be system, developer, user or assistant, not ",
                                    message.contains("role") ? Shown(message["role"]) : "absent"));
   }
-  if (fields.Find("tool_calls") != nullptr) {
+  const json* calls = fields.Find("tool_calls");
+  if (calls != nullptr && *calls != json::array()) {
     return FieldError(field + ".tool_calls", "is not supported by this server");
   }
   const json* content = fields.Find("content");
