@@ -205,7 +205,7 @@ MaybeUpdate PlanCalibrating(const JobView& view, int workers) {
   update.job.set_state(v1::JOB_STATE_PROFILING);
   v1::Task ends = StartTask(view.job(), v1::TASK_KIND_ENDS);
   ends.mutable_ends();  // empty, but it says the kind
-  AddTask(&update, ends, 0, /*rank=*/2);
+  AddTask(&update, ends, 0, /*rank=*/1);
   if (!HeldOutPlanned(view)) AddHeldOutTasks(view.job(), &update);
   return update;
 }

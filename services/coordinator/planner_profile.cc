@@ -51,12 +51,12 @@ absl::Status AddProfileTask(const JobView& view, uint32_t block,
     if (layer.block() == block) *t->add_layers() = layer;
   }
   AllowFactors(t->layers(), &task);
-  const auto lane =
-      static_cast<uint32_t>(std::upper_bound(splits.begin(), splits.end(), block) - splits.begin());
+  const auto above = std::upper_bound(splits.begin(), splits.end(), block);
+  const uint32_t lane = above == splits.begin() ? 0 : *(above - 1);
   if (lane > 0) {
     for (const ViewedTask* f : view.OfKind(v1::TASK_KIND_FORWARD)) {
       for (const v1::Boundary& b : f->result.forward().boundaries()) {
-        if (b.block() == splits[lane - 1]) *t->add_boundaries() = b;
+        if (b.block() == lane) *t->add_boundaries() = b;
       }
     }
   }

@@ -18,11 +18,11 @@ SchedulableTask Profile(uint32_t block, uint32_t lane, bool running = false) {
 TEST(PickTask, PrefersTheHeldBlockAndSpreadsOverLanes) {
   SchedulableJob job;
   job.job_id = "job";
-  job.tasks = {Profile(0, 0, true), Profile(1, 0), Profile(2, 0), Profile(4, 1), Profile(5, 1)};
+  job.tasks = {Profile(0, 0, true), Profile(1, 0), Profile(2, 0), Profile(4, 4), Profile(5, 4)};
   LeaseQuery query;
   query.worker = "w";
   std::string reason;
-  EXPECT_EQ(PickTask({job}, query, false, &reason), "block4");  // nobody works in lane 1
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "block4");  // nobody works in its lane
   query.held_job = "job";
   query.held_ordinal = 1;
   EXPECT_EQ(PickTask({job}, query, false, &reason), "block1");
@@ -47,6 +47,60 @@ TEST(PickTask, RankGoesFirst) {
   EXPECT_EQ(PickTask({job}, LeaseQuery{}, false, &reason), "forward");
   EXPECT_EQ(PickTask({}, LeaseQuery{}, false, &reason), "");
   EXPECT_EQ(reason, "idle");
+}
+
+SchedulableTask Ends() {
+  SchedulableTask ends;
+  ends.task_id = "ends";
+  ends.kind = v1::TASK_KIND_ENDS;
+  return ends;
+}
+
+TEST(PickTask, WhoseLaneIsDoneTakesEndsBeforeAnothersLane) {
+  SchedulableJob job;
+  job.job_id = "job";
+  job.tasks = {Ends(), Profile(16, 16, true)};
+  for (uint32_t block = 17; block < 32; ++block) job.tasks.push_back(Profile(block, 16));
+  LeaseQuery query;
+  query.worker = "w";
+  query.held_job = "job";
+  query.held_ordinal = 16;  // has done 0 to 15
+  std::string reason;
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "ends");
+  job.tasks[0].running = true;
+  // Held by another as well, and just begun: a lane of 16 is worth running one block.
+  query.held_ordinal = 0;
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "block17");
+  // A lane that nobody is in goes before.
+  job.tasks[0].running = false;
+  job.tasks.push_back(Profile(15, 0));
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "block15");
+  // Who does it beside its blocks takes it at once, also if it holds the next block's input.
+  query.device_class = "gpu-NVIDIA-H100";
+  query.held_ordinal = 15;
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "ends");
+}
+
+TEST(PickTask, NobodyRunsALaneAgainForItsLastBlocks) {
+  SchedulableJob job;
+  job.job_id = "job";
+  job.tasks = {Profile(28, 16, true), Profile(29, 16), Profile(30, 16), Profile(31, 16)};
+  LeaseQuery query;
+  query.worker = "w";
+  std::string reason;
+  // 13 blocks to run, which is as much as 3 tasks, against 3 that are left.
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "");
+  EXPECT_EQ(reason, "idle");
+  // One who is in the lane already goes on wherever the other one is.
+  query.held_job = "job";
+  query.held_ordinal = 28;
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "block29");
+  // So does anyone once the other one is gone, and where the lane's beginning is near.
+  query.held_job.clear();
+  job.tasks[0].running = false;
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "block28");
+  job.tasks = {Profile(0, 0, true), Profile(1, 0), Profile(2, 0)};
+  EXPECT_EQ(PickTask({job}, query, false, &reason), "block1");
 }
 
 TEST(PickTask, WhileSomethingIsRepairedNothingElseOfTheJobIsBegun) {
