@@ -56,13 +56,14 @@ TEST(StatusMacros, ReturnEarly) {
 }
 
 TEST(FailPoint, IsParsed) {
-  const auto points = ParseFailPoints("a.before:1:kill,b:20:stop,");
+  const auto points = ParseFailPoints("a.before:1:kill,b:20:stop,c:3:fail,");
   ASSERT_TRUE(points.ok()) << points.status();
-  ASSERT_EQ(points->size(), 2u);
+  ASSERT_EQ(points->size(), 3u);
   EXPECT_EQ(points->at("a.before").nth, 1u);
-  EXPECT_FALSE(points->at("a.before").stop);
+  EXPECT_EQ(points->at("a.before").kind, FailAction::kKill);
   EXPECT_EQ(points->at("b").nth, 20u);
-  EXPECT_TRUE(points->at("b").stop);
+  EXPECT_EQ(points->at("b").kind, FailAction::kStop);
+  EXPECT_EQ(points->at("c").kind, FailAction::kFail);
   for (const char* faulty :
        {"a", "a:1", "a:0:kill", "a:x:kill", ":1:kill", "a:1:die", "a:1:kill:"}) {
     const absl::Status status = ParseFailPoints(faulty).status();
@@ -83,6 +84,17 @@ TEST(FailPoint, KillsAtTheTimeThatWasAsked) {
   };
   EXPECT_EXIT(reach(), ::testing::KilledBySignal(SIGKILL),
               "^alive after the first\nfail point here: kill\n$");
+}
+
+TEST(FailPoint, BreaksFromTheTimeThatWasAsked) {
+  const auto reach = [] {
+    setenv("SHIFTADD_FAIL_POINT", "here:2:fail", 1);
+    for (const char* point : {"here", "elsewhere", "here", "here"})
+      std::fprintf(stderr, "%s %d\n", point, ReachFailPoint(point));
+    std::exit(0);
+  };
+  EXPECT_EXIT(reach(), ::testing::ExitedWithCode(0),
+              "^here 0\nelsewhere 0\nfail point here: fail\nhere 1\nhere 1\n$");
 }
 
 TEST(FakeClock, MovesOnlyWhenTold) {

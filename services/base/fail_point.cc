@@ -19,11 +19,13 @@ absl::StatusOr<std::map<std::string, FailAction>> ParseFailPoints(absl::string_v
     const std::vector<std::string> fields = absl::StrSplit(part, ':');
     FailAction action;
     if (fields.size() != 3 || fields[0].empty() || !absl::SimpleAtoi(fields[1], &action.nth) ||
-        action.nth == 0 || (fields[2] != "kill" && fields[2] != "stop")) {
+        action.nth == 0 || (fields[2] != "kill" && fields[2] != "stop" && fields[2] != "fail")) {
       return absl::InvalidArgumentError(absl::StrCat("SHIFTADD_FAIL_POINT: found \"", part,
-                                                     "\", expected NAME:NTH:kill or :stop"));
+                                                     "\", expected NAME:NTH:kill, :stop or :fail"));
     }
-    action.stop = fields[2] == "stop";
+    action.kind = fields[2] == "kill"   ? FailAction::kKill
+                  : fields[2] == "stop" ? FailAction::kStop
+                                        : FailAction::kFail;
     points[fields[0]] = action;
   }
   return points;
@@ -45,19 +47,25 @@ class Points {
     points_ = *std::move(parsed);
   }
 
-  void Reach(absl::string_view name) {
-    if (points_.empty()) return;
+  bool Reach(absl::string_view name) {
+    if (points_.empty()) return false;
     const auto found = points_.find(std::string(name));
-    if (found == points_.end()) return;
+    if (found == points_.end()) return false;
+    const FailAction& action = found->second;
+    uint64_t times;
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (++reached_[found->first] != found->second.nth) return;
+      times = ++reached_[found->first];
     }
-    const bool stop = found->second.stop;
-    Say(absl::StrCat("fail point ", name, stop ? ": stop\n" : ": kill\n"));
+    if (times != action.nth) return action.kind == FailAction::kFail && times > action.nth;
+    static constexpr const char* kWords[] = {": kill\n", ": stop\n", ": fail\n"};
+    Say(absl::StrCat("fail point ", name, kWords[action.kind]));
+    if (action.kind == FailAction::kFail) return true;
+    const bool stop = action.kind == FailAction::kStop;
     kill(getpid(), stop ? SIGSTOP : SIGKILL);
     // SIGKILL reaches this thread before it returns from kill(); SIGSTOP may not.
     if (!stop) pause();
+    return false;
   }
 
  private:
@@ -74,12 +82,12 @@ class Points {
 
 }  // namespace
 
-void ReachFailPoint(absl::string_view name) {
+bool ReachFailPoint(absl::string_view name) {
   static Points* const points = new Points();
-  points->Reach(name);
+  return points->Reach(name);
 }
 #else
-void ReachFailPoint(absl::string_view) {}
+bool ReachFailPoint(absl::string_view) { return false; }
 #endif
 
 }  // namespace shiftadd
