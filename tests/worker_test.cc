@@ -18,7 +18,7 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Gives one INGEST task and refuses whatever comes of it.
+// Gives one INGEST task and refuses whatever comes of it, but takes it back when it has failed.
 class RefusingTasks : public v1::TaskService::Service {
  public:
   explicit RefusingTasks(std::string source) : source_(std::move(source)) {}
@@ -117,6 +117,30 @@ TEST(Worker, AResultThatIsRefusedFailsTheTaskAndSaysWhy) {
   EXPECT_THAT(ReadFile(log), HasSubstr("reporting task-1: INVALID_ARGUMENT"));
   worker.Signal(SIGTERM);  // it has gone on and asks for the next
   EXPECT_EQ(worker.Wait(absl::Seconds(20)), 0);
+}
+
+// Nothing can be done with a device that is lost: the task fails, its lease is given back, and the
+// worker ends, so that whoever watches it notices.
+TEST(Worker, ADeviceThatIsLostEndsTheWorker) {
+  const std::string dir = NewTempDir("lost_device");
+  ASSERT_TRUE(WriteTinyLlamaDirectory(dir + "/tiny", TinyLlamaOptions()).ok());
+  RefusingTasks tasks("file://" + dir + "/tiny");
+  rpc::ServerOptions options;
+  options.address = "127.0.0.1:0";
+  const auto server = rpc::Server::Start(options, {&tasks});
+  ASSERT_TRUE(server.ok()) << server.status();
+  const std::string log = dir + "/worker.log";
+  Process worker(
+      {Binary("shiftadd-worker"), "--coordinator", absl::StrCat("127.0.0.1:", (*server)->port()),
+       "--blobs", dir + "/store", "--source-root", dir, "--http", "127.0.0.1:0", "--threads", "1"},
+      log, {"SHIFTADD_FAIL_POINT=task.device:1:fail"});
+  EXPECT_EQ(worker.Wait(absl::Seconds(60)), 1) << ReadFile(log);
+  EXPECT_TRUE(tasks.completed().empty());
+  ASSERT_EQ(tasks.failed().size(), 1u) << ReadFile(log);
+  EXPECT_EQ(tasks.failed()[0].task_id(), "task-1");
+  EXPECT_EQ(tasks.failed()[0].code(), static_cast<int32_t>(absl::StatusCode::kInternal));
+  EXPECT_THAT(tasks.failed()[0].message(), HasSubstr("the GPU is lost: it does not answer"));
+  EXPECT_THAT(ReadFile(log), HasSubstr("shiftadd-worker: the GPU is lost: it does not answer"));
 }
 
 }  // namespace

@@ -46,7 +46,7 @@ std::string FormatDevicePhases(const v1::Plan& plan) {
   if (plan.device_phases().empty()) return "";
   Table table({"ON A GPU, ONE BLOCK AT A TIME", ">WEIGHTS", ">ACTIVATIONS", ">HESSIANS", ">WORK",
                ">ALL", ">HOST"});
-  uint64_t least = 0, all = 0, host = 0;
+  uint64_t least = 0, all = 0, host = 0, host_least = 0;
   for (const v1::DevicePhase& phase : plan.device_phases()) {
     table.Add({phase.name(), FormatBytes(phase.weight_bytes()), FormatBytes(phase.state_bytes()),
                FormatBytes(phase.hessian_bytes()), FormatBytes(phase.work_bytes()),
@@ -54,11 +54,12 @@ std::string FormatDevicePhases(const v1::Plan& plan) {
     least = std::max(least, LeastOf(phase));
     all = std::max(all, AllOf(phase));
     host = std::max(host, phase.host_bytes() + phase.state_bytes());
+    host_least = std::max(host_least, phase.host_bytes());
   }
   return absl::StrCat("\n", table.ToString(), "a GPU needs ", FormatBytes(least),
                       " at least; with ", FormatBytes(all),
-                      " all activations stay on it; the host holds up to ", FormatBytes(host),
-                      " of them otherwise\n");
+                      " all activations stay on it and the host holds up to ",
+                      FormatBytes(host_least), ", otherwise ", FormatBytes(host), "\n");
 }
 
 }  // namespace

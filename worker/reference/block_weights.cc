@@ -26,11 +26,12 @@ absl::StatusOr<NormWeights> ReadNorm(const WeightProvider& weights, const std::s
 }
 
 absl::StatusOr<std::shared_ptr<BlockWeights>> ReadBlock(const WeightProvider& weights,
-                                                        int64_t block, at::Device device) {
+                                                        int64_t block, at::Device device,
+                                                        at::ScalarType products) {
   const ArchitectureSpec& s = weights.spec();
   const std::string prefix = absl::StrCat("blocks.", block, ".");
   const auto linear = [&](const char* name, int64_t rows, int64_t cols, bool bias) {
-    return ReadLinear(weights, prefix + name, rows, cols, bias, device);
+    return ReadLinear(weights, prefix + name, rows, cols, bias, device, products);
   };
   auto b = std::make_shared<BlockWeights>();
   SA_ASSIGN_OR_RETURN(b->attn_norm, ReadNorm(weights, prefix + "attn_norm", device));
@@ -67,7 +68,8 @@ absl::StatusOr<const BlockWeights*> BlockCache::Get(int64_t block) {
     return blocks_.front().second.get();
   }
   while (capacity_ > 0 && blocks_.size() >= capacity_) blocks_.pop_back();
-  SA_ASSIGN_OR_RETURN(std::shared_ptr<BlockWeights> read, ReadBlock(*weights_, block, device_));
+  SA_ASSIGN_OR_RETURN(std::shared_ptr<BlockWeights> read,
+                      ReadBlock(*weights_, block, device_, products_));
   blocks_.emplace_front(block, std::move(read));
   return blocks_.front().second.get();
 }

@@ -27,14 +27,15 @@ absl::StatusOr<NormWeights> ReadNorm(const WeightProvider& weights, const std::s
                                      at::Device device);
 
 absl::StatusOr<std::shared_ptr<BlockWeights>> ReadBlock(const WeightProvider& weights,
-                                                        int64_t block,
-                                                        at::Device device = at::kCPU);
+                                                        int64_t block, at::Device device = at::kCPU,
+                                                        at::ScalarType products = at::kFloat);
 
 // The blocks used last, at most `capacity` of them (0 = all). Not thread-safe.
 class BlockCache {
  public:
-  BlockCache(const WeightProvider* weights, int capacity, at::Device device = at::kCPU)
-      : weights_(weights), capacity_(capacity), device_(device) {}
+  BlockCache(const WeightProvider* weights, int capacity, at::Device device = at::kCPU,
+             at::ScalarType products = at::kFloat)
+      : weights_(weights), capacity_(capacity), device_(device), products_(products) {}
   // Makes room before it reads, so no more than `capacity` blocks are ever in memory. The result is
   // valid until the next call, or until Clear if all are kept.
   absl::StatusOr<const BlockWeights*> Get(int64_t block);
@@ -45,6 +46,7 @@ class BlockCache {
   const WeightProvider* weights_;
   size_t capacity_;
   at::Device device_;
+  at::ScalarType products_;
   std::list<std::pair<int64_t, std::shared_ptr<BlockWeights>>> blocks_;  // used last in front
 };
 

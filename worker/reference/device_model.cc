@@ -45,19 +45,21 @@ at::Tensor Scales(const InputToSum& sum, int64_t sequence, const at::Tensor& x) 
 absl::StatusOr<std::unique_ptr<DeviceModel>> DeviceModel::Create(const WeightProvider* weights,
                                                                  int threads, int resident_blocks,
                                                                  Device device) {
-  if (device == Device::kCuda && !HasCuda()) {
+  const bool cuda = device == Device::kCuda || device == Device::kCudaMixed;
+  const bool mixed = device == Device::kCudaMixed || device == Device::kCpuMixed;
+  if (cuda && !HasCuda()) {
     return absl::FailedPreconditionError(
         "device: no CUDA device was found (is the driver there, and libtorch_cuda.so on "
         "LD_LIBRARY_PATH?)");
   }
-  return std::unique_ptr<DeviceModel>(
-      new DeviceModel(weights, threads, resident_blocks,
-                      device == Device::kCuda ? at::Device(at::kCUDA) : at::Device(at::kCPU)));
+  return std::unique_ptr<DeviceModel>(new DeviceModel(
+      weights, threads, resident_blocks, cuda ? at::Device(at::kCUDA, 0) : at::Device(at::kCPU),
+      mixed ? at::kBFloat16 : at::kFloat));
 }
 
 DeviceModel::DeviceModel(const WeightProvider* weights, int threads, int resident_blocks,
-                         at::Device device)
-    : TorchModel(weights, device.is_cuda() ? 1 : threads, resident_blocks, device),
+                         at::Device device, at::ScalarType products)
+    : TorchModel(weights, device.is_cuda() ? 1 : threads, resident_blocks, device, products),
       sampling_threads_(threads) {}
 
 void DeviceModel::DropBlocks() {
@@ -114,18 +116,16 @@ std::unique_ptr<InputSum> DeviceModel::NewInputSum(int64_t k) {
 absl::Status DeviceModel::RunBlockSumming(int64_t block, HiddenStates* h,
                                           const std::vector<InputToSum>& sums,
                                           TaskControl* control) {
-  for (const InputToSum& sum : sums) {
-    if (sum.scale == TokenScale::kGiven &&
-        static_cast<int64_t>(sum.weights.size()) != h->count * h->length) {
-      return absl::InvalidArgumentError(absl::StrCat("sums of inputs: ", sum.weights.size(),
-                                                     " weights for ", h->count, " x ", h->length,
-                                                     " tokens"));
-    }
-  }
+  SA_RETURN_IF_ERROR(CheckGiven(sums, *h));
   const Visit add = [&](int64_t sequence, BlockInput input, const at::Tensor& x) {
     for (const InputToSum& sum : sums) {
       if (sum.input != input) continue;
-      static_cast<DeviceSum*>(sum.sum)->Add(x, Scales(sum, sequence, x));
+      auto* const to = static_cast<DeviceSum*>(sum.sum);
+      if (products_ == at::kFloat) {
+        to->Add(x, Scales(sum, sequence, x));
+      } else {
+        to->AddSquare(Weighed(sum, sequence, h->length, x.to(at::kBFloat16)));
+      }
     }
   };
   // One sequence at a time: the sums are in their order.

@@ -14,7 +14,7 @@ namespace shiftadd::reference {
 // order in time.
 class DeviceModel : public TorchModel {
  public:
-  // `device` is not kCpu.
+  // kCuda, kCudaMixed, or their code on the CPU.
   static absl::StatusOr<std::unique_ptr<DeviceModel>> Create(const WeightProvider* weights,
                                                              int threads, int resident_blocks,
                                                              Device device);
@@ -46,7 +46,8 @@ class DeviceModel : public TorchModel {
   int64_t ScoreChunk() const override { return 512; }
 
  private:
-  DeviceModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device);
+  DeviceModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device,
+              at::ScalarType products);
   // visit(sequence, input, x) for the inputs of the block.
   using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&)>;
   absl::Status Run(int64_t block, HiddenStates* h, int threads, const Visit& visit,

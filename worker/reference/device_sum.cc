@@ -1,14 +1,19 @@
 #include "worker/reference/device_sum.h"
 
 #include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/isfinite.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/mul.h>
+#include <ATen/ops/where.h>
 #include <ATen/ops/zeros.h>
 
 #include <algorithm>
 #include <cstring>
 
+#include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/reference/host_memory.h"
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd::reference {
@@ -19,6 +24,35 @@ namespace {
 int64_t BandWidth(int64_t k) { return k > 8192 ? 2048 : 1024; }
 
 }  // namespace
+
+absl::Status CheckGiven(const std::vector<InputToSum>& sums, const HiddenStates& h) {
+  for (const InputToSum& sum : sums) {
+    if (sum.scale == TokenScale::kGiven &&
+        static_cast<int64_t>(sum.weights.size()) != h.count * h.length) {
+      return absl::InvalidArgumentError(absl::StrCat("sums of inputs: ", sum.weights.size(),
+                                                     " weights for ", h.count, " x ", h.length,
+                                                     " tokens"));
+    }
+  }
+  return absl::OkStatus();
+}
+
+at::Tensor Weighed(const InputToSum& sum, int64_t first, int64_t length, const at::Tensor& x) {
+  if (sum.scale == TokenScale::kOne) return x;
+  at::Tensor s;
+  if (sum.scale == TokenScale::kGiven) {
+    // Pinned, so that the host need not wait for what is queued.
+    const at::Tensor host = HostEmpty({x.size(0), 1}, at::kFloat, x.device());
+    std::copy_n(sum.weights.data() + first * length, x.size(0), host.mutable_data_ptr<float>());
+    s = MoveToDevice(host, x.device());
+  } else {
+    const at::Tensor inverse =
+        x.to(at::kFloat).square().mean(1, /*keepdim=*/true, at::kDouble).reciprocal();
+    s = at::where(inverse < 1e30, inverse, 0.0).to(at::kFloat);
+  }
+  at::Tensor out = at::empty(x.sizes(), x.options());
+  return at::mul_out(out, x, s.sqrt());
+}
 
 void DeviceSum::Make() {
   if (!sum_.defined()) sum_ = at::zeros({k_, k_}, at::TensorOptions(device_).dtype(at::kDouble));

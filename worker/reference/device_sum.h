@@ -13,6 +13,12 @@
 
 namespace shiftadd::reference {
 
+// INVALID_ARGUMENT: other token weights than for every token of h.
+absl::Status CheckGiven(const std::vector<InputToSum>& sums, const HiddenStates& h);
+// x [tokens, k] bf16, of sequences of `length` from `first` on, as tokens are weighed: sqrt(s_t)
+// x_t, in bf16.
+at::Tensor Weighed(const InputToSum& sum, int64_t first, int64_t length, const at::Tensor& x);
+
 class DeviceSum : public InputSum {
  public:
   DeviceSum(int64_t k, at::Device device) : k_(k), device_(device) {}

@@ -30,6 +30,11 @@ absl::StatusOr<at::Tensor> ReadToDevice(const WeightProvider& weights, const std
                                         at::IntArrayRef shape, at::ScalarType type,
                                         at::Device device) {
   const c10::InferenceMode normal(false);
+  if (const auto* resident = dynamic_cast<const ResidentTensors*>(&weights); resident != nullptr) {
+    const at::Tensor there = resident->Find(name);
+    if (there.defined() && there.device() == device && there.sizes() == shape)
+      return there.to(type);
+  }
   const std::optional<RawTensor> raw = weights.Raw(name);
   if (!raw.has_value()) {
     SA_ASSIGN_OR_RETURN(const at::Tensor values, ReadTensor(weights, name, shape, device));

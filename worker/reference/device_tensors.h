@@ -13,9 +13,17 @@
 
 namespace shiftadd::reference {
 
+// Of a WeightProvider that has some tensors on a device already, exactly as its source has them.
+class ResidentTensors {
+ public:
+  virtual ~ResidentTensors() = default;
+  virtual at::Tensor Find(const std::string& name) const = 0;  // undefined: not there
+};
+
 // `name` as `type` (rounded to nearest where that is less than the source's), checked for its size
 // and for numbers that are not finite: INVALID_ARGUMENT names it. What the source stores plainly
-// crosses to the device as it is stored. Not an inference tensor.
+// crosses to the device as it is stored, and what `weights` has there (ResidentTensors) not at all.
+// Not an inference tensor.
 absl::StatusOr<at::Tensor> ReadToDevice(const WeightProvider& weights, const std::string& name,
                                         at::IntArrayRef shape, at::ScalarType type,
                                         at::Device device);

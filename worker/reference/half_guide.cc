@@ -10,6 +10,7 @@
 
 #include "services/base/status_macros.h"
 #include "worker/reference/half_model.h"
+#include "worker/reference/host_memory.h"
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd::reference {
@@ -40,6 +41,7 @@ class HalfModel::Pass {
   absl::Status Run(const int32_t* tokens, int64_t first, int64_t count, int64_t length) {
     const Clock::time_point start = Clock::now();
     length_ = length;
+    pinned_ = MayPin((m_.s_.blocks + 1) * count * length * m_.s_.hidden * int64_t{sizeof(float)});
     rope_ = m_.Rope(length);
     for (int64_t i = 0; i < count; i += m_.Together(length)) {
       Part& part = parts_.emplace_back();
@@ -50,7 +52,7 @@ class HalfModel::Pass {
     }
     for (int64_t block = 0; block < m_.s_.blocks; ++block) SA_RETURN_IF_ERROR(Forward(block));
     for (const Part& part : parts_) ShowBoundary(m_.s_.blocks, part);
-    parts_.back().state.narrow(0, 0, 1).cpu();  // waits for the device
+    Settle(m_.device_);
     const double forward = SecondsSince(start);
     for (Part& part : parts_) FromLoss(&part);
     for (int64_t block = m_.s_.blocks - 1; block >= 0; --block) {
@@ -74,8 +76,10 @@ class HalfModel::Pass {
   };
 
   // Where blocks are read again and again, many microbatches wait for each: on the host.
-  at::Tensor Away(const at::Tensor& x) const { return m_.keeps_blocks() ? x : x.cpu(); }
-  at::Tensor Back(const at::Tensor& x) const { return x.to(m_.device_); }
+  at::Tensor Away(const at::Tensor& x) const {
+    return m_.keeps_blocks() ? x : MoveToHost(x, m_.device_, pinned_);
+  }
+  at::Tensor Back(const at::Tensor& x) const { return MoveToDevice(x, m_.device_); }
 
   absl::Status Moved() {
     if (control_ != nullptr) ++control_->progress_count;
@@ -142,9 +146,9 @@ class HalfModel::Pass {
   void ShowBoundary(int64_t block, const Part& part) const {
     const std::vector<int64_t>& wanted = options_.boundary_blocks;
     if (std::find(wanted.begin(), wanted.end(), block) == wanted.end()) return;
+    if (!m_.keeps_blocks()) Settle(m_.device_);  // on its way to the host
     HiddenStates h{part.batch.count, length_, m_.s_.hidden, {}, nullptr};
-    h.data.resize(h.count * h.length * h.hidden);
-    at::from_blob(h.data.data(), part.state.sizes(), at::kFloat).copy_(part.state);
+    h.device = m_.StatesFrom(part.state);
     options_.boundary(block, part.first, h);
   }
 
@@ -154,6 +158,7 @@ class HalfModel::Pass {
   TaskControl* const control_;
   GuidedStatistics& out_;
   int64_t length_ = 0;
+  bool pinned_ = false;  // what waits on the host
   RopeTensors rope_;
   std::vector<Part> parts_;
 };

@@ -4,17 +4,16 @@
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
-#include <ATen/ops/mul.h>
-#include <ATen/ops/where.h>
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/reference/device_sum.h"
-#include "worker/reference/device_tensors.h"
+#include "worker/reference/host_memory.h"
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd::reference {
@@ -27,8 +26,12 @@ constexpr int64_t kMicrobatchTokens = 8192;
 
 class TensorStates : public DeviceStates {
  public:
-  explicit TensorStates(at::Tensor x) : x(std::move(x)) {}
+  TensorStates(at::Tensor x, at::Device device) : x(std::move(x)), device_(device) {}
+  bool on_host() const override { return x.device() != device_; }
   const at::Tensor x;  // [count * length, hidden] fp32; never changed
+
+ private:
+  const at::Device device_;
 };
 
 const at::Tensor& StatesOf(const HiddenStates& h) {
@@ -39,25 +42,14 @@ at::Tensor FromHost(const float* rows, int64_t tokens, int64_t hidden, at::Devic
   return at::from_blob(const_cast<float*>(rows), {tokens, hidden}, at::kFloat).to(device);
 }
 
-void CopyToHost(const at::Tensor& x, float* rows) {
-  at::from_blob(rows, x.sizes(), at::kFloat).copy_(x);
+at::Tensor StatesForCopy(const HiddenStates& h) {
+  if (h.device != nullptr) return StatesOf(h);
+  return at::from_blob(const_cast<float*>(h.data.data()), {h.count * h.length, h.hidden},
+                       at::kFloat);
 }
 
-// The inputs as tokens are weighed: sqrt(s_t) x_t, in bf16.
-at::Tensor Weighed(const InputToSum& sum, int64_t first, int64_t length, const at::Tensor& x) {
-  if (sum.scale == TokenScale::kOne) return x;
-  at::Tensor s;
-  if (sum.scale == TokenScale::kGiven) {
-    s = at::from_blob(const_cast<float*>(sum.weights.data() + first * length), {x.size(0), 1},
-                      at::kFloat)
-            .to(x.device());
-  } else {
-    const at::Tensor inverse =
-        x.to(at::kFloat).square().mean(1, /*keepdim=*/true, at::kDouble).reciprocal();
-    s = at::where(inverse < 1e30, inverse, 0.0).to(at::kFloat);
-  }
-  at::Tensor out = at::empty(x.sizes(), x.options());
-  return at::mul_out(out, x, s.sqrt());
+void CopyToHost(const at::Tensor& x, float* rows) {
+  at::from_blob(rows, x.sizes(), at::kFloat).copy_(x);
 }
 
 }  // namespace
@@ -72,7 +64,11 @@ absl::StatusOr<std::unique_ptr<HalfModel>> HalfModel::Create(const WeightProvide
 HalfModel::HalfModel(const WeightProvider* weights, int threads, int resident_blocks,
                      at::Device device)
     : TorchModel(weights, threads, resident_blocks, device),
-      capacity_(static_cast<size_t>(resident_blocks)) {}
+      capacity_(static_cast<size_t>(resident_blocks)),
+      stage_(weights, device),
+      resident_(*this) {}
+
+HalfModel::~HalfModel() { FreePinned(device_); }
 
 int64_t HalfModel::Together(int64_t length) const {
   return std::max<int64_t>(1, kMicrobatchTokens / length);
@@ -91,11 +87,27 @@ absl::StatusOr<const HalfBlock*> HalfModel::Block(int64_t block) {
   while (capacity_ > 0 && half_blocks_.size() >= capacity_) half_blocks_.pop_back();
   std::shared_ptr<const HalfBlock> read;
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
-    SA_ASSIGN_OR_RETURN(read, ReadHalfBlock(weights_, block, device_));
+    SA_ASSIGN_OR_RETURN(read, ReadHalfBlock(*stage_.Take(block), block, device_));
     return absl::OkStatus();
   }));
+  // Where all blocks are kept each is read once, before the work.
+  if (capacity_ > 0) stage_.Next(block);
   half_blocks_.emplace_front(block, std::move(read));
   return half_blocks_.front().second.get();
+}
+
+at::Tensor HalfModel::ResidentWeights::Find(const std::string& name) const {
+  const std::optional<RawTensor> raw = model_.weights_.Raw(name);
+  if (!raw.has_value() || raw->dtype != DType::kBF16) return {};
+  for (const auto& [index, block] : model_.half_blocks_) {
+    const HalfLinear* const linears[] = {&block->q,    &block->k,  &block->v,   &block->o,
+                                         &block->gate, &block->up, &block->down};
+    const std::vector<LinearLayer> layers = BlockLayers(model_.s_, index);
+    for (size_t i = 0; i < layers.size(); ++i) {
+      if (layers[i].name == name) return linears[i]->weight;
+    }
+  }
+  return {};
 }
 
 absl::Status HalfModel::LoadEnds() {
@@ -126,19 +138,21 @@ absl::StatusOr<HiddenStates> HalfModel::Embed(const std::vector<int32_t>& tokens
   SA_RETURN_IF_ERROR(LoadEnds());
   HiddenStates h{count, length, s_.hidden, {}, nullptr};
   const absl::Status on_device = CatchTorch([&]() -> absl::Status {
-    h.device = std::make_shared<TensorStates>(EmbedMicrobatch(tokens.data(), count * length));
+    h.device = StatesFrom(EmbedMicrobatch(tokens.data(), count * length));
     return absl::OkStatus();
   });
   if (!absl::IsResourceExhausted(on_device)) {
     SA_RETURN_IF_ERROR(on_device);
     return h;
   }
-  h.data.resize(count * length * s_.hidden);
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    const at::Tensor rows = HostEmpty({count * length, s_.hidden}, at::kFloat, device_);
     for (int64_t i = 0; i < count; ++i) {
-      CopyToHost(EmbedMicrobatch(tokens.data() + i * length, length),
-                 h.data.data() + i * length * s_.hidden);
+      rows.narrow(0, i * length, length)
+          .copy_(EmbedMicrobatch(tokens.data() + i * length, length), /*non_blocking=*/true);
     }
+    Settle(device_);
+    h.device = StatesFrom(rows);
     return absl::OkStatus();
   }));
   return h;
@@ -154,18 +168,79 @@ absl::Status HalfModel::ToHost(HiddenStates* h) {
   });
 }
 
-absl::Status HalfModel::ToDevice(HiddenStates* h) {
-  if (h->device != nullptr) return absl::OkStatus();
+absl::StatusOr<at::Tensor> HalfModel::OnDevice(const at::Tensor& host) const {
+  at::Tensor x;
   const absl::Status moved = CatchTorch([&]() -> absl::Status {
     const c10::InferenceMode normal(false);
-    const at::Tensor x = FromHost(h->data.data(), h->count * h->length, h->hidden, device_);
-    h->device = std::make_shared<TensorStates>(device_.is_cpu() ? x.clone() : x);
+    x = host.to(device_);
     return absl::OkStatus();
   });
-  if (absl::IsResourceExhausted(moved)) return absl::OkStatus();
+  if (absl::IsResourceExhausted(moved)) return host;
   SA_RETURN_IF_ERROR(moved);
+  return x;
+}
+
+absl::Status HalfModel::ToDevice(HiddenStates* h) {
+  if (h->device != nullptr) return absl::OkStatus();
+  at::Tensor rows;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    rows = HostEmpty({h->count * h->length, h->hidden}, at::kFloat, device_);
+    std::copy(h->data.begin(), h->data.end(), rows.mutable_data_ptr<float>());
+    return absl::OkStatus();
+  }));
+  SA_ASSIGN_OR_RETURN(const at::Tensor x, OnDevice(rows));
+  h->device = StatesFrom(x);
   std::vector<float>().swap(h->data);
   return absl::OkStatus();
+}
+
+absl::StatusOr<HiddenStates> HalfModel::FromHostCopy(std::shared_ptr<HostCopy> copy, int64_t count,
+                                                     int64_t length) {
+  SA_ASSIGN_OR_RETURN(const float* const rows, copy->Wait());
+  at::Tensor host;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    const c10::InferenceMode normal(false);
+    host = at::from_blob(
+        const_cast<float*>(rows), {count * length, s_.hidden}, [copy](void*) {}, at::kFloat);
+    return absl::OkStatus();
+  }));
+  SA_ASSIGN_OR_RETURN(const at::Tensor x, OnDevice(host));
+  HiddenStates h{count, length, s_.hidden, {}, nullptr};
+  h.device = StatesFrom(x);
+  return h;
+}
+
+absl::StatusOr<std::unique_ptr<HostCopy>> HalfModel::NewHostCopy(int64_t count, int64_t length) {
+  std::unique_ptr<HostCopy> copy;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    copy = NewTensorHostCopy(count, length, s_.hidden, device_, StatesForCopy);
+    return absl::OkStatus();
+  }));
+  return copy;
+}
+
+std::shared_ptr<const DeviceStates> HalfModel::StatesFrom(const at::Tensor& x) const {
+  return std::make_shared<TensorStates>(x, device_);
+}
+
+absl::StatusOr<at::Tensor> HalfModel::RoomFor(const HiddenStates& h) const {
+  const at::IntArrayRef shape = StatesOf(h).sizes();
+  at::Tensor out;
+  absl::Status room = absl::ResourceExhaustedError("");
+  if (!h.device->on_host()) {
+    room = CatchTorch([&]() -> absl::Status {
+      out = at::empty(shape, StatesOf(h).options());
+      return absl::OkStatus();
+    });
+  }
+  if (absl::IsResourceExhausted(room)) {
+    room = CatchTorch([&]() -> absl::Status {
+      out = HostEmpty(shape, at::kFloat, device_);
+      return absl::OkStatus();
+    });
+  }
+  SA_RETURN_IF_ERROR(room);
+  return out;
 }
 
 absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
@@ -174,15 +249,7 @@ absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
   SA_ASSIGN_OR_RETURN(const HalfBlock* const weights, Block(block));
   at::Tensor out;
   if (h->device != nullptr) {
-    const absl::Status room = CatchTorch([&]() -> absl::Status {
-      out = at::empty(StatesOf(*h).sizes(), StatesOf(*h).options());
-      return absl::OkStatus();
-    });
-    if (absl::IsResourceExhausted(room)) {
-      SA_RETURN_IF_ERROR(ToHost(h));
-    } else {
-      SA_RETURN_IF_ERROR(room);
-    }
+    SA_ASSIGN_OR_RETURN(out, RoomFor(*h));
   }
   const absl::Status status = CatchTorch([&]() -> absl::Status {
     const RopeTensors rope = Rope(h->length);
@@ -194,18 +261,21 @@ absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
         visit(first, input, x);
       };
       float* const rows = h->data.data() + begin * h->hidden;
-      const at::Tensor in = h->device != nullptr ? StatesOf(*h).narrow(0, begin, tokens)
-                                                 : FromHost(rows, tokens, h->hidden, device_);
+      const at::Tensor in = h->device != nullptr
+                                ? MoveToDevice(StatesOf(*h).narrow(0, begin, tokens), device_)
+                                : FromHost(rows, tokens, h->hidden, device_);
       const at::Tensor result =
           HalfForward(s_, *weights, rope, batch, in, visit ? &show : nullptr, nullptr);
       if (h->device != nullptr) {
-        out.narrow(0, begin, tokens).copy_(result);
+        out.narrow(0, begin, tokens).copy_(result, /*non_blocking=*/true);
       } else {
         CopyToHost(result, rows);
       }
       if (control != nullptr) ++control->progress_count;
     }
-    if (h->device != nullptr) h->device = std::make_shared<TensorStates>(out);
+    if (h->device == nullptr) return absl::OkStatus();
+    if (out.device() != device_) Settle(device_);
+    h->device = StatesFrom(out);
     return absl::OkStatus();
   });
   return Annotate(status, absl::StrCat("block ", block, " in bf16, microbatches of ",
@@ -251,14 +321,7 @@ std::unique_ptr<InputSum> HalfModel::NewInputSum(int64_t k) {
 
 absl::Status HalfModel::RunBlockSumming(int64_t block, HiddenStates* h,
                                         const std::vector<InputToSum>& sums, TaskControl* control) {
-  for (const InputToSum& sum : sums) {
-    if (sum.scale == TokenScale::kGiven &&
-        static_cast<int64_t>(sum.weights.size()) != h->count * h->length) {
-      return absl::InvalidArgumentError(absl::StrCat("sums of inputs: ", sum.weights.size(),
-                                                     " weights for ", h->count, " x ", h->length,
-                                                     " tokens"));
-    }
-  }
+  SA_RETURN_IF_ERROR(CheckGiven(sums, *h));
   return Run(
       block, h,
       [&](int64_t first, BlockInput input, const at::Tensor& x) {

@@ -5,16 +5,21 @@
 
 #include <list>
 #include <memory>
+#include <optional>
+#include <string>
 #include <utility>
 #include <vector>
 
+#include "worker/reference/device_tensors.h"
 #include "worker/reference/half_block.h"
+#include "worker/reference/staged_weights.h"
 #include "worker/reference/torch_model.h"
 
 namespace shiftadd::reference {
 
 // Sequences go through in microbatches whose size depends on their length alone. States stay on the
-// device between blocks; where they do not fit they wait on the host, which changes no number.
+// device between blocks; where they do not fit they wait on the host, in pinned memory if there is
+// enough, which changes no number.
 // Scores and samples are not this model's: they are asked of one in full precision.
 class HalfModel : public TorchModel {
  public:
@@ -22,12 +27,21 @@ class HalfModel : public TorchModel {
                                                            int threads, int resident_blocks,
                                                            at::Device device);
 
+  ~HalfModel() override;
+
+  // Those that are in bf16 in the source, of the blocks that are on the device, are taken from
+  // there.
+  const WeightProvider& weights() const override { return resident_; }
+
   bool stays_on_device() const override { return true; }
   void DropBlocks() override { half_blocks_.clear(); }
   absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
                                      int64_t length) override;
   absl::Status ToHost(HiddenStates* h) override;
   absl::Status ToDevice(HiddenStates* h) override;
+  absl::StatusOr<std::unique_ptr<HostCopy>> NewHostCopy(int64_t count, int64_t length) override;
+  absl::StatusOr<HiddenStates> FromHostCopy(std::shared_ptr<HostCopy> copy, int64_t count,
+                                            int64_t length) override;
   absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
                         TaskControl* control) override;
   absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
@@ -45,11 +59,32 @@ class HalfModel : public TorchModel {
 
  private:
   class Pass;  // of Guide
+  class ResidentWeights : public WeightProvider, public ResidentTensors {
+   public:
+    explicit ResidentWeights(const HalfModel& model) : model_(model) {}
+    const ArchitectureSpec& spec() const override { return model_.s_; }
+    bool Has(const std::string& name) const override { return model_.weights_.Has(name); }
+    absl::StatusOr<std::vector<float>> Read(const std::string& name) const override {
+      return model_.weights_.Read(name);
+    }
+    std::optional<RawTensor> Raw(const std::string& name) const override {
+      return model_.weights_.Raw(name);
+    }
+    at::Tensor Find(const std::string& name) const override;
+
+   private:
+    const HalfModel& model_;
+  };
 
   HalfModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device);
   // visit(first sequence, input, x [tokens, width]).
   using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&)>;
   absl::Status Run(int64_t block, HiddenStates* h, const Visit& visit, TaskControl* control);
+  // The same on the device, or `host` itself where there is no room.
+  absl::StatusOr<at::Tensor> OnDevice(const at::Tensor& host) const;
+  std::shared_ptr<const DeviceStates> StatesFrom(const at::Tensor& x) const;
+  // Room for what comes out of a block: on the device if it has it.
+  absl::StatusOr<at::Tensor> RoomFor(const HiddenStates& h) const;
   // Valid until the next call, or longer if all are kept.
   absl::StatusOr<const HalfBlock*> Block(int64_t block);
   absl::Status LoadEnds();
@@ -59,6 +94,8 @@ class HalfModel : public TorchModel {
   int64_t Together(int64_t length) const;  // sequences of a microbatch
 
   const size_t capacity_;  // 0: all
+  BlockStage stage_;
+  const ResidentWeights resident_;
   std::list<std::pair<int64_t, std::shared_ptr<const HalfBlock>>> half_blocks_;
   at::Tensor half_embed_, half_head_, half_norm_;
 };

@@ -5,7 +5,11 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstring>
+#include <map>
+#include <optional>
 
+#include "worker/reference/device_tensors.h"
 #include "worker/reference/reference_model.h"
 #include "worker/reference/testing/random_model.h"
 
@@ -75,16 +79,27 @@ TEST_P(HalfModelTest, TokenWeightsAreNearAndDoNotDependOnWhatIsKept) {
   GuidedOptions options;
   options.chunks = 2;
   options.boundary_blocks = {1};
-  HiddenStates seen;
-  options.boundary = [&](int64_t, int64_t, const HiddenStates& h) {
-    seen.data.insert(seen.data.end(), h.data.begin(), h.data.end());
+  const std::shared_ptr<HostCopy> kept = half_->NewHostCopy(kCount, kLength).value();
+  const std::shared_ptr<HostCopy> read = few_->NewHostCopy(kCount, kLength).value();
+  std::shared_ptr<HostCopy> to = kept;
+  options.boundary = [&](int64_t, int64_t first, const HiddenStates& h) {
+    EXPECT_TRUE(to->Add(first, h).ok());
   };
   const auto found = half_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
+  to = read;
+  const auto again = few_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
   HiddenStates h = half_->Embed(tokens_, kCount, kLength).value();
   ASSERT_TRUE(half_->RunBlock(0, &h, nullptr, nullptr).ok());
   ASSERT_TRUE(half_->ToHost(&h).ok());
-  EXPECT_EQ(seen.data, h.data);
-  const auto again = few_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
+  for (const auto& copy : {kept, read}) {
+    const float* const rows = copy->Wait().value();
+    EXPECT_EQ(std::vector<float>(rows, rows + h.data.size()), h.data);
+    // As states again.
+    HiddenStates returned = half_->FromHostCopy(copy, kCount, kLength).value();
+    EXPECT_FALSE(returned.device->on_host());
+    ASSERT_TRUE(half_->ToHost(&returned).ok());
+    EXPECT_EQ(returned.data, h.data);
+  }
   const auto expected = cpu_->TokenWeights(tokens_, kCount, kLength, options, nullptr).value();
   for (size_t b = 0; b < 3; ++b) {
     EXPECT_EQ(again.blocks[b].layers, found.blocks[b].layers);
@@ -128,6 +143,90 @@ TEST_P(HalfModelTest, SumsTheSquaresOfItsInputs) {
       EXPECT_NEAR(found[i * 48 + j], expected[i * 48 + j], bound);
     }
   }
+}
+
+// A model whose tensors lie in bf16 in its file.
+class Bf16Model : public RandomModel {
+ public:
+  explicit Bf16Model(const ArchitectureSpec& spec) : RandomModel(spec, 1) {
+    for (auto& [name, values] : tensors) {
+      std::vector<uint16_t>& raw = raw_[name];
+      for (float& value : values) {
+        uint32_t bits;
+        std::memcpy(&bits, &value, sizeof(bits));
+        raw.push_back(static_cast<uint16_t>(bits >> 16));
+        bits &= 0xffff0000u;
+        std::memcpy(&value, &bits, sizeof(bits));
+      }
+    }
+  }
+  std::optional<RawTensor> Raw(const std::string& name) const override {
+    const std::vector<uint16_t>& raw = raw_.at(name);
+    return RawTensor{DType::kBF16,
+                     {reinterpret_cast<const char*>(raw.data()), raw.size() * sizeof(uint16_t)}};
+  }
+
+ private:
+  std::map<std::string, std::vector<uint16_t>> raw_;
+};
+
+// Whether blocks are all kept, or read one by one, the next ahead; from plain tensors or others.
+TEST_P(HalfModelTest, BlocksReadAheadAreTheSame) {
+  const Bf16Model plain(spec_);
+  RandomModel dequantized(spec_, 1);
+  dequantized.tensors = plain.tensors;
+  const std::vector<int32_t> few(tokens_.begin(), tokens_.begin() + 3 * kLength);
+  std::vector<GuidedStatistics> all;
+  std::vector<std::vector<float>> states;
+  for (const WeightProvider* weights : {static_cast<const WeightProvider*>(&plain),
+                                        static_cast<const WeightProvider*>(&dequantized)}) {
+    for (const int resident : {0, 1}) {
+      const auto model = ReferenceModel::Create(weights, 1, resident, GetParam()).value();
+      all.push_back(model->TokenWeights(few, 3, kLength, {}, nullptr).value());
+      HiddenStates h = model->Embed(few, 3, kLength).value();
+      for (int64_t block : {0, 1, 2}) {
+        ASSERT_TRUE(model->RunBlock(block, &h, nullptr, nullptr).ok());
+        // What the quantizer reads beside it.
+        const std::string name = "blocks." + std::to_string(block) + ".mlp.up";
+        EXPECT_EQ(model->weights().Read(name).value(), plain.tensors.at(name));
+      }
+      ASSERT_TRUE(model->ToHost(&h).ok());
+      states.push_back(h.data);
+    }
+  }
+  for (size_t i = 1; i < all.size(); ++i) {
+    EXPECT_EQ(states[i], states[0]) << i;
+    for (size_t b = 0; b < 3; ++b) EXPECT_EQ(all[i].blocks[b].layers, all[0].blocks[b].layers) << i;
+  }
+}
+
+TEST_P(HalfModelTest, WeightsOnTheDeviceAreTheSources) {
+  const Bf16Model source(spec_);
+  const auto model = ReferenceModel::Create(&source, 1, 1, GetParam()).value();
+  HiddenStates h = model->Embed({tokens_.begin(), tokens_.begin() + kLength}, 1, kLength).value();
+  ASSERT_TRUE(model->RunBlock(1, &h, nullptr, nullptr).ok());
+  const at::Device device = GetParam() == Device::kCudaHalf ? at::Device(at::kCUDA, 0) : at::kCPU;
+  for (const LinearLayer& layer : BlockLayers(spec_, 1)) {
+    const auto found = reference::ReadToDevice(model->weights(), layer.name,
+                                               {layer.rows, layer.cols}, at::kFloat, device);
+    ASSERT_TRUE(found.ok()) << found.status();
+    const at::Tensor host = found->cpu().contiguous();
+    const float* const values = host.const_data_ptr<float>();
+    EXPECT_EQ(std::vector<float>(values, values + host.numel()), source.tensors.at(layer.name));
+  }
+  // Those of a block that is there are not read; of another one they are.
+  const auto reads = [&](const char* name) {
+    const auto* resident = dynamic_cast<const reference::ResidentTensors*>(&model->weights());
+    return !resident->Find(name).defined();
+  };
+  EXPECT_FALSE(reads("blocks.1.mlp.up"));
+  EXPECT_TRUE(reads("blocks.0.mlp.up"));
+  EXPECT_TRUE(reads("blocks.1.attn_norm"));
+  // Rounded ones are not what the source has.
+  ASSERT_TRUE(half_->RunBlock(1, &h, nullptr, nullptr).ok());
+  EXPECT_FALSE(dynamic_cast<const reference::ResidentTensors&>(half_->weights())
+                   .Find("blocks.1.mlp.up")
+                   .defined());
 }
 
 // Long enough that a GPU's attention adds the gradients of many blocks of queries.
@@ -180,7 +279,7 @@ TEST(HalfModelMemory, StatesWaitOnTheHost) {
     HiddenStates h = model.Embed(tokens, kSequences, kTokens).value();
     const absl::Status status = model.RunBlocks(0, spec.blocks, &h, nullptr);
     EXPECT_TRUE(status.ok()) << status;
-    *stayed = h.device != nullptr;
+    *stayed = !h.device->on_host();
     EXPECT_TRUE(model.ToHost(&h).ok());
     return h.data;
   };

@@ -1,5 +1,6 @@
 #include "worker/reference/linear.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/ops/from_blob.h>
@@ -13,6 +14,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/reference/device_tensors.h"
 
 namespace shiftadd::reference {
 namespace {
@@ -59,12 +61,24 @@ absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::
   return TensorFromVector(std::move(values), shape).to(device);
 }
 
+at::Tensor Linear::Product(const at::Tensor& a, const at::Tensor& b) const {
+  const at::Tensor rounded = a.to(at::kBFloat16);
+  // Of two bf16 numbers the product is exact in fp32.
+  return a.is_cpu() ? at::mm(rounded.to(at::kFloat), b.to(at::kFloat))
+                    : at::mm(rounded, b, at::kFloat);
+}
+
 at::Tensor Linear::operator()(const at::Tensor& x) const {
+  if (weight_.scalar_type() == at::kBFloat16) {
+    at::Tensor y = Product(x, weight_.t());
+    return bias_.has_value() ? y.add_(*bias_) : y;
+  }
   if (!weight_.is_cpu()) return at::linear(x, weight_, bias_);
   return OneDnnLinear().call(x, weight_, bias_, "none", c10::List<std::optional<at::Scalar>>(), "");
 }
 
 at::Tensor Linear::InputGradient(const at::Tensor& g) const {
+  if (weight_.scalar_type() == at::kBFloat16) return Product(g, weight_);
   if (!weight_.is_cpu()) return at::mm(g, weight_);
   return OneDnnLinear().call(g, weight_.t(), std::nullopt, "none",
                              c10::List<std::optional<at::Scalar>>(), "");
@@ -73,8 +87,14 @@ at::Tensor Linear::InputGradient(const at::Tensor& g) const {
 void Linear::Pack(int64_t tokens) { weight_ = OneDnnReorder().call(weight_, tokens); }
 
 absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::string& name,
-                                  int64_t rows, int64_t cols, bool bias, at::Device device) {
-  SA_ASSIGN_OR_RETURN(at::Tensor weight, ReadTensor(weights, name, {rows, cols}, device));
+                                  int64_t rows, int64_t cols, bool bias, at::Device device,
+                                  at::ScalarType type) {
+  at::Tensor weight;
+  if (type == at::kFloat) {
+    SA_ASSIGN_OR_RETURN(weight, ReadTensor(weights, name, {rows, cols}, device));
+  } else {
+    SA_ASSIGN_OR_RETURN(weight, ReadToDevice(weights, name, {rows, cols}, type, device));
+  }
   if (!bias) return Linear(std::move(weight), std::nullopt);
   SA_ASSIGN_OR_RETURN(at::Tensor values,
                       ReadTensor(weights, absl::StrCat(name, ".bias"), {rows}, device));

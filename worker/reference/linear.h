@@ -1,4 +1,5 @@
-// y = x W^T + b in fp32. ATen types: include from .cc files of worker/reference only.
+// y = x W^T + b, in fp32 or with products in bf16. ATen types: include from .cc files of
+// worker/reference only.
 #ifndef SHIFTADD_WORKER_REFERENCE_LINEAR_H_
 #define SHIFTADD_WORKER_REFERENCE_LINEAR_H_
 
@@ -23,7 +24,9 @@ at::Tensor TensorFromVector(std::vector<float> values, at::IntArrayRef shape);
 absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::string& name,
                                       at::IntArrayRef shape, at::Device device = at::kCPU);
 
-// Immutable but for Pack; thread-safe.
+// Immutable but for Pack; thread-safe. With a weight in bf16 the other factor of each product is
+// rounded to bf16 as well, and products are summed in fp32; what comes in and goes out is fp32 all
+// the same, and so is the bias.
 class Linear {
  public:
   Linear() = default;
@@ -46,14 +49,16 @@ class Linear {
   bool loaded() const { return weight_.defined(); }
 
  private:
+  at::Tensor Product(const at::Tensor& a, const at::Tensor& b) const;  // a b, in bf16
+
   at::Tensor weight_;  // [out, in], or oneDNN's opaque form of it
   std::optional<at::Tensor> bias_;
 };
 
-// Reads weight `name` [rows, cols] and, if `bias`, its bias.
+// Reads weight `name` [rows, cols], as fp32 or bf16, and, if `bias`, its bias.
 absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::string& name,
                                   int64_t rows, int64_t cols, bool bias,
-                                  at::Device device = at::kCPU);
+                                  at::Device device = at::kCPU, at::ScalarType type = at::kFloat);
 
 }  // namespace shiftadd::reference
 

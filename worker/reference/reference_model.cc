@@ -61,6 +61,10 @@ absl::StatusOr<std::unique_ptr<ReferenceModel>> ReferenceModel::Create(
   SA_RETURN_IF_ERROR(CheckSpec(weights->spec()));
   SA_RETURN_IF_ERROR(CheckNames(*weights));
   InitTorch();
+  if (!BeyondLlama(weights->spec()).empty()) {
+    if (device == Device::kCudaHalf) device = Device::kCudaMixed;
+    if (device == Device::kCpuHalf) device = Device::kCpuMixed;
+  }
   if (device == Device::kCudaHalf || device == Device::kCpuHalf) {
     if (device == Device::kCudaHalf && !HasCuda())
       return absl::FailedPreconditionError("device: no CUDA device was found");

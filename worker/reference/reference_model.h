@@ -22,6 +22,7 @@ namespace shiftadd {
 class DeviceStates {
  public:
   virtual ~DeviceStates() = default;
+  virtual bool on_host() const = 0;  // they wait there, as the device had no room
 };
 
 // Hidden states of `count` sequences of `length` tokens: data is [count, length, hidden],
@@ -30,6 +31,18 @@ struct HiddenStates {
   int64_t count = 0, length = 0, hidden = 0;
   std::vector<float> data;
   std::shared_ptr<const DeviceStates> device;
+};
+
+// States on their way to the host, part by part, beside what the device does next.
+class HostCopy {
+ public:
+  virtual ~HostCopy() = default;
+  // Takes the states of sequences [first, first + some.count), from which nothing is needed
+  // afterwards. Does not wait for the device. Several threads may call it, for different sequences.
+  virtual absl::Status Add(int64_t first, const HiddenStates& some) = 0;
+  // Waits until all that was added is there, on any thread: [count, length, hidden], valid while
+  // this lives. Sequences that were not added are undefined.
+  virtual absl::StatusOr<const float*> Wait() = 0;
 };
 
 // What long loops report to and look at. Thread-safe.
@@ -56,9 +69,11 @@ using InputVisitor = std::function<void(BlockInput input, int64_t sequence, cons
 // CUDA device, fp32 with TF32 off, one sequence at a time; what goes in and comes out is on the
 // host, sampling runs on the CPU. Its results differ from kCpu's by rounding, but not from run to
 // run on one kind of GPU. kCpuOperators: the code of kCuda on the CPU, for tests.
-// kCudaHalf: for calibration, bf16 products on the CUDA device (half_block.h); neither scores nor
-// samples. kCpuHalf: its code on the CPU, for tests.
-enum class Device { kCpu, kCuda, kCpuOperators, kCudaHalf, kCpuHalf };
+// kCudaMixed: kCuda with the products of linear layers and the head in bf16, summed in fp32.
+// kCudaHalf: for calibration; kCudaMixed's arithmetic, and activations in bf16 as well, many
+// sequences together (half_block.h), for the LLaMA form: neither scores nor samples. Other
+// architectures are kCudaMixed there. kCpuMixed, kCpuHalf: their code on the CPU, for tests.
+enum class Device { kCpu, kCuda, kCpuOperators, kCudaMixed, kCpuMixed, kCudaHalf, kCpuHalf };
 
 // A running sum over tokens of s_t x_t x_t^T, x an input of layers, kept where the model runs: each
 // product of some sequences in fp32, their sum in float64, in the order in which they come.
@@ -103,7 +118,7 @@ struct GuidedOptions {
   uint64_t boundary_bytes = uint64_t{1} << 30;
   // Called with the input of each of `boundary_blocks` (`blocks`: the last block's output) of
   // sequences [first, first + h.count): for all blocks, rising, of some sequences, then of later
-  // sequences.
+  // sequences. h may be on the model's device (HostCopy takes it either way).
   std::vector<int64_t> boundary_blocks;
   std::function<void(int64_t block, int64_t first, const HiddenStates& h)> boundary;
 };
@@ -133,6 +148,9 @@ class ReferenceModel {
                                                                 Device device = Device::kCpu);
 
   virtual const ArchitectureSpec& spec() const = 0;
+  // What it was made from. Whoever works on the model's device reads weights from here: those that
+  // the model has there need not be read again. For the thread that runs the model.
+  virtual const WeightProvider& weights() const = 0;
   virtual bool keeps_blocks() const = 0;     // resident_blocks is 0
   virtual bool stays_on_device() const = 0;  // RunBlocks moves a sequence to a device and back once
   // Frees blocks, not the embedding and the head. They are read again when they are needed.
@@ -143,7 +161,15 @@ class ReferenceModel {
                                              int64_t length) = 0;
   // Brings states that are on the model's device to the host.
   virtual absl::Status ToHost(HiddenStates*) { return absl::OkStatus(); }
-  // The way back, for models that keep states on a device: where they do not fit, they stay.
+  // Room on the host for states of `count` sequences of `length` tokens, in memory that the device
+  // can write by itself if there is enough of that.
+  virtual absl::StatusOr<std::unique_ptr<HostCopy>> NewHostCopy(int64_t count, int64_t length) = 0;
+  // The states of a copy [count, length] that a model of this kind has made, as ToDevice leaves
+  // them.
+  virtual absl::StatusOr<HiddenStates> FromHostCopy(std::shared_ptr<HostCopy> copy, int64_t count,
+                                                    int64_t length) = 0;
+  // The way back, for models that keep states on a device; where they do not fit, they stay on the
+  // host.
   virtual absl::Status ToDevice(HiddenStates*) { return absl::OkStatus(); }
   // Runs one block in place, causal attention inside each sequence. `visitor` and `control` may be
   // null. Moves control's progress_count, not its progress. After an error *h is undefined.

@@ -97,15 +97,33 @@ class BlockRun {
   TaskControl* control_;
 };
 
+// Of models whose states are on the host anyway.
+class PlainHostCopy : public HostCopy {
+ public:
+  PlainHostCopy(int64_t count, int64_t length, int64_t hidden)
+      : numbers_(length * hidden), data_(static_cast<size_t>(count * numbers_)) {}
+
+  absl::Status Add(int64_t first, const HiddenStates& some) override {
+    std::copy(some.data.begin(), some.data.end(), data_.begin() + first * numbers_);
+    return absl::OkStatus();
+  }
+  absl::StatusOr<const float*> Wait() override { return data_.data(); }
+
+ private:
+  const int64_t numbers_;  // of a sequence
+  std::vector<float> data_;
+};
+
 }  // namespace
 
 TorchModel::TorchModel(const WeightProvider* weights, int threads, int resident_blocks,
-                       at::Device device)
+                       at::Device device, at::ScalarType products)
     : weights_(*weights),
       s_(weights->spec()),
       threads_(threads),
       device_(device),
-      blocks_(weights, resident_blocks, device) {}
+      products_(products),
+      blocks_(weights, resident_blocks, device, products) {}
 
 absl::StatusOr<at::Tensor> TorchModel::EmbedMatrix() {
   if (!embed_.defined()) {
@@ -122,15 +140,15 @@ absl::Status TorchModel::LoadHead() {
   }
   if (s_.embed_width > 0) {
     SA_ASSIGN_OR_RETURN(head_.proj, ReadLinear(weights_, "head_proj", s_.embed_width, s_.hidden,
-                                               /*bias=*/false, device_));
+                                               /*bias=*/false, device_, products_));
   }
   if (s_.tied_embeddings) {
     SA_ASSIGN_OR_RETURN(at::Tensor embed, EmbedMatrix());
     const c10::InferenceMode normal(false);
-    head_.head = Linear(embed.to(device_), std::nullopt);
+    head_.head = Linear(embed.to(device_).to(products_), std::nullopt);
   } else {
     SA_ASSIGN_OR_RETURN(head_.head, ReadLinear(weights_, "head", s_.vocab, s_.embed_dim(),
-                                               /*bias=*/false, device_));
+                                               /*bias=*/false, device_, products_));
   }
   return absl::OkStatus();
 }
@@ -212,6 +230,18 @@ absl::StatusOr<HiddenStates> TorchModel::Embed(const std::vector<int32_t>& token
     }
     return absl::OkStatus();
   }));
+  return h;
+}
+
+absl::StatusOr<std::unique_ptr<HostCopy>> TorchModel::NewHostCopy(int64_t count, int64_t length) {
+  return std::make_unique<PlainHostCopy>(count, length, s_.hidden);
+}
+
+absl::StatusOr<HiddenStates> TorchModel::FromHostCopy(std::shared_ptr<HostCopy> copy, int64_t count,
+                                                      int64_t length) {
+  SA_ASSIGN_OR_RETURN(const float* const rows, copy->Wait());
+  HiddenStates h{count, length, s_.hidden, {}, nullptr};
+  h.data.assign(rows, rows + count * length * s_.hidden);
   return h;
 }
 

@@ -23,10 +23,12 @@ inline absl::Status Check(const TaskControl* control) {
 
 class TorchModel : public ReferenceModel {
  public:
+  // `products`: kFloat, or kBFloat16 for those of linear layers and the head (Linear).
   TorchModel(const WeightProvider* weights, int threads, int resident_blocks,
-             at::Device device = at::kCPU);
+             at::Device device = at::kCPU, at::ScalarType products = at::kFloat);
 
   const ArchitectureSpec& spec() const override { return s_; }
+  const WeightProvider& weights() const override { return weights_; }
   bool keeps_blocks() const override { return blocks_.keeps_all(); }
   bool stays_on_device() const override { return false; }
   void DropBlocks() override {
@@ -35,6 +37,9 @@ class TorchModel : public ReferenceModel {
   }
   absl::StatusOr<HiddenStates> Embed(const std::vector<int32_t>& tokens, int64_t count,
                                      int64_t length) override;
+  absl::StatusOr<std::unique_ptr<HostCopy>> NewHostCopy(int64_t count, int64_t length) override;
+  absl::StatusOr<HiddenStates> FromHostCopy(std::shared_ptr<HostCopy> copy, int64_t count,
+                                            int64_t length) override;
   absl::Status RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
                         TaskControl* control) override;
   absl::Status RunBlocks(int64_t begin, int64_t end, HiddenStates* h,
@@ -101,6 +106,7 @@ class TorchModel : public ReferenceModel {
   const ArchitectureSpec s_;
   const int threads_;  // sequences at a time
   const at::Device device_;
+  const at::ScalarType products_;
   BlockCache blocks_;
   RopeTable rope_;
   std::mutex ends_mutex_;  // guards loading of what follows

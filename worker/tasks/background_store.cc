@@ -8,7 +8,8 @@
 
 namespace shiftadd {
 
-BackgroundStore::BackgroundStore(BlobStore* store, int threads) : store_(store) {
+BackgroundStore::BackgroundStore(std::shared_ptr<BlobStore> store, int threads, size_t waiting)
+    : store_(std::move(store)), most_waiting_(waiting) {
   for (int t = 0; t < std::max(threads, 1); ++t) threads_.emplace_back([this] { Work(); });
 }
 
@@ -22,20 +23,20 @@ BackgroundStore::~BackgroundStore() {
   for (std::thread& thread : threads_) thread.join();
 }
 
-std::future<absl::StatusOr<std::string>> BackgroundStore::Put(Make make) {
+std::future<absl::StatusOr<std::string>> BackgroundStore::Put(Make make, std::string job) {
   std::packaged_task<absl::StatusOr<std::string>()> task(
-      [this, make = std::move(make)]() -> absl::StatusOr<std::string> {
+      [this, make = std::move(make), job = std::move(job)]() -> absl::StatusOr<std::string> {
         try {
           SA_ASSIGN_OR_RETURN(const std::string blob, make());
-          return store_->Put(blob);
+          return job.empty() ? store_->Put(blob) : store_->PutScratch(job, blob);
         } catch (const std::bad_alloc&) {
-          return absl::ResourceExhaustedError("out of memory while a candidate was stored");
+          return absl::ResourceExhaustedError("out of memory while a blob was made and stored");
         }
       });
   std::future<absl::StatusOr<std::string>> digest = task.get_future();
   {
     std::unique_lock<std::mutex> lock(mutex_);
-    changed_.wait(lock, [this] { return waiting_.size() < threads_.size(); });
+    changed_.wait(lock, [this] { return waiting_.size() < most_waiting_; });
     waiting_.push_back(std::move(task));
   }
   changed_.notify_all();

@@ -6,6 +6,7 @@
 #include <deque>
 #include <functional>
 #include <future>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <thread>
@@ -21,18 +22,19 @@ class BackgroundStore {
  public:
   using Make = std::function<absl::StatusOr<std::string>()>;
 
-  // `store` must outlive this.
-  BackgroundStore(BlobStore* store, int threads);
+  // At most `waiting` blobs wait for a thread.
+  BackgroundStore(std::shared_ptr<BlobStore> store, int threads, size_t waiting);
   ~BackgroundStore();
 
-  // The digest of the blob that `make` gives, once it is durable. Waits while as many blobs as
-  // threads are waiting: memory is bounded.
-  std::future<absl::StatusOr<std::string>> Put(Make make);
+  // The digest of the blob that `make` gives, once it is durable. Waits while as many as may be are
+  // waiting: memory is bounded. With `job`: a scratch blob of this job.
+  std::future<absl::StatusOr<std::string>> Put(Make make, std::string job = "");
 
  private:
   void Work();
 
-  BlobStore* const store_;
+  const std::shared_ptr<BlobStore> store_;
+  const size_t most_waiting_;
   std::mutex mutex_;
   std::condition_variable changed_;
   bool stopping_ = false;

@@ -1,13 +1,14 @@
 // CALIBRATE and FORWARD: the token windows, and their activations at the split blocks.
 #include <algorithm>
 #include <future>
+#include <limits>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <new>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/tasks/background_store.h"
 #include "worker/tasks/tasks.h"
 
 namespace shiftadd {
@@ -43,22 +44,96 @@ absl::StatusOr<v1::CalibrateResult> RunCalibrate(const v1::TaskContext& context,
 
 namespace {
 
-// Adds the activations that enter `block`.
-absl::Status AddBoundary(const v1::ForwardTask& task, uint32_t block,
-                         absl::StatusOr<std::string> digest, v1::ForwardResult* result) {
-  SA_RETURN_IF_ERROR(digest.status());
-  v1::Boundary* boundary = result->add_boundaries();
-  boundary->set_block(block);
-  boundary->set_part(task.part());
-  boundary->set_digest(*std::move(digest));
-  return absl::OkStatus();
-}
+// Blobs of activations that are made and stored at a time; each takes its size once more.
+constexpr int kStoreThreads = 2;
+
+// What a FORWARD task makes: the activations that enter the split blocks, stored while the pass
+// goes on and after it, and the token weights of every block.
+class ForwardWriter {
+ public:
+  ForwardWriter(const v1::ForwardTask& task, const TokenWindows& windows, JobSession* session)
+      : part_(task.part()),
+        job_(session->job_id()),
+        shape_{windows.count, windows.length, session->source().spec().hidden, {}, nullptr},
+        made_(session->boundaries()),
+        store_(std::make_shared<BackgroundStore>(session->shared_store(), kStoreThreads,
+                                                 std::numeric_limits<size_t>::max())) {}
+
+  absl::Status Begin(const std::vector<uint32_t>& splits, ReferenceModel* model) {
+    for (const uint32_t block : splits) {
+      Split& split = splits_[block];
+      SA_ASSIGN_OR_RETURN(split.rows, model->NewHostCopy(shape_.count, shape_.length));
+    }
+    return absl::OkStatus();
+  }
+
+  // Those of sequences [first, first + some.count). Any thread; an error comes out of Finish.
+  void Add(int64_t block, int64_t first, const HiddenStates& some) {
+    Split& split = splits_.at(block);
+    const absl::Status status = split.rows->Add(first, some);
+    const std::lock_guard<std::mutex> lock(mutex_);
+    split.status.Update(status);
+    split.seen += some.count;
+    if (split.seen < shape_.count || !split.status.ok()) return;
+    split.digest = store_->Put(
+        [shape = shape_, rows = split.rows]() -> absl::StatusOr<std::string> {
+          SA_ASSIGN_OR_RETURN(const float* const numbers, rows->Wait());
+          return HiddenBlob(shape, numbers);
+        },
+        job_);
+  }
+
+  // Of the next block.
+  void AddTokenWeights(TokenWeights weights) {
+    const auto shared = std::make_shared<const TokenWeights>(std::move(weights));
+    token_weights_.push_back(store_->Put([shared] { return TokenWeightsBlob(*shared); }, job_));
+  }
+
+  // Waits until all is stored. Needs neither session nor model.
+  absl::Status Finish(TaskControl* control, v1::ForwardResult* result) {
+    for (size_t block = 0; block < token_weights_.size(); ++block) {
+      v1::TokenWeights* out = result->add_token_weights();
+      out->set_block(static_cast<uint32_t>(block));
+      out->set_part(part_);
+      SA_ASSIGN_OR_RETURN(*out->mutable_digest(), token_weights_[block].get());
+      ++control->progress_count;
+    }
+    for (auto& [block, split] : splits_) {
+      SA_RETURN_IF_ERROR(split.status);
+      if (!split.digest.valid()) return absl::InternalError("a split block was not reached");
+      SA_ASSIGN_OR_RETURN(const std::string digest, split.digest.get());
+      if (made_ != nullptr) made_->Keep(digest, {shape_, split.rows});
+      v1::Boundary* boundary = result->add_boundaries();
+      boundary->set_block(static_cast<uint32_t>(block));
+      boundary->set_part(part_);
+      boundary->set_digest(digest);
+      ++control->progress_count;
+    }
+    return absl::OkStatus();
+  }
+
+ private:
+  struct Split {
+    std::shared_ptr<HostCopy> rows;
+    int64_t seen = 0;  // sequences
+    absl::Status status;
+    std::future<absl::StatusOr<std::string>> digest;
+  };
+
+  const uint32_t part_;
+  const std::string job_;
+  const HiddenStates shape_;
+  const std::shared_ptr<MadeBoundaries> made_;
+  std::mutex mutex_;
+  std::map<int64_t, Split> splits_;
+  std::vector<std::future<absl::StatusOr<std::string>>> token_weights_;
+  const std::shared_ptr<BackgroundStore> store_;  // first of all to end
+};
 
 // Forward only, up to the last split.
-absl::Status ForwardToSplits(const v1::ForwardTask& task, const std::vector<uint32_t>& splits,
-                             const TokenWindows& windows, JobSession* session,
-                             ReferenceModel* model, TaskControl* control,
-                             v1::ForwardResult* result) {
+absl::Status ForwardToSplits(const std::vector<uint32_t>& splits, const TokenWindows& windows,
+                             JobSession* session, ReferenceModel* model, TaskControl* control,
+                             ForwardWriter* writer) {
   SA_ASSIGN_OR_RETURN(HiddenStates hidden,
                       model->Embed(windows.tokens, windows.count, windows.length));
   uint32_t block = 0;
@@ -69,65 +144,23 @@ absl::Status ForwardToSplits(const v1::ForwardTask& task, const std::vector<uint
       ++control->progress_count;
       control->progress = static_cast<double>(block + 1) / splits.back();
     }
-    HiddenStates on_host = hidden;
-    SA_RETURN_IF_ERROR(model->ToHost(&on_host));
-    SA_RETURN_IF_ERROR(AddBoundary(task, split, session->WriteHidden(on_host), result));
+    writer->Add(split, 0, hidden);
   }
   return absl::OkStatus();
 }
-
-// The activations that enter one block, stored while the pass goes on.
-class SplitWriter {
- public:
-  SplitWriter(JobSession* session, const TokenWindows& windows, int64_t hidden)
-      : session_(*session), whole_{windows.count, windows.length, hidden, {}, nullptr} {
-    whole_.data.resize(windows.count * windows.length * hidden);
-  }
-
-  // Those of sequences [first, first + some.count).
-  void Add(int64_t first, const HiddenStates& some) {
-    std::copy(some.data.begin(), some.data.end(),
-              whole_.data.begin() + first * some.length * some.hidden);
-    const std::lock_guard<std::mutex> lock(mutex_);
-    seen_ += some.count;
-    if (seen_ < whole_.count) return;
-    digest_ = std::async(std::launch::async, [this]() -> absl::StatusOr<std::string> {
-      try {
-        return session_.PutHidden(whole_);
-      } catch (const std::bad_alloc&) {
-        return absl::ResourceExhaustedError("out of memory while activations were stored");
-      }
-    });
-  }
-  absl::StatusOr<std::string> Finish() {
-    if (!digest_.valid()) return absl::InternalError("a split block was not reached");
-    PhaseTimer timer(session_.metrics().store);
-    return digest_.get();
-  }
-
- private:
-  JobSession& session_;
-  HiddenStates whole_;
-  std::mutex mutex_;
-  int64_t seen_ = 0;
-  std::future<absl::StatusOr<std::string>> digest_;  // last: waits before the rest goes
-};
 
 // Through the whole model and back.
 absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<uint32_t>& splits,
                                 const TokenWindows& windows, JobSession* session,
                                 ReferenceModel* model, TaskControl* control,
-                                v1::ForwardResult* result) {
+                                ForwardWriter* writer) {
   const ArchitectureSpec& spec = model->spec();
-  std::map<int64_t, std::unique_ptr<SplitWriter>> boundaries;
-  for (const uint32_t split : splits)
-    boundaries[split] = std::make_unique<SplitWriter>(session, windows, spec.hidden);
   GuidedOptions options;
   options.chunks = std::max<int64_t>(1, task.chunks());
   options.boundary_bytes = session->memory_bytes() / 8;
   options.boundary_blocks.assign(splits.begin(), splits.end());
   options.boundary = [&](int64_t block, int64_t first, const HiddenStates& some) {
-    boundaries[block]->Add(first, some);
+    writer->Add(block, first, some);
   };
   SA_ASSIGN_OR_RETURN(
       GuidedStatistics statistics,
@@ -139,20 +172,15 @@ absl::Status ForwardAndBackward(const v1::ForwardTask& task, const std::vector<u
     const std::vector<LinearLayer> layers = BlockLayers(spec, block);
     for (size_t i = 0; i < layers.size(); ++i)
       weights.layers[layers[i].kind] = std::move(statistics.blocks[block].layers[i]);
-    v1::TokenWeights* out = result->add_token_weights();
-    out->set_block(static_cast<uint32_t>(block));
-    out->set_part(task.part());
-    SA_ASSIGN_OR_RETURN(*out->mutable_digest(), session->WriteTokenWeights(weights));
+    writer->AddTokenWeights(std::move(weights));
   }
-  for (const uint32_t split : splits)
-    SA_RETURN_IF_ERROR(AddBoundary(task, split, boundaries[split]->Finish(), result));
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<v1::ForwardResult> RunForward(const v1::ForwardTask& task, JobSession* session,
-                                             TaskControl* control) {
+absl::Status RunForward(const v1::ForwardTask& task, JobSession* session, TaskControl* control,
+                        v1::ForwardResult* result, Closing* closing) {
   const int64_t blocks = session->source().spec().blocks;
   std::vector<uint32_t> splits(task.split_blocks().begin(), task.split_blocks().end());
   std::sort(splits.begin(), splits.end());
@@ -162,10 +190,16 @@ absl::StatusOr<v1::ForwardResult> RunForward(const v1::ForwardTask& task, JobSes
   }
   SA_ASSIGN_OR_RETURN(const TokenWindows windows, session->ReadTokens(task.tokens_digest()));
   SA_ASSIGN_OR_RETURN(ReferenceModel* const model, session->calibration_model());
-  v1::ForwardResult result;
-  SA_RETURN_IF_ERROR((task.token_weights() ? ForwardAndBackward : ForwardToSplits)(
-      task, splits, windows, session, model, control, &result));
-  return result;
+  const auto writer = std::make_shared<ForwardWriter>(task, windows, session);
+  SA_RETURN_IF_ERROR(writer->Begin(splits, model));
+  if (task.token_weights()) {
+    SA_RETURN_IF_ERROR(
+        ForwardAndBackward(task, splits, windows, session, model, control, writer.get()));
+  } else {
+    SA_RETURN_IF_ERROR(ForwardToSplits(splits, windows, session, model, control, writer.get()));
+  }
+  *closing = [writer, control, result] { return writer->Finish(control, result); };
+  return absl::OkStatus();
 }
 
 }  // namespace shiftadd

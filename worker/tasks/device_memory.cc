@@ -17,6 +17,9 @@ constexpr uint64_t kRefitBytes = uint64_t{1} << 30;  // cuda_quantize.h
 // Square fp64 matrices that live together while one is mirrored, rotated, factored and inverted
 // (device_hessian.cc), the solver's own copy among them.
 constexpr uint64_t kFactorCopies = 4;
+// Tasks of which something may be on the host: one at work and two that are being stored
+// (lease_loop.cc).
+constexpr uint64_t kTasks = 3;
 
 class Shapes {
  public:
@@ -30,6 +33,15 @@ class Shapes {
   }
   uint64_t EndsNumbers() const {
     return static_cast<uint64_t>(spec_.vocab) * spec_.embed_dim() * (spec_.tied_embeddings ? 1 : 2);
+  }
+  // The next block, read ahead; dequantized to fp32 unless its file has it plain.
+  uint64_t StagedBytes() const { return BlockNumbers() * kFloat; }
+  // Candidates of a block's layers that are being packed and stored, each twice; and ENDS's blobs
+  // in the same way.
+  uint64_t StoringBytes() const {
+    uint64_t bits = 0;
+    for (const uint32_t width : recipe_.candidate_bits()) bits += width + 1;
+    return kTasks * 2 * BlockNumbers() * bits / 8 + 2 * EndsNumbers() * kHalf;
   }
   uint64_t Chunks() const { return Guided() ? std::max<uint64_t>(1, recipe_.chunks()) : 1; }
   bool Guided() const { return recipe_.hessian() == v1::HESSIAN_GUIDED; }
@@ -125,7 +137,7 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
   const Shapes shapes(spec, recipe);
   const uint64_t length = std::max<uint64_t>(1, calibration.length());
   const uint64_t sequences = calibration.sequences();
-  // What the bf16 executor does not know runs in fp32, sequence by sequence.
+  // What is not of the LLaMA form has its activations in fp32, and goes sequence by sequence.
   const bool in_half = BeyondLlama(spec).empty();
   const uint64_t number = in_half ? kHalf : kFloat;
   const uint64_t scores = in_half ? 0 : shapes.ScoreBytes(length);
@@ -134,22 +146,29 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
   const uint64_t part = std::min<uint64_t>(sequences, kMicrobatch) * length;
   const uint64_t row = static_cast<uint64_t>(spec.hidden) * kFloat;
   const uint64_t states = sequences * length * row;
-  const uint64_t weights = (shapes.BlockNumbers() + shapes.EndsNumbers()) * number;
+  const uint64_t weights = (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf;
   std::vector<v1::DevicePhase> out;
   if (shapes.Guided()) {
     // What enters each block waits on the host for the way back.
     const uint64_t passes = std::max(shapes.BackwardBytes(batch, number) + scores,
                                      shapes.LogitBytes(std::min(batch, kHeadTokens), 3));
-    out.push_back(Phase("token weights", weights, 0, 0, passes, part * row * (spec.blocks + 1)));
+    // Of two workers: the activations at the one split block, of each task on the host and once
+    // more while they are stored, and all those that this worker has made, until PROFILE reads
+    // them. Every worker more adds as much.
+    const uint64_t boundaries = kTasks * 2 * part * row + states / 2;
+    out.push_back(Phase("token weights", weights, 0, 0, passes,
+                        part * row * (spec.blocks + 1) + boundaries + shapes.StagedBytes()));
   }
   out.push_back(Phase("Hessians", weights, 2 * states, shapes.SumBytes(0),
-                      shapes.ForwardBytes(batch, number) + scores + shapes.SummingBytes(batch), 0));
-  out.push_back(Phase("factors and fits", weights, states, 0, shapes.QuantizeBytes(), 0));
-  // Two models in fp32, one window at a time; their states wait on the host between blocks.
+                      shapes.ForwardBytes(batch, number) + scores + shapes.SummingBytes(batch),
+                      shapes.StagedBytes() + shapes.StoringBytes()));
+  out.push_back(Phase("factors and fits", weights, states, 0, shapes.QuantizeBytes(),
+                      shapes.StagedBytes() + shapes.StoringBytes()));
+  // Two models in bf16, one window at a time; their states wait on the host between blocks.
   const uint64_t window = std::max<uint64_t>(1, evaluation.length());
   const uint64_t windows = std::max<uint64_t>(1, evaluation.sequences());
   out.push_back(Phase(
-      "evaluation", 2 * (shapes.BlockNumbers() + shapes.EndsNumbers()) * kFloat, 0, 0,
+      "evaluation", 2 * (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf, 0, 0,
       shapes.ForwardBytes(window, kFloat) + shapes.LogitBytes(std::min(window, kScoreTokens), 5),
       2 * windows * window * row));
   return out;

@@ -1,7 +1,7 @@
 // What a worker's GPU and its host hold at most, phase by phase: arithmetic over shapes, made while
-// planning. It follows what half_model.cc, half_guide.cc, device_hessian.cc and
-// cuda_quantize.h allocate, for a model of which one block at a time is on the GPU (smaller ones
-// stay there whole), rounded up where an operator's own scratch is not known.
+// planning. It follows what half_model.cc, half_guide.cc, staged_weights.cc, calibrate.cc,
+// device_hessian.cc and cuda_quantize.h allocate, for a model of which one block at a time is on
+// the GPU (smaller ones stay there whole), rounded up where an operator's own scratch is not known.
 #ifndef SHIFTADD_WORKER_TASKS_DEVICE_MEMORY_H_
 #define SHIFTADD_WORKER_TASKS_DEVICE_MEMORY_H_
 

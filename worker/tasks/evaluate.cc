@@ -38,8 +38,10 @@ absl::StatusOr<JobSession::Variants*> OpenVariants(const v1::EvaluateTask& task,
   JobSession::Variants& variants = session->variants();
   if (variants.key == key) return &variants;
   variants = {};
-  VariantOptions options{session->threads(), 1, session->device()};
-  if (session->device() != Device::kCpu && session->Fits(1 + task.variants_size()))
+  const Device device = session->evaluation_device();
+  const int number_bytes = device == session->device() ? 4 : 2;
+  VariantOptions options{session->threads(), 1, device};
+  if (device != Device::kCpu && session->Fits(1 + task.variants_size(), number_bytes))
     options.resident_blocks = 0;
   for (const v1::Variant& variant : task.variants()) {
     SA_ASSIGN_OR_RETURN(auto weights, OpenVariant(task, variant, session));
@@ -121,7 +123,7 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
   for (const auto& model : variants->models) models.push_back(model.get());
   v1::EvaluateResult result;
   {
-    SA_ASSIGN_OR_RETURN(ReferenceModel* const full, session->model());
+    SA_ASSIGN_OR_RETURN(ReferenceModel* const full, session->evaluation_model());
     PhaseTimer timer(session->metrics().measure);
     SA_ASSIGN_OR_RETURN(const std::vector<WindowScores> scores,
                         ScoreWindows(full, models, windows.tokens, windows.count, windows.length,

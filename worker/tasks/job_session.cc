@@ -11,7 +11,6 @@
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
-#include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "worker/machine/gpu.h"
 #include "worker/quantize/parallel.h"
@@ -79,9 +78,10 @@ absl::StatusOr<std::vector<int64_t>> ReadScratch(BlobStore* store, const std::st
 
 template <typename T>
 absl::StatusOr<std::string> ScratchBlob(const ScratchTensor& tensor, std::vector<int64_t> shape,
-                                        const std::vector<T>& data) {
-  const absl::string_view bytes(reinterpret_cast<const char*>(data.data()),
-                                data.size() * sizeof(T));
+                                        const T* data) {
+  size_t numbers = 1;
+  for (const int64_t d : shape) numbers *= static_cast<size_t>(d);
+  const absl::string_view bytes(reinterpret_cast<const char*>(data), numbers * sizeof(T));
   return WriteSafetensors({TensorToWrite{tensor.name, tensor.dtype, std::move(shape), bytes}}, {});
 }
 
@@ -133,8 +133,10 @@ absl::StatusOr<std::unique_ptr<JobSession>> JobSession::Open(const v1::TaskConte
   auto session = std::unique_ptr<JobSession>(new JobSession());
   session->job_id_ = context.job_id();
   session->options_ = options;
-  session->store_ = store;
+  session->store_ = std::shared_ptr<BlobStore>(store, [](BlobStore*) {});
   session->metrics_ = metrics;
+  if (options.device == Device::kCuda || options.device == Device::kCpuHalf)
+    session->boundaries_ = std::make_shared<MadeBoundaries>(options.memory_bytes / 8);
   SA_ASSIGN_OR_RETURN(session->source_path_, PathOfUri(context.source()));
   SA_RETURN_IF_ERROR(CheckSource(session->source_path_, options.source_roots));
   PhaseTimer timer(metrics->load);
@@ -156,19 +158,13 @@ uint64_t JobSession::ModelMemory() const {
   return gpu.has_value() ? gpu->memory_bytes : 0;
 }
 
-bool JobSession::Fits(int models) const {
-  return static_cast<uint64_t>(models) * Elements() * sizeof(float) < ModelMemory();
+bool JobSession::Fits(int models, int number_bytes) const {
+  return static_cast<uint64_t>(models) * Elements() * static_cast<uint64_t>(number_bytes) <
+         ModelMemory();
 }
 
 absl::StatusOr<ReferenceModel*> JobSession::calibration_model() {
   if (options_.device != Device::kCuda && options_.device != Device::kCpuHalf) return model();
-  if (const auto beyond = BeyondLlama(source_->spec()); !beyond.empty()) {
-    if (model_ == nullptr) {
-      spdlog::warn("calibration of a {} model runs in fp32; the bf16 executor does not know: {}",
-                   source_->spec().family, absl::StrJoin(beyond, ", "));
-    }
-    return model();
-  }
   if (half_model_ == nullptr) {
     model_.reset();
     // 2 bytes a number; as much again and more is for states, Hessians and factors.
@@ -181,15 +177,31 @@ absl::StatusOr<ReferenceModel*> JobSession::calibration_model() {
   return half_model_.get();
 }
 
-absl::StatusOr<ReferenceModel*> JobSession::model() {
-  if (model_ == nullptr) {
+absl::StatusOr<ReferenceModel*> JobSession::ModelOn(Device device, int resident_blocks) {
+  if (model_ == nullptr || model_device_ != device) {
     half_model_.reset();
-    SA_ASSIGN_OR_RETURN(model_,
-                        ReferenceModel::Create(
-                            source_.get(), options_.threads, resident_blocks(),
-                            options_.device == Device::kCpuHalf ? Device::kCpu : options_.device));
+    model_.reset();
+    SA_ASSIGN_OR_RETURN(
+        model_, ReferenceModel::Create(source_.get(), options_.threads, resident_blocks, device));
+    model_device_ = device;
   }
   return model_.get();
+}
+
+absl::StatusOr<ReferenceModel*> JobSession::model() {
+  return ModelOn(options_.device == Device::kCpuHalf ? Device::kCpu : options_.device,
+                 resident_blocks());
+}
+
+Device JobSession::evaluation_device() const {
+  if (options_.device == Device::kCuda) return Device::kCudaMixed;
+  return options_.device == Device::kCpuHalf ? Device::kCpuMixed : options_.device;
+}
+
+absl::StatusOr<ReferenceModel*> JobSession::evaluation_model() {
+  const Device device = evaluation_device();
+  if (device == options_.device) return model();
+  return ModelOn(device, Fits(3, /*number_bytes=*/2) ? 0 : 1);
 }
 
 absl::StatusOr<const std::vector<int32_t>*> JobSession::TextTokens(const std::string& text_digest) {
@@ -207,7 +219,7 @@ absl::StatusOr<TokenWindows> JobSession::ReadTokens(const std::string& digest) {
   PhaseTimer timer(metrics_->load);
   TokenWindows windows;
   SA_ASSIGN_OR_RETURN(const std::vector<int64_t> shape,
-                      ReadScratch(store_, job_id_, digest, kTokens, &windows.tokens));
+                      ReadScratch(store_.get(), job_id_, digest, kTokens, &windows.tokens));
   windows.count = shape[0];
   windows.length = shape[1];
   return windows;
@@ -215,7 +227,7 @@ absl::StatusOr<TokenWindows> JobSession::ReadTokens(const std::string& digest) {
 
 absl::StatusOr<std::string> JobSession::WriteTokens(const TokenWindows& windows) {
   SA_ASSIGN_OR_RETURN(const std::string blob,
-                      ScratchBlob(kTokens, {windows.count, windows.length}, windows.tokens));
+                      ScratchBlob(kTokens, {windows.count, windows.length}, windows.tokens.data()));
   PhaseTimer timer(metrics_->store);
   return store_->PutScratch(job_id_, blob);
 }
@@ -223,7 +235,7 @@ absl::StatusOr<std::string> JobSession::WriteTokens(const TokenWindows& windows)
 absl::StatusOr<HiddenStates> JobSession::GetHidden(const std::string& digest) const {
   HiddenStates hidden;
   SA_ASSIGN_OR_RETURN(const std::vector<int64_t> shape,
-                      ReadScratch(store_, job_id_, digest, kHidden, &hidden.data));
+                      ReadScratch(store_.get(), job_id_, digest, kHidden, &hidden.data));
   hidden.count = shape[0];
   hidden.length = shape[1];
   hidden.hidden = shape[2];
@@ -236,29 +248,39 @@ absl::StatusOr<HiddenStates> JobSession::ReadHidden(const std::string& digest) {
 }
 
 absl::StatusOr<std::vector<HiddenStates>> JobSession::ReadHidden(
-    const std::vector<std::string>& digests) {
+    const std::vector<std::string>& digests, ReferenceModel* model) {
   constexpr int kTogether = 4;  // each takes twice its size for a while
   PhaseTimer timer(metrics_->load);
   std::vector<HiddenStates> all(digests.size());
-  SA_RETURN_IF_ERROR(quantize::ParallelFor(static_cast<int64_t>(digests.size()),
-                                           std::min(threads(), kTogether), nullptr,
-                                           [&](int64_t i) -> absl::Status {
-                                             SA_ASSIGN_OR_RETURN(all[i], GetHidden(digests[i]));
-                                             return absl::OkStatus();
-                                           }));
+  std::vector<size_t> to_read;
+  for (size_t i = 0; i < digests.size(); ++i) {
+    const MadeBoundary made =
+        boundaries_ == nullptr ? MadeBoundary() : boundaries_->Find(digests[i]);
+    if (made.rows == nullptr) {
+      to_read.push_back(i);
+      continue;
+    }
+    SA_ASSIGN_OR_RETURN(all[i],
+                        model->FromHostCopy(made.rows, made.hidden.count, made.hidden.length));
+  }
+  SA_RETURN_IF_ERROR(
+      quantize::ParallelFor(static_cast<int64_t>(to_read.size()), std::min(threads(), kTogether),
+                            nullptr, [&](int64_t i) -> absl::Status {
+                              SA_ASSIGN_OR_RETURN(all[to_read[i]], GetHidden(digests[to_read[i]]));
+                              return absl::OkStatus();
+                            }));
   return all;
 }
 
-absl::StatusOr<std::string> JobSession::PutHidden(const HiddenStates& hidden) const {
-  SA_ASSIGN_OR_RETURN(
-      const std::string blob,
-      ScratchBlob(kHidden, {hidden.count, hidden.length, hidden.hidden}, hidden.data));
-  return store_->PutScratch(job_id_, blob);
+absl::StatusOr<std::string> HiddenBlob(const HiddenStates& hidden, const float* rows) {
+  return ScratchBlob(kHidden, {hidden.count, hidden.length, hidden.hidden},
+                     rows == nullptr ? hidden.data.data() : rows);
 }
 
 absl::StatusOr<std::string> JobSession::WriteHidden(const HiddenStates& hidden) {
+  SA_ASSIGN_OR_RETURN(const std::string blob, HiddenBlob(hidden));
   PhaseTimer timer(metrics_->store);
-  return PutHidden(hidden);
+  return store_->PutScratch(job_id_, blob);
 }
 
 absl::StatusOr<TokenWeights> JobSession::ReadTokenWeights(const std::string& digest) {
@@ -285,7 +307,7 @@ absl::StatusOr<TokenWeights> JobSession::ReadTokenWeights(const std::string& dig
   return weights;
 }
 
-absl::StatusOr<std::string> JobSession::WriteTokenWeights(const TokenWeights& weights) {
+absl::StatusOr<std::string> TokenWeightsBlob(const TokenWeights& weights) {
   std::vector<TensorToWrite> tensors;
   for (const auto& [kind, values] : weights.layers) {
     tensors.push_back(
@@ -294,9 +316,7 @@ absl::StatusOr<std::string> JobSession::WriteTokenWeights(const TokenWeights& we
          {weights.count, weights.length, weights.chunks},
          {reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float)}});
   }
-  SA_ASSIGN_OR_RETURN(const std::string blob, WriteSafetensors(tensors, {}));
-  PhaseTimer timer(metrics_->store);
-  return store_->PutScratch(job_id_, blob);
+  return WriteSafetensors(std::move(tensors), {});
 }
 
 }  // namespace shiftadd

@@ -5,6 +5,7 @@
 #include <map>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -14,6 +15,7 @@
 #include "worker/model/model_source.h"
 #include "worker/model/tokenizer.h"
 #include "worker/reference/reference_model.h"
+#include "worker/tasks/made_boundaries.h"
 #include "worker/tasks/phases.h"
 #include "worker/tasks/task_runner.h"
 
@@ -36,30 +38,39 @@ struct TokenWeights {
 class JobSession {
  public:
   // Opens the source that `context` names, which must lie under one of the roots (PERMISSION_DENIED
-  // otherwise).
+  // otherwise). `store` must outlive the session, or what UseStore puts in its place.
   static absl::StatusOr<std::unique_ptr<JobSession>> Open(const v1::TaskContext& context,
                                                           const TaskRunnerOptions& options,
                                                           BlobStore* store, WorkerMetrics* metrics);
+  // The store as the task that begins sees it.
+  void UseStore(std::shared_ptr<BlobStore> store) { store_ = std::move(store); }
 
   const std::string& job_id() const { return job_id_; }
   const std::string& source_path() const { return source_path_; }
   const ModelSource& source() const { return *source_; }
   BlobStore& store() const { return *store_; }
+  // For what a task leaves behind (Closing), which may outlive the session.
+  std::shared_ptr<const ModelSource> shared_source() const { return source_; }
+  std::shared_ptr<BlobStore> shared_store() const { return store_; }
   WorkerMetrics& metrics() const { return *metrics_; }
   int threads() const { return options_.threads; }
   Device device() const { return options_.device; }
-  // Whether the weights of so many models, in fp32, fit the worker's memory, on a GPU what the
-  // worker may use of it.
-  bool Fits(int models) const;
+  // Whether the weights of so many models, `number_bytes` a number, fit the worker's memory, on a
+  // GPU what the worker may use of it.
+  bool Fits(int models, int number_bytes = sizeof(float)) const;
   // Blocks that a model may keep in memory: all (0) if twice the model fits.
   int resident_blocks() const { return Fits(2) ? 0 : 1; }
   uint64_t memory_bytes() const { return options_.memory_bytes; }
 
   // The full-precision executor, made at first use, with resident_blocks().
   absl::StatusOr<ReferenceModel*> model();
-  // What FORWARD and PROFILE run: on a GPU a model in bf16, or in fp32 if its architecture is
-  // beyond that executor. Only one of the two is in memory.
+  // What FORWARD and PROFILE run: on a GPU a model in bf16 (Device::kCudaHalf). Only one of the two
+  // is in memory.
   absl::StatusOr<ReferenceModel*> calibration_model();
+  // What EVALUATE scores variants against, and where they run themselves: on a GPU with products in
+  // bf16. KL is then that of fp32 to 2 % (evaluate_test.cc).
+  Device evaluation_device() const;
+  absl::StatusOr<ReferenceModel*> evaluation_model();
   // Frees the executors: tasks that load other models call it first.
   void ReleaseModel() {
     model_.reset();
@@ -72,13 +83,14 @@ class JobSession {
   absl::StatusOr<TokenWindows> ReadTokens(const std::string& digest);
   absl::StatusOr<std::string> WriteTokens(const TokenWindows& windows);
   absl::StatusOr<HiddenStates> ReadHidden(const std::string& digest);
-  // Several, a few at a time.
-  absl::StatusOr<std::vector<HiddenStates>> ReadHidden(const std::vector<std::string>& digests);
+  // Several, a few at a time; those that this worker has made itself are taken from boundaries(),
+  // and are where the model's states are.
+  absl::StatusOr<std::vector<HiddenStates>> ReadHidden(const std::vector<std::string>& digests,
+                                                       ReferenceModel* model);
+  // Of models on a device, whose states are large and whose time is short; null otherwise.
+  std::shared_ptr<MadeBoundaries> boundaries() const { return boundaries_; }
   absl::StatusOr<std::string> WriteHidden(const HiddenStates& hidden);
-  // The same without counting the time; any thread may.
-  absl::StatusOr<std::string> PutHidden(const HiddenStates& hidden) const;
   absl::StatusOr<TokenWeights> ReadTokenWeights(const std::string& digest);
-  absl::StatusOr<std::string> WriteTokenWeights(const TokenWeights& weights);
 
   // Activations of every part that enter held_block(); empty if none are held.
   std::vector<HiddenStates>& held() { return held_; }
@@ -97,22 +109,32 @@ class JobSession {
   absl::StatusOr<HiddenStates> GetHidden(const std::string& digest) const;
 
   JobSession() = default;
+  // model_ on `device`, made anew if it is on another.
+  absl::StatusOr<ReferenceModel*> ModelOn(Device device, int resident_blocks);
   uint64_t Elements() const;     // of the source's tensors
   uint64_t ModelMemory() const;  // where models are
 
   std::string job_id_;
   std::string source_path_;
   TaskRunnerOptions options_;
-  BlobStore* store_ = nullptr;
+  std::shared_ptr<BlobStore> store_;
   WorkerMetrics* metrics_ = nullptr;
-  std::unique_ptr<ModelSource> source_;
+  std::shared_ptr<const ModelSource> source_;
+  Device model_device_ = Device::kCpu;  // model_'s
   std::unique_ptr<ReferenceModel> model_, half_model_;
   std::string text_digest_;
   std::vector<int32_t> text_tokens_;
+  std::shared_ptr<MadeBoundaries> boundaries_;
   std::vector<HiddenStates> held_;
   int64_t held_block_ = -1;
   Variants variants_;
 };
+
+// The scratch blob of `hidden`'s shape; rows: [count, length, hidden], or null for its data. Any
+// thread may.
+absl::StatusOr<std::string> HiddenBlob(const HiddenStates& hidden, const float* rows = nullptr);
+
+absl::StatusOr<std::string> TokenWeightsBlob(const TokenWeights& weights);
 
 // The absolute path of a file:// URI.
 absl::StatusOr<std::string> PathOfUri(const std::string& uri);

@@ -2,8 +2,11 @@
 
 #include <algorithm>
 #include <thread>
+#include <utility>
 
+#include "absl/cleanup/cleanup.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "services/base/fail_point.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
@@ -26,6 +29,8 @@ constexpr absl::Duration kFirstBackoff = absl::Milliseconds(200);
 constexpr absl::Duration kLongestBackoff = absl::Seconds(5);
 constexpr absl::Duration kStoreBackoff = absl::Seconds(5);
 constexpr absl::Duration kReportFor = absl::Minutes(10);
+// Tasks that are being stored beside the one at work: a long one (ENDS) and a short one.
+constexpr size_t kClosing = 2;
 
 // RESOURCE_EXHAUSTED: the coordinator's disk is full; it may have space again before the lease
 // ends.
@@ -42,6 +47,31 @@ bool WorthRepeating(const absl::Status& status) {
 }
 
 }  // namespace
+
+struct LeaseLoop::Leased {
+  explicit Leased(const v1::Task& task)
+      : task(task),
+        kind(v1::TaskKind_Name(task.kind()).substr(sizeof("TASK_KIND_") - 1)),
+        trace(rpc::NewCallTrace()) {}
+  LogFields Fields(const std::string& worker) const {
+    return {{"job", task.context().job_id()},
+            {"task", task.task_id()},
+            {"epoch", absl::StrCat(task.lease_epoch())},
+            {"worker", worker}};
+  }
+
+  const v1::Task task;
+  const std::string kind;
+  // Its renewals and its report belong together, and to what it asks of others.
+  const rpc::CallTrace trace;
+  TaskControl control;
+  std::unique_ptr<StoringTask> work;
+  bool lost = false;  // the lease; known once the heartbeat has ended
+  absl::Notification ended, closed;
+  std::thread heartbeat, closer;
+};
+
+LeaseLoop::~LeaseLoop() = default;
 
 LeaseLoop::LeaseLoop(WorkerIdentity identity, const rpc::Failover<v1::TaskService>* coordinators,
                      TaskRunner* runner, WorkerMetrics* metrics)
@@ -80,6 +110,7 @@ bool LeaseLoop::SleepUnlessStopped(absl::Duration duration) {
 }
 
 absl::Status LeaseLoop::Run() {
+  const absl::Cleanup rest = [this] { AwaitClosed(0); };
   absl::Duration backoff = kFirstBackoff;
   std::string request_id = NewId("lease");
   while (!stop_) {
@@ -129,61 +160,77 @@ absl::Status LeaseLoop::Run() {
     if (!response.has_task()) continue;
     RunTask(response.task());
     SA_RETURN_IF_ERROR(runner_->device_fault());
+    // The next one would most likely find the store away too.
+    if (store_away_.exchange(false)) SleepUnlessStopped(kStoreBackoff);
   }
   return absl::OkStatus();
 }
 
 void LeaseLoop::RunTask(const v1::Task& task) {
-  const std::string kind = v1::TaskKind_Name(task.kind()).substr(sizeof("TASK_KIND_") - 1);
-  const std::string& job_id = task.context().job_id();
-  const LogScope fields(LogFields{{"job", job_id},
-                                  {"task", task.task_id()},
-                                  {"epoch", absl::StrCat(task.lease_epoch())},
-                                  {"worker", identity_.worker_id}});
-  // Its renewals and its report belong together, and to what it asks of others.
-  const rpc::CallTrace trace = rpc::NewCallTrace();
-  const rpc::TraceScope scope(trace);
-  spdlog::info("task {} {} of {} (attempt {})", task.task_id(), kind, job_id, task.attempt());
+  auto leased = std::make_unique<Leased>(task);
+  Leased* const it = leased.get();
+  const LogScope fields(it->Fields(identity_.worker_id));
+  const rpc::TraceScope scope(it->trace);
+  spdlog::info("task {} {} of {} (attempt {})", task.task_id(), it->kind, task.context().job_id(),
+               task.attempt());
   ReachFailPoint("task.lease.after");
   metrics_->busy->Set(1);
-  TaskControl control;
-  std::atomic<bool> done{false};
-  bool lost = false;
-  std::thread heartbeat([&] {
-    const rpc::TraceScope same(trace);
-    lost = Heartbeat(task, &control, &done);
-  });
-  const absl::StatusOr<v1::TaskResult> result = runner_->Run(task, &control);
-  done = true;
-  heartbeat.join();
+  it->heartbeat = std::thread([this, it] { Heartbeat(it); });
+  it->work = runner_->Begin(task, &it->control);
+  AwaitClosed(kClosing - 1);
   metrics_->busy->Set(0);
-  const std::string outcome = lost                ? "lost"
-                              : result.ok()       ? "done"
-                              : control.cancelled ? "cancelled"
-                                                  : "failed";
-  metrics_->tasks->Add({{"kind", kind}, {"outcome", outcome}}).Increment();
-  if (lost) {
-    spdlog::warn("task {} {}: the lease is lost; its result is dropped", task.task_id(), kind);
-    return;
-  }
-  if (result.ok()) {
-    spdlog::info("task {} {} done in {:.2f} s", task.task_id(), kind, result->seconds());
-  } else {
-    spdlog::warn("task {} {}: {}", task.task_id(), kind, result.status().ToString());
-  }
-  Report(task, result);
-  // The next one would most likely find the store away too.
-  if (absl::IsUnavailable(result.status())) SleepUnlessStopped(kStoreBackoff);
+  closing_.push_back(std::move(leased));
+  it->closer = std::thread([this, it] { Close(it); });
+  if (!it->work->status().ok()) AwaitClosed(0);  // reported before there is another
 }
 
-bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
-                          const std::atomic<bool>* done) {
+void LeaseLoop::Close(Leased* leased) {
+  const LogScope fields(leased->Fields(identity_.worker_id));
+  const rpc::TraceScope scope(leased->trace);
+  const absl::StatusOr<v1::TaskResult> result = leased->work->Finish();
+  leased->ended.Notify();
+  leased->heartbeat.join();
+  const std::string outcome = leased->lost                ? "lost"
+                              : result.ok()               ? "done"
+                              : leased->control.cancelled ? "cancelled"
+                                                          : "failed";
+  metrics_->tasks->Add({{"kind", leased->kind}, {"outcome", outcome}}).Increment();
+  const std::string& id = leased->task.task_id();
+  if (leased->lost) {
+    spdlog::warn("task {} {}: the lease is lost; its result is dropped", id, leased->kind);
+  } else {
+    if (result.ok()) {
+      spdlog::info("task {} {} done in {:.2f} s", id, leased->kind, result->seconds());
+    } else {
+      spdlog::warn("task {} {}: {}", id, leased->kind, result.status().ToString());
+    }
+    Report(*leased, result);
+    if (absl::IsUnavailable(result.status())) store_away_ = true;
+  }
+  leased->closed.Notify();
+}
+
+void LeaseLoop::AwaitClosed(size_t most) {
+  for (auto it = closing_.begin(); it != closing_.end();) {
+    const bool wait = closing_.size() > most && it == closing_.begin();
+    if (!wait && !(*it)->closed.HasBeenNotified()) {
+      ++it;
+      continue;
+    }
+    (*it)->closer.join();
+    it = closing_.erase(it);
+  }
+}
+
+void LeaseLoop::Heartbeat(Leased* leased) {
+  const rpc::TraceScope same(leased->trace);
+  const v1::Task& task = leased->task;
+  TaskControl* const control = &leased->control;
   absl::Duration lease = rpc::FromProto(task.lease());
   const absl::Duration stall_limit = rpc::FromProto(task.stall_limit());
   absl::Time renewed = absl::Now(), asked = renewed, moved = renewed;
   uint64_t count = 0;
-  while (!*done) {
-    absl::SleepFor(kTick);
+  while (!leased->ended.WaitForNotificationWithTimeout(kTick)) {
     const absl::Time now = absl::Now();
     if (stop_) control->cancelled = true;
     if (const uint64_t seen = control->progress_count; seen != count) {
@@ -193,7 +240,8 @@ bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
     // A worker that could not renew stops well before another one may be given the task.
     if (now - renewed > lease * 2 / 3) {
       control->cancelled = true;
-      return true;
+      leased->lost = true;
+      return;
     }
     const bool stalled = now - moved > stall_limit;
     if (stalled || now - asked < lease / 3) continue;
@@ -218,15 +266,16 @@ bool LeaseLoop::Heartbeat(const v1::Task& task, TaskControl* control,
     } else if (!WorthRepeating(status)) {
       spdlog::warn("renewing {}: {}", task.task_id(), status.ToString());
       control->cancelled = true;
-      return true;
+      leased->lost = true;
+      return;
     }
   }
-  return false;
 }
 
-absl::Status LeaseLoop::SendReport(const v1::Task& task,
+absl::Status LeaseLoop::SendReport(const Leased& leased,
                                    const absl::StatusOr<v1::TaskResult>& result) {
   using Stub = v1::TaskService::Stub;
+  const v1::Task& task = leased.task;
   if (result.ok()) {
     v1::CompleteTaskRequest request;
     request.set_worker_id(identity_.worker_id);
@@ -244,25 +293,25 @@ absl::Status LeaseLoop::SendReport(const v1::Task& task,
   // A message may quote a damaged source, and protobuf refuses strings that are not UTF-8.
   request.set_message(ReplaceInvalidUtf8(result.status().message()));
   if (absl::IsNotFound(result.status()) || absl::IsDataLoss(result.status())) {
-    for (const std::string& digest : runner_->lost_blobs()) request.add_lost_digests(digest);
+    for (const std::string& digest : leased.work->lost_blobs()) request.add_lost_digests(digest);
   }
   v1::FailTaskResponse response;
   return coordinators_->Call(&Stub::FailTask, request, &response, kRpcTimeout);
 }
 
-void LeaseLoop::Report(const v1::Task& task, const absl::StatusOr<v1::TaskResult>& result) {
+void LeaseLoop::Report(const Leased& leased, const absl::StatusOr<v1::TaskResult>& result) {
   const absl::Time give_up = absl::Now() + (stop_ ? kRpcTimeout : kReportFor);
   absl::Duration backoff = kFirstBackoff;
   while (true) {
     ReachFailPoint("task.report.before");
-    const absl::Status status = SendReport(task, result);
+    const absl::Status status = SendReport(leased, result);
     ReachFailPoint("task.report.after");
     if (status.ok()) return;
     if (!WorthRepeating(status) || absl::Now() > give_up) {
-      spdlog::warn("reporting {}: {}", task.task_id(), status.ToString());
+      spdlog::warn("reporting {}: {}", leased.task.task_id(), status.ToString());
       // What was made does not answer the task: another run would make the same again.
       if (result.ok() && absl::IsInvalidArgument(status)) {
-        Report(task,
+        Report(leased,
                absl::Status(status.code(), absl::StrCat("the coordinator refused the result: ",
                                                         status.message())));
       }

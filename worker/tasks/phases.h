@@ -14,7 +14,8 @@
 namespace shiftadd {
 
 // One kind of work: shiftadd_worker_phase_seconds_total{phase=NAME} over the worker's life, and the
-// seconds of the task that runs. Not thread-safe: only a task's own thread adds to it.
+// seconds of the task that runs. Not thread-safe but for Count: only a task's own thread adds to
+// it.
 class Phase {
  public:
   Phase(prometheus::Family<prometheus::Counter>* family, const std::string& name)
@@ -24,6 +25,8 @@ class Phase {
     counter_->Increment(seconds);
     task_seconds_ += seconds;
   }
+  // Work that is left of a task while the next one runs.
+  void Count(double seconds) { counter_->Increment(seconds); }
   // What was added since the last call.
   double Take() { return std::exchange(task_seconds_, 0.0); }
 
@@ -51,7 +54,7 @@ struct WorkerMetrics {
   Phase fit;                    // starts and group loops of the quantizer
   Phase sweep;                  // its coordinate descent and refits
   Phase measure;                // packing and errors of candidates, scores of models
-  Phase store;                  // writing blobs
+  Phase store;                  // waiting for blobs to be stored, in part beside the next task
   prometheus::Counter* tokens;  // shiftadd_worker_calibration_tokens_total
   prometheus::Counter* layers;  // shiftadd_worker_layers_quantized_total
   prometheus::Family<prometheus::Counter>* tasks;  // shiftadd_worker_tasks_total{kind,outcome}

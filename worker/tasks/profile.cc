@@ -55,7 +55,7 @@ absl::Status Advance(const v1::ProfileTask& task, JobSession* session, Reference
         }
         digests[boundary.part()] = boundary.digest();
       }
-      SA_ASSIGN_OR_RETURN(parts, session->ReadHidden(digests));
+      SA_ASSIGN_OR_RETURN(parts, session->ReadHidden(digests, model));
       for (HiddenStates& part : parts) SA_RETURN_IF_ERROR(model->ToDevice(&part));
       ++control->progress_count;
     } else {
@@ -200,13 +200,20 @@ class DeviceHessianPreparer {
 // Quantizes the layers of one block, in order, and stores their candidates in the background.
 class BlockQuantizer {
  public:
-  BlockQuantizer(const QuantRecipe& recipe, JobSession* session, TaskControl* control)
+  // `model` has just run the block.
+  BlockQuantizer(const QuantRecipe& recipe, JobSession* session, ReferenceModel* model,
+                 TaskControl* control)
       : recipe_(recipe),
         session_(*session),
+        model_(*model),
         control_(*control),
         on_host_(recipe, &session->metrics().hessian, control),
         on_device_(recipe, &session->metrics().hessian, control),
-        store_(&session->store(), std::min(session->threads(), kStoreThreads)) {}
+        threads_(std::min(session->threads(), kStoreThreads)),
+        store_(std::make_shared<BackgroundStore>(session->shared_store(), threads_, threads_)) {}
+
+  // Candidates may be on their way through it.
+  std::shared_ptr<BackgroundStore> store() const { return store_; }
 
   // No widths: the layer as it is.
   absl::StatusOr<std::vector<StoredCandidate>> Quantize(const LinearLayer& layer,
@@ -216,7 +223,7 @@ class BlockQuantizer {
     if (!widths.empty() && !hessians->sums.empty()) {
       SA_ASSIGN_OR_RETURN(std::vector<DeviceCandidate> made, OnDevice(layer, widths, hessians));
       for (DeviceCandidate& candidate : made)
-        out.push_back({std::move(candidate.figures), store_.Put(std::move(candidate.blob))});
+        out.push_back({std::move(candidate.figures), store_->Put(std::move(candidate.blob))});
       return out;
     }
     SA_ASSIGN_OR_RETURN(const std::vector<float> weight, ReadWeight(layer, &session_));
@@ -236,7 +243,7 @@ class BlockQuantizer {
   void Store(Candidate candidate, std::vector<StoredCandidate>* out) {
     auto blob = std::make_shared<std::string>(std::move(candidate.blob));
     std::future<absl::StatusOr<std::string>> digest =
-        store_.Put([blob]() -> absl::StatusOr<std::string> { return std::move(*blob); });
+        store_->Put([blob]() -> absl::StatusOr<std::string> { return std::move(*blob); });
     out->push_back({std::move(candidate), std::move(digest)});
   }
 
@@ -261,7 +268,7 @@ class BlockQuantizer {
     if (!prepared.ok()) return Annotate(prepared.status(), layer.name);
     StageSeconds seconds;
     auto candidates =
-        QuantizeLayerOnDevice(session_.source(), layer.name, layer.rows, layer.cols, *prepared,
+        QuantizeLayerOnDevice(model_.weights(), layer.name, layer.rows, layer.cols, *prepared,
                               Recipe(*hessians), widths, &control_, &seconds);
     AddStages(seconds);
     return candidates;
@@ -281,10 +288,12 @@ class BlockQuantizer {
 
   const QuantRecipe recipe_;
   JobSession& session_;
+  ReferenceModel& model_;
   TaskControl& control_;
   HessianPreparer on_host_;
   DeviceHessianPreparer on_device_;
-  BackgroundStore store_;
+  const int threads_;
+  const std::shared_ptr<BackgroundStore> store_;
 };
 
 // What was done otherwise than the recipe says. A layer whose every input was zero (no token went
@@ -298,23 +307,30 @@ std::string NoteOf(const LayerHessians& hessians, const std::vector<StoredCandid
   return note;
 }
 
+// The candidates of the block's layers, until they are stored.
+struct StoredLayers {
+  std::vector<std::vector<StoredCandidate>> candidates;  // by layer of the result
+  std::shared_ptr<BackgroundStore> store;                // first of all to end
+};
+
 // Waits for the candidates' blobs, and reports them.
-absl::Status FillReport(std::vector<StoredCandidate>* candidates, JobSession* session,
-                        TaskControl* control, v1::LayerReport* report) {
-  PhaseTimer timer(session->metrics().store);
-  for (StoredCandidate& candidate : *candidates) {
-    SA_ASSIGN_OR_RETURN(const std::string digest, candidate.digest.get());
-    Fill(candidate.figures, digest, report->add_candidates());
-    ++control->progress_count;
+absl::Status FillReports(StoredLayers* layers, TaskControl* control, v1::ProfileResult* result) {
+  for (size_t i = 0; i < layers->candidates.size(); ++i) {
+    for (StoredCandidate& candidate : layers->candidates[i]) {
+      SA_ASSIGN_OR_RETURN(const std::string digest, candidate.digest.get());
+      Fill(candidate.figures, digest,
+           result->mutable_layers(static_cast<int>(i))->add_candidates());
+      ++control->progress_count;
+    }
   }
   return absl::OkStatus();
 }
 
 }  // namespace
 
-absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
-                                             const v1::ProfileTask& task, JobSession* session,
-                                             TaskControl* control) {
+absl::Status RunProfile(const v1::TaskContext& context, const v1::ProfileTask& task,
+                        JobSession* session, TaskControl* control, v1::ProfileResult* result,
+                        Closing* closing) {
   const QuantRecipe recipe = ToQuantRecipe(context.recipe());
   const ArchitectureSpec& spec = session->source().spec();
   if (task.block() >= spec.blocks) {
@@ -341,48 +357,48 @@ absl::StatusOr<v1::ProfileResult> RunProfile(const v1::TaskContext& context,
                         return Advance(task, session, model, control);
                       }));
 
-  v1::ProfileResult result;
-  std::vector<std::vector<StoredCandidate>> candidates;
-  BlockQuantizer quantizer(recipe, session, control);  // ends before the candidates do
+  BlockQuantizer quantizer(recipe, session, model, control);
+  const auto stored = std::make_shared<StoredLayers>();
+  stored->store = quantizer.store();
   for (size_t i = 0; i < layers.size(); ++i) {
     const LinearLayer& layer = layers[i];
     const Clock::time_point start = Clock::now();
     SA_ASSIGN_OR_RETURN(
         std::vector<StoredCandidate> made,
         quantizer.Quantize(layer, WidthsOf(context.recipe(), layer.name), &hessians[i]));
-    candidates.push_back(std::move(made));
-    v1::LayerReport* report = result.add_layers();
+    stored->candidates.push_back(std::move(made));
+    v1::LayerReport* report = result->add_layers();
     for (const v1::LayerPlan& plan : task.layers()) {
       if (plan.name() == layer.name) *report->mutable_layer() = plan;
     }
-    report->set_note(NoteOf(hessians[i], candidates.back()));
+    report->set_note(NoteOf(hessians[i], stored->candidates.back()));
     report->set_seconds(SecondsSince(start));
     session->metrics().layers->Increment();
     control->progress = static_cast<double>(i + 1) / static_cast<double>(layers.size());
     SA_RETURN_IF_ERROR(control->Check());
   }
-  for (size_t i = 0; i < layers.size(); ++i) {
-    SA_RETURN_IF_ERROR(
-        FillReport(&candidates[i], session, control, result.mutable_layers(static_cast<int>(i))));
-  }
-  return result;
+  *closing = [stored, control, result] { return FillReports(stored.get(), control, result); };
+  return absl::OkStatus();
 }
 
-absl::StatusOr<v1::EndsResult> RunEnds(const v1::TaskContext& context, JobSession* session) {
+absl::Status RunEnds(const v1::TaskContext& context, JobSession* session, v1::EndsResult* result,
+                     Closing* closing) {
   const QuantRecipe recipe = ToQuantRecipe(context.recipe());
-  v1::EndsResult result;
-  SA_ASSIGN_OR_RETURN(
-      const std::string head,
-      BuildHeadBlob(session->source(), context.recipe().head() != v1::HEAD_ENCODING_RAW,
-                    session->threads()));
-  SA_ASSIGN_OR_RETURN(const std::string unquantized,
-                      BuildUnquantizedBlob(session->source(), recipe));
-  PhaseTimer timer(session->metrics().store);
-  SA_ASSIGN_OR_RETURN(*result.mutable_head_digest(), session->store().Put(head));
-  SA_ASSIGN_OR_RETURN(*result.mutable_unquantized_digest(), session->store().Put(unquantized));
-  result.set_head_bytes(head.size());
-  result.set_unquantized_bytes(unquantized.size());
-  return result;
+  const bool raw = context.recipe().head() == v1::HEAD_ENCODING_RAW;
+  const auto make = [recipe, raw, result, source = session->shared_source(),
+                     store = session->shared_store(),
+                     threads = session->threads()]() -> absl::Status {
+    SA_ASSIGN_OR_RETURN(const std::string head, BuildHeadBlob(*source, !raw, threads));
+    SA_ASSIGN_OR_RETURN(const std::string unquantized, BuildUnquantizedBlob(*source, recipe));
+    SA_ASSIGN_OR_RETURN(*result->mutable_head_digest(), store->Put(head));
+    SA_ASSIGN_OR_RETURN(*result->mutable_unquantized_digest(), store->Put(unquantized));
+    result->set_head_bytes(head.size());
+    result->set_unquantized_bytes(unquantized.size());
+    return absl::OkStatus();
+  };
+  if (session->device() == Device::kCpu) return make();
+  *closing = make;
+  return absl::OkStatus();
 }
 
 }  // namespace shiftadd

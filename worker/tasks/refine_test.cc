@@ -395,7 +395,8 @@ TEST_F(RefineTest, GradientsOfNoUseInOnePartMakeEveryPartUnitRms) {
     spoiled = session->ReadTokenWeights(weights_[0][1].digest()).value();
     spoiled.layers["k"][5] = std::numeric_limits<float>::infinity();
     spoiled.layers["v"][5] = 3e38f;  // finite, but its products with inputs are not
-    weights_[0][1].set_digest(session->WriteTokenWeights(spoiled).value());
+    weights_[0][1].set_digest(
+        store_->PutScratch(context_.job_id(), TokenWeightsBlob(spoiled).value()).value());
   }
   for (uint32_t part = 0; part < kParts; ++part) {
     const v1::RefineResult result = Run(HessianOf(0, 0, part)).refine();

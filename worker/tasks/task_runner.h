@@ -30,19 +30,33 @@ struct HeldActivations {
   uint32_t block = 0;  // the activations enter this block
 };
 
+// A task whose own work is done, or has failed, and of which blobs may still be on their way into
+// the store.
+class StoringTask {
+ public:
+  virtual ~StoringTask() = default;
+  // Of the work.
+  virtual const absl::Status& status() const = 0;
+  // Waits until all is stored. Once; on any thread, also beside the runner's next task.
+  virtual absl::StatusOr<v1::TaskResult> Finish() = 0;
+  // Blobs that the task asked for and that were not there, or had other bytes.
+  virtual std::vector<std::string> lost_blobs() const = 0;
+};
+
 // One task at a time. Tasks are idempotent: running one twice stores the same blobs.
 class TaskRunner {
  public:
-  // `store` and `metrics` must outlive the runner.
+  // `store` and `metrics` must outlive the runner and its tasks.
   TaskRunner(TaskRunnerOptions options, BlobStore* store, WorkerMetrics* metrics);
   ~TaskRunner();
 
-  // Errors name what was wrong in the source or the recipe. Out of memory is RESOURCE_EXHAUSTED.
+  // Does a task's work; `control` must outlive the result. Errors name what was wrong in the source
+  // or the recipe. Out of memory is RESOURCE_EXHAUSTED.
+  std::unique_ptr<StoringTask> Begin(const v1::Task& task, TaskControl* control);
+  // Begin and Finish.
   absl::StatusOr<v1::TaskResult> Run(const v1::Task& task, TaskControl* control);
 
   std::optional<HeldActivations> held() const;
-  // Blobs that the last Run asked for and that were not there, or had other bytes.
-  std::vector<std::string> lost_blobs() const;
   // Not OK once a task has failed and the device answers no more: this process can do nothing else
   // with it.
   absl::Status device_fault() const;

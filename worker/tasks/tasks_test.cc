@@ -6,18 +6,24 @@
 #include <sys/sysmacros.h>
 
 #include <algorithm>
+#include <atomic>
+#include <cstdio>
 #include <cstdlib>
 #include <filesystem>
 #include <limits>
 #include <map>
 
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "services/base/digest.h"
+#include "services/base/status_macros.h"
 #include "worker/model/testing/golden_family.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/device_memory.h"
 #include "worker/tasks/job_session.h"
+#include "worker/tasks/made_boundaries.h"
+#include "worker/tasks/patient_blob_store.h"
 #include "worker/tasks/task_runner.h"
 
 namespace shiftadd {
@@ -165,16 +171,23 @@ TEST(DeviceMemoryTest, A70BFitsOneCardWhenActivationsMayWaitOnTheHost) {
   // A square of fp64 for each layer.
   EXPECT_EQ(phases[1].hessian_bytes(),
             uint64_t{8} * (6 * uint64_t{8192} * 8192 + uint64_t{28672} * 28672));
-  EXPECT_EQ(phases[0].host_bytes(), uint64_t{16} * 2048 * 8192 * 4 * 81);
+  // The input of every block for one part; at the split, of three tasks, twice, and half of all
+  // that two workers make; and the next block in fp32.
+  const uint64_t part = uint64_t{16} * 2048 * 8192 * 4, ahead = block * 2;
+  EXPECT_EQ(phases[0].host_bytes(), part * 81 + part * 6 + part * 4 + ahead);
+  EXPECT_EQ(phases[2].host_bytes(), phases[1].host_bytes());
+  // Candidates of 2 + 3 + 4 planes and their scales, of three blocks, twice; ENDS's blobs likewise.
+  EXPECT_EQ(phases[2].host_bytes(), ahead + block / 2 * 12 / 8 * 6 + 2 * ends);
   for (const v1::DevicePhase& phase : phases) {
     EXPECT_LT(phase.weight_bytes() + phase.hessian_bytes() + phase.work_bytes(),
               uint64_t{80'000'000'000} * 95 / 100)
         << phase.name();
   }
-  // A norm that the bf16 executor does not know: everything in fp32.
+  // A norm that the executor for many sequences does not know: one at a time, activations in fp32.
   spec.qk_norm = true;
-  EXPECT_EQ(PlanDeviceMemory(spec, recipe, calibration, evaluation)[1].weight_bytes(),
-            2 * (block + ends));
+  const auto alone = PlanDeviceMemory(spec, recipe, calibration, evaluation);
+  EXPECT_EQ(alone[1].weight_bytes(), block + ends);
+  EXPECT_LT(alone[1].work_bytes(), phases[1].work_bytes());
   recipe.set_hessian(v1::HESSIAN_PLAIN);
   EXPECT_EQ(PlanDeviceMemory(spec, recipe, calibration, evaluation).size(), 3u);
 }
@@ -438,8 +451,170 @@ TEST_F(TasksTest, AGpuQuantizesTheSameLayers) {
   }
 }
 
-// What a GPU does with an architecture that its bf16 executor does not run.
-TEST_F(TasksTest, ModelsBeyondTheBf16ExecutorAreCalibratedInFp32) {
+// A store that does not write before it is told to, or has no space.
+class GatedStore : public PatientBlobStore {
+ public:
+  explicit GatedStore(BlobStore* store) : PatientBlobStore(store) {}
+  absl::StatusOr<std::string> Put(absl::string_view data) override {
+    SA_RETURN_IF_ERROR(Wait());
+    return PatientBlobStore::Put(data);
+  }
+  absl::StatusOr<std::string> PutScratch(const std::string& job, absl::string_view data) override {
+    SA_RETURN_IF_ERROR(Wait());
+    return PatientBlobStore::PutScratch(job, data);
+  }
+  absl::Notification open;
+  std::atomic<bool> full{false};
+
+ private:
+  absl::Status Wait() {
+    open.WaitForNotification();
+    return full ? absl::ResourceExhaustedError("the disk is full") : absl::OkStatus();
+  }
+};
+
+// What a task has made is stored beside the next task, and is what a task that waits gives.
+TEST_F(TasksTest, BlobsAreStoredBesideTheNextTask) {
+  SetGuided(2);
+  for (const Device device : {Device::kCpu, Device::kCpuHalf}) {
+    auto plain = NewRunner("", 2, device);
+    const std::vector<std::string> parts = Calibrate(plain.get());
+    const std::vector<v1::ForwardResult> forward = Guide({plain.get()}, parts, 2);
+    v1::Task profile = ProfileOf(1, parts), ends = NewTask(v1::TASK_KIND_ENDS);
+    ends.mutable_ends();
+    AddWeights(forward, &profile);
+    const auto profiled = Run(plain.get(), profile);
+    ASSERT_TRUE(profiled.ok()) << profiled.status();
+
+    GatedStore gated(store_.get());
+    TaskRunner runner({2, {dir_}, uint64_t{1} << 33, device}, &gated, metrics_.get());
+    TaskControl controls[4];
+    std::vector<std::unique_ptr<StoringTask>> tasks;
+    tasks.push_back(runner.Begin(ForwardOf(0, parts[0], 2), &controls[0]));
+    if (device != Device::kCpu) tasks.push_back(runner.Begin(ends, &controls[1]));
+    // Another job's task, which fails, takes the session's place while they are not stored.
+    v1::Task other = ProfileOf(99, parts);
+    other.mutable_context()->set_job_id("job-2");
+    EXPECT_FALSE(runner.Begin(other, &controls[2])->status().ok());
+    gated.open.Notify();
+    tasks.push_back(runner.Begin(profile, &controls[3]));
+    EXPECT_EQ(runner.held()->block, 2u);
+    EXPECT_FALSE(runner.Begin(other, &controls[2])->status().ok());
+    EXPECT_FALSE(runner.held().has_value());
+    for (const auto& task : tasks) ASSERT_TRUE(task->status().ok()) << task->status();
+    const auto first = tasks.front()->Finish(), last = tasks.back()->Finish();
+    ASSERT_TRUE(first.ok()) << first.status();
+    ASSERT_TRUE(last.ok()) << last.status();
+    EXPECT_EQ(first->forward().SerializeAsString(), forward[0].SerializeAsString());
+    EXPECT_EQ(Digests(*last), Digests(*profiled));
+    if (device == Device::kCpu) continue;
+    const auto made = tasks[1]->Finish(), expected = Run(NewRunner().get(), ends);
+    ASSERT_TRUE(made.ok()) << made.status();
+    EXPECT_EQ(made->ends().SerializeAsString(), expected->ends().SerializeAsString());
+  }
+}
+
+TEST_F(TasksTest, AStoreThatIsFullFailsTheTaskWhoseBlobsThoseAre) {
+  SetGuided(1);
+  GatedStore gated(store_.get());
+  const std::vector<std::string> parts = Calibrate(NewRunner().get());
+  TaskRunner runner({2, {dir_}, uint64_t{1} << 33, Device::kCpuHalf}, &gated, metrics_.get());
+  TaskControl controls[2];
+  auto task = runner.Begin(ForwardOf(0, parts[0], 1), &controls[0]);
+  gated.full = true;
+  gated.open.Notify();
+  const auto result = task->Finish();
+  EXPECT_EQ(result.status().code(), absl::StatusCode::kResourceExhausted) << result.status();
+  gated.full = false;
+  EXPECT_TRUE(runner.Begin(ForwardOf(1, parts[1], 1), &controls[1])->Finish().ok());
+  // Dropped in the middle: nothing is left behind, and nothing hangs.
+  GatedStore shut(store_.get());
+  TaskRunner dropped({2, {dir_}, uint64_t{1} << 33, Device::kCpuHalf}, &shut, metrics_.get());
+  task = dropped.Begin(ForwardOf(0, parts[0], 1), &controls[0]);
+  shut.open.Notify();
+  task.reset();
+}
+
+// A worker on a device reads no boundary that it has stored itself.
+TEST_F(TasksTest, OwnBoundariesAreNotReadAgain) {
+  SetGuided(1);
+  auto runner = NewRunner("", 2, Device::kCpuHalf), other = NewRunner("", 1, Device::kCpuHalf);
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  const auto forward = Guide({runner.get()}, parts, 1);
+  v1::Task task = ProfileOf(2, parts);
+  AddWeights(forward, &task);
+  for (const v1::ForwardResult& part : forward)
+    *task.mutable_profile()->add_boundaries() = part.boundaries(0);
+  const auto expected = Run(other.get(), task);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  for (const v1::ForwardResult& part : forward)
+    ASSERT_TRUE(store_->DeleteScratchBlob("job-1", part.boundaries(0).digest()).ok());
+  const auto found = Run(runner.get(), task);
+  ASSERT_TRUE(found.ok()) << found.status();
+  EXPECT_EQ(Digests(*found), Digests(*expected));
+  EXPECT_EQ(Run(NewRunner("", 1, Device::kCpuHalf).get(), task).status().code(),
+            absl::StatusCode::kNotFound);
+}
+
+TEST(MadeBoundariesTest, TheOldestGoFirst) {
+  MadeBoundaries kept(1000);
+  const auto keep = [&](const char* digest, int64_t numbers) {
+    class NoCopy : public HostCopy {
+      absl::Status Add(int64_t, const HiddenStates&) override { return absl::OkStatus(); }
+      absl::StatusOr<const float*> Wait() override { return nullptr; }
+    };
+    kept.Keep(digest, {HiddenStates{1, 1, numbers, {}, nullptr}, std::make_shared<NoCopy>()});
+  };
+  keep("a", 100);
+  keep("b", 100);
+  keep("a", 100);  // is there
+  EXPECT_NE(kept.Find("a").rows, nullptr);
+  keep("c", 100);
+  EXPECT_EQ(kept.Find("a").rows, nullptr);
+  EXPECT_EQ(kept.Find("c").hidden.hidden, 100);
+  keep("d", 251);  // too large for any
+  EXPECT_EQ(kept.Find("d").rows, nullptr);
+  EXPECT_NE(kept.Find("b").rows, nullptr);
+}
+
+// 1 % of the error of a layer of a thousand rows, over which the loops' chaos averages out.
+TEST_F(TasksTest, AGpusErrorsAreTheCpusToOnePercent) {
+  if (!HasCuda()) GTEST_SKIP() << "no GPU";
+  testing::TinyLlamaOptions options;
+  options.blocks = 1;
+  options.hidden = 1024;
+  options.heads = options.kv_heads = 8;
+  options.intermediate = 2048;
+  ASSERT_TRUE(testing::WriteTinyLlamaDirectory(dir_ + "/wide", options).ok());
+  context_.set_source("file://" + dir_ + "/wide");
+  SetGuided(1);
+  auto cpu = NewRunner("", 8), gpu = NewRunner("", 2, Device::kCuda);
+  v1::Task windows = NewTask(v1::TASK_KIND_CALIBRATE);
+  windows.mutable_calibrate()->set_count(16);
+  windows.mutable_calibrate()->set_length(256);
+  const auto sampled = Run(cpu.get(), windows);
+  ASSERT_TRUE(sampled.ok()) << sampled.status();
+  const std::vector<std::string> parts = {sampled->calibrate().digest()};
+  v1::Task task = ProfileOf(0, parts);
+  // The same token weights for both: the difference is that of the sums, the factor and the fits.
+  AddWeights(Guide({cpu.get()}, parts, 1), &task);
+  const auto expected = Run(cpu.get(), task), found = Run(gpu.get(), task);
+  ASSERT_TRUE(expected.ok()) << expected.status();
+  ASSERT_TRUE(found.ok()) << found.status();
+  for (int i = 0; i < 7; ++i) {
+    for (int c : {0, 1}) {
+      const v1::CandidateReport& a = found->profile().layers(i).candidates(c);
+      const v1::CandidateReport& b = expected->profile().layers(i).candidates(c);
+      const double ratio = a.output_error() / b.output_error();
+      EXPECT_NEAR(ratio, 1.0, 0.01) << found->profile().layers(i).layer().name() << " " << a.bits();
+      std::printf("layer %d, %u planes: output error on the GPU %.4f times the CPU's\n", i,
+                  a.bits(), ratio);
+    }
+  }
+}
+
+// What a GPU does with an architecture that the executor for many sequences does not run.
+TEST_F(TasksTest, ModelsBeyondTheLlamaFormAreCalibratedInBf16) {
   const auto& families = testing::GoldenFamilies();
   const auto gemma = std::find_if(families.begin(), families.end(),
                                   [](const auto& one) { return one.at("name") == "gemma2"; });
@@ -455,19 +630,27 @@ TEST_F(TasksTest, ModelsBeyondTheBf16ExecutorAreCalibratedInFp32) {
   const auto expected = Run(cpu.get(), task), found = Run(half.get(), same);
   ASSERT_TRUE(expected.ok()) << expected.status();
   ASSERT_TRUE(found.ok()) << found.status();
-  EXPECT_EQ(Digests(*found), Digests(*expected));
+  const auto near = [&](const v1::TaskResult& one) {
+    for (int i = 0; i < 7; ++i) {
+      for (int c : {0, 1}) {
+        const double error = expected->profile().layers(i).candidates(c).output_error();
+        EXPECT_NEAR(one.profile().layers(i).candidates(c).output_error() / error, 1.0, 0.06)
+            << i << " " << c;
+      }
+    }
+  };
+  near(*found);
+  // The same bytes on any runner.
+  auto other = NewRunner("", 3, Device::kCpuHalf);
+  const auto again = Run(other.get(), same);
+  ASSERT_TRUE(again.ok()) << again.status();
+  EXPECT_EQ(Digests(*again), Digests(*found));
   if (!HasCuda()) return;
   auto gpu = NewRunner("", 2, Device::kCuda);
   AddWeights(Guide({gpu.get()}, parts, 1), &on_gpu);
   const auto device = Run(gpu.get(), on_gpu);
   ASSERT_TRUE(device.ok()) << device.status();
-  for (int i = 0; i < 7; ++i) {
-    for (int c : {0, 1}) {
-      const double error = expected->profile().layers(i).candidates(c).output_error();
-      EXPECT_NEAR(device->profile().layers(i).candidates(c).output_error() / error, 1.0, 0.06)
-          << i << " " << c;
-    }
-  }
+  near(*device);
 }
 
 TEST_F(TasksTest, LayersWhoseGradientsFailFallBackAndSaySo) {
@@ -491,12 +674,12 @@ TEST_F(TasksTest, LayersWhoseGradientsFailFallBackAndSaySo) {
   TokenWeights weights = (*session)->ReadTokenWeights(stored->digest()).value();
   weights.layers["k"][5] = std::numeric_limits<float>::quiet_NaN();
   for (float& s : weights.layers["gate"]) s = 3e38f;  // finite, but their Hessian is not
-  stored->set_digest((*session)->WriteTokenWeights(weights).value());
+  stored->set_digest(store_->PutScratch("job-1", TokenWeightsBlob(weights).value()).value());
   for (v1::ForwardResult& part : forward) {
     v1::TokenWeights* of_part = part.mutable_token_weights(1);
     weights = (*session)->ReadTokenWeights(of_part->digest()).value();
     weights.layers["down"].assign(weights.layers["down"].size(), 0.0f);
-    of_part->set_digest((*session)->WriteTokenWeights(weights).value());
+    of_part->set_digest(store_->PutScratch("job-1", TokenWeightsBlob(weights).value()).value());
   }
   const v1::ProfileResult found = profile();
   const std::map<int, std::string> notes = {{1, "gradients not finite: unit-RMS tokens"},
