@@ -1,12 +1,16 @@
 #!/usr/bin/env bash
 # Runs the GPU tests on a machine with a GPU; builds nothing there.
-#   tests/gpu.sh DIRECTORY [plain|memcheck|racecheck|metrics|all]     (default: all but metrics)
-# DIRECTORY has the kernels_cuda_*_test and serve_cuda_test programs of a build with SHIFTADD_CUDA=ON (build/cuda/tests, or a copy of them).
-# kernels_cuda_quantize_test links LibTorch (it compares with the CPU's quantizer): LD_LIBRARY_PATH must find it.
+#   tests/gpu.sh DIRECTORY [plain|worker|memcheck|racecheck|metrics|all]     (default: all but metrics)
+# DIRECTORY has the test programs of a build with SHIFTADD_CUDA=ON (build/cuda/tests, or a copy of some of them). plain, memcheck and
+# racecheck take kernels_cuda_*_test and serve_cuda_test; worker takes those of the worker's programs whose names stand below
+# (worker_filter), and of them what runs on the GPU. kernels_cuda_quantize_test and the worker's link LibTorch: LD_LIBRARY_PATH must
+# find it. tests/gpu_calls.sh does, and runs all this in pieces of ten minutes.
+# plain runs kernels_cuda_quantize_test as eight processes: its cases of a thousand rows are compared with loops in float64 on the host,
+# minutes of them on one core.
 # memcheck and racecheck need compute-sanitizer; SHIFTADD_SANITIZER_FILTER chooses their tests (a GoogleTest filter). Without it memcheck
-# takes all, and racecheck, which is tens of times slower, some that run every kernel at small shapes (race_filter below), about two
-# minutes. They do without cuBLAS: racecheck reports hazards in its kernels, and with --kernel-name, which would leave those out, the
-# tool fails ("failed to handle a hardware exception", then an illegal access) where they run between ours.
+# takes all but those large cases, and racecheck, which is tens of times slower, some that run every kernel at small shapes (race_filter
+# below), about two minutes. They do without cuBLAS: racecheck reports hazards in its kernels, and with --kernel-name, which would leave
+# those out, the tool fails ("failed to handle a hardware exception", then an illegal access) where they run between ours.
 # metrics: a job and a server of DIRECTORY/../bin on the GPU, and what they tell of it (device_metrics.py), held to nvidia-smi.
 # Ends with one line a part; exits 1 if any part failed or nothing ran. tests/results/gpu_h100.txt keeps a past run.
 set -uo pipefail
@@ -20,10 +24,16 @@ filter=${SHIFTADD_SANITIZER_FILTER:-}
 export SHIFTADD_SOURCE_DIR=${SHIFTADD_SOURCE_DIR:-$(cd "$(dirname "$0")/.." && pwd)}
 failed=0
 closing=()
+logs=$(mktemp -d)
+trap 'rm -rf "$logs"' EXIT
 
 shopt -s nullglob
-programs=("$directory"/kernels_cuda_*_test "$directory"/serve_cuda_test*)
-[[ ${#programs[@]} -gt 0 || $what == metrics ]] || { echo "no kernels_cuda_*_test in $directory" >&2; exit 1; }
+kernels=("$directory"/kernels_cuda_*_test "$directory"/serve_cuda_test*)
+worker=()
+for name in half_model_test device_model_test family_test quantize_device_test tasks_test; do
+  [[ ! -x $directory/$name ]] || worker+=("$directory/$name")
+done
+[[ ${#kernels[@]} -gt 0 || ${#worker[@]} -gt 0 || $what == metrics ]] || { echo "no kernels_cuda_*_test in $directory" >&2; exit 1; }
 sanitizer=$(command -v compute-sanitizer || echo /usr/local/cuda/bin/compute-sanitizer)
 
 nvidia-smi --query-gpu=name,driver_version,compute_cap,clocks.sm,clocks.mem --format=csv,noheader ||
@@ -41,30 +51,69 @@ race_filter() {
   esac
 }
 
-# part NAME command…: runs it for each program, and remembers the counts.
-part() {
-  local name=$1 program log status started tests
-  shift
-  for program in "${programs[@]}"; do
-    started=$(date +%s) status=0
-    log=$(mktemp)
-    printf '\n== %s: %s\n' "$name" "$(basename "$program")"
-    tests=
-    [[ $name == plain ]] || tests=$filter
-    [[ $name != racecheck || -n $tests ]] || tests=$(race_filter "$(basename "$program")")
-    "$@" "$program" ${tests:+"--gtest_filter=$tests"} --gtest_brief=1 >"$log" 2>&1 || status=$?
-    grep -vE '^(Note: |\[==========\] .*ran)' "$log" | tail -n 40
-    # Skipped tests were not run: here that is a failure, but for the one that wants a machine without a GPU.
-    if [[ $status -ne 0 ]] || ! grep -q '^\[  PASSED  \] [1-9]' "$log" ||
-      grep -qE '^\[  SKIPPED \] ([2-9]|[1-9][0-9])' "$log"; then
-      failed=1
-      closing+=("$name $(basename "$program") FAILED")
-    else
-      closing+=("$name $(basename "$program") passed in $(($(date +%s) - started)) s: $(
-        grep -oE '^\[  PASSED  \] .*|(ERROR|RACECHECK) SUMMARY: .*' "$log" | sed 's/^.*\] //' | paste -sd, - | sed 's/,/, /g')")
-    fi
-    rm -f "$log"
+worker_filter() {
+  case $1 in
+    half_model_test | device_model_test) echo '*/1:HalfModelMemory*' ;;  # the second device is CUDA
+    family_test) echo '*Logits*:*TokenWeights*:*Bf16*' ;;
+    tasks_test) echo '*Gpu*:*Bf16*' ;;
+    *) echo '*' ;;
+  esac
+}
+
+tests_of() {
+  case $1 in
+    memcheck) if [[ -n $filter ]]; then echo "$filter"; elif [[ $2 == kernels_cuda_quantize_test ]]; then echo '-Large/*'; fi ;;
+    racecheck) if [[ -n $filter ]]; then echo "$filter"; else race_filter "$2"; fi ;;
+    worker) worker_filter "$2" ;;
+  esac
+}
+
+# run_shards LOG SHARDS command…: the program's tests as so many processes; their exit codes' largest.
+run_shards() {
+  local log=$1 shards=$2 shard status=0 pids=()
+  shift 2
+  for ((shard = 0; shard < shards; ++shard)); do
+    GTEST_TOTAL_SHARDS=$shards GTEST_SHARD_INDEX=$shard "$@" >"$log.$shard" 2>&1 &
+    pids+=($!)
   done
+  for shard in "${pids[@]}"; do wait "$shard" || status=$?; done
+  cat "$log".* >"$log"
+  rm -f "$log".*
+  return "$status"
+}
+
+# The counts of GoogleTest's lines of one kind in a log, summed.
+count() { sed -nE "s/^\[  $1 *\] ([0-9]+) test.*/\1/p" "$2" | awk '{ sum += $1 } END { print sum + 0 }'; }
+
+# part NAME PROGRAM command…: runs it and remembers the counts.
+part() {
+  local name=$1 program=$2 log=$logs/log status=0 started tests shards=1
+  shift 2
+  started=$(date +%s)
+  tests=$(tests_of "$name" "$(basename "$program")")
+  [[ $name != plain || $(basename "$program") != kernels_cuda_quantize_test ]] || shards=8
+  printf '\n== %s: %s\n' "$name" "$(basename "$program")"
+  run_shards "$log" "$shards" "$@" "$program" ${tests:+"--gtest_filter=$tests"} --gtest_brief=1 || status=$?
+  grep -vE '^(Note: |\[==========\] .*ran|Running main)' "$log" | tail -n 60
+  # Skipped tests were not run: here that is a failure, but for the one that wants a machine without a GPU, and those that want files.
+  local passed skipped
+  passed=$(count PASSED "$log") skipped=$(count SKIPPED "$log")
+  if [[ $status -ne 0 || $passed -eq 0 ]] || [[ $skipped -gt 1 && $(basename "$program") != kernels_cuda_quantize_test ]]; then
+    failed=1
+    closing+=("$name $(basename "$program") FAILED (status $status, $passed passed, $skipped skipped)")
+  else
+    closing+=("$name $(basename "$program") passed in $(($(date +%s) - started)) s: $passed tests, $skipped skipped$(
+      grep -oE '(ERROR|RACECHECK) SUMMARY: .*' "$log" | sed 's/^/, /' | paste -sd ' ' -)")
+  fi
+}
+
+# each NAME PROGRAMS… -- command…
+each() {
+  local name=$1 programs=() program
+  shift
+  while [[ $1 != -- ]]; do programs+=("$1"); shift; done
+  shift
+  for program in ${programs[@]+"${programs[@]}"}; do part "$name" "$program" "$@"; done
 }
 
 # What the daemons tell of the GPU.
@@ -78,13 +127,15 @@ metrics() {
 }
 
 case $what in
-  plain | all) part plain env ;;&
-  memcheck | all) part memcheck "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 9 ;;&
-  racecheck | all) part racecheck "$sanitizer" --tool racecheck --error-exitcode 9 ;;&
+  plain | all) each plain ${kernels[@]+"${kernels[@]}"} -- env ;;&
+  worker | all) each worker ${worker[@]+"${worker[@]}"} -- env ;;&
+  memcheck | all) each memcheck ${kernels[@]+"${kernels[@]}"} -- "$sanitizer" --tool memcheck --report-api-errors no --error-exitcode 9 ;;&
+  racecheck | all) each racecheck ${kernels[@]+"${kernels[@]}"} -- "$sanitizer" --tool racecheck --error-exitcode 9 ;;&
   metrics) metrics ;;
-  plain | memcheck | racecheck | all) ;;
+  plain | worker | memcheck | racecheck | all) ;;
   *) usage ;;
 esac
+[[ ${#closing[@]} -gt 0 ]] || { echo "$what: no such program in $directory" >&2; exit 1; }
 printf '\n'
 printf '%s\n' "${closing[@]}"
 exit $failed

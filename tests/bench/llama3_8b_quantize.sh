@@ -3,23 +3,25 @@
 # coordinator, packager, workers, store; candidates of 2, 3 and 4 planes. Prints the seconds of every state and task kind, the
 # stages of PROFILE, and a digest over all candidates of the job.
 #   tests/bench/llama3_8b_quantize.sh --bin DIR [--folder DIR] [--blocks N] [--sequences N] [--length N] [--workers N] [--kill]
-#     [--until PROFILING|SUCCEEDED] [--tasks FILE]
-# --until PROFILING stops where the layers are made: EVALUATING runs in fp32 and reads the model anew. --kill kills worker-1
-# with -9 once a task of PROFILING is done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
+#     [--self-written] [--until STATE] [--tasks FILE]
+# --until PROFILING stops when that state has ended, where the layers are made: EVALUATING reads the model anew. --self-written lets
+# the model write its calibration windows (CALIBRATE's seconds: it samples on the CPU) instead of giving a text. --kill kills
+# worker-1 with -9 once a task of PROFILING is done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
 # in order (two such files tell where two jobs part). Files go to /dev/shm.
 set -euo pipefail
 
-bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks=''
+bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks='' written=''
 while [ $# -gt 0 ]; do
   case $1 in
     --kill) kill=1; shift; continue ;;
+    --self-written) written=1; shift; continue ;;
     --bin) bin=$2 ;; --folder) folder=$2 ;; --blocks) blocks=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;;
     --workers) workers=$2 ;; --until) until=$2 ;; --tasks) tasks=$2 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
   shift 2
 done
-[ -n "$bin" ] || { sed -n 2,10p "$0" >&2; exit 2; }
+[ -n "$bin" ] || { sed -n 2,11p "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 [ -e "$folder/config.json" ] || python3 "$here/llama3_8b_folder.py" "$folder" --blocks "$blocks"
 
@@ -30,7 +32,9 @@ export SHIFTADD_DATA_DIR=$data
 trap '"$bin/shiftadd" down >/dev/null 2>&1 || true; rm -rf "$data"' EXIT
 "$bin/shiftadd" up --workers "$workers" --device cuda --coordinator-port 0 --packager-port 0 >"$data/up.log" 2>&1 || { cat "$data/up.log"; exit 1; }
 started=$(date +%s.%N)
-job=$("$bin/shiftadd" submit "$folder" --bits 3 --name llama3 --calibration "$folder/text.txt" --calibration-sequences "$sequences" \
+given=(--calibration "$folder/text.txt")
+[ -z "$written" ] || given=()
+job=$("$bin/shiftadd" submit "$folder" --bits 3 --name llama3 ${given[@]+"${given[@]}"} --calibration-sequences "$sequences" \
   --calibration-length "$length" --eval-sequences 1 --eval-length 64 --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["job_id"])')
 python3 - "$bin/shiftadd" "$started" "$until" "$kill" "$data" <<'PY'
 import json, os, signal, subprocess, sys, time
@@ -48,7 +52,8 @@ while True:
         os.kill(worker["pid"], signal.SIGKILL)
         print(f"killed worker-1 after {done} tasks of PROFILING")
         kill = ""
-    if state in ("SUCCEEDED", "FAILED", "CANCELLED") or (until == "PROFILING" and state in ("EVALUATING", "PACKAGING")):
+    passed = until in [name for name, _ in seen] and state not in (until, "ALLOCATING")
+    if state in ("SUCCEEDED", "FAILED", "CANCELLED") or passed:
         break
     time.sleep(0.05)
 for (state, begin), (_, end) in zip(seen, seen[1:]):
