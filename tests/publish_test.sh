@@ -154,6 +154,18 @@ refused 1 "404" "$bin/shiftadd" pull "http://$registry/team/none:v1" x:v1 "${two
 refused 3 "127.0.0.1:1" "$bin/shiftadd" push copy:v2 http://127.0.0.1:1/x:v1 "${two[@]}"
 refused 2 "repository" "$bin/shiftadd" push copy:v2 "http://$registry/Upper:v1" "${two[@]}"
 refused 1 "no such tag" "$bin/shiftadd" pull "$work/layout" other:v1 "${two[@]}"
+# An index that was damaged while it is served, and then: what is served stays, and whoever opens it says where it is wrong.
+cp -r "$source/tests/golden/tiny_package" "$work/torn"
+"$bin/shiftadd-server" --package golden:v1 --package-dir "$work/torn" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1 \
+  --port-file "$work/torn.ports" >"$work/torn.log" 2>&1 &
+pids+=($!)
+await "$work/torn.ports" "$work/torn.log"
+jq '.manifests[0].digest = 5' "$source/tests/golden/tiny_package/index.json" >"$work/torn/index.json"
+sleep 3  # it looks every two seconds
+curl -fs "http://127.0.0.1:$(tail -1 "$work/torn.ports")/v1/models" | has -q golden:v1 || fail "a damaged index ends the server"
+torn="torn/index.json: manifests.0..digest: expected a string, found 5"
+refused 1 "$torn" "$bin/shiftadd-export" golden:v1 "$work/never" --format gguf --package-dir "$work/torn"
+refused 1 "$torn" "$bin/shiftadd" pull "$work/torn" golden:v1 "${two[@]}"
 victim=$(jq -r '.layers[0].digest' "$work/layout/blobs/sha256/${digest#sha256:}")
 echo damaged >"$work/layout/blobs/sha256/${victim#sha256:}"
 packager three

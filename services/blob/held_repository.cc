@@ -12,6 +12,7 @@
 #include "absl/time/clock.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "services/blob/checks.h"
 
 namespace shiftadd::blob {
 namespace {
@@ -41,7 +42,7 @@ absl::Status NoHold(const std::string& where) {
 }
 
 absl::StatusOr<BlobInfo> ParseHold(const std::string& manifest, const std::string& where) {
-  const json document = json::parse(manifest, nullptr, false);
+  const json document = ParseJson(manifest);
   const json layers = document.is_object() ? document.value("layers", json()) : json();
   if (!layers.is_array() || layers.size() != 1 || !layers[0].is_object()) return NoHold(where);
   const json annotations = document.value("annotations", json());
@@ -161,7 +162,7 @@ absl::Status HeldRepository::PutNote(const std::string& tag,
 
 absl::StatusOr<json> HeldRepository::GetNote(const std::string& tag) {
   SA_ASSIGN_OR_RETURN(const std::string manifest, client_->GetManifest(name_, tag));
-  const json document = json::parse(manifest, nullptr, false);
+  const json document = ParseJson(manifest);
   const json notes = document.is_object() ? document.value("annotations", json()) : json();
   if (!notes.is_object()) {
     return absl::DataLossError(

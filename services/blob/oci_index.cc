@@ -6,8 +6,6 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
-#include "services/base/digest.h"
-#include "services/base/json_depth.h"
 #include "services/base/status_macros.h"
 #include "services/blob/checks.h"
 #include "services/blob/posix_file.h"
@@ -21,7 +19,6 @@ constexpr char kRefName[] = "org.opencontainers.image.ref.name";
 constexpr char kIndexMediaType[] = "application/vnd.oci.image.index.v1+json";
 constexpr char kLayoutVersion[] = "1.0.0";
 constexpr uint64_t kMaxIndexBytes = 256u << 20;
-constexpr int kMaxDepth = 64;
 
 absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
   SA_ASSIGN_OR_RETURN(const Fd fd, Open(path, O_RDONLY));
@@ -61,7 +58,7 @@ absl::Status InitLayout(const std::string& dir, const std::string& temp_dir) {
                       FileLock::Acquire(dir + "/.index.lock", FileLock::kExclusive));
   const absl::StatusOr<std::string> text = ReadSmallFile(layout);
   if (text.ok()) {
-    const json found = json::parse(*text, nullptr, false);
+    const json found = ParseJson(*text);
     if (!found.is_object() || found.value("imageLayoutVersion", json()) != kLayoutVersion) {
       return absl::FailedPreconditionError(absl::StrCat(layout, ": expected imageLayoutVersion ",
                                                         kLayoutVersion, ", found ", *text));
@@ -86,14 +83,15 @@ absl::StatusOr<json> OciIndex::Read() const {
   if (absl::IsNotFound(text.status())) return EmptyIndex();
   if (!text.ok()) return text.status();
   // Not every layout was written by us.
-  json index = JsonDepth(*text) > kMaxDepth ? json() : json::parse(*text, nullptr, false);
-  bool good = index.is_object() && index.contains("manifests") && index["manifests"].is_array();
-  if (good) {
-    for (const json& m : index["manifests"]) good = good && m.is_object();
-  }
-  if (!good) {
+  json index = ParseJson(*text);
+  if (!index.is_object() || !index.contains("manifests") || !index["manifests"].is_array()) {
     return absl::DataLossError(absl::StrCat(
         path_, ": not an OCI index (expected a JSON object with an array \"manifests\")"));
+  }
+  size_t i = 0;
+  for (const json& entry : index["manifests"]) {
+    const absl::Status sound = CheckDescriptor(entry, absl::StrCat("manifests[", i++, "]"));
+    if (!sound.ok()) return absl::DataLossError(absl::StrCat(path_, ": ", sound.message()));
   }
   return index;
 }

@@ -17,7 +17,8 @@ absl::Status InitLayout(const std::string& dir, const std::string& temp_dir);
 
 // The index, read and rewritten whole under a file lock; a rewrite is one rename. Entries that
 // others wrote (without a reference name) are kept. Thread-safe and safe between processes.
-// DATA_LOSS: index.json is not an OCI index.
+// DATA_LOSS: index.json is not an OCI index, or one of
+// its descriptors is none (the message names the entry and the field).
 class OciIndex {
  public:
   OciIndex(const std::string& dir, std::string temp_dir);

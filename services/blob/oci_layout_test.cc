@@ -151,6 +151,37 @@ TEST_F(OciLayoutTest, ADamagedIndexIsDataLossAndStays) {
   }
 }
 
+TEST_F(OciLayoutTest, ADescriptorThatIsNoneIsNamed) {
+  const json good = {{"mediaType", "t"}, {"digest", Sha256Digest("a")}, {"size", 1}};
+  const auto with = [&](const char* field, const json& value) {
+    json bad = good;
+    bad[field] = value;
+    return bad;
+  };
+  json without = good;
+  without.erase("digest");
+  const std::pair<json, std::string> rows[] = {
+      {1, "manifests[1]: expected an object"},
+      {without, "manifests[1].digest: expected a string, found nothing"},
+      {with("digest", 5), "manifests[1].digest: expected a string, found 5"},
+      {with("digest", "sha256:x"), "manifests[1].digest: "},
+      {with("mediaType", json::array()), "manifests[1].mediaType: expected a string"},
+      {with("size", "1"), "manifests[1].size: expected a number"},
+      {with("size", -1), "manifests[1].size: expected a number"},
+      {with("artifactType", 7), "manifests[1].artifactType: expected a string, found 7"},
+      {with("annotations", 7), "manifests[1].annotations: expected an object, found 7"}};
+  for (const auto& [bad, message] : rows) {
+    json named = bad;
+    if (named.is_object() && !named.contains("annotations")) {
+      named["annotations"] = {{"org.opencontainers.image.ref.name", "m:v1"}};
+    }
+    WriteFile(dir_ + "/index.json", json{{"manifests", {good, named}}}.dump());
+    const absl::Status status = store_->ListTags().status();
+    EXPECT_EQ(status.code(), StatusCode::kDataLoss) << named;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(dir_ + "/index.json: " + message));
+  }
+}
+
 TEST_F(OciLayoutTest, EntriesOfOthersAreKept) {
   const json other = {{"mediaType", "t"}, {"digest", Sha256Digest("o")}, {"size", 1}};
   WriteFile(dir_ + "/index.json", json{{"schemaVersion", 2}, {"manifests", {other}}}.dump());

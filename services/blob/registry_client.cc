@@ -13,6 +13,7 @@
 #include "absl/time/clock.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
+#include "services/blob/checks.h"
 
 namespace shiftadd::blob {
 namespace {
@@ -139,7 +140,7 @@ absl::Status RegistryClient::Authorize(const std::string& challenge,
     if (!options_.user.empty()) ask.headers.push_back(basic);
     SA_ASSIGN_OR_RETURN(const HttpResponse response, http_.Send(ask));
     SA_RETURN_IF_ERROR(ToStatus(ask, response));
-    const json answer = json::parse(response.body, nullptr, false);
+    const json answer = ParseJson(response.body);
     const json token = !answer.is_object() ? json() : answer.value("token", json());
     const json other = !answer.is_object() ? json() : answer.value("access_token", json());
     if (!token.is_string() && !other.is_string()) {
@@ -424,7 +425,7 @@ absl::StatusOr<std::vector<std::string>> RegistryClient::ListTags(const std::str
     SA_ASSIGN_OR_RETURN(const HttpResponse response, Call(request, repository));
     if (response.status == 404) break;
     SA_RETURN_IF_ERROR(ToStatus(request, response));
-    const json answer = json::parse(response.body, nullptr, false);
+    const json answer = ParseJson(response.body);
     const json list = !answer.is_object() ? json() : answer.value("tags", json());
     if (!answer.is_object() || (!list.is_null() && !list.is_array())) {
       return absl::DataLossError(absl::StrCat(url, ": expected an object with a list \"tags\""));

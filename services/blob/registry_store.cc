@@ -173,7 +173,9 @@ class RegistryStore : public BlobStore {
       if (!notes.ok()) return notes.status();
       const json reference = notes->value(kReference, json());
       if (!reference.is_string()) continue;  // one that is being removed
-      const json descriptor = json::parse(notes->value(kDescriptor, std::string()), nullptr, false);
+      const json noted = notes->value(kDescriptor, json());
+      const json descriptor =
+          noted.is_string() ? blob::ParseJson(noted.get<std::string>()) : json();
       SA_RETURN_IF_ERROR(Annotate(blob::CheckDescriptor(descriptor), tag));
       out[reference.get<std::string>()] = descriptor;
     }
@@ -229,15 +231,20 @@ class RegistryStore : public BlobStore {
   absl::Status Push(const std::string& repository, const std::string& reference,
                     const std::string& digest, const std::string& media_type) {
     SA_ASSIGN_OR_RETURN(const std::string manifest, blobs_.Get(digest));
-    const json document = json::parse(manifest, nullptr, false);
+    const json document = blob::ParseJson(manifest);
     if (!document.is_object() || document.value("schemaVersion", json()) != 2) {
       return absl::NotFoundError(absl::StrCat("blob ", digest, " is no manifest"));
     }
-    for (const json& inner : document.value("manifests", json::array())) {
+    json named = document.value("layers", json::array());
+    const json manifests = document.value("manifests", json::array());
+    if (!named.is_array() || !manifests.is_array()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(digest, ": expected lists in \"layers\" and \"manifests\""));
+    }
+    for (const json& inner : manifests) {
       SA_RETURN_IF_ERROR(Annotate(blob::CheckDescriptor(inner), digest));
       SA_RETURN_IF_ERROR(Push(repository, inner["digest"], inner["digest"], inner["mediaType"]));
     }
-    json named = document.value("layers", json::array());
     if (document.contains("config")) named.push_back(document["config"]);
     for (const json& blob : named) {
       SA_RETURN_IF_ERROR(Annotate(blob::CheckDescriptor(blob), digest));

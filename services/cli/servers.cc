@@ -49,12 +49,16 @@ std::vector<ServerInfo> RunningServers(const std::string& data_dir) {
     const auto text = ReadFile(entry.path().string(), 1 << 16);
     const Json json = Json::parse(text.ok() ? *text : "", nullptr, false);
     ServerInfo server;
-    if (json.is_object()) {
-      server.pid = json.value("pid", 0);
-      server.reference = json.value("reference", "");
-      server.digest = json.value("digest", "");
-      server.http = json.value("http", "");
-      server.grpc = json.value("grpc", "");
+    try {
+      if (json.is_object()) {
+        server.reference = json.value("reference", "");
+        server.digest = json.value("digest", "");
+        server.http = json.value("http", "");
+        server.grpc = json.value("grpc", "");
+        server.pid = json.value("pid", 0);
+      }
+    } catch (const nlohmann::json::exception&) {
+      server.pid = 0;  // nobody's file
     }
     if (RunsBinary(server.pid, kServerBinary)) {
       servers.push_back(std::move(server));

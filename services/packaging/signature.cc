@@ -9,6 +9,7 @@
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
+#include "services/base/json_depth.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/package_format.h"
 
@@ -19,6 +20,7 @@ using nlohmann::json;
 
 constexpr char kContext[] = "shiftadd package signature v1\n";
 constexpr char kAlgorithm[] = "ed25519";
+constexpr int kMaxDepth = 64;
 
 struct Free {
   void operator()(BIO* bio) const { BIO_free(bio); }
@@ -95,7 +97,7 @@ absl::Status VerifySignatures(const std::vector<std::string>& documents, const s
   const std::string wanted = absl::Base64Escape(RawPublicKey(key.get()));
   std::string others;
   for (const std::string& text : documents) {
-    const json document = json::parse(text, nullptr, false);
+    const json document = JsonDepth(text) > kMaxDepth ? json() : json::parse(text, nullptr, false);
     std::string signature;
     if (Field(document, "algorithm") == kAlgorithm && Field(document, "subject") == digest &&
         absl::Base64Unescape(Field(document, "signature"), &signature) &&

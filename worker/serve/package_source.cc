@@ -49,7 +49,7 @@ absl::Status NotFound(const std::string& reference, const std::string& where,
 
 // The digest of the config blob that a manifest names.
 absl::StatusOr<std::string> ConfigDigest(const std::string& manifest_text) {
-  const json manifest = json::parse(manifest_text, nullptr, false);
+  const json manifest = packaging::ParseJson(manifest_text);
   if (!manifest.is_object() || !manifest.contains("config") || !manifest["config"].is_object()) {
     return absl::InvalidArgumentError("manifest: config: is missing");
   }
@@ -155,7 +155,7 @@ absl::StatusOr<FoundPackage> Find(const std::string& dir, const std::string& ref
 
 // The bytes of all blobs that a manifest names.
 int64_t ManifestBytes(const std::string& manifest_text) {
-  const json manifest = json::parse(manifest_text, nullptr, false);
+  const json manifest = packaging::ParseJson(manifest_text);
   int64_t bytes = 0;
   if (!manifest.is_object() || !manifest.contains("layers")) return bytes;
   for (const json& layer : manifest["layers"]) {
