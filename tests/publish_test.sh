@@ -166,10 +166,67 @@ curl -fs "http://127.0.0.1:$(tail -1 "$work/torn.ports")/v1/models" | has -q gol
 torn="torn/index.json: manifests.0..digest: expected a string, found 5"
 refused 1 "$torn" "$bin/shiftadd-export" golden:v1 "$work/never" --format gguf --package-dir "$work/torn"
 refused 1 "$torn" "$bin/shiftadd" pull "$work/torn" golden:v1 "${two[@]}"
+# A target whose blobs are damaged: another size is seen at once, other bytes of the same size with --verify.
+layer=$(jq -r '.layers[0].digest' "$work/signed/blobs/sha256/${digest#sha256:}")
+blob=$work/signed/blobs/sha256/${layer#sha256:}
+cp "$blob" "$work/whole"
+: >"$blob"
+"$bin/shiftadd" push copy:v2 "$work/signed" "${two[@]}" | has -q "20 of 20 blobs.*19 were there" || fail "an empty blob was there"
+cmp "$blob" "$work/whole"
+tr '\000-\377' '\001-\377\000' <"$work/whole" >"$blob"
+"$bin/shiftadd" push copy:v2 "$work/signed" "${two[@]}" --verify | has -q "20 of 20 blobs.*19 were there" || fail "--verify sees nothing"
+cmp "$blob" "$work/whole"
+rm "$blob" && mkdir "$blob"
+refused 1 "$blob: expected a regular file" "$bin/shiftadd" push copy:v2 "$work/signed" "${two[@]}"
+
+# Two who vouch for the same package, and push it to the same place from packagers of their own.
+"$bin/shiftadd" sign golden:v1 --key "$work/other.pem" "${two[@]}"
+for target in "$work/both" "http://$registry/both/golden:v1"; do
+  "$bin/shiftadd" push golden:v1 "$target" "${one[@]}"
+  "$bin/shiftadd" push golden:v1 "$target" "${two[@]}"
+done
+packager four
+"$bin/shiftadd" pull "$work/both" golden:v1 --packager "$(address four)"
+"$bin/shiftadd" pull "http://$registry/both/golden:v1" other:v1 --packager "$(address four)"
+for name in golden other; do
+  for key in key other; do
+    "$bin/shiftadd" verify $name:v1 --key "$work/$key.pub" --packager "$(address four)" || fail "$name has lost the signature by $key"
+  done
+done
+
+# A manifest that another version wrote is refused before a tag moves to what comes out of it.
+cp -r "$source/tests/golden/tiny_package" "$work/foreign"
+jq -c '.annotations.by = "others"' "$work/foreign/blobs/sha256/${expected#sha256:}" >"$work/manifest"
+foreign=$(sha256sum <"$work/manifest" | cut -d' ' -f1)
+cp "$work/manifest" "$work/foreign/blobs/sha256/$foreign"
+jq --arg d "sha256:$foreign" --argjson s "$(stat -c %s "$work/manifest")" '.manifests[0].digest = $d | .manifests[0].size = $s' \
+  "$source/tests/golden/tiny_package/index.json" >"$work/foreign/index.json"
+packager five
+refused 1 "expected to publish sha256:$foreign" "$bin/shiftadd" pull "$work/foreign" golden:v1 --packager "$(address five)"
+left=$("$bin/shiftadd" packages --json --packager "$(address five)") || fail "packages: $left"
+[ "$(jq '.packages | length' <<<"$left")" = 0 ] || fail "published what was refused: $left"
+
+# Places that are none; nothing is made there.
+refused 1 "$work/none: no OCI image layout is there" "$bin/shiftadd" pull "$work/none" golden:v1 "${two[@]}"
+mkdir "$work/empty"
+refused 1 "$work/empty: no OCI image layout is there" "$bin/shiftadd" pull "$work/empty" golden:v1 "${two[@]}"
+[ -z "$(ls -A "$work/empty")" ] || fail "pull writes into its source: $(ls -A "$work/empty")"
+refused 1 "nobody" "$bin/shiftadd" push nobody:v1 "$work/none" "${two[@]}"
+[ ! -e "$work/none" ] || fail "a layout was made for no package"
+for command in push pull; do
+  for place in ftp://x http://127.0.0.1:99999/x; do
+    arguments=(copy:v2 "$place")
+    [ $command = push ] || arguments=("$place" copy:v2)
+    words="expected http:// or https://"
+    [ "$place" = ftp://x ] || words="port: expected 1 to 65535"
+    refused 2 "$words" "$bin/shiftadd" $command "${arguments[@]}" "${two[@]}"
+  done
+done
 victim=$(jq -r '.layers[0].digest' "$work/layout/blobs/sha256/${digest#sha256:}")
 echo damaged >"$work/layout/blobs/sha256/${victim#sha256:}"
 packager three
 refused 1 "$victim" "$bin/shiftadd" pull "$work/layout" golden:v1 --packager "$(address three)"
+grep -q "push the package there again" "$work/refused" || fail "no advice that helps: $(cat "$work/refused")"
 left=$("$bin/shiftadd" packages --json --packager "$(address three)") || fail "packages: $left"
 [ "$(jq '.packages | length' <<<"$left")" = 0 ] || fail "half a package: $left"
 echo ok

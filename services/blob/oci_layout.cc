@@ -98,7 +98,11 @@ class LayoutStore : public BlobStore {
   absl::StatusOr<uint64_t> Stat(const std::string& digest) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
     struct stat st;
-    if (stat(PathOf(digest).c_str(), &st) == 0) return static_cast<uint64_t>(st.st_size);
+    if (stat(PathOf(digest).c_str(), &st) == 0) {
+      if (S_ISREG(st.st_mode)) return static_cast<uint64_t>(st.st_size);
+      return absl::FailedPreconditionError(
+          absl::StrCat(PathOf(digest), ": expected a regular file"));
+    }
     return errno == ENOENT ? Missing(digest, dir_) : ErrnoStatus(errno, "stat", PathOf(digest));
   }
 

@@ -182,6 +182,32 @@ TEST_F(OciLayoutTest, ADescriptorThatIsNoneIsNamed) {
   }
 }
 
+TEST_F(OciLayoutTest, AFolderInPlaceOfABlobIsNamed) {
+  const std::string digest = store_->Put("a").value();
+  fs::remove(PathOf(digest));
+  fs::create_directory(PathOf(digest));
+  for (const absl::Status& status :
+       {store_->Stat(digest).status(), store_->Renew(digest).status()}) {
+    EXPECT_EQ(status.code(), StatusCode::kFailedPrecondition);
+    EXPECT_THAT(std::string(status.message()),
+                HasSubstr(PathOf(digest) + ": expected a regular file"));
+  }
+}
+
+TEST(OpenBlobStoreTest, ALocationWithASchemeIsARegistryOrRefused) {
+  for (const char* location :
+       {"ftp://x", "s3://bucket/x", "://", "http://h:99999/x", "http://h:0/x", "http://h:/x",
+        "https://h:http/x", "http://[::1]:99999/x"}) {
+    const absl::Status status = OpenBlobStore(location).status();
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << location;
+    EXPECT_THAT(std::string(status.message()), HasSubstr(location));
+  }
+  EXPECT_FALSE(fs::exists("ftp:"));
+  for (const char* location : {"http://h:65535/x", "http://[::1]:80/x", "http://[::1]/x"}) {
+    EXPECT_TRUE(OpenBlobStore(location).ok()) << location;
+  }
+}
+
 TEST_F(OciLayoutTest, EntriesOfOthersAreKept) {
   const json other = {{"mediaType", "t"}, {"digest", Sha256Digest("o")}, {"size", 1}};
   WriteFile(dir_ + "/index.json", json{{"schemaVersion", 2}, {"manifests", {other}}}.dump());

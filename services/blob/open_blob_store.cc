@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "absl/strings/match.h"
+#include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "services/blob/blob_store.h"
@@ -38,6 +39,27 @@ bool IsRegistry(absl::string_view location) {
   return absl::StartsWith(location, "http://") || absl::StartsWith(location, "https://");
 }
 
+absl::Status CheckLocation(const std::string& location) {
+  const size_t scheme = location.find("://");
+  if (scheme == std::string::npos) return absl::OkStatus();
+  if (!IsRegistry(location)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "\"", location, "\": expected http:// or https:// of a registry, or a folder"));
+  }
+  const size_t begin = scheme + 3;
+  const std::string host = location.substr(begin, location.find('/', begin) - begin);
+  const size_t bracket = host.rfind(']'), colon = host.rfind(':');
+  const bool has_port =
+      colon != std::string::npos && (bracket == std::string::npos || bracket < colon);
+  int port = 0;
+  if (has_port && (!absl::SimpleAtoi(host.substr(colon + 1), &port) || port < 1 || port > 65535)) {
+    return absl::InvalidArgumentError(absl::StrCat("registry \"", location,
+                                                   "\": port: expected 1 to 65535, found \"",
+                                                   host.substr(colon + 1), "\""));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment() {
   blob::RegistryOptions options;
   options.http.ca_file = Variable("SHIFTADD_REGISTRY_CA_FILE");
@@ -47,6 +69,7 @@ absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment() {
 }
 
 absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location) {
+  SA_RETURN_IF_ERROR(CheckLocation(location));
   if (!IsRegistry(location)) return OpenOciLayout(location);
   SA_ASSIGN_OR_RETURN(const blob::RegistryOptions options, RegistryOptionsFromEnvironment());
   return OpenRegistry(location, options);

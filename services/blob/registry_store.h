@@ -31,6 +31,10 @@ absl::StatusOr<std::unique_ptr<BlobStore>> OpenRegistry(const std::string& url,
 
 // What SHIFTADD_REGISTRY_AUTH_FILE and SHIFTADD_REGISTRY_CA_FILE say (blob_store.h).
 absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment();
+
+// INVALID_ARGUMENT: a location with "://" whose scheme is neither http nor https, or whose port is
+// none. Folders are not looked at.
+absl::Status CheckLocation(const std::string& location);
 // INVALID_ARGUMENT unless registries take it: lower-case parts of letters and digits, with ., _, __
 // or several - inside, between slashes.
 absl::Status CheckRepositoryName(const std::string& name);

@@ -1,4 +1,5 @@
 // push and pull: a package between the packager and an OCI registry or image layout.
+#include <algorithm>
 #include <memory>
 #include <string>
 #include <vector>
@@ -25,6 +26,7 @@ namespace pk = packaging;
 
 struct TransferFlags {
   std::string package, remote;
+  bool verify = false;  // push
   int parallel = 4;
 };
 
@@ -44,27 +46,31 @@ void Show(Context& context, const TransferState& state, bool end) {
   context.out << std::flush;
 }
 
+// `damaged`: what helps if a blob is not what its digest says.
 absl::Status Move(Context& context, const std::vector<BlobToMove>& blobs, const TransferEnds& ends,
-                  int parallel) {
+                  int parallel, const char* damaged) {
   const auto state = MoveBlobs(blobs, ends, parallel, [&](const TransferState& s) {
     if (s.done_blobs < s.blobs) Show(context, s, false);
   });
   if (!state.ok()) {
     if (context.terminal) context.out << "\n";
-    return Annotate(state.status(), "what was moved stays; the same command goes on from there");
+    const char* advice = absl::IsDataLoss(state.status())
+                             ? damaged
+                             : "what was moved stays; the same command goes on from there";
+    return Annotate(state.status(), advice);
   }
   Show(context, *state, true);
   return absl::OkStatus();
 }
 
 // Packages are moved by tag: what comes of it has to be named.
-absl::StatusOr<std::unique_ptr<pk::RemotePackage>> OpenRemote(const std::string& place,
-                                                              const std::string& reference) {
+absl::StatusOr<std::string> TaggedReference(const std::string& package) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(package));
   if (absl::StrContains(reference, "@")) {
     return absl::InvalidArgumentError(
         absl::StrCat("package \"", reference, "\": expected NAME[:TAG]"));
   }
-  return pk::RemotePackage::Open(place, reference);
+  return reference;
 }
 
 std::vector<BlobToMove> BlobsOf(const pk::ParsedManifest& manifest) {
@@ -73,11 +79,29 @@ std::vector<BlobToMove> BlobsOf(const pk::ParsedManifest& manifest) {
   return blobs;
 }
 
-// Provenance, signatures and evaluations, as the packager has them, behind the tag sha256-HEX.
-absl::Status PushReferrers(const v1::Package& package, pk::RemotePackage* remote) {
+// What refers to the package at the target already: others' signatures are theirs to keep.
+absl::StatusOr<std::vector<pk::Referrer>> ReferrersThere(Context& context,
+                                                         const std::string& digest,
+                                                         pk::RemotePackage* remote) {
+  const auto index = remote->ReadManifest(pk::ReferrersTag(digest));
+  if (absl::IsNotFound(index.status())) return std::vector<pk::Referrer>{};
+  if (absl::IsDataLoss(index.status())) {
+    context.err << "shiftadd: what referred to the package at the target is lost: "
+                << index.status().message() << "\n";
+    return std::vector<pk::Referrer>{};
+  }
+  if (!index.ok()) return index.status();
+  return pk::ReferrersIn(*index);
+}
+
+// Provenance, signatures and evaluations, as the packager has them, added to those that are behind
+// the tag sha256-HEX.
+absl::Status PushReferrers(Context& context, const v1::Package& package,
+                           pk::RemotePackage* remote) {
   const pk::Descriptor subject{
       kManifestMediaType, package.digest(), package.manifest_json().size(), {}};
-  std::vector<pk::Referrer> referrers;
+  SA_ASSIGN_OR_RETURN(std::vector<pk::Referrer> referrers,
+                      ReferrersThere(context, package.digest(), remote));
   const auto add = [&](const std::string& text, const char* type,
                        const char* title) -> absl::Status {
     const pk::Descriptor document{
@@ -86,7 +110,12 @@ absl::Status PushReferrers(const v1::Package& package, pk::RemotePackage* remote
     SA_RETURN_IF_ERROR(remote->Write(Sha256Digest(pk::kEmptyBlob), pk::kEmptyBlob));
     const std::string manifest = pk::ReferrerManifest(subject, document);
     SA_RETURN_IF_ERROR(remote->WriteManifest(manifest, ""));
-    referrers.push_back({{kManifestMediaType, Sha256Digest(manifest), manifest.size(), {}}, type});
+    const std::string digest = Sha256Digest(manifest);
+    const bool known = std::any_of(referrers.begin(), referrers.end(),
+                                   [&](const auto& r) { return r.manifest.digest == digest; });
+    if (!known) {
+      referrers.push_back({{kManifestMediaType, digest, manifest.size(), {}}, type});
+    }
     return absl::OkStatus();
   };
   if (!package.provenance_json().empty()) {
@@ -103,20 +132,26 @@ absl::Status PushReferrers(const v1::Package& package, pk::RemotePackage* remote
 }
 
 absl::Status Push(Context& context, const TransferFlags& flags) {
-  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
-  SA_ASSIGN_OR_RETURN(const auto remote, OpenRemote(flags.remote, reference));
+  SA_ASSIGN_OR_RETURN(const std::string reference, TaggedReference(flags.package));
+  SA_RETURN_IF_ERROR(pk::RemotePackage::CheckPlace(flags.remote));
   SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
   SA_ASSIGN_OR_RETURN(const v1::Package package, client->Get(reference));
   SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest,
                       pk::ParseManifest(package.manifest_json()));
+  // A folder is made only for a package that there is.
+  SA_ASSIGN_OR_RETURN(const auto remote, pk::RemotePackage::Open(flags.remote, reference,
+                                                                 pk::RemotePackage::Use::kTarget));
   TransferEnds ends;
-  ends.has = [&](const BlobToMove& blob) { return remote->Has(blob.digest); };
+  ends.has = [&](const BlobToMove& blob) {
+    return remote->Has(blob.digest, blob.bytes, flags.verify);
+  };
   ends.read = [&](const std::string& digest) { return client->ReadBlob(digest); };
   ends.write = [&](const BlobToMove& blob, const std::string& data) {
     return remote->Write(blob.digest, data);
   };
-  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel));
-  SA_RETURN_IF_ERROR(PushReferrers(package, remote.get()));
+  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel,
+                          "a blob is damaged, and no further attempt mends it"));
+  SA_RETURN_IF_ERROR(PushReferrers(context, package, remote.get()));
   SA_RETURN_IF_ERROR(remote->WriteManifest(package.manifest_json(), remote->tag()));
   context.out << "pushed " << reference << " to " << remote->name() << " (" << package.digest()
               << ")\n";
@@ -141,9 +176,26 @@ absl::StatusOr<v1::PublishPackageRequest> MakeRequest(const std::string& referen
   return request;
 }
 
+// The packager writes the manifest anew from what it is told. Whether the same one comes out is
+// known before anything is published, so that no tag moves to another package.
+absl::Status CheckComesOut(const std::string& manifest_text, const std::string& config_text,
+                           const pk::ParsedManifest& manifest, const std::string& name) {
+  const json config = pk::ParseJson(config_text);
+  const json version = config.is_object() ? config.value("quantizer_version", json()) : json();
+  if (!version.is_string()) return absl::OkStatus();  // the packager says all that is wrong with it
+  const std::string canonical = config.dump();
+  const std::string found = Sha256Digest(pk::PackageManifest(
+      {kConfigMediaType, Sha256Digest(canonical), canonical.size(), {}}, manifest.layers, version));
+  const std::string expected = Sha256Digest(manifest_text);
+  if (found == expected) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(name, ": expected to publish ", expected, ", found ",
+                                          found, ": another version's manifest?"));
+}
+
 absl::Status Pull(Context& context, const TransferFlags& flags) {
-  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
-  SA_ASSIGN_OR_RETURN(const auto remote, OpenRemote(flags.remote, reference));
+  SA_ASSIGN_OR_RETURN(const std::string reference, TaggedReference(flags.package));
+  SA_ASSIGN_OR_RETURN(const auto remote, pk::RemotePackage::Open(flags.remote, reference,
+                                                                 pk::RemotePackage::Use::kSource));
   SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(remote->tag()));
   if (pk::ArtifactTypeOf(text) != kPackageArtifactType) {
     return absl::InvalidArgumentError(absl::StrCat(remote->name(), ": expected artifactType ",
@@ -151,6 +203,8 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
                                                    pk::ArtifactTypeOf(text), "\""));
   }
   SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest, pk::ParseManifest(text));
+  SA_ASSIGN_OR_RETURN(const std::string config, remote->Read(manifest.config.digest));
+  SA_RETURN_IF_ERROR(CheckComesOut(text, config, manifest, remote->name()));
   SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
   TransferEnds ends;
   ends.has = [&](const BlobToMove& blob) -> absl::StatusOr<bool> {
@@ -163,7 +217,9 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
   ends.write = [&](const BlobToMove&, const std::string& data) {
     return client->WriteBlob(data).status();
   };
-  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel));
+  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel,
+                          "the source is damaged: push the package there again, with --verify, "
+                          "from a packager that has it whole"));
   const std::string digest = Sha256Digest(text);
   SA_ASSIGN_OR_RETURN(const auto provenance,
                       pk::ReadReferring(remote.get(), digest, kProvenanceArtifactType));
@@ -171,7 +227,6 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
                       pk::ReadReferring(remote.get(), digest, kSignatureArtifactType));
   SA_ASSIGN_OR_RETURN(const auto evaluations,
                       pk::ReadReferring(remote.get(), digest, kEvaluationArtifactType));
-  SA_ASSIGN_OR_RETURN(const std::string config, client->ReadBlob(manifest.config.digest));
   SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request,
                       MakeRequest(reference, manifest, config, provenance));
   SA_ASSIGN_OR_RETURN(const v1::Package published, client->Publish(request));
@@ -209,6 +264,9 @@ void AddTransferCommands(CLI::App& app, Context& context) {
   CLI::App* push = app.add_subcommand("push", "Copy a package to a registry or an image layout");
   push->add_option("package", flags->package, "NAME[:TAG]")->required();
   push->add_option("target", flags->remote, remote)->required();
+  push->add_flag("--verify", flags->verify,
+                 "Read what is at the target already and compare its digest: what is damaged in a "
+                 "layout is written again");
   share(push, &Push);
   CLI::App* pull = app.add_subcommand("pull", "Publish a package of a registry or an image layout");
   pull->add_option("source", flags->remote, remote)->required();

@@ -82,11 +82,26 @@ std::string ReferrersIndex(const std::vector<Referrer>& referrers) {
   json manifests = json::array();
   for (const Referrer& r : sorted) {
     json entry = ToJson(r.manifest);
-    entry["artifactType"] = r.artifact_type;
+    if (!r.artifact_type.empty()) entry["artifactType"] = r.artifact_type;
     manifests.push_back(std::move(entry));
   }
   return json{{"schemaVersion", 2}, {"mediaType", kIndexMediaType}, {"manifests", manifests}}
       .dump();
+}
+
+std::vector<Referrer> ReferrersIn(const std::string& index) {
+  std::vector<Referrer> referrers;
+  const json parsed = ParseJson(index);
+  if (!parsed.is_object() || !parsed.contains("manifests") || !parsed["manifests"].is_array()) {
+    return referrers;
+  }
+  for (const json& entry : parsed["manifests"]) {
+    absl::StatusOr<Descriptor> manifest = FromJson(entry);
+    if (!manifest.ok()) continue;
+    referrers.push_back(
+        {*std::move(manifest), IsString(entry, "artifactType") ? entry["artifactType"] : json("")});
+  }
+  return referrers;
 }
 
 std::string ArtifactTypeOf(const std::string& manifest_json) {

@@ -41,6 +41,8 @@ struct Referrer {
 };
 // The index behind the tag sha256-HEX: every manifest about a package, in order of digest.
 std::string ReferrersIndex(const std::vector<Referrer>& referrers);
+// What such an index names; entries that are no descriptors are left out.
+std::vector<Referrer> ReferrersIn(const std::string& index);
 // The artifact type that a manifest names; "" if none.
 std::string ArtifactTypeOf(const std::string& manifest_json);
 

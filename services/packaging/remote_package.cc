@@ -1,5 +1,8 @@
 #include "services/packaging/remote_package.h"
 
+#include <algorithm>
+#include <filesystem>
+#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -39,8 +42,10 @@ class RegistryPackage : public RemotePackage {
         tag_(std::move(tag)),
         name_(absl::StrCat(base, "/", repository_, Separator(tag_), tag_)) {}
 
-  absl::StatusOr<bool> Has(const std::string& digest) override {
-    return client_.HasBlob(repository_, digest);
+  absl::StatusOr<bool> Has(const std::string& digest, uint64_t, bool verify) override {
+    SA_ASSIGN_OR_RETURN(const bool there, client_.HasBlob(repository_, digest));
+    if (there && verify) SA_RETURN_IF_ERROR(Read(digest).status());
+    return there;
   }
   absl::StatusOr<std::string> Read(const std::string& digest) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
@@ -82,10 +87,14 @@ class LayoutPackage : public RemotePackage {
         tag_(std::move(tag)),
         name_(absl::StrCat(dir, ":", package_, Separator(tag_), tag_)) {}
 
-  absl::StatusOr<bool> Has(const std::string& digest) override {
-    const absl::StatusOr<uint64_t> size = store_->Stat(digest);
-    if (absl::IsNotFound(size.status())) return false;
-    if (!size.ok()) return size.status();
+  absl::StatusOr<bool> Has(const std::string& digest, uint64_t size, bool verify) override {
+    const absl::StatusOr<uint64_t> found = store_->Stat(digest);
+    if (absl::IsNotFound(found.status())) return false;
+    if (!found.ok()) return found.status();
+    if (*found != size || !verify) return *found == size;
+    const absl::Status sound = store_->Get(digest).status();
+    if (absl::IsDataLoss(sound)) return false;
+    SA_RETURN_IF_ERROR(sound);
     return true;
   }
   absl::StatusOr<std::string> Read(const std::string& digest) override {
@@ -127,31 +136,60 @@ class LayoutPackage : public RemotePackage {
   const std::string package_, tag_, name_;
 };
 
+// Of a registry: http[s]://HOST[:PORT], REPOSITORY, TAG. The last two may be empty.
+struct SplitPlace {
+  std::string base, repository, tag;
+};
+
+SplitPlace Split(const std::string& place) {
+  const size_t slash = std::min(place.find('/', place.find("://") + 3), place.size());
+  SplitPlace split{place.substr(0, slash), "", ""};
+  if (slash < place.size()) split.repository = place.substr(slash + 1);
+  if (const size_t at = split.repository.find(':'); at != std::string::npos) {
+    split.tag = split.repository.substr(at + 1);
+    split.repository.resize(at);
+  }
+  return split;
+}
+
 }  // namespace
 
+absl::Status RemotePackage::CheckPlace(const std::string& place) {
+  SA_RETURN_IF_ERROR(CheckLocation(place));
+  if (!IsRegistry(place)) return absl::OkStatus();
+  const std::string repository = Split(place).repository;
+  if (repository.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("registry \"", place, "\": expected http[s]://HOST[:PORT]/REPOSITORY[:TAG]"));
+  }
+  return CheckRepositoryName(repository);
+}
+
+absl::Status CheckLayoutIsThere(const std::string& dir) {
+  std::error_code ignored;
+  if (std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {
+    return absl::OkStatus();
+  }
+  return absl::NotFoundError(absl::StrCat(dir, ": no OCI image layout is there (index.json)"));
+}
+
 absl::StatusOr<std::unique_ptr<RemotePackage>> RemotePackage::Open(const std::string& place,
-                                                                   const std::string& reference) {
+                                                                   const std::string& reference,
+                                                                   Use use) {
   SA_ASSIGN_OR_RETURN(const Reference parsed, ParseReference(reference));
   const std::string& tag = parsed.digest.empty() ? parsed.tag : parsed.digest;
+  SA_RETURN_IF_ERROR(CheckPlace(place));
   if (!IsRegistry(place)) {
+    if (use == Use::kSource) SA_RETURN_IF_ERROR(CheckLayoutIsThere(place));
     SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> layout, OpenOciLayout(place));
     return std::unique_ptr<RemotePackage>(
         std::make_unique<LayoutPackage>(std::move(layout), place, parsed.name, tag));
   }
-  const size_t slash = place.find('/', place.find("://") + 3);
-  if (slash == std::string::npos || slash + 1 == place.size()) {
-    return absl::InvalidArgumentError(
-        absl::StrCat("registry \"", place, "\": expected http[s]://HOST[:PORT]/REPOSITORY[:TAG]"));
-  }
-  std::string repository = place.substr(slash + 1), remote_tag = tag;
-  if (const size_t at = repository.find(':'); at != std::string::npos) {
-    remote_tag = repository.substr(at + 1);
-    repository.resize(at);
-  }
+  SplitPlace split = Split(place);
+  const std::string remote_tag = split.tag.empty() ? tag : split.tag;
   SA_ASSIGN_OR_RETURN(const blob::RegistryOptions options, RegistryOptionsFromEnvironment());
-  SA_RETURN_IF_ERROR(CheckRepositoryName(repository));
   return std::unique_ptr<RemotePackage>(
-      std::make_unique<RegistryPackage>(place.substr(0, slash), repository, remote_tag, options));
+      std::make_unique<RegistryPackage>(split.base, split.repository, remote_tag, options));
 }
 
 absl::StatusOr<std::vector<std::string>> ReadReferring(RemotePackage* remote,

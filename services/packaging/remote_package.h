@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_SERVICES_PACKAGING_REMOTE_PACKAGE_H_
 #define SHIFTADD_SERVICES_PACKAGING_REMOTE_PACKAGE_H_
 
+#include <cstdint>
 #include <memory>
 #include <string>
 #include <vector>
@@ -15,13 +16,19 @@ namespace shiftadd::packaging {
 class RemotePackage {
  public:
   virtual ~RemotePackage() = default;
-  // `place`: http[s]://HOST[:PORT]/REPOSITORY[:TAG] (TAG: else that of `reference`), or a folder
-  // (an empty layout is made if there is none), where `reference` (name:tag or name@digest) names
-  // the package. Nothing is asked of a registry yet. INVALID_ARGUMENT: malformed.
+  // Of a folder without an image layout: a source is NOT_FOUND, a target gets an empty one.
+  enum class Use { kSource, kTarget };
+  // `place`: http[s]://HOST[:PORT]/REPOSITORY[:TAG] (TAG: else that of `reference`), or a folder,
+  // where `reference` (name:tag or name@digest) names the package. Nothing is asked of a registry
+  // yet. INVALID_ARGUMENT: malformed.
   static absl::StatusOr<std::unique_ptr<RemotePackage>> Open(const std::string& place,
-                                                             const std::string& reference);
+                                                             const std::string& reference, Use use);
+  // INVALID_ARGUMENT as Open, before anything is opened or made.
+  static absl::Status CheckPlace(const std::string& place);
 
-  virtual absl::StatusOr<bool> Has(const std::string& digest) = 0;
+  // Whether it is there with this size. `verify`: and with this digest, for which it is read. What
+  // is damaged in a layout is not there; in a registry, which would not take it again, DATA_LOSS.
+  virtual absl::StatusOr<bool> Has(const std::string& digest, uint64_t size, bool verify) = 0;
   virtual absl::StatusOr<std::string> Read(const std::string& digest) = 0;
   virtual absl::Status Write(const std::string& digest, const std::string& data) = 0;
   // `tag`: or a digest. NOT_FOUND: the place has none such.
@@ -35,6 +42,10 @@ class RemotePackage {
   virtual const std::string& tag() const = 0;   // or the digest that `reference` named
   virtual const std::string& name() const = 0;  // for messages
 };
+
+// NOT_FOUND: the folder holds no OCI image layout. Opening it would make one, which a mistyped path
+// does not deserve.
+absl::Status CheckLayoutIsThere(const std::string& dir);
 
 // The documents of an artifact type about the package `digest`; none if nothing refers to it there.
 absl::StatusOr<std::vector<std::string>> ReadReferring(RemotePackage* remote,

@@ -1,7 +1,6 @@
 #include "worker/serve/package_source.h"
 
 #include <algorithm>
-#include <filesystem>
 #include <memory>
 #include <set>
 #include <utility>
@@ -26,16 +25,8 @@ namespace {
 
 using nlohmann::json;
 
-absl::Status CheckLayout(const std::string& dir) {
-  std::error_code ignored;
-  if (std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {
-    return absl::OkStatus();
-  }
-  return absl::NotFoundError(absl::StrCat(dir, ": no OCI image layout is there (index.json)"));
-}
-
 absl::StatusOr<std::shared_ptr<BlobStore>> OpenExisting(const std::string& location) {
-  if (!IsRegistry(location)) SA_RETURN_IF_ERROR(CheckLayout(location));
+  if (!IsRegistry(location)) SA_RETURN_IF_ERROR(packaging::CheckLayoutIsThere(location));
   SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> store, OpenBlobStore(location));
   return std::shared_ptr<BlobStore>(std::move(store));
 }
@@ -89,8 +80,8 @@ absl::StatusOr<std::vector<std::string>> Places(const std::string& dir,
     return std::vector<std::string>{
         absl::StrCat(prefix, "/", reference.substr(0, reference.find_first_of("@:"))), prefix};
   }
-  // Opening would make an empty layout, which a mistyped path does not deserve.
-  SA_RETURN_IF_ERROR(CheckLayout(dir));
+  SA_RETURN_IF_ERROR(packaging::RemotePackage::CheckPlace(dir));
+  SA_RETURN_IF_ERROR(packaging::CheckLayoutIsThere(dir));
   return std::vector<std::string>{dir};
 }
 
@@ -105,7 +96,8 @@ std::vector<std::string> NamesIn(const std::string& dir, const std::vector<std::
   }
   const std::string name = reference.substr(0, reference.find_first_of("@:"));
   for (const std::string& place : places) {
-    const auto remote = packaging::RemotePackage::Open(place, reference);
+    const auto remote =
+        packaging::RemotePackage::Open(place, reference, packaging::RemotePackage::Use::kSource);
     const auto tags = remote.ok() ? (*remote)->ListTags() : remote.status();
     if (!tags.ok()) continue;
     for (const std::string& tag : *tags) {
@@ -134,8 +126,9 @@ absl::StatusOr<FoundPackage> Find(const std::string& dir, const std::string& ref
   SA_ASSIGN_OR_RETURN(const std::vector<std::string> places, Places(dir, reference));
   absl::Status denied, missing;
   for (const std::string& place : places) {
-    SA_ASSIGN_OR_RETURN(std::shared_ptr<packaging::RemotePackage> remote,
-                        packaging::RemotePackage::Open(place, reference));
+    SA_ASSIGN_OR_RETURN(
+        std::shared_ptr<packaging::RemotePackage> remote,
+        packaging::RemotePackage::Open(place, reference, packaging::RemotePackage::Use::kSource));
     const auto manifest = remote->ReadManifest(digest.empty() ? remote->tag() : digest);
     if (manifest.ok()) return FoundPackage{remote, *manifest, Sha256Digest(*manifest)};
     // Some registries deny what they do not have.
