@@ -17,6 +17,15 @@ LogFields& FieldsOfThread() {
   return fields;
 }
 
+struct Notes {
+  bool kept = false;
+  LogFields fields;
+};
+Notes& NotesOfThread() {
+  thread_local Notes notes;
+  return notes;
+}
+
 absl::string_view View(const spdlog::string_view_t& text) { return {text.data(), text.size()}; }
 
 class JsonFormatter : public spdlog::formatter {
@@ -28,7 +37,9 @@ class JsonFormatter : public spdlog::formatter {
     object["level"] = std::string(View(spdlog::level::to_string_view(line.level)));
     object["process"] = std::string(View(line.logger_name));
     object["message"] = std::string(View(line.payload));
-    for (const auto& [name, value] : FieldsOfThread()) object[name] = value;
+    for (const LogFields* fields : {&NotesOfThread().fields, &FieldsOfThread()}) {
+      for (const auto& [name, value] : *fields) object[name] = value;
+    }
     // A message may quote bytes that are no UTF-8.
     const std::string text =
         object.dump(-1, ' ', false, nlohmann::json::error_handler_t::replace) + "\n";
@@ -62,5 +73,14 @@ LogScope::LogScope(LogFields fields) : before_(FieldsOfThread().size()) {
 }
 
 LogScope::~LogScope() { FieldsOfThread().resize(before_); }
+
+void NoteInCall(LogFields fields) {
+  Notes& notes = NotesOfThread();
+  if (!notes.kept) return;
+  for (auto& field : fields) notes.fields.push_back(std::move(field));
+}
+
+CallNotes::CallNotes() { NotesOfThread() = {/*kept=*/true, {}}; }
+CallNotes::~CallNotes() { NotesOfThread() = {}; }
 
 }  // namespace shiftadd

@@ -65,6 +65,27 @@ TEST(Logging, FieldsAreThoseOfTheThreadsScopes) {
   EXPECT_FALSE(lines[3].contains("task"));
 }
 
+TEST(Logging, NotesLastAsLongAsTheirCall) {
+  const auto lines = Logged([] {
+    NoteInCall({{"job", "of no call"}});
+    {
+      const CallNotes call;
+      {
+        const LogScope inner(LogFields{{"task", "task-1"}});
+        NoteInCall({{"job", "job-1"}});
+      }
+      spdlog::info("the answer");
+      std::thread([] { spdlog::info("elsewhere"); }).join();
+    }
+    spdlog::info("outside");
+  });
+  ASSERT_EQ(lines.size(), 3u);
+  EXPECT_EQ(lines[0]["job"], "job-1");
+  EXPECT_FALSE(lines[0].contains("task"));
+  EXPECT_FALSE(lines[1].contains("job"));
+  EXPECT_FALSE(lines[2].contains("job"));
+}
+
 TEST(Logging, Text) {
   ::testing::internal::CaptureStderr();
   InitLogging("tester", "warn");

@@ -27,6 +27,7 @@ thread_local const CallTrace* current = nullptr;
 struct ServedCall {
   ServedCall(CallTrace trace, const char* method)
       : scope(std::move(trace)), fields(LogFields{{"method", method}}) {}
+  const CallNotes notes;
   const TraceScope scope;
   const LogScope fields;
 };
@@ -90,7 +91,10 @@ class ServerTracing : public grpc::experimental::Interceptor {
     if (IsRequestId(value(kRequestIdKey))) trace.request_id = std::string(value(kRequestIdKey));
     // A call that ended without a status, if there is such a thing, must not stay in force; and the
     // fields that it ends with must outlive it at the thread's end.
-    { const LogScope fields_first(LogFields{}); }
+    {
+      const LogScope fields_first(LogFields{});
+      const CallNotes notes_first;
+    }
     ServedByThread().reset();
     ServedByThread() = std::make_unique<ServedCall>(std::move(trace), method_);
   }

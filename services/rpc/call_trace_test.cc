@@ -2,12 +2,15 @@
 #include "services/rpc/call_trace.h"
 
 #include <gmock/gmock.h>
+#include <grpc/support/log.h>
 #include <gtest/gtest.h>
 
 #include <cstdlib>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "nlohmann/json.hpp"
+#include "services/rpc/grpc_log.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
@@ -43,6 +46,7 @@ class Recorder : public v1::PackageService::Service {
     const CallTrace* trace = TraceScope::Current();
     traces.push_back(trace != nullptr ? *trace : CallTrace());
     spdlog::info("resolving {}", request->reference());
+    NoteInCall(note);
     if (request->reference() != "outer") return grpc::Status::OK;
     grpc::ClientContext context;
     v1::ResolveReferenceRequest inner;
@@ -52,6 +56,7 @@ class Recorder : public v1::PackageService::Service {
   }
   std::unique_ptr<v1::PackageService::Stub> next;
   std::vector<CallTrace> traces;
+  LogFields note;
 };
 
 class CallTraceTest : public ::testing::Test {
@@ -130,6 +135,34 @@ TEST_F(CallTraceTest, LogLinesOfAHandlerNameTheCall) {
                                            "\",\"request_id\":\"abc\",\"method\":"
                                            "\"/shiftadd.v1.PackageService/ResolveReference\"}")));
   EXPECT_THAT(text.substr(text.find("outside")), Not(HasSubstr("trace_id")));
+}
+
+TEST_F(CallTraceTest, TheLineAboutTheAnswerHasWhatTheHandlerNoted) {
+  ::testing::internal::CaptureStderr();
+  InitLogging("tester", "debug", "json");
+  recorder_.note = {{"job", "job-7"}};
+  Resolve(bare_.get(), "a");
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  InitLogging("tester");
+  const size_t answer = text.find("\"message\":\"/shiftadd.v1.PackageService/ResolveReference: 0");
+  ASSERT_NE(answer, std::string::npos) << text;
+  EXPECT_THAT(text.substr(answer, text.find('\n', answer) - answer),
+              HasSubstr("\"job\":\"job-7\""));
+}
+
+TEST(GrpcLog, GoesThroughOurs) {
+  ::testing::internal::CaptureStderr();
+  InitLogging("tester", "info", "json");
+  LogGrpcThroughOurs();
+  gpr_log(GPR_ERROR, "said by gRPC: %d", 7);
+  gpr_log(GPR_DEBUG, "not shown");
+  const std::string text = ::testing::internal::GetCapturedStderr();
+  InitLogging("tester");
+  const auto line = nlohmann::json::parse(text, nullptr, false);
+  ASSERT_TRUE(line.is_object()) << text;
+  EXPECT_EQ(line["level"], "warning");
+  EXPECT_THAT(line["message"].get<std::string>(),
+              MatchesRegex("gRPC: call_trace_test.cc:[0-9]+: said by gRPC: 7"));
 }
 
 }  // namespace

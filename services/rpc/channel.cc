@@ -1,6 +1,7 @@
 #include <chrono>
 
 #include "services/rpc/call_trace.h"
+#include "services/rpc/grpc_log.h"
 #include "services/rpc/limits.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
@@ -12,6 +13,7 @@ namespace {
 std::shared_ptr<grpc::Channel> Make(const std::string& address,
                                     const std::shared_ptr<grpc::ChannelCredentials>& credentials,
                                     bool tls) {
+  LogGrpcThroughOurs();
   grpc::ChannelArguments arguments;
   arguments.SetMaxReceiveMessageSize(kMaxMessageBytes);
   arguments.SetMaxSendMessageSize(kMaxMessageBytes);

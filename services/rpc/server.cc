@@ -9,6 +9,7 @@
 #include "services/base/status_macros.h"
 #include "services/http/listen_address.h"
 #include "services/rpc/call_trace.h"
+#include "services/rpc/grpc_log.h"
 #include "services/rpc/limits.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
@@ -82,6 +83,7 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   SA_RETURN_IF_ERROR(
       CheckListenAddress(options.address, options.insecure_beyond_loopback || IsProtected(options))
           .status());
+  LogGrpcThroughOurs();
   EnablePlugins();
   grpc::ServerBuilder builder;
   AddArguments(options.limits, &builder);
