@@ -18,7 +18,10 @@ constexpr size_t kLogTail = 3000;
 constexpr absl::Duration kRpcTimeout = absl::Seconds(15);
 }  // namespace
 
-std::string Binary(const std::string& name) { return absl::StrCat(SHIFTADD_BIN_DIR, "/", name); }
+std::string Binary(const std::string& name) {
+  const char* const folder = std::getenv("SHIFTADD_TEST_BIN");
+  return absl::StrCat(folder != nullptr ? folder : SHIFTADD_BIN_DIR, "/", name);
+}
 
 std::vector<int> WaitForPorts(const std::string& port_file, Process* process,
                               const std::string& log, absl::Duration timeout) {

@@ -78,7 +78,8 @@ class Cluster {
   std::unique_ptr<v1::PackageService::Stub> packages_;
 };
 
-// The path of one of the project's binaries.
+// The path of one of the project's binaries: of this build, or of the folder that the environment
+// variable SHIFTADD_TEST_BIN names.
 std::string Binary(const std::string& name);
 // Waits for a port file; its numbers, or aborts the test program with the log after `timeout`.
 std::vector<int> WaitForPorts(const std::string& port_file, Process* process,

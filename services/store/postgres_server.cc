@@ -75,7 +75,7 @@ int RunToEnd(const std::vector<std::string>& argv, const std::string& log, uid_t
 
 }  // namespace
 
-PostgresServer::PostgresServer() {
+PostgresServer::PostgresServer(bool durable) : durable_(durable) {
   // Not TMPDIR: a socket's path must be short, and its folder open to another user.
   char pattern[] = "/tmp/shiftadd-pg-XXXXXX";
   if (mkdtemp(pattern) == nullptr) Die("mkdtemp", "");
@@ -115,10 +115,12 @@ PostgresServer& PostgresServer::Shared() {
 
 void PostgresServer::Start() {
   const std::string log = dir_ + "/log";
-  pid_ = Spawn({absl::StrCat(kBin, "postgres"), "-D", dir_ + "/data", "-k", dir_, "-c",
-                "listen_addresses=", "-c", "fsync=off", "-c", "shared_buffers=16MB", "-c",
-                "max_connections=80", "-c", "jit=off"},
-               log, uid_, gid_);
+  std::vector<std::string> argv = {absl::StrCat(kBin, "postgres"), "-D", dir_ + "/data", "-k",
+                                   dir_};
+  std::vector<std::string> settings = {"listen_addresses=", "max_connections=80", "jit=off"};
+  if (!durable_) settings.insert(settings.end(), {"fsync=off", "shared_buffers=16MB"});
+  for (const std::string& setting : settings) argv.insert(argv.end(), {"-c", setting});
+  pid_ = Spawn(argv, log, uid_, gid_);
   const absl::Time end = absl::Now() + kStartTimeout;
   while (RunToEnd({absl::StrCat(kBin, "pg_isready"), "-q", "-h", dir_}, log, 0, 0) != 0) {
     if (absl::Now() > end || waitpid(pid_, nullptr, WNOHANG) != 0) Die("it does not start", log);
@@ -152,6 +154,12 @@ std::string PostgresServer::NewDatabase() {
   const std::string name = absl::StrCat("test", ++databases_);
   Sql("postgres", absl::StrCat("CREATE DATABASE ", name));
   return Url(name);
+}
+
+void PostgresServer::DropDatabases() {
+  while (dropped_ < databases_) {
+    Sql("postgres", absl::StrCat("DROP DATABASE test", ++dropped_, " WITH (FORCE)"));
+  }
 }
 
 std::string PostgresServer::Sql(const std::string& database, const std::string& sql) const {

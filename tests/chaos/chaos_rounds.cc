@@ -22,6 +22,7 @@ struct Flags {
   double seconds = 0;
   std::string store = "both";
   std::string report;
+  int lease_seconds = 2;
   bool keep_going = false, show = false;
 };
 
@@ -53,6 +54,7 @@ class Chaos {
   explicit Chaos(const Flags& flags) : flags_(flags), root_(NewTempDir("chaos_model")) {
     WriteChaosModel(root_);
     setting_.model_root = root_;
+    setting_.lease_seconds = flags.lease_seconds;
     if (flags.store != "sqlite") setting_.postgres = &postgres_.emplace();
   }
   ~Chaos() { std::filesystem::remove_all(root_); }
@@ -148,6 +150,9 @@ int main(int argc, char** argv) {
       ->check(CLI::IsMember({"both", "sqlite", "postgres"}))
       ->capture_default_str();
   app.add_option("--report", flags.report, "Write the counts to this file after every round");
+  app.add_option("--lease-seconds", flags.lease_seconds,
+                 "Longer on a machine that is busy with much else")
+      ->capture_default_str();
   app.add_flag("--keep-going", flags.keep_going, "Go on after a round that failed");
   app.add_flag("--show", flags.show, "Print every round's schedule");
   CLI11_PARSE(app, argc, argv);

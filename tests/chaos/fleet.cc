@@ -1,5 +1,6 @@
 #include "tests/chaos/fleet.h"
 
+#include <algorithm>
 #include <csignal>
 #include <cstdlib>
 #include <filesystem>
@@ -15,7 +16,8 @@ namespace {
 
 constexpr int kClient = -1;  // stands for the index of who is no daemon
 constexpr absl::Duration kStartPatience = absl::Minutes(3);
-constexpr absl::Duration kTermPatience = absl::Seconds(20);
+// Of an orderly end; a machine that does much else at once takes its time.
+constexpr absl::Duration kTermPatience = absl::Minutes(2);
 constexpr size_t kLogTail = 4000;
 
 // 'T' while a signal has stopped it; 0 if there is no such process.
@@ -268,6 +270,17 @@ void Fleet::Poll(const std::string& job_state) {
     link.proxy->SetDelay(absl::ZeroDuration());
     link.sound_at = absl::InfiniteFuture();
   }
+}
+
+bool Fleet::Quiet() const {
+  for (const auto& daemon : daemons_) {
+    if (daemon->start_at != absl::InfiniteFuture() || !daemon->fail_point.empty() ||
+        daemon->continue_at != absl::InfiniteFuture()) {
+      return false;
+    }
+  }
+  return std::all_of(links_.begin(), links_.end(),
+                     [](const Link& link) { return link.sound_at == absl::InfiniteFuture(); });
 }
 
 void Fleet::Calm(const std::string& job_state) {

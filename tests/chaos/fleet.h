@@ -39,6 +39,8 @@ class Fleet {
   // What is due by now: learns ports, sees who has died or stopped at a fail point, starts again
   // who was killed, continues who was stopped, heals connections.
   void Poll(const std::string& job_state);
+  // True: nobody is down, stopped or armed, and every connection is sound.
+  bool Quiet() const;
   // Ends all disturbance: everybody runs, unarmed, and every connection is sound.
   void Calm(const std::string& job_state);
   // SIGTERM to all workers, then to the coordinators, then to the packager (unless kept). Each has

@@ -31,6 +31,7 @@ class StoreKiller {
   void Poll() {
     if (absl::Now() >= start_at_) Calm();
   }
+  bool quiet() const { return start_at_ == absl::InfiniteFuture(); }
   void Calm() {
     if (start_at_ != absl::InfiniteFuture()) server_->Start();
     start_at_ = absl::InfiniteFuture();
@@ -61,7 +62,7 @@ void Disturb(const Schedule& schedule, const Watcher& watcher, Fleet* fleet, Sto
   }
   // Pauses and fail points that are armed still get their time.
   const absl::Time end = absl::Now() + absl::Seconds(4);
-  while (!schedule.acts.empty() && absl::Now() < end && !watcher.ended()) {
+  while (absl::Now() < end && !watcher.ended() && !(fleet->Quiet() && store->quiet())) {
     fleet->Poll(watcher.state());
     store->Poll();
     absl::SleepFor(kTick);
@@ -196,6 +197,7 @@ RoundResult RunRound(const Schedule& schedule, const RoundSetting& setting) {
   options.source_root = setting.model_root;
   options.coordinators = schedule.coordinators;
   options.workers = schedule.workers;
+  options.lease_seconds = setting.lease_seconds;
   if (schedule.postgres) options.postgres_url = setting.postgres->NewDatabase();
   {
     Fleet fleet(options);
@@ -218,7 +220,10 @@ RoundResult RunRound(const Schedule& schedule, const RoundSetting& setting) {
     for (const auto& [deed, count] : fleet.deeds()) result.deeds[deed] += count;
     if (!result.faults.empty()) result.logs = fleet.Logs();
   }
-  if (std::getenv("SHIFTADD_TEST_KEEP") == nullptr) std::filesystem::remove_all(options.dir);
+  if (std::getenv("SHIFTADD_TEST_KEEP") == nullptr) {
+    std::filesystem::remove_all(options.dir);
+    if (schedule.postgres) setting.postgres->DropDatabases();
+  }
   return result;
 }
 

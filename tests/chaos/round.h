@@ -17,6 +17,7 @@ namespace shiftadd::testing {
 struct RoundSetting {
   std::string model_root;              // a folder with the model in tiny/
   PostgresServer* postgres = nullptr;  // needed by schedules that ask for it
+  int lease_seconds = 2;
   // Digests of undisturbed runs; empty: not known yet.
   std::string digest, refined_digest;
 };
