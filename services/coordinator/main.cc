@@ -95,6 +95,9 @@ void DefineFlags(CLI::App* app, Flags* f) {
   AddDaemonFlags(app, "coordinator", &f->daemon);
 }
 
+// Changes that follow each other so closely are looked at together.
+constexpr absl::Duration kTickPause = absl::Milliseconds(5);
+
 // Ticks after every change, and at least once a second for leases and progress.
 void Drive(Coordinator* core, const StopFlag* stop) {
   uint64_t seen = 0;
@@ -104,6 +107,7 @@ void Drive(Coordinator* core, const StopFlag* stop) {
       spdlog::error("store: {}", status.ToString());
       absl::SleepFor(absl::Seconds(1));
     }
+    absl::SleepFor(kTickPause);
     core->store()->AwaitChange(seen, absl::Seconds(1));
   }
 }

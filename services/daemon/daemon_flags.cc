@@ -86,7 +86,7 @@ absl::Status WritePortFile(const std::string& path, std::initializer_list<int> p
 }
 
 int ExitCode(absl::string_view daemon, const absl::Status& status) {
-  if (status.ok()) return 0;
+  if (status.ok() || absl::IsCancelled(status)) return 0;
   std::cerr << daemon << ": " << status.message() << std::endl;
   return 1;
 }

@@ -36,6 +36,7 @@ std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv);
 absl::Status WritePortFile(const std::string& path, std::initializer_list<int> ports);
 
 // Says on stderr what `daemon` failed of. The exit code: 0 if OK, else 1.
+// CANCELLED: it was told to end before it served, which is as good an end as any.
 int ExitCode(absl::string_view daemon, const absl::Status& status);
 
 }  // namespace shiftadd

@@ -9,8 +9,8 @@
 
 namespace shiftadd::sql {
 
-// Opens a store; a server that cannot be reached is waited for, until SIGINT or SIGTERM: it may be
-// starting just as we are.
+// Opens a store; a server that cannot be reached is waited for: it may be starting just as we are.
+// CANCELLED: SIGINT or SIGTERM came first, which is an orderly end.
 template <typename Open>
 auto AwaitServer(const Open& open) {
   constexpr absl::Duration kPause = absl::Seconds(1);
@@ -18,7 +18,13 @@ auto AwaitServer(const Open& open) {
   if (absl::IsUnavailable(store.status())) {
     spdlog::warn("waiting for the store: {}", store.status().ToString());
   }
-  while (absl::IsUnavailable(store.status()) && !WaitForShutdown(kPause)) store = open();
+  while (absl::IsUnavailable(store.status())) {
+    if (WaitForShutdown(kPause)) {
+      store = absl::CancelledError("stopped while waiting for the store");
+      break;
+    }
+    store = open();
+  }
   return store;
 }
 

@@ -7,6 +7,7 @@
 #include <filesystem>
 #include <functional>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "tests/chaos/round.h"
@@ -105,6 +106,25 @@ TEST_F(DisasterTest, PostgresqlIsAwayForAWhile) {
   EXPECT_FALSE(watcher_->ended());
   server.Start();
   ExpectTheSamePackage();
+}
+
+TEST_F(DisasterTest, WhoWaitsForPostgresqlCanBeTerminated) {
+  PostgresServer server;
+  const std::string url = server.NewDatabase();
+  server.Stop();
+  for (const char* name : {"coordinator", "packager"}) {
+    const std::string log = absl::StrCat(options_.dir, "/", name, ".log");
+    Process process({Binary(absl::StrCat("shiftadd-", name)), "--store", url, "--blobs",
+                     options_.dir + "/store", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"},
+                    log);
+    for (const absl::Time end = absl::Now() + kTimeout;
+         !absl::StrContains(ReadFile(log), "waiting for the store") && absl::Now() < end;) {
+      absl::SleepFor(absl::Milliseconds(20));
+    }
+    process.Signal(SIGTERM);
+    EXPECT_EQ(process.Wait(kTimeout), 0) << ReadFile(log);
+    EXPECT_THAT(ReadFile(log), ::testing::HasSubstr("waiting for the store"));
+  }
 }
 
 TEST_F(DisasterTest, TheBlobFolderIsAwayForAWhile) {
