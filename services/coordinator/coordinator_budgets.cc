@@ -63,15 +63,16 @@ v1::JobSpec ChildSpec(const v1::Job& parent, const v1::PublishBudgetRequest& req
   return spec;
 }
 
-// What the parent's workers found out, as rows of the child. Held-out windows and activations are
-// scratch, which has gone with the parent's end; the source is hashed again, as it may have
-// changed.
+// What the parent's workers found out, as rows of the child, and how they did: a candidate that is
+// lost is made again from the beginning on. Held-out windows are the child's own; the source is
+// hashed again, as it may have changed.
 std::vector<NewTask> Inherited(const JobView& parent, const std::string& child_id) {
   std::vector<NewTask> tasks;
   for (const ViewedTask& t : parent.tasks()) {
     const v1::TaskKind kind = t.record.kind;
-    const bool kept = kind == v1::TASK_KIND_INGEST || kind == v1::TASK_KIND_PROFILE ||
-                      kind == v1::TASK_KIND_MEASURE || kind == v1::TASK_KIND_ENDS ||
+    const bool kept = kind == v1::TASK_KIND_INGEST || kind == v1::TASK_KIND_FORWARD ||
+                      kind == v1::TASK_KIND_PROFILE || kind == v1::TASK_KIND_MEASURE ||
+                      kind == v1::TASK_KIND_ENDS ||
                       (kind == v1::TASK_KIND_CALIBRATE && !t.task.calibrate().held_out());
     if (!kept || t.record.state != TaskState::kDone) continue;
     v1::Task task = t.task;

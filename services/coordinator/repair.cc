@@ -56,10 +56,9 @@ absl::StatusOr<std::optional<JobUpdate>> PlanRepair(const JobView& view,
   std::vector<const ViewedTask*> planned;
   for (const std::string& digest : lost) {
     const ViewedTask* producer = Producer(view, digest);
-    if (producer == nullptr || producer->record.inherited()) {
-      return absl::FailedPreconditionError(absl::StrCat(
-          "blob ", digest, " is lost, and ",
-          producer == nullptr ? "no task of this job has stored it" : "another job has stored it"));
+    if (producer == nullptr) {
+      return absl::FailedPreconditionError(
+          absl::StrCat("blob ", digest, " is lost, and no task of this job has stored it"));
     }
     const auto times = std::count_if(repairs.begin(), repairs.end(), [&](const ViewedTask* t) {
       return t->task.repaired_digest() == digest;

@@ -20,8 +20,10 @@ inline constexpr int kMaxRepairs = 8;
 // one is open for already; nothing if that are all. `repair`: the ordinal of the REPAIR task that
 // has found them lost, if it was one; what it waits for must come behind it, since the last REPAIR
 // task is done first (scheduling.h). The done task stays as it is: what it has reported is what the
-// repair has to give. FAILED_PRECONDITION names a blob that no task of this job stored (a text of
-// the user's, a candidate of the parent's), or that was repaired kMaxRepairs times.
+// repair has to give. A task that the job took over from its parent is run again as if it were its
+// own: what it reads, which was the parent's scratch, is then found missing and made again too.
+// FAILED_PRECONDITION names a blob that no task of this job stored (a text of the user's), or that
+// was repaired kMaxRepairs times.
 absl::StatusOr<std::optional<JobUpdate>> PlanRepair(const JobView& view,
                                                     const std::vector<std::string>& lost,
                                                     std::optional<uint32_t> repair = std::nullopt);

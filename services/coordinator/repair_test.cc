@@ -4,6 +4,8 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
 #include "services/coordinator/simulated_cluster.h"
@@ -181,6 +183,50 @@ TEST_F(RepairTest, ACandidateThatThePackagerLacksIsMadeAgain) {
   cluster_.publisher.gone.clear();
   ASSERT_TRUE(cluster_.Complete("w0", *task).ok());
   EXPECT_EQ(Published(), Undisturbed());
+}
+
+// The parent made the candidate, and what it was made from has gone with the parent's end.
+TEST_F(RepairTest, ACandidateOfTheParentIsMadeAgainFromTheBeginning) {
+  v1::SubmitJobRequest request = SimulatedCluster::Request();
+  request.mutable_spec()->mutable_recipe()->set_hessian(v1::HESSIAN_GUIDED);
+  const std::string parent = cluster_.Submit(request).job_id();
+  cluster_.Run(2);
+  v1::PublishBudgetRequest publish;
+  publish.set_job_id(parent);
+  publish.mutable_budget()->set_planes(2.5);
+  publish.set_output("child:latest");
+  std::vector<FieldFault> faults;
+  const auto child = cluster_.core->PublishBudget(publish, "ann", &faults);
+  ASSERT_TRUE(child.ok()) << child.status();
+  job_ = child->job_id();
+  cluster_.RunTo(job_, v1::JOB_STATE_EVALUATING);
+  const auto evaluate = cluster_.Lease("w0");
+  ASSERT_TRUE(evaluate.has_value());
+  ASSERT_EQ(evaluate->kind(), v1::TASK_KIND_EVALUATE);
+  const std::string lost = evaluate->evaluate().variants(0).layers(0).digest();
+  ASSERT_TRUE(Lose("w0", *evaluate, {lost}).ok());
+
+  const auto profile = cluster_.Lease("w0");
+  ASSERT_TRUE(profile.has_value()) << cluster_.Get(job_).error();
+  ASSERT_EQ(profile->kind(), v1::TASK_KIND_REPAIR);
+  ASSERT_TRUE(profile->has_profile());
+  EXPECT_EQ(profile->context().job_id(), job_) << "whose scratch it uses";
+  ASSERT_GT(profile->profile().token_weights_size(), 0);
+  const std::string weights = profile->profile().token_weights(0).digest(),
+                    tokens = profile->profile().tokens_digests(0);
+  ASSERT_TRUE(Lose("w0", *profile, {tokens, weights}).ok());
+
+  std::set<std::string> repaired;
+  for (int i = 0; i < 3; ++i) {
+    const auto repair = cluster_.Lease("w0");
+    ASSERT_TRUE(repair.has_value()) << cluster_.Get(job_).error();
+    ASSERT_EQ(repair->kind(), v1::TASK_KIND_REPAIR);
+    repaired.insert(repair->repaired_digest());
+    ASSERT_TRUE(cluster_.Complete("w0", *repair).ok());
+  }
+  EXPECT_EQ(repaired, (std::set<std::string>{lost, tokens, weights}));
+  cluster_.Run(2);
+  EXPECT_EQ(cluster_.Get(job_).state(), v1::JOB_STATE_SUCCEEDED) << cluster_.Get(job_).error();
 }
 
 TEST_F(RepairTest, AStoreThatIsAwayCountsAsNoAttempt) {
