@@ -6,6 +6,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
+#include "absl/time/clock.h"
 #include "services/base/digest.h"
 #include "services/blob/testing/registry_process.h"
 #include "services/rpc/rpc.h"
@@ -30,8 +31,7 @@ class RegistryClusterTest : public ::testing::Test {
     if (!RegistryProcess::IsInstalled()) GTEST_SKIP() << "no docker-registry";
   }
 
-  // The digest of the package tiny:v1 that a job of `cluster` publishes.
-  static std::string RunJob(Cluster* cluster) {
+  static v1::JobSpec Spec() {
     v1::JobSpec spec;
     spec.set_source("file://" + *root_ + "/tiny");
     spec.mutable_budget()->set_planes(3);
@@ -39,7 +39,12 @@ class RegistryClusterTest : public ::testing::Test {
     spec.mutable_calibration()->set_length(32);
     spec.mutable_evaluation()->set_sequences(2);
     spec.set_output("tiny:v1");
-    const auto job = cluster->Submit(spec);
+    return spec;
+  }
+
+  // The digest of the package tiny:v1 that a job of `cluster` publishes.
+  static std::string RunJob(Cluster* cluster) {
+    const auto job = cluster->Submit(Spec());
     EXPECT_TRUE(job.ok()) << job.status();
     if (!job.ok()) return "";
     const auto end = cluster->WaitForSuccess(job->job_id());
@@ -122,6 +127,39 @@ TEST_F(RegistryClusterTest, TheSamePackageAsThroughAFolderAndServedFromTheRegist
   ASSERT_EQ(copied.exit_code, 0) << copied.output;
   EXPECT_EQ(Answer(copy), answer);
   std::filesystem::remove_all(copy);
+}
+
+TEST_F(RegistryClusterTest, WhileTheRegistryIsAwayAJobWaitsAndNothingFails) {
+  std::string expected;
+  {
+    Cluster folder(*root_);
+    folder.AddWorker();
+    expected = RunJob(&folder);
+  }
+  const auto registry = RegistryProcess::Start();
+  ASSERT_NE(registry, nullptr);
+  Cluster cluster(*root_, /*lease_seconds=*/3, registry->url() + "/shiftadd");
+  cluster.AddWorker();
+  cluster.AddWorker();
+  const auto job = cluster.Submit(Spec());
+  ASSERT_TRUE(job.ok()) << job.status();
+  // Its first blobs are there, and most are not.
+  const auto started = cluster.WaitUntil(
+      job->job_id(), [](const v1::Job& j) { return j.state() >= v1::JOB_STATE_CALIBRATING; });
+  ASSERT_TRUE(started.ok()) << started.status();
+  registry->Stop();
+  absl::SleepFor(absl::Seconds(10));  // three leases
+  const auto waiting = cluster.Get(job->job_id());
+  ASSERT_TRUE(waiting.ok()) << waiting.status();
+  EXPECT_FALSE(Ended(*waiting)) << v1::JobState_Name(waiting->state()) << ": " << waiting->error();
+  ASSERT_TRUE(registry->Restart());
+  const absl::Status end = cluster.EndsAs(job->job_id(), expected);
+  EXPECT_TRUE(end.ok()) << end;
+  const auto events = cluster.Events(job->job_id());
+  ASSERT_TRUE(events.ok()) << events.status();
+  for (const v1::JobEvent& event : *events) {
+    EXPECT_NE(event.task().change(), "failed") << event.ShortDebugString();
+  }
 }
 
 }  // namespace
