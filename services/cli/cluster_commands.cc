@@ -112,8 +112,8 @@ int Up(Context& context, UpOptions options, bool foreground) {
     options.tokens = fs::absolute(options.tokens).string();
     if (options.certs.empty()) {
       return Report(context, absl::InvalidArgumentError(
-                                 "--tokens: expected --certs too: the daemons themselves have "
-                                 "certificates and no tokens"));
+                                 "--tokens: expected --certs DIR too, which `deploy/certs.sh DIR` "
+                                 "makes: the daemons themselves have certificates and no tokens"));
     }
   }
   if (!options.certs.empty()) {
