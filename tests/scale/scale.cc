@@ -11,6 +11,7 @@
 #include <sstream>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "services/base/digest.h"
 #include "services/base/ids.h"
@@ -32,28 +33,65 @@ struct Flags {
   double seconds = 60, task_seconds = 1, max_idle = 0;
 };
 
-// Of a process, from /proc: resident MB and CPU seconds.
+// Of a process, from /proc: resident MB.
 double ResidentMb(pid_t pid) {
   std::ifstream in(absl::StrCat("/proc/", pid, "/statm"));
   double total = 0, resident = 0;
   in >> total >> resident;
   return resident * static_cast<double>(sysconf(_SC_PAGESIZE)) / 1e6;
 }
-double CpuSeconds(pid_t pid) {
-  std::string stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
-  std::istringstream in(stat.substr(stat.rfind(')') + 2));
+
+// What /proc/PID/stat says: the parent and the CPU seconds of the process and its children that
+// have ended.
+struct ProcessStat {
+  pid_t parent = 0;
+  double cpu_seconds = 0;
+};
+ProcessStat StatOf(const std::string& pid) {
+  const std::string stat = ReadFile(absl::StrCat("/proc/", pid, "/stat"));
+  std::istringstream in(stat.substr(std::min(stat.size(), stat.rfind(')') + 2)));
   std::string skipped;
-  for (int i = 0; i < 11; ++i) in >> skipped;
-  double user = 0, system = 0;
-  in >> user >> system;
-  return (user + system) / static_cast<double>(sysconf(_SC_CLK_TCK));
+  ProcessStat out;
+  in >> skipped >> out.parent;
+  for (int i = 0; i < 9; ++i) in >> skipped;
+  for (int i = 0; i < 4; ++i) {
+    double ticks = 0;
+    in >> ticks;
+    out.cpu_seconds += ticks / static_cast<double>(sysconf(_SC_CLK_TCK));
+  }
+  return out;
+}
+// Of a process and its children.
+double CpuSeconds(pid_t pid) {
+  if (pid <= 0) return 0;
+  double seconds = StatOf(absl::StrCat(pid)).cpu_seconds;
+  for (const auto& entry : std::filesystem::directory_iterator("/proc")) {
+    const std::string name = entry.path().filename();
+    if (name.find_first_not_of("0123456789") != std::string::npos) continue;
+    const ProcessStat child = StatOf(name);
+    if (child.parent == pid) seconds += child.cpu_seconds;
+  }
+  return seconds;
+}
+// Of the whole machine, idle time left out.
+double BusySeconds() {
+  std::ifstream in("/proc/stat");
+  std::string word;
+  in >> word;
+  double busy = 0;
+  for (int i = 0; i < 8; ++i) {
+    double ticks = 0;
+    in >> ticks;
+    if (i != 3 && i != 4) busy += ticks;  // idle, and waiting for the disk
+  }
+  return busy / static_cast<double>(sysconf(_SC_CLK_TCK));
 }
 
 // The processes, ended with the object.
 class ControlPlane {
  public:
   explicit ControlPlane(const Flags& flags) : dir_(NewTempDir("scale")) {
-    if (flags.store == "postgres") postgres_ = std::make_unique<PostgresServer>();
+    if (flags.store == "postgres") postgres_ = std::make_unique<PostgresServer>(/*durable=*/true);
     const std::string url = postgres_ != nullptr ? postgres_->NewDatabase() : "";
     packager_ = Start("packager", url, {});
     packager_port_ = Port("packager", &packager_);
@@ -68,6 +106,8 @@ class ControlPlane {
   }
   std::string coordinator() const { return absl::StrCat("127.0.0.1:", coordinator_port_); }
   pid_t pid() const { return coordinator_.pid(); }
+  pid_t packager_pid() const { return packager_.pid(); }
+  pid_t postgres_pid() const { return postgres_ == nullptr ? 0 : postgres_->pid(); }
   std::string blobs() const { return dir_ + "/blobs"; }
   std::string Log() const { return ReadFile(dir_ + "/coordinator.log"); }
 
@@ -103,6 +143,17 @@ class ControlPlane {
   int packager_port_ = 0, coordinator_port_ = 0;
 };
 
+// CPU seconds since the start: whose they are.
+struct Usage {
+  explicit Usage(const ControlPlane& plane)
+      : coordinator(CpuSeconds(plane.pid())),
+        packager(CpuSeconds(plane.packager_pid())),
+        postgres(CpuSeconds(plane.postgres_pid())),
+        load(StatOf("self").cpu_seconds),
+        machine(BusySeconds()) {}
+  double coordinator, packager, postgres, load, machine;
+};
+
 // What the simulated results name has to be there to be pinned.
 void StoreBlobs(const std::string& dir, int blocks) {
   const auto store = OpenOciLayout(dir).value();
@@ -128,6 +179,7 @@ std::vector<std::string> SubmitJobs(const std::string& coordinator, int count,
     request.set_request_id(NewId("scale"));
     request.mutable_spec()->set_output(absl::StrCat("job", i, ":latest"));
     grpc::ClientContext context;
+    context.set_wait_for_ready(true);
     v1::Job job;
     const absl::Time start = absl::Now();
     const grpc::Status status = stub->SubmitJob(&context, request, &job);
@@ -169,12 +221,18 @@ int Run(const Flags& flags) {
   for (Latencies* l : {&figures.lease, &figures.renew, &figures.complete}) l->Clear();
   figures.idle_us = figures.leased_us = figures.empty_us = 0;
   figures.tasks = 0;
-  const double rss_before = ResidentMb(plane.pid()), cpu_before = CpuSeconds(plane.pid());
+  const double rss_before = ResidentMb(plane.pid());
+  const Usage before(plane);
   const uint64_t events_before = watched.events;
   const absl::Time start = absl::Now();
-  absl::SleepFor(absl::Seconds(flags.seconds));
+  std::string memory;
+  while (absl::Now() < start + absl::Seconds(flags.seconds)) {
+    absl::SleepFor(std::min(absl::Minutes(1), start + absl::Seconds(flags.seconds) - absl::Now()));
+    absl::StrAppendFormat(&memory, " %.0f", ResidentMb(plane.pid()));
+  }
   const double seconds = absl::ToDoubleSeconds(absl::Now() - start);
-  const double rss = ResidentMb(plane.pid()), cpu = CpuSeconds(plane.pid()) - cpu_before;
+  const double rss = ResidentMb(plane.pid());
+  const Usage after(plane);
   const double idle = static_cast<double>(figures.idle_us) / static_cast<double>(figures.leased_us);
   const int open = watched.open;
   const uint64_t events = watched.events - events_before;
@@ -185,10 +243,20 @@ int Run(const Flags& flags) {
       static_cast<double>(figures.tasks) / seconds, 100 * idle, figures.lease.Quantile(.5),
       figures.lease.Quantile(.99), figures.renew.Quantile(.5), figures.renew.Quantile(.99),
       figures.complete.Quantile(.5), figures.complete.Quantile(.99), submit.Quantile(.5),
-      submit.Quantile(.99), cpu / seconds, rss_before, rss);
+      submit.Quantile(.99), (after.coordinator - before.coordinator) / seconds, rss_before, rss);
   std::printf("  %lu events to watchers, %lu gaps, %d streams failed; %lu leases without a task\n",
               static_cast<unsigned long>(events), static_cast<unsigned long>(watched.gaps),
               watched.failed.load(), static_cast<unsigned long>(figures.empty_leases));
+  const double ours = after.coordinator + after.packager + after.postgres + after.load -
+                      before.coordinator - before.packager - before.postgres - before.load;
+  std::printf(
+      "  CPUs: coordinator %.2f, PostgreSQL %.2f, packager %.2f, workers and watchers %.2f, "
+      "everybody "
+      "else on the machine %.2f\n",
+      (after.coordinator - before.coordinator) / seconds,
+      (after.postgres - before.postgres) / seconds, (after.packager - before.packager) / seconds,
+      (after.load - before.load) / seconds, (after.machine - before.machine - ours) / seconds);
+  if (flags.seconds > 60) std::printf("  MB of the coordinator, each minute:%s\n", memory.c_str());
   std::fflush(stdout);
   watchers.reset();
   workers.reset();
