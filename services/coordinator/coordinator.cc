@@ -303,18 +303,20 @@ absl::Status Coordinator::Watch(const std::string& job_id, uint64_t from_sequenc
   uint64_t next = std::max<uint64_t>(1, from_sequence);
   WatchHub::Ticket ticket(&watch_hub_, job_id);
   while (!stopped()) {
-    // The job is read first: events written after it are found by the next round.
-    SA_ASSIGN_OR_RETURN(const JobRecord record, store_->GetJob(job_id));
     SA_ASSIGN_OR_RETURN(const auto events, store_->Events(job_id, next, kEventsAtATime));
     for (const v1::JobEvent& event : events) {
       if (!send(event)) return absl::OkStatus();
       next = event.sequence() + 1;
     }
-    // A job that failed and was retried goes on behind its first end.
-    if (IsTerminal(record.job.state()) && next > record.job.last_sequence()) {
-      return absl::OkStatus();
+    if (static_cast<int>(events.size()) == kEventsAtATime) continue;
+    const bool ended = !events.empty() && events.back().event_case() == v1::JobEvent::kState &&
+                       IsTerminal(events.back().state());
+    if (events.empty() || ended) {
+      SA_ASSIGN_OR_RETURN(const JobRecord record, store_->GetJob(job_id));
+      // A job that failed and was retried goes on behind its first end.
+      if (next <= record.job.last_sequence()) continue;
+      if (IsTerminal(record.job.state())) return absl::OkStatus();
     }
-    if (!events.empty()) continue;
     const absl::Time poll = absl::Now() + kWatchPoll;
     while (!stopped() && absl::Now() < poll && !ticket.Await(next - 1, kWatchWait)) {
     }

@@ -3,6 +3,7 @@
 #ifndef SHIFTADD_SERVICES_COORDINATOR_COORDINATOR_H_
 #define SHIFTADD_SERVICES_COORDINATOR_COORDINATOR_H_
 
+#include <atomic>
 #include <functional>
 #include <map>
 #include <mutex>
@@ -103,7 +104,8 @@ class Coordinator {
   struct Memory {
     std::string signature;                         // of the rows at the last planning
     JobMark mark;                                  // when it was last looked at
-    absl::Time look_again = absl::InfinitePast();  // although its mark stands still
+    TaskCounts counts;                             // as they were then
+    absl::Time look_again = absl::InfinitePast();  // although nothing that matters has happened
     std::set<std::string> pinned;                  // blobs
     std::set<std::string> freed;                   // scratch blobs
     absl::Time wait_until = absl::InfinitePast();  // after a fault that may pass
@@ -129,6 +131,8 @@ class Coordinator {
   // are none.
   absl::Status Repair(const v1::FailTaskRequest& request);
   absl::Status StepJob(const JobMark& mark);
+  // Whether StepOnce may have something to do, as far as can be told without reading the tasks.
+  absl::StatusOr<bool> NeedsLook(const JobMark& mark, const Memory& memory);
   // True if a step was taken and another may follow.
   absl::StatusOr<bool> StepOnce(const std::string& job_id);
   absl::StatusOr<bool> Package(const JobView& view);
@@ -158,6 +162,9 @@ class Coordinator {
   std::map<std::string, Memory> memory_;  // under tick_mutex_
 
   WatchHub watch_hub_;
+
+  // The store's count of work (JobStore::AwaitWork) at which there was no ready task.
+  std::atomic<uint64_t> nothing_ready_{0};
 
   std::mutex size_mutex_;
   std::map<std::string, uint64_t> sizes_;  // of blobs; under size_mutex_

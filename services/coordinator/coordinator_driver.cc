@@ -16,6 +16,8 @@ namespace {
 
 constexpr absl::Duration kBackOff = absl::Seconds(2);
 constexpr absl::Duration kProgressPeriod = absl::Seconds(1);
+// A job of which nobody does anything.
+constexpr absl::Duration kIdlePeriod = absl::Seconds(10);
 constexpr double kProgressStep = 0.002;
 // More steps in a row than a job has states: something goes in circles.
 constexpr int kMaxSteps = 16;
@@ -31,6 +33,46 @@ std::string Signature(const JobRecord& record, const std::vector<TaskRecord>& ta
   return absl::StrCat(record.revision, "/", tasks.size(), "/",
                       counts[static_cast<int>(TaskState::kDone)], "/",
                       counts[static_cast<int>(TaskState::kFailed)]);
+}
+
+TaskCounts CountsOf(const std::vector<TaskRecord>& tasks) {
+  TaskCounts counts;
+  for (const TaskRecord& t : tasks) ++counts[{t.kind, t.state}];
+  return counts;
+}
+
+int CountOf(const TaskCounts& counts, v1::TaskKind kind, TaskState state) {
+  const auto found = counts.find({kind, state});
+  return found == counts.end() ? 0 : found->second;
+}
+
+// Kinds of which the planner waits for all tasks: while some are open the end of one plans nothing,
+// and what it has stored can be pinned with the next ones'.
+bool PlannedTogether(v1::TaskKind kind) {
+  return kind == v1::TASK_KIND_FORWARD || kind == v1::TASK_KIND_PROFILE ||
+         kind == v1::TASK_KIND_MEASURE || kind == v1::TASK_KIND_EVALUATE;
+}
+
+// Whether planning could come to another answer than it did at `before`.
+bool MayPlan(const TaskCounts& before, const TaskCounts& now) {
+  std::set<v1::TaskKind> kinds;
+  for (const TaskCounts* counts : {&before, &now}) {
+    for (const auto& [key, count] : *counts) kinds.insert(key.first);
+  }
+  for (const v1::TaskKind kind : kinds) {
+    for (const TaskState ended : {TaskState::kDone, TaskState::kFailed, TaskState::kCancelled}) {
+      if (CountOf(before, kind, ended) == CountOf(now, kind, ended)) continue;
+      const bool open =
+          CountOf(now, kind, TaskState::kReady) > 0 || CountOf(now, kind, TaskState::kRunning) > 0;
+      if (ended != TaskState::kDone || !open || !PlannedTogether(kind)) return true;
+    }
+  }
+  return false;
+}
+
+bool AnyRunning(const TaskCounts& counts) {
+  return std::any_of(counts.begin(), counts.end(),
+                     [](const auto& entry) { return entry.first.second == TaskState::kRunning; });
 }
 
 }  // namespace
@@ -77,6 +119,13 @@ void Coordinator::NoteFault(const std::string& job_id, const absl::Status& statu
   store_->AppendEvents(job_id, {event}).IgnoreError();
 }
 
+absl::StatusOr<bool> Coordinator::NeedsLook(const JobMark& mark, const Memory& memory) {
+  if (clock_->Now() >= memory.look_again || mark.revision != memory.mark.revision) return true;
+  if (mark.last_sequence == memory.mark.last_sequence) return false;
+  SA_ASSIGN_OR_RETURN(const TaskCounts counts, store_->CountTasksOf(mark.job_id));
+  return MayPlan(memory.counts, counts);
+}
+
 absl::Status Coordinator::StepJob(const JobMark& mark) {
   const std::string& job_id = mark.job_id;
   const LogScope fields(LogFields{{"job", job_id}});
@@ -84,15 +133,21 @@ absl::Status Coordinator::StepJob(const JobMark& mark) {
   const absl::Time now = clock_->Now();
   if (now < memory.wait_until) return absl::OkStatus();
   // A look costs a read of all its tasks: with hundreds of jobs in the queue most are skipped.
-  const bool moved =
-      mark.revision != memory.mark.revision || mark.last_sequence != memory.mark.last_sequence;
-  if (!moved && now < memory.look_again) return absl::OkStatus();
+  SA_ASSIGN_OR_RETURN(const bool look, NeedsLook(mark, memory));
+  if (!look) {
+    // Seldom looked at while nobody worked on it; who works makes progress without a word.
+    if (mark.last_sequence != memory.mark.last_sequence) {
+      memory.look_again = std::min(memory.look_again, now + kProgressPeriod);
+    }
+    memory.mark = mark;
+    return absl::OkStatus();
+  }
   memory.look_again = absl::InfinitePast();
   for (int i = 0; i < kMaxSteps; ++i) {
     SA_ASSIGN_OR_RETURN(const bool again, StepOnce(job_id));
     if (again) continue;
     memory.mark = mark;
-    memory.look_again = now + kProgressPeriod;  // running tasks make progress without a word
+    memory.look_again = now + (AnyRunning(memory.counts) ? kProgressPeriod : kIdlePeriod);
     return absl::OkStatus();
   }
   return absl::OkStatus();  // the rest at the next tick
@@ -106,6 +161,7 @@ absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
   }
   SA_ASSIGN_OR_RETURN(const std::vector<TaskRecord> tasks, store_->ListTasks(job_id, false));
   const std::string signature = Signature(record, tasks);
+  MemoryOf(job_id).counts = CountsOf(tasks);
   if (signature == MemoryOf(job_id).signature) {
     SA_RETURN_IF_ERROR(EmitProgress(record.job, tasks));
     return false;

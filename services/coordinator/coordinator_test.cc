@@ -116,6 +116,37 @@ TEST(Job, TheSameConfigForAnyNumberOfWorkers) {
   EXPECT_EQ(PublishedConfig(9), one);  // more than blocks
 }
 
+TEST(Job, TheEndOfOneTaskOfManyIsNotPlannedFor) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
+  std::vector<v1::Task> profiles;
+  while (profiles.size() < 6) {
+    const std::string worker = absl::StrCat("w", profiles.size());
+    const v1::Task task = *cluster.Lease(worker);
+    if (task.kind() == v1::TASK_KIND_PROFILE) {
+      profiles.push_back(task);
+    } else {
+      ASSERT_TRUE(cluster.Complete(worker, task).ok());
+    }
+  }
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  for (int i = 0; i < 6; ++i) {
+    cluster.store_calls.clear();
+    ASSERT_TRUE(cluster.Complete(absl::StrCat("w", i), profiles[i]).ok());
+    ASSERT_TRUE(cluster.core->Tick().ok());
+    // The last one may be what the job waits for.
+    EXPECT_EQ(cluster.store_calls["ListTasks"] > 0, i == 5) << i;
+  }
+  // What was stored is pinned within a second, and at the latest when it is chosen from.
+  EXPECT_EQ(std::set<std::string>(cluster.publisher.pins[job.job_id()].begin(),
+                                  cluster.publisher.pins[job.job_id()].end())
+                .size(),
+            36u + 2);
+  cluster.Run(2);
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
 TEST(Job, SeveralWorkersSplitTheForwardPass) {
   SimulatedCluster cluster;
   for (const char* w : {"w0", "w1", "w2"}) cluster.Lease(w);

@@ -19,6 +19,9 @@ constexpr int kMaxLostDigests = 64;
 constexpr int kRepairUpdates = 16;  // against a driver that is faster each time
 // Between two looks at the caller's connection while it waits for a task.
 constexpr absl::Duration kLeaseWait = absl::Milliseconds(500);
+// Between two tries for a task that are not due to news: a task that its worker has lost is its own
+// again once the others are gone.
+constexpr absl::Duration kLeaseRetry = absl::Seconds(5);
 
 absl::StatusOr<LeaseQuery> ToQuery(const v1::LeaseTaskRequest& request) {
   if (request.worker_id().empty() || request.worker_id().size() > 200) {
@@ -108,10 +111,17 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
   const absl::Time end =
       absl::Now() + std::clamp(rpc::FromProto(request.max_wait()), absl::ZeroDuration(), kMaxWait);
   uint64_t seen = 0;
+  absl::Time retry = absl::InfinitePast();
   while (true) {
-    const uint64_t now = store_->AwaitChange(seen, absl::ZeroDuration());
-    if (now != seen && !other_version) {
+    const uint64_t now = store_->AwaitWork(seen, absl::ZeroDuration());
+    // Where one worker has just found nothing at all, the others that wait need not look. A new
+    // request looks at any rate: its own task may be there already.
+    const bool due =
+        (now != seen || absl::Now() >= retry) && (seen == 0 || nothing_ready_.load() != now);
+    if (due && !other_version) {
       SA_ASSIGN_OR_RETURN(LeaseOutcome outcome, store_->LeaseTask(query));
+      retry = absl::Now() + std::min(kLeaseRetry, options_.lease / 2);
+      if (outcome.none_ready) nothing_ready_ = now;
       if (outcome.task.has_value()) {
         // Nobody is there to take it; what an earlier request has got may have arrived, though.
         if (stopped() && !outcome.repeated) {
@@ -124,6 +134,10 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
           return response;
         }
         response.clear_idle_reason();
+        NoteInCall({{"job", outcome.task->job_id},
+                    {"task", outcome.task->task_id},
+                    {"epoch", absl::StrCat(outcome.task->lease_epoch)},
+                    {"worker", query.worker}});
         SA_ASSIGN_OR_RETURN(*response.mutable_task(), ToTask(*outcome.task, options_.lease));
         return response;
       }
@@ -135,14 +149,15 @@ absl::StatusOr<v1::LeaseTaskResponse> Coordinator::Lease(const v1::LeaseTaskRequ
     seen = now;
     const absl::Duration left = end - absl::Now();
     if (left <= absl::ZeroDuration() || stopped()) return response;
-    store_->AwaitChange(seen, std::min(left, kLeaseWait));
+    store_->AwaitWork(seen, std::min(left, kLeaseWait));
   }
 }
 
 absl::StatusOr<v1::RenewLeaseResponse> Coordinator::Renew(const v1::RenewLeaseRequest& request) {
-  const LogScope fields(FieldsOf(request));
+  NoteInCall(FieldsOf(request));
   SA_ASSIGN_OR_RETURN(const Renewal renewal,
                       store_->RenewLease(KeyOf(request), request.progress()));
+  NoteInCall({{"job", renewal.job_id}});
   v1::RenewLeaseResponse response;
   *response.mutable_lease() = rpc::ToProto(options_.lease);
   response.set_cancel(renewal.cancel);
@@ -150,10 +165,11 @@ absl::StatusOr<v1::RenewLeaseResponse> Coordinator::Renew(const v1::RenewLeaseRe
 }
 
 absl::Status Coordinator::Complete(const v1::CompleteTaskRequest& request) {
-  const LogScope fields(FieldsOf(request));
+  NoteInCall(FieldsOf(request));
   const auto record = store_->GetTask(request.task_id());
   if (absl::IsNotFound(record.status())) return absl::AbortedError(record.status().message());
   SA_RETURN_IF_ERROR(record.status());
+  NoteInCall({{"job", record->job_id}});
   SA_ASSIGN_OR_RETURN(const v1::Task task, ToTask(*record, options_.lease));
   SA_RETURN_IF_ERROR(CheckResult(task, request.result()));
   if (task.kind() == v1::TASK_KIND_REPAIR) {
@@ -223,7 +239,11 @@ absl::Status Coordinator::Repair(const v1::FailTaskRequest& request) {
 }
 
 absl::Status Coordinator::Fail(const v1::FailTaskRequest& request) {
-  const LogScope fields(FieldsOf(request));
+  NoteInCall(FieldsOf(request));
+  // Should it be unknown, the store says so below.
+  if (const auto known = store_->GetTask(request.task_id()); known.ok()) {
+    NoteInCall({{"job", known->job_id}});
+  }
   if (request.code() < 1 || request.code() > 16) {
     return absl::InvalidArgumentError(
         absl::StrCat("code: found ", request.code(), ", expected a canonical code of 1 to 16"));

@@ -4,6 +4,7 @@
 
 #include <cmath>
 #include <filesystem>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
@@ -13,6 +14,7 @@
 #include "services/coordinator/simulated_refine.h"
 #include "services/job/recipe.h"
 #include "services/packaging/package_format.h"
+#include "services/store/timed_job_store.h"
 
 namespace shiftadd::coordinator {
 namespace {
@@ -131,7 +133,10 @@ void SimulatedCluster::Restart(const std::string& quantizer_version) {
   store.reset();
   auto opened = OpenSqliteJobStore(dir + "/coordinator.db", clock);
   ASSERT_TRUE(opened.ok()) << opened.status();
-  store = *std::move(opened);
+  const std::thread::id test = std::this_thread::get_id();
+  store = NewTimedJobStore(*std::move(opened), [this, test](const char* method, auto, double) {
+    if (std::this_thread::get_id() == test) ++store_calls[method];
+  });
   CoordinatorOptions options;
   options.quantizer_version = quantizer_version;
   core =

@@ -72,7 +72,8 @@ class SimulatedCluster {
 
   std::shared_ptr<FakeClock> clock = std::make_shared<FakeClock>();
   RecordingPublisher publisher;
-  std::string source_content;  // what HASH finds in every file of the source
+  std::string source_content;              // what HASH finds in every file of the source
+  std::map<std::string, int> store_calls;  // by method, of the test's own thread
   std::unique_ptr<JobStore> store;
   std::unique_ptr<BlobStore> scratch;
   std::unique_ptr<Coordinator> core;

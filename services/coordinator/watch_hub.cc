@@ -11,7 +11,7 @@ namespace {
 // told of.
 constexpr absl::Duration kWait = absl::Milliseconds(100);
 // Between two looks at the store: changes that come in between are seen together.
-constexpr absl::Duration kPause = absl::Milliseconds(10);
+constexpr absl::Duration kPause = absl::Milliseconds(30);
 
 }  // namespace
 

@@ -60,7 +60,7 @@ TEST_F(GarbageTest, SparesYoungBlobs) {
 
 TEST_F(GarbageTest, SparesWhatIsPinnedUntilItExpires) {
   const std::string a = blobs_->Put("a").value(), b = blobs_->Put("b").value();
-  ASSERT_TRUE(packager_->Pin("job-1", {a, b}, absl::InfiniteFuture()).ok());
+  ASSERT_TRUE(packager_->Pin("job-1", {a, b, a}, absl::InfiniteFuture()).ok());
   ASSERT_TRUE(packager_->Pin("job-2", {b}, clock_.Now() + absl::Hours(10 * 24)).ok());
   AgeBlobs();
   EXPECT_EQ(packager_->CollectGarbage(false)->blobs, 0u);

@@ -1,5 +1,7 @@
 #include "services/packaging/sql_package_store.h"
 
+#include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -261,12 +263,21 @@ absl::Status SqlPackageStore::DeletePackages(const std::vector<PackageRow>& pack
 
 absl::Status SqlPackageStore::Pin(const std::string& owner, const std::vector<std::string>& digests,
                                   absl::Time expire_time) {
+  // Each once: one statement may not change a row twice.
+  const std::set<std::string> distinct(digests.begin(), digests.end());
+  const std::vector<std::string> all(distinct.begin(), distinct.end());
   return db_->Write([&](Session& session) -> absl::Status {
-    for (const std::string& digest : digests) {
+    for (size_t first = 0; first < all.size(); first += sql::kRowsAtATime) {
+      const size_t count = std::min(sql::kRowsAtATime, all.size() - first);
       Statement s(session,
-                  "INSERT INTO pins(owner, digest, expire_time) VALUES(?, ?, ?) "
-                  "ON CONFLICT(owner, digest) DO UPDATE SET expire_time = excluded.expire_time");
-      SA_RETURN_IF_ERROR(s.Text(owner).Text(digest).Int(absl::ToUnixMicros(expire_time)).Run());
+                  absl::StrCat("INSERT INTO pins(owner, digest, expire_time) VALUES ",
+                               sql::ValueRows("(?, ?, ?)", count),
+                               " ON CONFLICT(owner, digest) DO UPDATE SET "
+                               "expire_time = excluded.expire_time"));
+      for (size_t i = first; i < first + count; ++i) {
+        s.Text(owner).Text(all[i]).Int(absl::ToUnixMicros(expire_time));
+      }
+      SA_RETURN_IF_ERROR(s.Run());
     }
     return absl::OkStatus();
   });

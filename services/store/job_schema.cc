@@ -74,6 +74,11 @@ const std::vector<std::string>& SqliteJobMigrations() {
     ALTER TABLE tasks ADD COLUMN lease_request TEXT NOT NULL DEFAULT '';
     ALTER TABLE tasks ADD COLUMN losses TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE workers ADD COLUMN standing INTEGER NOT NULL DEFAULT 0;
+  )sql",
+                                                          R"sql(
+    DROP INDEX tasks_by_state;
+    CREATE INDEX tasks_by_state ON tasks (state);
+    CREATE INDEX tasks_by_job ON tasks (job_id, state);
   )sql"};
   return *steps;
 }
@@ -147,6 +152,18 @@ const std::vector<std::string>& PostgresJobMigrations() {
     ALTER TABLE tasks ADD COLUMN lease_request TEXT COLLATE "C" NOT NULL DEFAULT '';
     ALTER TABLE tasks ADD COLUMN losses TEXT NOT NULL DEFAULT '[]';
     ALTER TABLE workers ADD COLUMN standing BIGINT NOT NULL DEFAULT 0;
+  )sql",
+                                                          // A renewal, or one more event, changes
+                                                          // no indexed column: it needs room in
+                                                          // its page and no other work (HOT).
+                                                          R"sql(
+    DROP INDEX tasks_by_state;
+    CREATE INDEX tasks_by_state ON tasks (state);
+    CREATE INDEX tasks_by_job ON tasks (job_id, state);
+    ALTER TABLE tasks SET (fillfactor = 70);
+    ALTER TABLE jobs SET (fillfactor = 70);
+    ALTER TABLE workers SET (fillfactor = 50);
+    ALTER TABLE owners SET (fillfactor = 50);
   )sql"};
   return *steps;
 }

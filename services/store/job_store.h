@@ -29,6 +29,9 @@ const char* TaskStateName(TaskState state);
 
 bool IsTerminal(v1::JobState state);
 
+// How many tasks there are, by kind and state.
+using TaskCounts = std::map<std::pair<v1::TaskKind, TaskState>, int>;
+
 struct JobRecord {
   v1::Job job;            // state, device_class and last_sequence as they are now; no progress
   uint64_t revision = 0;  // moves with every JobUpdate, cancel and retry
@@ -129,6 +132,7 @@ struct LeaseOutcome {
   std::optional<TaskRecord> task;
   std::string idle_reason;  // without a task
   bool repeated = false;    // an earlier request of the same name has got it
+  bool none_ready = false;  // nobody would have got one
 };
 
 // Names a lease.
@@ -139,6 +143,7 @@ struct LeaseKey {
 };
 
 struct Renewal {
+  std::string job_id;
   absl::Time deadline;
   bool cancel = false;  // the job is being cancelled, or the worker drained: it gives the task back
 };
@@ -237,7 +242,8 @@ class JobStore {
   virtual absl::StatusOr<std::vector<TaskRecord>> ListTasks(const std::string& job_id,
                                                             bool with_bytes) = 0;
   virtual absl::StatusOr<TaskRecord> GetTask(const std::string& task_id) = 0;
-  virtual absl::StatusOr<std::map<std::pair<v1::TaskKind, TaskState>, int>> CountTasks() = 0;
+  virtual absl::StatusOr<TaskCounts> CountTasks() = 0;
+  virtual absl::StatusOr<TaskCounts> CountTasksOf(const std::string& job_id) = 0;
   // Picks by PickTask (scheduling.h), pins the job's device class, and remembers the worker.
   virtual absl::StatusOr<LeaseOutcome> LeaseTask(const LeaseQuery& query) = 0;
   // ABORTED if the lease is not the task's present one.
@@ -267,6 +273,9 @@ class JobStore {
   // Waits until something was committed after `seen` (a former answer; 0 at first), here or by
   // another process (one commit may be told of twice), or `timeout` of real time.
   virtual uint64_t AwaitChange(uint64_t seen, absl::Duration timeout) = 0;
+  // The same, but only for commits after which a worker that found no task may find one: it has
+  // numbers of its own. What only time brings is not told of.
+  virtual uint64_t AwaitWork(uint64_t seen, absl::Duration timeout) = 0;
   // Ends every wait at once, now and later.
   virtual void StopWaiting() = 0;
 };

@@ -612,6 +612,103 @@ TEST_P(JobStoreConformance, ACompletionRacesTheEndOfItsLease) {
   }
 }
 
+TEST_P(JobStoreConformance, WorkIsToldOfWhereATaskBecomesReady) {
+  uint64_t seen = 0;
+  const auto told = [&](absl::Duration timeout) {
+    const uint64_t now = store_->AwaitWork(seen, timeout);
+    return std::exchange(seen, now) != now;
+  };
+  // A shared store may still be told of what was before it was opened.
+  const auto quiet = [&] { return GetParam().shared || !told(absl::ZeroDuration()); };
+  const JobRecord created = Create("job-a");
+  told(absl::ZeroDuration());
+  Plan(created, 3);
+  EXPECT_TRUE(told(absl::Seconds(30)));
+  const TaskRecord done = Lease(Worker("w1"));
+  ASSERT_TRUE(store_->RenewLease(KeyOf(done), 0.5).ok());
+  ASSERT_TRUE(store_->CompleteTask(KeyOf(done), "r", {}).ok());
+  EXPECT_TRUE(quiet());
+  const TaskRecord failed = Lease(Worker("w1"));
+  EXPECT_TRUE(quiet());
+  ASSERT_TRUE(store_->FailTask(KeyOf(failed), FailureKind::kRetry, "INTERNAL", 13, "x").ok());
+  EXPECT_TRUE(told(absl::Seconds(30)));
+  Lease(Worker("w2"));
+  clock_->Advance(absl::Minutes(1));
+  ASSERT_EQ(store_->ReapExpired()->size(), 1u);
+  EXPECT_TRUE(told(absl::Seconds(30)));
+  ASSERT_TRUE(store_->SetStanding("w1", WorkerStanding::kActive).ok());
+  EXPECT_TRUE(told(absl::Seconds(30)));
+  store_->StopWaiting();
+  EXPECT_EQ(store_->AwaitWork(seen, absl::Hours(1)), seen);
+}
+
+TEST_P(JobStoreConformance, OtherProcessesHearOfWork) {
+  if (!GetParam().shared) GTEST_SKIP() << "one process at a time";
+  const std::shared_ptr<JobStore> other = Another();
+  const JobRecord job = Create("job-a");
+  // Whatever it was told of by being opened has been told by now, or counts as an early hearing.
+  uint64_t seen = other->AwaitWork(0, absl::ZeroDuration());
+  const auto planned = Plan(job, 1);
+  // Its own polling would find it too, after five seconds; the tenth planning is not polled for.
+  for (int i = 1; i < 10; ++i) {
+    const uint64_t now = other->AwaitWork(seen, absl::Seconds(30));
+    EXPECT_NE(now, seen);
+    seen = now;
+    Plan(*store_->GetJob("job-a"), i + 1);
+  }
+}
+
+TEST_P(JobStoreConformance, SaysWhetherAnybodyWouldGetATask) {
+  EXPECT_TRUE(store_->LeaseTask(Worker("w1"))->none_ready);
+  Plan(Create("job-a"), 2);
+  Lease(Worker("w1"));
+  const auto other = store_->LeaseTask(Worker("w2", "gpu"));
+  EXPECT_FALSE(other->task.has_value());
+  EXPECT_FALSE(other->none_ready);  // w1's class would
+  Lease(Worker("w3"));
+  EXPECT_TRUE(store_->LeaseTask(Worker("w4"))->none_ready);
+}
+
+TEST_P(JobStoreConformance, CountsTheTasksOfOneJob) {
+  Plan(Create("job-a"), 3);
+  Plan(Create("job-b"), 5);
+  const TaskRecord task = Lease(Worker("w1"));
+  ASSERT_TRUE(store_->CompleteTask(KeyOf(task), "r", {}).ok());
+  EXPECT_EQ(*store_->CountTasksOf("job-a"),
+            (TaskCounts{{{v1::TASK_KIND_PROFILE, TaskState::kReady}, 2},
+                        {{v1::TASK_KIND_PROFILE, TaskState::kDone}, 1}}));
+  EXPECT_TRUE(store_->CountTasksOf("nobody")->empty());
+}
+
+TEST_P(JobStoreConformance, ManyTasksAndEventsInOneStep) {
+  Plan(Create("job-a"), 70);
+  EXPECT_EQ(store_->ListTasks("job-a", false)->size(), 70u);
+  const TaskRecord task = Lease(Worker("w1"));
+  std::vector<v1::JobEvent> events(40);
+  for (size_t i = 0; i < events.size(); ++i) events[i].set_log(std::to_string(i));
+  ASSERT_TRUE(*store_->CompleteTask(KeyOf(task), "r", events));
+  const auto all = store_->Events("job-a", 1, 1000);
+  ASSERT_TRUE(all.ok());
+  ASSERT_EQ(all->size(), 2u + 1 + 1 + 40);  // two states, leased, done
+  for (size_t i = 0; i < 40; ++i) EXPECT_EQ((*all)[4 + i].log(), std::to_string(i));
+  ExpectNoGaps("job-a");
+}
+
+TEST_P(JobStoreConformance, ManyJobsWithoutATaskForTheWorkerAreNoEnd) {
+  for (int i = 0; i < 40; ++i) {
+    Plan(Create("job-" + std::to_string(i)), 1);
+    if (i < 39) Lease(Worker("w" + std::to_string(i)));  // pins it
+  }
+  const std::vector<WorkerRecord> workers = *store_->ListWorkers();
+  for (const WorkerRecord& record : workers) {
+    const TaskRecord task = *store_->GetTask(record.task_id);
+    ASSERT_TRUE(store_->FailTask(KeyOf(task), FailureKind::kReleased, "", 1, "").ok());
+  }
+  EXPECT_EQ(Lease(Worker("other", "gpu")).job_id, "job-39");
+  const auto none = store_->LeaseTask(Worker("another", "gpu"));
+  EXPECT_EQ(none->idle_reason, "idle: another device class");
+}
+
 TEST_P(JobStoreConformance, ManyThreadsLeaseEachTaskOnce) {
   Plan(Create("job-a"), 40);
   std::mutex mutex;

@@ -10,7 +10,6 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/base/fail_point.h"
-#include "services/base/ids.h"
 #include "services/base/status_macros.h"
 
 namespace shiftadd::sql {
@@ -97,7 +96,7 @@ class PostgresSession : public Session {
     return lock == Lock::kSkipLocked ? " FOR UPDATE SKIP LOCKED" : " FOR UPDATE";
   }
   absl::Status LockSchema() override { return Script(kSchemaLock); }
-  bool announced() const { return announced_; }
+  Change announced() const { return announced_; }
 
  private:
   PostgresConnection* const connection_;
@@ -108,7 +107,7 @@ class PostgresSession : public Session {
 }  // namespace
 
 Postgres::Postgres(PostgresUrl url, PostgresOptions options)
-    : url_(std::move(url)), options_(std::move(options)), name_(NewId("store")) {}
+    : url_(std::move(url)), options_(std::move(options)) {}
 
 absl::StatusOr<std::unique_ptr<Postgres>> Postgres::Connect(const PostgresUrl& url,
                                                             PostgresOptions options) {
@@ -176,11 +175,11 @@ absl::Status Postgres::Run(Mode mode, const Work& work) {
       break;
     }
     connected_ = true;
-    bool announced = false;
+    Change announced = Change::kNone;
     const Try result = RunOnce(mode, connection->get(), work, &announced);
     const bool lost = (*connection)->lost();
     GiveBack(*std::move(connection));
-    if (announced && options_.announce) options_.announce();
+    if (announced != Change::kNone && options_.announce) options_.announce(announced);
     status = result.status;
     if (!result.again) break;
     conflict = !lost;
@@ -194,7 +193,7 @@ absl::Status Postgres::Run(Mode mode, const Work& work) {
 }
 
 Postgres::Try Postgres::RunOnce(Mode mode, PostgresConnection* connection, const Work& work,
-                                bool* announced) {
+                                Change* announced) {
   std::optional<int64_t> now;
   if (mode == Mode::kWrite) {
     const auto begun = Begin(connection);
@@ -208,9 +207,9 @@ Postgres::Try Postgres::RunOnce(Mode mode, PostgresConnection* connection, const
   if (mode == Mode::kRead) return {status, !status.ok() && connection->lost()};
   if (status.ok()) {
     ReachFailPoint("store.commit.before");
-    status = Commit(connection, session.announced());
+    status = Commit(connection);
     ReachFailPoint("store.commit.after");
-    *announced = status.ok() && session.announced();
+    if (status.ok()) *announced = session.announced();
     // Whether a commit whose answer was lost has been made is not known: the caller decides.
     const bool conflict = !status.ok() && connection->fault() == PostgresFault::kConflict;
     return {status, conflict && !connection->lost()};
@@ -240,12 +239,8 @@ absl::StatusOr<int64_t> Postgres::Begin(PostgresConnection* connection) {
   return now;
 }
 
-absl::Status Postgres::Commit(PostgresConnection* connection, bool announce) {
-  std::string sql = "COMMIT";
-  if (announce && !options_.channel.empty()) {
-    sql = absl::StrCat("NOTIFY ", options_.channel, ", '", name_, "'; COMMIT");
-  }
-  SA_ASSIGN_OR_RETURN(const PostgresResult result, connection->Simple(sql));
+absl::Status Postgres::Commit(PostgresConnection* connection) {
+  SA_ASSIGN_OR_RETURN(const PostgresResult result, connection->Simple("COMMIT"));
   // A transaction in which something failed is rolled back by COMMIT.
   if (absl::string_view(PQcmdStatus(result.get())) == "COMMIT") return absl::OkStatus();
   return absl::InternalError("database: the transaction was rolled back");

@@ -20,8 +20,8 @@ namespace shiftadd::sql {
 
 struct PostgresOptions {
   std::shared_ptr<const Clock> clock;  // null: the server's
-  std::function<void()> announce;      // after every commit that announced itself; may be empty
-  std::string channel;                 // NOTIFY goes there at such commits; empty: nowhere
+  // After every commit that announced something, on the thread that committed; may be empty.
+  std::function<void(Change)> announce;
   std::string isolation = "READ COMMITTED";
   int connections = 8;
 };
@@ -40,8 +40,6 @@ class Postgres : public Database {
   bool WasAway() override { return away_.exchange(false); }
   absl::Time Now() override;
 
-  // Distinguishes our own notifications from others'.
-  const std::string& name() const { return name_; }
   const PostgresUrl& url() const { return url_; }
 
  private:
@@ -54,16 +52,15 @@ class Postgres : public Database {
     bool again = false;
   };
   absl::Status Run(Mode mode, const Work& work);
-  Try RunOnce(Mode mode, PostgresConnection* connection, const Work& work, bool* announced);
+  Try RunOnce(Mode mode, PostgresConnection* connection, const Work& work, Change* announced);
   absl::StatusOr<int64_t> Begin(PostgresConnection* connection);
-  absl::Status Commit(PostgresConnection* connection, bool announce);
+  static absl::Status Commit(PostgresConnection* connection);
 
   absl::StatusOr<std::unique_ptr<PostgresConnection>> Take();
   void GiveBack(std::unique_ptr<PostgresConnection> connection);
 
   const PostgresUrl url_;
   const PostgresOptions options_;
-  const std::string name_;
 
   std::mutex mutex_;
   std::condition_variable returned_;

@@ -10,7 +10,7 @@
 
 namespace shiftadd {
 
-// `options.announce` and `options.channel` are set here.
+// `options.announce` is set here.
 absl::StatusOr<std::unique_ptr<JobStore>> OpenPostgresJobStore(const std::string& url,
                                                                sql::PostgresOptions options,
                                                                const StorePolicy& policy);

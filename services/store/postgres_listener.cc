@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/base/logging.h"
+#include "services/store/postgres_notifier.h"
 
 namespace shiftadd::sql {
 namespace {
@@ -23,7 +24,7 @@ struct NotifyFree {
 }  // namespace
 
 PostgresListener::PostgresListener(PostgresUrl url, std::string channel, std::string self,
-                                   absl::Duration poll, std::function<void()> changed)
+                                   absl::Duration poll, std::function<void(Change)> changed)
     : url_(std::move(url)),
       channel_(std::move(channel)),
       self_(std::move(self)),
@@ -60,14 +61,14 @@ void PostgresListener::Run() {
     if (status.ok()) {
       if (said) spdlog::info("connected to {} again", url_.shown());
       said = false;
-      changed_();  // whatever happened before
+      changed_(Change::kWork);  // whatever happened before
       Listen(connection->get());
       continue;
     }
     if (!said) spdlog::warn("store: {}", status.ToString());
     said = true;
     Wait(-1, kReconnect);
-    changed_();
+    changed_(Change::kWork);
   }
 }
 
@@ -78,17 +79,17 @@ void PostgresListener::Listen(PostgresConnection* connection) {
     const bool readable = left > absl::ZeroDuration() && Wait(PQsocket(connection->raw()), left);
     if (readable) {
       if (PQconsumeInput(connection->raw()) == 0) return;
-      bool others = false;
+      Change others = Change::kNone;
       while (true) {
         const std::unique_ptr<PGnotify, NotifyFree> notify(PQnotifies(connection->raw()));
         if (notify == nullptr) break;
-        others = others || self_ != notify->extra;
+        others = std::max(others, ReadNotification(notify->extra, self_));
       }
-      if (others) changed_();
+      if (others != Change::kNone) changed_(others);
     } else if (absl::Now() - polled >= poll_) {
       polled = absl::Now();
       if (!connection->Simple("SELECT 1").ok()) return;  // is it still there?
-      changed_();
+      changed_(Change::kWork);
     }
   }
 }

@@ -12,13 +12,13 @@
 
 namespace shiftadd::sql {
 
-// A thread with a connection of its own that LISTENs. Calls `changed` for every notification that
-// is not from `self`, and every `poll` too: a notification may be lost with a connection. While it
-// has no connection it tries again every second.
+// A thread with a connection of its own that LISTENs. Calls `changed` for notifications that are
+// not from `self`, and every `poll` too, for any change that may have been: a notification may be
+// lost with a connection. While it has no connection it tries again every second.
 class PostgresListener {
  public:
   PostgresListener(PostgresUrl url, std::string channel, std::string self, absl::Duration poll,
-                   std::function<void()> changed);
+                   std::function<void(Change)> changed);
   ~PostgresListener();
 
  private:
@@ -33,7 +33,7 @@ class PostgresListener {
   const PostgresUrl url_;
   const std::string channel_, self_;
   const absl::Duration poll_;
-  const std::function<void()> changed_;
+  const std::function<void(Change)> changed_;
   int stop_pipe_[2] = {-1, -1};
   std::thread thread_;
 };

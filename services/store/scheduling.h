@@ -28,6 +28,7 @@ struct SchedulableJob {
   int64_t age = 0;           // creation order; smaller = older
   std::string device_class;  // pinned; empty: none yet
   bool any_device = false;
+  bool owner_was_last = false;         // no other owner has got a task since
   std::vector<SchedulableTask> tasks;  // ready and running ones
 };
 

@@ -1,6 +1,7 @@
 #include "services/store/sql.h"
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_join.h"
 #include "services/base/status_macros.h"
 
 namespace shiftadd::sql {
@@ -38,6 +39,10 @@ absl::Status Statement::Run() {
     SA_ASSIGN_OR_RETURN(const bool row, Step());
     if (!row) return absl::OkStatus();
   }
+}
+
+std::string ValueRows(absl::string_view row, size_t count) {
+  return absl::StrJoin(std::vector<absl::string_view>(count, row), ", ");
 }
 
 namespace {

@@ -3,6 +3,7 @@
 #ifndef SHIFTADD_SERVICES_STORE_SQL_H_
 #define SHIFTADD_SERVICES_STORE_SQL_H_
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <memory>
@@ -14,6 +15,7 @@
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
+#include "services/store/change_signal.h"
 
 namespace shiftadd::sql {
 
@@ -62,11 +64,11 @@ class Session {
   virtual std::string For(Lock lock) const = 0;
   // Waits until no other transaction is changing the schema; until this one's end.
   virtual absl::Status LockSchema() = 0;
-  // When the transaction commits, everybody who waits for changes is told.
-  void Announce() { announced_ = true; }
+  // When the transaction commits, everybody who waits for such a change is told.
+  void Announce(Change change = Change::kAny) { announced_ = std::max(announced_, change); }
 
  protected:
-  bool announced_ = false;
+  Change announced_ = Change::kNone;
 };
 
 // Thread-safe.
@@ -76,8 +78,8 @@ class Database {
 
   virtual ~Database() = default;
   // Runs `work` in a transaction and commits if it answers OK; otherwise nothing has happened. It
-  // may be run several times, so it must set what it gives anew each time. UNAVAILABLE may also
-  // mean that the answer to the commit was lost.
+  // may be run several times, so it must set what it gives anew each time, and on another thread
+  // while the caller waits. UNAVAILABLE may also mean that the answer to the commit was lost.
   virtual absl::Status Write(const Work& work) = 0;
   // For work that changes nothing: each of its statements sees what is committed by then.
   virtual absl::Status Read(const Work& work) = 0;
@@ -140,6 +142,11 @@ class Statement {
   std::unique_ptr<Rows> rows_;
   int column_ = 0;
 };
+
+// Rows of one INSERT: few enough that each number of them can be a statement prepared once.
+inline constexpr size_t kRowsAtATime = 16;
+// "ROW, ROW, …", `count` times.
+std::string ValueRows(absl::string_view row, size_t count);
 
 // Brings the database to the newest version: element i of `steps` takes it from version i to i + 1,
 // and table `versions` remembers. All in one transaction. FAILED_PRECONDITION if the database is

@@ -55,7 +55,8 @@ class SqlJobStore : public JobStore {
   absl::StatusOr<std::vector<TaskRecord>> ListTasks(const std::string& job_id,
                                                     bool with_bytes) override;
   absl::StatusOr<TaskRecord> GetTask(const std::string& task_id) override;
-  absl::StatusOr<std::map<std::pair<v1::TaskKind, TaskState>, int>> CountTasks() override;
+  absl::StatusOr<TaskCounts> CountTasks() override;
+  absl::StatusOr<TaskCounts> CountTasksOf(const std::string& job_id) override;
   absl::StatusOr<LeaseOutcome> LeaseTask(const LeaseQuery& query) override;
   absl::StatusOr<Renewal> RenewLease(const LeaseKey& key, double progress) override;
   absl::StatusOr<bool> CompleteTask(const LeaseKey& key, const std::string& result,
@@ -70,6 +71,7 @@ class SqlJobStore : public JobStore {
 
   absl::Time Now() override { return db_->Now(); }
   uint64_t AwaitChange(uint64_t seen, absl::Duration timeout) override;
+  uint64_t AwaitWork(uint64_t seen, absl::Duration timeout) override;
   void StopWaiting() override;
 
  private:
@@ -83,12 +85,20 @@ class SqlJobStore : public JobStore {
                                                               const std::string& fingerprint);
   static absl::StatusOr<JobRecord> InsertJob(Session& s, const NewJob& job);
   static absl::Status WriteJob(Session& s, const JobRecord& record);
-  static absl::Status AddEvent(Session& s, const std::string& job_id, v1::JobEvent event);
-  static absl::Status AddTaskEvent(Session& s, const TaskRecord& task, const char* change,
-                                   const std::string& detail);
+  // Give events their numbers; the job's state as it is then.
+  static absl::StatusOr<v1::JobState> AddEvents(Session& s, const std::string& job_id,
+                                                const std::vector<v1::JobEvent>& events);
+  // Of a lease. ABORTED: the job is pinned to another device class.
+  static absl::Status PinAndAddEvent(Session& s, const std::string& job_id,
+                                     const std::string& device_class, const v1::JobEvent& event);
+  static absl::Status WriteEvents(Session& s, const std::string& job_id, int64_t sequence,
+                                  const std::vector<v1::JobEvent>& events);
+  static v1::JobEvent TaskEvent(const TaskRecord& task, const char* change,
+                                const std::string& detail);
   // Sets the state, its times and its event.
   static absl::Status MoveJob(Session& s, JobRecord* record, v1::JobState state);
-  static absl::Status AddTask(Session& s, const std::string& job_id, const NewTask& task);
+  static absl::Status AddTasks(Session& s, const std::string& job_id,
+                               const std::vector<NewTask>& tasks);
   // Holds the job's ready and running tasks; to be done before its row is held.
   static absl::Status HoldOpenTasks(Session& s, const std::string& job_id);
   static absl::Status DropOpenTasks(Session& s, const std::string& job_id, bool running_too);
@@ -98,17 +108,33 @@ class SqlJobStore : public JobStore {
   static absl::StatusOr<TaskRecord> ReadTask(Session& s, const std::string& task_id, bool hold);
   static absl::StatusOr<TaskRecord> HoldLeased(Session& s, const LeaseKey& key);
   static absl::Status WriteTask(Session& s, const TaskRecord& task);
-  static absl::StatusOr<std::vector<SchedulableJob>> ReadSchedule(Session& s);
+  // Why a lease that a statement has not found is none: ABORTED.
+  static absl::Status NotLeased(Session& s, const LeaseKey& key);
+  // What the store knows of a worker that asks for a task.
+  struct Asker {
+    std::string holds;  // the task that this very request has got before, if it still runs
+    WorkerStanding standing = WorkerStanding::kActive;
+    bool others = false;  // there are other workers of its class
+    bool known = false;   // its row need not be written again
+  };
+  absl::StatusOr<Asker> ReadAsker(Session& s, const LeaseQuery& query);
+  // A page of the jobs that have ready tasks, in the order in which they are served; without tasks.
+  static absl::StatusOr<std::vector<SchedulableJob>> ReadJobsToServe(Session& s, size_t offset);
+  static absl::Status ReadOpenTasks(Session& s, SchedulableJob* job);
   // ABORTED: the task's job has moved so that the worker may not have it.
   absl::StatusOr<LeaseOutcome> TryLease(Session& s, const LeaseQuery& query);
-  absl::Status GrantLease(Session& s, TaskRecord* task, const LeaseQuery& query);
+  // One of the tasks of `job`, a list of one; nothing, with the reason, if there is none for it.
+  absl::StatusOr<std::optional<TaskRecord>> LeaseFrom(Session& s, const LeaseQuery& query,
+                                                      bool others, std::vector<SchedulableJob>* job,
+                                                      std::string* idle_reason);
+  absl::Status GrantLease(Session& s, const SchedulableJob& job, const LeaseQuery& query,
+                          TaskRecord* task);
   absl::Status EndLease(Session& s, TaskRecord* task, FailureKind kind, const std::string& cause);
   absl::StatusOr<std::optional<Expired>> ReapTask(Session& s, const std::string& task_id);
-  absl::StatusOr<bool> OthersCouldTake(Session& s, const LeaseQuery& query);
   static absl::Status WriteWorker(Session& s, const LeaseQuery& worker);
-  static absl::StatusOr<WorkerStanding> ReadStanding(Session& s, const std::string& worker);
-  // The task that this very request has got before and still holds; its lease begins anew.
-  absl::StatusOr<std::optional<TaskRecord>> Regrant(Session& s, const LeaseQuery& query);
+  // The task that this very request has got before, if it still holds it; its lease begins anew.
+  absl::StatusOr<std::optional<TaskRecord>> Regrant(Session& s, const LeaseQuery& query,
+                                                    const std::string& task_id);
 
   const std::unique_ptr<sql::Database> db_;
   const std::shared_ptr<ChangeSignal> changes_;

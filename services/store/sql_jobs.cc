@@ -18,7 +18,7 @@ std::string StateName(v1::JobState state) {
 using sql::Session;
 using sql::Statement;
 
-constexpr size_t kIdsAtATime = 32;
+constexpr size_t kIdsAtATime = 256;
 constexpr char kJobColumns[] =
     "SELECT state, device_class, last_sequence, revision, cleaned, quantizer_version, document, "
     "number FROM jobs ";
@@ -95,22 +95,57 @@ absl::Status SqlJobStore::WriteJob(Session& s, const JobRecord& record) {
       .Run();
 }
 
-absl::Status SqlJobStore::AddEvent(Session& s, const std::string& job_id, v1::JobEvent event) {
+absl::StatusOr<v1::JobState> SqlJobStore::AddEvents(Session& s, const std::string& job_id,
+                                                    const std::vector<v1::JobEvent>& events) {
   Statement count(s,
-                  "UPDATE jobs SET last_sequence = last_sequence + 1 WHERE job_id = ? "
-                  "RETURNING last_sequence");
-  count.Text(job_id);
+                  "UPDATE jobs SET last_sequence = last_sequence + ? WHERE job_id = ? "
+                  "RETURNING last_sequence, state");
+  const auto added = static_cast<int64_t>(events.size());
+  count.Int(added).Text(job_id);
   SA_ASSIGN_OR_RETURN(const bool row, count.Step());
   if (!row) return absl::NotFoundError(absl::StrCat("job \"", job_id, "\" does not exist"));
-  const int64_t sequence = count.GetInt();
+  const int64_t last = count.GetInt();
+  const auto state = static_cast<v1::JobState>(count.GetInt());
   SA_RETURN_IF_ERROR(count.Run());  // an unfinished statement would hold up the commit
+  SA_RETURN_IF_ERROR(WriteEvents(s, job_id, last - added + 1, events));
+  return state;
+}
+
+absl::Status SqlJobStore::PinAndAddEvent(Session& s, const std::string& job_id,
+                                         const std::string& device_class,
+                                         const v1::JobEvent& event) {
+  // Since the schedule was read another worker may have pinned the job to its class.
+  Statement pin(s,
+                "UPDATE jobs SET last_sequence = last_sequence + 1, device_class = "
+                "CASE WHEN device_class = '' THEN ? ELSE device_class END WHERE job_id = ? "
+                "AND (any_device <> 0 OR device_class = '' OR device_class = ?) "
+                "RETURNING last_sequence");
+  pin.Text(device_class).Text(job_id).Text(device_class);
+  SA_ASSIGN_OR_RETURN(const bool row, pin.Step());
+  if (!row) return absl::AbortedError("the job has been pinned to another device class");
+  const int64_t sequence = pin.GetInt();
+  SA_RETURN_IF_ERROR(pin.Run());
+  return WriteEvents(s, job_id, sequence, {event});
+}
+
+absl::Status SqlJobStore::WriteEvents(Session& s, const std::string& job_id, int64_t sequence,
+                                      const std::vector<v1::JobEvent>& events) {
   SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
-  event.set_job_id(job_id);
-  event.set_sequence(static_cast<uint64_t>(sequence));
-  *event.mutable_time() = ToProto(now);
   s.Announce();
-  Statement write(s, "INSERT INTO events (job_id, sequence, payload) VALUES (?, ?, ?)");
-  return write.Text(job_id).Int(sequence).Blob(event.SerializeAsString()).Run();
+  for (size_t first = 0; first < events.size(); first += sql::kRowsAtATime) {
+    const size_t count = std::min(sql::kRowsAtATime, events.size() - first);
+    Statement write(s, absl::StrCat("INSERT INTO events (job_id, sequence, payload) VALUES ",
+                                    sql::ValueRows("(?, ?, ?)", count)));
+    for (size_t i = first; i < first + count; ++i) {
+      v1::JobEvent event = events[i];
+      event.set_job_id(job_id);
+      event.set_sequence(static_cast<uint64_t>(sequence));
+      *event.mutable_time() = ToProto(now);
+      write.Text(job_id).Int(sequence++).Blob(event.SerializeAsString());
+    }
+    SA_RETURN_IF_ERROR(write.Run());
+  }
+  return absl::OkStatus();
 }
 
 absl::Status SqlJobStore::MoveJob(Session& s, JobRecord* record, v1::JobState state) {
@@ -125,7 +160,7 @@ absl::Status SqlJobStore::MoveJob(Session& s, JobRecord* record, v1::JobState st
   SA_RETURN_IF_ERROR(WriteJob(s, *record));
   v1::JobEvent event;
   event.set_state(state);
-  return AddEvent(s, record->job.job_id(), event);
+  return AddEvents(s, record->job.job_id(), {event}).status();
 }
 
 // --- Verbs ---------------------------------------------------------------------------------------
@@ -165,10 +200,10 @@ absl::StatusOr<JobRecord> SqlJobStore::InsertJob(Session& s, const NewJob& job) 
     if (known.has_value()) return *std::move(known);
     return absl::UnavailableError("database: a job with this request_id is being deleted");
   }
-  for (const NewTask& task : job.tasks) SA_RETURN_IF_ERROR(AddTask(s, stored.job_id(), task));
+  SA_RETURN_IF_ERROR(AddTasks(s, stored.job_id(), job.tasks));
   v1::JobEvent event;
   event.set_state(stored.state());
-  SA_RETURN_IF_ERROR(AddEvent(s, stored.job_id(), event));
+  SA_RETURN_IF_ERROR(AddEvents(s, stored.job_id(), {event}).status());
   return ReadJob(s, stored.job_id(), /*hold=*/false);
 }
 
@@ -284,8 +319,10 @@ absl::StatusOr<JobRecord> SqlJobStore::UpdateJob(const JobUpdate& update) {
                                              ", expected ", update.expected_revision));
     }
     if (update.drop_open_tasks) SA_RETURN_IF_ERROR(DropOpenTasks(s, job_id, /*running_too=*/true));
-    for (const NewTask& task : update.tasks) SA_RETURN_IF_ERROR(AddTask(s, job_id, task));
-    for (const v1::JobEvent& event : update.events) SA_RETURN_IF_ERROR(AddEvent(s, job_id, event));
+    SA_RETURN_IF_ERROR(AddTasks(s, job_id, update.tasks));
+    if (!update.events.empty()) {
+      SA_RETURN_IF_ERROR(AddEvents(s, job_id, update.events).status());
+    }
     const v1::JobState before = record.job.state();
     record.job = update.job;
     if (update.job.state() != before) {
@@ -343,6 +380,7 @@ absl::StatusOr<JobRecord> SqlJobStore::RetryJob(const std::string& job_id) {
                            .Int(static_cast<int>(TaskState::kCancelled))
                            .Run());
     const v1::JobState resume = record.job.resume_state();
+    s.Announce(Change::kWork);
     record.job.clear_resume_state();
     record.job.clear_error();
     SA_RETURN_IF_ERROR(
@@ -378,12 +416,11 @@ absl::Status SqlJobStore::DeleteJob(const std::string& job_id) {
 absl::Status SqlJobStore::AppendEvents(const std::string& job_id,
                                        const std::vector<v1::JobEvent>& events) {
   return db_->Write([&](Session& s) -> absl::Status {
-    SA_ASSIGN_OR_RETURN(const JobRecord record, ReadJob(s, job_id, /*hold=*/true));
+    SA_ASSIGN_OR_RETURN(const v1::JobState state, AddEvents(s, job_id, events));
     // Streams end with the event of a terminal state: nothing may follow it.
-    if (IsTerminal(record.job.state())) {
+    if (IsTerminal(state)) {
       return absl::FailedPreconditionError(absl::StrCat("job ", job_id, " has ended"));
     }
-    for (const v1::JobEvent& event : events) SA_RETURN_IF_ERROR(AddEvent(s, job_id, event));
     return absl::OkStatus();
   });
 }
@@ -392,7 +429,6 @@ absl::StatusOr<std::vector<v1::JobEvent>> SqlJobStore::Events(const std::string&
                                                               uint64_t from_sequence, int limit) {
   const uint64_t from = std::min<uint64_t>(from_sequence, INT64_MAX);
   return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<v1::JobEvent>> {
-    SA_RETURN_IF_ERROR(ReadJob(s, job_id, /*hold=*/false).status());
     Statement read(s,
                    "SELECT payload FROM events WHERE job_id = ? AND sequence >= ? "
                    "ORDER BY sequence LIMIT ?");
@@ -400,16 +436,23 @@ absl::StatusOr<std::vector<v1::JobEvent>> SqlJobStore::Events(const std::string&
     std::vector<v1::JobEvent> events;
     while (true) {
       SA_ASSIGN_OR_RETURN(const bool row, read.Step());
-      if (!row) return events;
+      if (!row) break;
       if (!events.emplace_back().ParseFromString(read.GetText())) {
         return absl::DataLossError("database: an event is damaged");
       }
     }
+    // Every job has its first event from the beginning.
+    if (events.empty()) SA_RETURN_IF_ERROR(ReadJob(s, job_id, /*hold=*/false).status());
+    return events;
   });
 }
 
 uint64_t SqlJobStore::AwaitChange(uint64_t seen, absl::Duration timeout) {
   return changes_->Await(seen, timeout);
+}
+
+uint64_t SqlJobStore::AwaitWork(uint64_t seen, absl::Duration timeout) {
+  return changes_->AwaitWork(seen, timeout);
 }
 
 void SqlJobStore::StopWaiting() { changes_->Stop(); }

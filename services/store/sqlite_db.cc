@@ -1,10 +1,10 @@
 #include "services/store/sqlite_db.h"
 
 #include <fcntl.h>
-#include <sqlite3.h>
 #include <sys/file.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
 
@@ -15,151 +15,98 @@
 namespace shiftadd::sql {
 namespace {
 
-absl::Status ToStatus(int code, sqlite3* db) {
-  const std::string message = absl::StrCat("database: ", sqlite3_errmsg(db));
-  switch (code & 0xff) {
-    case SQLITE_OK:
-    case SQLITE_ROW:
-    case SQLITE_DONE:
-      return absl::OkStatus();
-    case SQLITE_BUSY:
-    case SQLITE_LOCKED:
-    case SQLITE_IOERR:
-      return absl::UnavailableError(message);
-    case SQLITE_FULL:
-      return absl::ResourceExhaustedError(message);
-    case SQLITE_CORRUPT:
-    case SQLITE_NOTADB:
-      return absl::DataLossError(message);
-    case SQLITE_CANTOPEN:
-    case SQLITE_READONLY:
-    case SQLITE_PERM:
-      return absl::FailedPreconditionError(message);
-    case SQLITE_CONSTRAINT:
-      return absl::AlreadyExistsError(message);
-    default:
-      return absl::InternalError(message);
-  }
-}
-
-class SqliteRows : public Rows {
- public:
-  SqliteRows(sqlite3* db, sqlite3_stmt* statement) : db_(db), statement_(statement) {}
-  ~SqliteRows() override { sqlite3_finalize(statement_); }
-
-  absl::StatusOr<bool> Next() override {
-    const int code = sqlite3_step(statement_);
-    if (code == SQLITE_ROW) return true;
-    if (code == SQLITE_DONE) return false;
-    return ToStatus(code, db_);
-  }
-  int64_t Int(int column) const override { return sqlite3_column_int64(statement_, column); }
-  double Real(int column) const override { return sqlite3_column_double(statement_, column); }
-  std::string Bytes(int column) const override {
-    const void* data = sqlite3_column_blob(statement_, column);
-    const int size = sqlite3_column_bytes(statement_, column);
-    if (data == nullptr) return {};
-    return std::string(static_cast<const char*>(data), static_cast<size_t>(size));
-  }
-
- private:
-  sqlite3* const db_;
-  sqlite3_stmt* const statement_;
-};
-
-int Bind(sqlite3_stmt* statement, int index, const Value& value) {
-  const char* data = value.bytes.data();
-  const sqlite3_uint64 size = value.bytes.size();
-  switch (value.type) {
-    case Value::Type::kInt:
-      return sqlite3_bind_int64(statement, index, value.number);
-    case Value::Type::kReal:
-      return sqlite3_bind_double(statement, index, value.real);
-    case Value::Type::kText:
-      return sqlite3_bind_text64(statement, index, data, size, SQLITE_TRANSIENT, SQLITE_UTF8);
-    case Value::Type::kBlob:
-      return sqlite3_bind_blob64(statement, index, data, size, SQLITE_TRANSIENT);
-  }
-  return SQLITE_MISUSE;
-}
-
-class SqliteSession : public Session {
- public:
-  SqliteSession(sqlite3* db, int64_t now) : db_(db), now_(now) {}
-
-  absl::StatusOr<std::unique_ptr<Rows>> Execute(const std::string& sql,
-                                                const std::vector<Value>& values) override {
-    sqlite3_stmt* statement = nullptr;
-    int code =
-        sqlite3_prepare_v2(db_, sql.data(), static_cast<int>(sql.size()), &statement, nullptr);
-    auto rows = std::make_unique<SqliteRows>(db_, statement);
-    for (size_t i = 0; code == SQLITE_OK && i < values.size(); ++i) {
-      code = Bind(statement, static_cast<int>(i) + 1, values[i]);
-    }
-    SA_RETURN_IF_ERROR(ToStatus(code, db_));
-    return rows;
-  }
-  absl::Status Script(const std::string& sql) override {
-    return ToStatus(sqlite3_exec(db_, sql.c_str(), nullptr, nullptr, nullptr), db_);
-  }
-  int64_t Changes() override { return sqlite3_changes(db_); }
-  absl::StatusOr<int64_t> Now() override { return now_; }
-  std::string For(Lock) const override { return ""; }
-  absl::Status LockSchema() override { return absl::OkStatus(); }
-  bool announced() const { return announced_; }
-
- private:
-  sqlite3* const db_;
-  const int64_t now_;
-};
+constexpr int kReaders = 8;
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<Sqlite>> Sqlite::Open(const std::string& path,
                                                      std::shared_ptr<const Clock> clock,
-                                                     std::function<void()> announce) {
-  std::unique_ptr<Sqlite> db(new Sqlite(std::move(clock), std::move(announce)));
-  const int code =
-      sqlite3_open_v2(path.c_str(), &db->db_,
-                      SQLITE_OPEN_READWRITE | SQLITE_OPEN_CREATE | SQLITE_OPEN_FULLMUTEX, nullptr);
-  if (code != SQLITE_OK) return Annotate(ToStatus(code, db->db_), path);
-  sqlite3_busy_timeout(db->db_, 5000);
-  SqliteSession session(db->db_, 0);
-  for (const char* pragma :
-       {"PRAGMA journal_mode=WAL", "PRAGMA synchronous=FULL", "PRAGMA foreign_keys=ON"}) {
-    SA_RETURN_IF_ERROR(Annotate(session.Script(pragma), path));
-  }
+                                                     std::function<void(Change)> announce) {
+  std::unique_ptr<Sqlite> db(new Sqlite(path, std::move(clock), std::move(announce)));
+  SA_ASSIGN_OR_RETURN(db->writer_, SqliteConnection::Open(path));
   return db;
 }
 
-Sqlite::~Sqlite() { sqlite3_close(db_); }
+int64_t Sqlite::NowMicros() const { return absl::ToUnixMicros(clock_->Now()); }
 
-absl::Status Sqlite::Write(const Work& work) {
-  bool announced = false;
-  {
-    const std::lock_guard<std::mutex> hold(mutex_);
-    SqliteSession session(db_, absl::ToUnixMicros(clock_->Now()));
-    SA_RETURN_IF_ERROR(session.Script("BEGIN IMMEDIATE"));
-    absl::Status status = work(session);
-    if (status.ok()) {
-      ReachFailPoint("store.commit.before");
-      status = session.Script("COMMIT");
+// --- Writing -------------------------------------------------------------------------------------
+
+void Sqlite::Commit(const std::vector<Request*>& batch) {
+  Change announced = Change::kNone;
+  const absl::Status status = CommitAll(batch, &announced);
+  if (!status.ok()) {
+    for (Request* request : batch) {
+      if (request->status.ok()) request->status = status;
     }
-    if (!status.ok()) {
-      session.Script("ROLLBACK").IgnoreError();
-      return status;
-    }
-    ReachFailPoint("store.commit.after");
-    announced = session.announced();
+    return;
   }
-  if (announced && announce_) announce_();
+  if (announced != Change::kNone && announce_) announce_(announced);
+}
+
+absl::Status Sqlite::CommitAll(const std::vector<Request*>& batch, Change* announced) {
+  SA_RETURN_IF_ERROR(writer_->Script("BEGIN IMMEDIATE"));
+  bool any = false;
+  for (Request* request : batch) {
+    RunInSavepoint(request, announced);
+    any |= request->status.ok();
+    // A full disk, say, has ended the transaction, and with it what others had done in it.
+    if (!writer_->in_transaction()) return request->status;
+  }
+  absl::Status status;
+  if (any) {
+    ReachFailPoint("store.commit.before");
+    status = writer_->Script("COMMIT");
+  }
+  if (!any || !status.ok()) {
+    writer_->Script("ROLLBACK").IgnoreError();
+    return status;
+  }
+  ReachFailPoint("store.commit.after");
   return absl::OkStatus();
 }
 
+void Sqlite::RunInSavepoint(Request* request, Change* announced) {
+  SqliteSession session(writer_.get(), NowMicros());
+  request->status = session.Script("SAVEPOINT one");
+  if (!request->status.ok()) return;
+  request->status = (*request->work)(session);
+  if (!request->status.ok()) session.Script("ROLLBACK TO one").IgnoreError();
+  const absl::Status released = session.Script("RELEASE one");
+  if (request->status.ok()) request->status = released;
+  if (request->status.ok()) *announced = std::max(*announced, session.announced());
+}
+
+// --- Reading -------------------------------------------------------------------------------------
+
+absl::StatusOr<std::unique_ptr<SqliteConnection>> Sqlite::TakeReader() {
+  {
+    std::unique_lock<std::mutex> hold(reader_mutex_);
+    returned_.wait(hold, [&] { return lent_ < kReaders; });
+    ++lent_;
+    if (!readers_.empty()) {
+      std::unique_ptr<SqliteConnection> reader = std::move(readers_.back());
+      readers_.pop_back();
+      return reader;
+    }
+  }
+  auto reader = SqliteConnection::Open(path_);
+  if (!reader.ok()) GiveBackReader(nullptr);
+  return reader;
+}
+
+void Sqlite::GiveBackReader(std::unique_ptr<SqliteConnection> reader) {
+  const std::lock_guard<std::mutex> hold(reader_mutex_);
+  --lent_;
+  if (reader != nullptr) readers_.push_back(std::move(reader));
+  returned_.notify_one();
+}
+
 absl::Status Sqlite::Read(const Work& work) {
-  const std::lock_guard<std::mutex> hold(mutex_);
-  SqliteSession session(db_, absl::ToUnixMicros(clock_->Now()));
-  return work(session);
+  SA_ASSIGN_OR_RETURN(std::unique_ptr<SqliteConnection> reader, TakeReader());
+  SqliteSession session(reader.get(), NowMicros());
+  const absl::Status status = work(session);
+  GiveBackReader(std::move(reader));
+  return status;
 }
 
 absl::Status Sqlite::CopyTo(const std::string& path) {

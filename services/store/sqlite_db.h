@@ -2,30 +2,32 @@
 #ifndef SHIFTADD_SERVICES_STORE_SQLITE_DB_H_
 #define SHIFTADD_SERVICES_STORE_SQLITE_DB_H_
 
+#include <condition_variable>
 #include <functional>
 #include <memory>
 #include <mutex>
 #include <string>
+#include <vector>
 
 #include "services/base/clock.h"
+#include "services/store/group_commit.h"
 #include "services/store/sql.h"
-
-struct sqlite3;
+#include "services/store/sqlite_connection.h"
 
 namespace shiftadd::sql {
 
-// One connection behind one mutex: the work in a transaction is microseconds, the rest is the
-// disk's. Thread-safe.
+// One connection that writes and a few that read; readers wait for nobody. What is written is on
+// the disk before Write returns; what is written at the same time is so with one wait for the disk,
+// each in a savepoint of its own. Thread-safe.
 class Sqlite : public Database {
  public:
-  // Opens or makes the file: WAL, synchronous=FULL, foreign keys on, 5 s of patience with locks.
-  // `announce` is called after every commit that announced itself; may be empty.
+  // Opens or makes the file (sqlite_connection.h). `announce` is called after every commit that
+  // announced something, on the thread that committed; may be empty.
   static absl::StatusOr<std::unique_ptr<Sqlite>> Open(const std::string& path,
                                                       std::shared_ptr<const Clock> clock,
-                                                      std::function<void()> announce = {});
-  ~Sqlite() override;
+                                                      std::function<void(Change)> announce = {});
 
-  absl::Status Write(const Work& work) override;
+  absl::Status Write(const Work& work) override { return group_.Write(work); }
   absl::Status Read(const Work& work) override;
   bool WasAway() override { return false; }  // a file does not go away
   absl::Time Now() override { return clock_->Now(); }
@@ -34,13 +36,33 @@ class Sqlite : public Database {
   absl::Status CopyTo(const std::string& path);
 
  private:
-  Sqlite(std::shared_ptr<const Clock> clock, std::function<void()> announce)
-      : clock_(std::move(clock)), announce_(std::move(announce)) {}
+  using Request = GroupCommit::Request;
 
+  Sqlite(const std::string& path, std::shared_ptr<const Clock> clock,
+         std::function<void(Change)> announce)
+      : path_(path),
+        clock_(std::move(clock)),
+        announce_(std::move(announce)),
+        group_([this](const std::vector<Request*>& batch) { Commit(batch); }) {}
+
+  int64_t NowMicros() const;
+  void Commit(const std::vector<Request*>& batch);
+  absl::Status CommitAll(const std::vector<Request*>& batch, Change* announced);
+  void RunInSavepoint(Request* request, Change* announced);
+  absl::StatusOr<std::unique_ptr<SqliteConnection>> TakeReader();
+  void GiveBackReader(std::unique_ptr<SqliteConnection> reader);
+
+  const std::string path_;
   const std::shared_ptr<const Clock> clock_;
-  const std::function<void()> announce_;
-  std::mutex mutex_;
-  sqlite3* db_ = nullptr;
+  const std::function<void(Change)> announce_;
+
+  std::unique_ptr<SqliteConnection> writer_;  // of whoever commits
+  GroupCommit group_;
+
+  std::mutex reader_mutex_;
+  std::condition_variable returned_;
+  std::vector<std::unique_ptr<SqliteConnection>> readers_;  // idle; under reader_mutex_
+  int lent_ = 0;                                            // under reader_mutex_
 };
 
 // An exclusive advisory lock on PATH.lock that ends with the object (and with the process).

@@ -33,8 +33,9 @@ absl::StatusOr<std::unique_ptr<JobStore>> OpenSqliteJobStore(const std::string& 
         path, " is locked by another coordinator: stop it, or use another --data-dir"));
   }
   auto changes = std::make_shared<ChangeSignal>();
-  SA_ASSIGN_OR_RETURN(
-      auto db, sql::Sqlite::Open(path, std::move(clock), [changes] { changes->Announce(); }));
+  SA_ASSIGN_OR_RETURN(auto db, sql::Sqlite::Open(path, std::move(clock), [changes](Change change) {
+                        changes->Announce(change);
+                      }));
   SA_RETURN_IF_ERROR(
       Annotate(sql::Migrate(db.get(), kSqliteJobVersions, SqliteJobMigrations()), path));
   auto store = std::make_unique<LockedJobStore>(*std::move(lock), std::move(db), changes, policy);

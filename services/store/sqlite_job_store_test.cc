@@ -1,7 +1,11 @@
+#include <atomic>
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
+#include "absl/time/clock.h"
 #include "services/base/ids.h"
+#include "services/base/status_macros.h"
 #include "services/store/job_schema.h"
 #include "services/store/job_store_conformance.h"
 #include "services/store/sqlite_db.h"
@@ -57,7 +61,7 @@ TEST_F(SqliteFile, RefusesANewerSchema) {
   }
   const auto opened = OpenSqliteJobStore(path_, clock_);
   EXPECT_EQ(opened.status().code(), absl::StatusCode::kFailedPrecondition);
-  EXPECT_NE(opened.status().message().find("found version 5"), std::string::npos);
+  EXPECT_NE(opened.status().message().find("found version 6"), std::string::npos);
 }
 
 // A database of the first schema, with a job in it, is brought up to date.
@@ -91,6 +95,78 @@ TEST_F(SqliteFile, AFailedMigrationLeavesTheOldVersion) {
   EXPECT_TRUE(sql::Migrate(db->get(), kSqliteJobVersions,
                            {"CREATE TABLE a (x INTEGER)", "CREATE TABLE b (x INTEGER)"})
                   .ok());
+}
+
+// Transactions that come while one commits are committed together: each by itself is whole or has
+// not happened.
+TEST_F(SqliteFile, CommitsTogetherWhatCameTogether) {
+  constexpr int kThreads = 16;
+  std::atomic<int> commits{0}, come{0};
+  auto opened = sql::Sqlite::Open(path_, clock_, [&](Change) { ++commits; });
+  ASSERT_TRUE(opened.ok());
+  sql::Sqlite& db = **opened;
+  ASSERT_TRUE(
+      db.Write([](sql::Session& s) { return s.Script("CREATE TABLE a (x INTEGER)"); }).ok());
+  const auto insert = [](sql::Session& s, int64_t x) {
+    s.Announce();
+    return sql::Statement(s, "INSERT INTO a VALUES (?)").Int(x).Run();
+  };
+  std::vector<std::thread> threads;
+  std::vector<absl::Status> answers(kThreads);
+  ASSERT_TRUE(db.Write([&](sql::Session& s) {
+                  for (int i = 0; i < kThreads; ++i) {
+                    threads.emplace_back([&, i] {
+                      ++come;
+                      answers[static_cast<size_t>(i)] = db.Write([&](sql::Session& own) {
+                        SA_RETURN_IF_ERROR(insert(own, i));
+                        return i % 4 == 3 ? absl::AbortedError("no") : absl::OkStatus();
+                      });
+                    });
+                  }
+                  while (come < kThreads) std::this_thread::yield();
+                  absl::SleepFor(absl::Milliseconds(200));  // so that they queue up
+                  return insert(s, 1000);
+                }).ok());
+  for (std::thread& thread : threads) thread.join();
+  int64_t sum = 0;
+  ASSERT_TRUE(db.Read([&](sql::Session& s) {
+                  sql::Statement read(s, "SELECT SUM(x) FROM a");
+                  SA_RETURN_IF_ERROR(read.Step().status());
+                  sum = read.GetInt();
+                  return absl::OkStatus();
+                }).ok());
+  int64_t expected = 1000;
+  for (int i = 0; i < kThreads; ++i) {
+    const absl::Status& answer = answers[static_cast<size_t>(i)];
+    EXPECT_EQ(answer.code(), i % 4 == 3 ? absl::StatusCode::kAborted : absl::StatusCode::kOk);
+    if (answer.ok()) expected += i;
+  }
+  EXPECT_EQ(sum, expected);
+  EXPECT_LT(commits, kThreads) << "one commit each";
+}
+
+TEST_F(SqliteFile, ReadersDoNotWaitForAWriter) {
+  auto opened = sql::Sqlite::Open(path_, clock_);
+  ASSERT_TRUE(opened.ok());
+  sql::Sqlite& db = **opened;
+  const auto count = [&] {
+    int64_t rows = -1;
+    EXPECT_TRUE(db.Read([&](sql::Session& s) {
+                    sql::Statement read(s, "SELECT COUNT(*) FROM a");
+                    SA_RETURN_IF_ERROR(read.Step().status());
+                    rows = read.GetInt();
+                    return absl::OkStatus();
+                  }).ok());
+    return rows;
+  };
+  ASSERT_TRUE(
+      db.Write([](sql::Session& s) { return s.Script("CREATE TABLE a (x INTEGER)"); }).ok());
+  ASSERT_TRUE(db.Write([&](sql::Session& s) {
+                  SA_RETURN_IF_ERROR(s.Script("INSERT INTO a VALUES (1)"));
+                  EXPECT_EQ(count(), 0);  // nor see what is not committed
+                  return absl::OkStatus();
+                }).ok());
+  EXPECT_EQ(count(), 1);
 }
 
 }  // namespace

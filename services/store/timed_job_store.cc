@@ -75,8 +75,11 @@ class TimedJobStore : public JobStore {
   absl::StatusOr<TaskRecord> GetTask(const std::string& task_id) override {
     return Time("GetTask", [&] { return store_->GetTask(task_id); });
   }
-  absl::StatusOr<std::map<std::pair<v1::TaskKind, TaskState>, int>> CountTasks() override {
+  absl::StatusOr<TaskCounts> CountTasks() override {
     return Time("CountTasks", [&] { return store_->CountTasks(); });
+  }
+  absl::StatusOr<TaskCounts> CountTasksOf(const std::string& job_id) override {
+    return Time("CountTasksOf", [&] { return store_->CountTasksOf(job_id); });
   }
   absl::StatusOr<LeaseOutcome> LeaseTask(const LeaseQuery& query) override {
     return Time("LeaseTask", [&] { return store_->LeaseTask(query); });
@@ -107,6 +110,9 @@ class TimedJobStore : public JobStore {
   absl::Time Now() override { return store_->Now(); }
   uint64_t AwaitChange(uint64_t seen, absl::Duration timeout) override {
     return store_->AwaitChange(seen, timeout);
+  }
+  uint64_t AwaitWork(uint64_t seen, absl::Duration timeout) override {
+    return store_->AwaitWork(seen, timeout);
   }
   void StopWaiting() override { store_->StopWaiting(); }
 
