@@ -7,6 +7,7 @@
 
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
+#include "services/base/call_notes.h"
 
 namespace shiftadd {
 namespace {

@@ -37,20 +37,6 @@ class LogScope {
   const size_t before_;
 };
 
-// Fields that are found out while a call is served and belong to it as a whole: of every line that
-// this thread logs until its CallNotes end, the one about the answer among them. Without CallNotes
-// nothing is kept.
-void NoteInCall(LogFields fields);
-
-// Made by who serves calls, around each. One at a time on a thread.
-class CallNotes {
- public:
-  CallNotes();
-  ~CallNotes();
-  CallNotes(const CallNotes&) = delete;
-  CallNotes& operator=(const CallNotes&) = delete;
-};
-
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_SERVICES_BASE_LOGGING_H_

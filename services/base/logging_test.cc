@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_split.h"
 #include "nlohmann/json.hpp"
+#include "services/base/call_notes.h"
 
 namespace shiftadd {
 namespace {

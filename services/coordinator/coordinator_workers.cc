@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/call_notes.h"
 #include "services/base/fail_point.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"

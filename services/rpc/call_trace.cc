@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "absl/strings/str_split.h"
+#include "services/base/call_notes.h"
 #include "services/base/ids.h"
 
 namespace shiftadd::rpc {

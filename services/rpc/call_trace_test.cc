@@ -10,6 +10,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
+#include "services/base/call_notes.h"
 #include "services/rpc/grpc_log.h"
 #include "services/rpc/rpc.h"
 #include "shiftadd/v1/package.grpc.pb.h"
