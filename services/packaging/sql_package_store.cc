@@ -269,11 +269,10 @@ absl::Status SqlPackageStore::Pin(const std::string& owner, const std::vector<st
   return db_->Write([&](Session& session) -> absl::Status {
     for (size_t first = 0; first < all.size(); first += sql::kRowsAtATime) {
       const size_t count = std::min(sql::kRowsAtATime, all.size() - first);
-      Statement s(session,
-                  absl::StrCat("INSERT INTO pins(owner, digest, expire_time) VALUES ",
-                               sql::ValueRows("(?, ?, ?)", count),
-                               " ON CONFLICT(owner, digest) DO UPDATE SET "
-                               "expire_time = excluded.expire_time"));
+      Statement s(session, absl::StrCat("INSERT INTO pins(owner, digest, expire_time) VALUES ",
+                                        sql::ValueRows("(?, ?, ?)", count),
+                                        " ON CONFLICT(owner, digest) DO UPDATE SET "
+                                        "expire_time = excluded.expire_time"));
       for (size_t i = first; i < first + count; ++i) {
         s.Text(owner).Text(all[i]).Int(absl::ToUnixMicros(expire_time));
       }
