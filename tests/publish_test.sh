@@ -206,6 +206,40 @@ refused 1 "expected to publish sha256:$foreign" "$bin/shiftadd" pull "$work/fore
 left=$("$bin/shiftadd" packages --json --packager "$(address five)") || fail "packages: $left"
 [ "$(jq '.packages | length' <<<"$left")" = 0 ] || fail "published what was refused: $left"
 
+# A manifest that leaves out what its config names, or says other sizes.
+# torn NAME FILTER: a layout whose manifest is what jq makes of it.
+torn() {
+  rm -rf "${work:?}/$1"
+  cp -r "$source/tests/golden/tiny_package" "$work/$1"
+  # Without a line's end, as the packager would write it.
+  printf %s "$(jq -c "$2" "$work/$1/blobs/sha256/${expected#sha256:}")" >"$work/manifest"
+  made=$(sha256sum <"$work/manifest" | cut -d' ' -f1)
+  cp "$work/manifest" "$work/$1/blobs/sha256/$made"
+  jq --arg d "sha256:$made" --argjson s "$(stat -c %s "$work/manifest")" '.manifests[0].digest = $d | .manifests[0].size = $s' \
+    "$source/tests/golden/tiny_package/index.json" >"$work/$1/index.json"
+}
+alone=("$bin/shiftadd-server" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1 --package golden:v1 --package-dir)
+while IFS='|' read -r filter words; do
+  torn edited "$filter"
+  refused 1 "edited:golden:v1: .*$words" "$bin/shiftadd-export" golden:v1 "$work/never" --format gguf --package-dir "$work/edited"
+  refused 1 "edited:golden:v1: .*$words" timeout 20 "${alone[@]}" "$work/edited"
+  [ ! -e "$work/never" ] || fail "$filter: exported"
+done <<'ROWS'
+.layers = []|layers: expected at least one
+.layers = .layers[1:]|is none of the package's layers
+.layers += [.layers[0]]|is there twice
+.layers[].size += 1|size: expected .*, found
+.config.size += 1|size: expected .*, found
+ROWS
+torn edited '.layers = []'
+refused 2 "more faults" "$bin/shiftadd" pull "$work/edited" golden:v1 --packager "$(address five)"
+
+# Keys that are none of the kind.
+for key in key.pem whole; do
+  refused 2 "$work/$key: key: expected an Ed25519 public key" "$bin/shiftadd" verify golden:v1 --key "$work/$key" "${two[@]}"
+  refused 2 "$work/$key: key: expected an Ed25519 public key" timeout 20 "${serve[@]}" "${two[@]}" --require-signature "$work/$key"
+done
+
 # Places that are none; nothing is made there.
 refused 1 "$work/none: no OCI image layout is there" "$bin/shiftadd" pull "$work/none" golden:v1 "${two[@]}"
 mkdir "$work/empty"

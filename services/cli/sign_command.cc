@@ -51,6 +51,7 @@ absl::Status Verify(Context& context, const SignFlags& flags) {
   SA_ASSIGN_OR_RETURN(const v1::Package package, client->Get(reference));
   SA_RETURN_IF_ERROR(CheckDigest("manifest", package.digest(), package.manifest_json()));
   SA_RETURN_IF_ERROR(CheckDigest("config", package.config().digest(), package.config_json()));
+  SA_RETURN_IF_ERROR(Annotate(packaging::CheckPublicKey(pem), flags.key));
   SA_RETURN_IF_ERROR(Annotate(packaging::VerifySignatures({package.signature_json().begin(),
                                                            package.signature_json().end()},
                                                           package.digest(), pem),

@@ -183,10 +183,7 @@ absl::StatusOr<std::string> Packager::Attach(const std::string& reference,
 
 absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
   if (const std::vector<Fault> faults = CheckPublish(spec); !faults.empty()) {
-    return absl::InvalidArgumentError(
-        absl::StrJoin(faults, "; ", [](std::string* out, const Fault& f) {
-          absl::StrAppend(out, f.field, ": ", f.description);
-        }));
+    return absl::InvalidArgumentError(Joined(faults));
   }
   SA_ASSIGN_OR_RETURN(const Reference reference, ParseTagReference(spec.reference));
   const std::shared_lock<std::shared_mutex> no_collection(garbage_mutex_);

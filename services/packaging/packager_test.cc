@@ -174,6 +174,14 @@ TEST_F(PackagerTest, MalformedRequestsNameEveryFault) {
   both.reference = "";
   both.provenance_json = "x";
   EXPECT_EQ(CheckPublish(both).size(), 2u);
+  // More faults than an answer's headers hold.
+  PublishSpec many = Spec("m:latest");
+  json config = json::parse(many.config_json);
+  for (int i = 0; i < 5000; ++i) config["layers"].push_back(i);
+  many.config_json = config.dump();
+  EXPECT_EQ(CheckPublish(many).size(), 17u);
+  EXPECT_THAT(std::string(packager_->Publish(many).status().message()),
+              HasSubstr("and 4984 more faults"));
   EXPECT_TRUE(packager_->List(0, "")->packages.empty());
 }
 

@@ -1,6 +1,6 @@
 #include "services/packaging/publish_check.h"
 
-#include <set>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
@@ -23,9 +23,6 @@ constexpr Field kRequired[] = {
     {"budget", json::value_t::object},       {"layers", json::value_t::array},
     {"head", json::value_t::string},         {"unquantized", json::value_t::string},
     {"tokenizer", json::value_t::string},    {"quantizer_version", json::value_t::string}};
-constexpr const char* kBlobFields[] = {"head", "unquantized", "tokenizer", "config",
-                                       "generation_config"};
-
 class Checker {
  public:
   explicit Checker(const PublishSpec& spec) : spec_(spec) {}
@@ -39,6 +36,7 @@ class Checker {
     if (!spec_.provenance_json.empty() && !ParseJson(spec_.provenance_json).is_object()) {
       Add("provenance_json", "expected a JSON object");
     }
+    KeepFirst(&faults_);
     return std::move(faults_);
   }
 
@@ -47,19 +45,16 @@ class Checker {
     faults_.push_back({std::string(field), std::string(description)});
   }
 
-  bool CheckDigest(const std::string& field, const std::string& digest) {
+  void CheckDigest(const std::string& field, const std::string& digest) {
     const absl::Status status = ValidateDigest(digest);
     if (!status.ok()) Add(field, status.message());
-    return status.ok();
   }
 
   void CheckLayers() {
-    if (spec_.layers.empty()) Add("layers", "expected at least one");
     if (spec_.layers.size() > kMaxLayers) {
       return Add("layers",
                  absl::StrCat("expected at most ", kMaxLayers, ", found ", spec_.layers.size()));
     }
-    std::set<std::string> titles;
     for (size_t i = 0; i < spec_.layers.size(); ++i) {
       const Descriptor& layer = spec_.layers[i];
       const std::string field = absl::StrCat("layers[", i, "]");
@@ -67,23 +62,11 @@ class Checker {
         Add(field + ".media_type",
             absl::StrCat("expected type/subtype, found \"", layer.media_type, "\""));
       }
-      if (CheckDigest(field + ".digest", layer.digest)) digests_.insert(layer.digest);
+      CheckDigest(field + ".digest", layer.digest);
       const auto title = layer.annotations.find(kTitleAnnotation);
       if (title == layer.annotations.end() || title->second.empty()) {
         Add(field + ".annotations", absl::StrCat("expected ", kTitleAnnotation));
-      } else if (!titles.insert(title->second).second) {
-        Add(field + ".annotations",
-            absl::StrCat(kTitleAnnotation, " \"", title->second, "\" is there twice"));
       }
-    }
-  }
-
-  // A digest within the config must be one of the descriptors.
-  void CheckNamed(const std::string& field, const json& digest) {
-    if (!digest.is_string()) return Add(field, "expected a digest");
-    const std::string text = digest;
-    if (CheckDigest(field, text) && digests_.count(text) == 0) {
-      Add(field, absl::StrCat(text, " is none of the layers of the request"));
     }
   }
 
@@ -99,22 +82,7 @@ class Checker {
                 config.contains(required.name) ? config[required.name].type_name() : "nothing"));
       }
     }
-    for (const char* field : kBlobFields) {
-      if (config.contains(field) && config[field].is_string()) {
-        CheckNamed(absl::StrCat("config_json.", field), config[field]);
-      }
-    }
-    if (!config.contains("layers") || !config["layers"].is_array()) return;
-    for (size_t i = 0; i < config["layers"].size(); ++i) {
-      const json& layer = config["layers"][i];
-      const std::string field = absl::StrCat("config_json.layers[", i, "]");
-      if (!layer.is_object() || !layer.contains("name") || !layer["name"].is_string() ||
-          !layer.contains("digest")) {
-        Add(field, "expected an object with name and digest");
-      } else {
-        CheckNamed(field + ".digest", layer["digest"]);
-      }
-    }
+    for (Fault& fault : CheckAgreement(config, spec_.layers)) faults_.push_back(std::move(fault));
   }
 
   void CheckFormat(const json& config) {
@@ -127,7 +95,6 @@ class Checker {
 
   const PublishSpec& spec_;
   std::vector<Fault> faults_;
-  std::set<std::string> digests_;
 };
 
 }  // namespace

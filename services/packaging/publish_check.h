@@ -5,6 +5,7 @@
 #include <string>
 #include <vector>
 
+#include "services/packaging/agreement.h"
 #include "services/packaging/manifest.h"
 #include "services/packaging/package_store.h"
 
@@ -19,11 +20,8 @@ struct PublishSpec {
   TagMover mover = {};
 };
 
-struct Fault {
-  std::string field, description;
-};
-
-// Every fault of the request itself (INVALID_ARGUMENT); whether blobs are there is not looked at.
+// The faults of the request itself, the first few of many (INVALID_ARGUMENT); whether blobs are
+// there is not looked at.
 std::vector<Fault> CheckPublish(const PublishSpec& spec);
 
 }  // namespace shiftadd::packaging

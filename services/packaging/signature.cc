@@ -91,6 +91,10 @@ absl::StatusOr<std::string> SignDigest(const std::string& private_key_pem,
       .dump();
 }
 
+absl::Status CheckPublicKey(const std::string& public_key_pem) {
+  return ReadKey(public_key_pem, /*is_private=*/false).status();
+}
+
 absl::Status VerifySignatures(const std::vector<std::string>& documents, const std::string& digest,
                               const std::string& public_key_pem) {
   SA_ASSIGN_OR_RETURN(const Key key, ReadKey(public_key_pem, /*is_private=*/false));

@@ -19,6 +19,9 @@ namespace shiftadd::packaging {
 absl::StatusOr<std::string> SignDigest(const std::string& private_key_pem,
                                        const std::string& digest);
 
+// INVALID_ARGUMENT: no Ed25519 public key (PEM).
+absl::Status CheckPublicKey(const std::string& public_key_pem);
+
 // OK if one of the documents is a signature of `digest` by the public key (PEM). PERMISSION_DENIED
 // says what there is instead. INVALID_ARGUMENT: no Ed25519 public key.
 absl::Status VerifySignatures(const std::vector<std::string>& documents, const std::string& digest,

@@ -1,11 +1,16 @@
 #include "worker/export/export.h"
 
+#include <fcntl.h>
+#include <sys/file.h>
 #include <unistd.h>
 
 #include <filesystem>
 #include <system_error>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
+#include "absl/strings/string_view.h"
+#include "absl/strings/strip.h"
 #include "services/base/status_macros.h"
 
 namespace shiftadd {
@@ -26,6 +31,39 @@ absl::Status CheckTarget(const std::string& dir) {
       absl::StrCat(dir, ": is not empty, expected a new or an empty folder"));
 }
 
+// A folder that is being written is locked by who writes it.
+class LockedFolder {
+ public:
+  explicit LockedFolder(const std::string& path)
+      : fd_(open(path.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC)),
+        locked_(fd_ >= 0 && flock(fd_, LOCK_EX | LOCK_NB) == 0) {}
+  LockedFolder(const LockedFolder&) = delete;
+  LockedFolder& operator=(const LockedFolder&) = delete;
+  ~LockedFolder() {
+    if (fd_ >= 0) close(fd_);
+  }
+  bool locked() const { return locked_; }
+
+ private:
+  const int fd_;
+  const bool locked_;
+};
+
+// What exports to the same folder left that were killed.
+void RemoveLeftovers(const std::string& prefix) {
+  std::error_code error;
+  std::vector<fs::path> leftovers;
+  for (const auto& entry : fs::directory_iterator(fs::path(prefix).parent_path(), error)) {
+    absl::string_view pid = entry.path().native();
+    if (!absl::ConsumePrefix(&pid, prefix) || pid.empty() ||
+        pid.find_first_not_of("0123456789") != absl::string_view::npos) {
+      continue;
+    }
+    if (LockedFolder(entry.path().string()).locked()) leftovers.push_back(entry.path());
+  }
+  for (const fs::path& path : leftovers) fs::remove_all(path, error);
+}
+
 }  // namespace
 
 absl::Status ExportPackage(PackageWeights* weights, const ExportOptions& options,
@@ -33,11 +71,14 @@ absl::Status ExportPackage(PackageWeights* weights, const ExportOptions& options
   SA_RETURN_IF_ERROR(CheckTarget(dir));
   fs::path target = fs::absolute(dir).lexically_normal();
   if (!target.has_filename()) target = target.parent_path();
-  const std::string aside = absl::StrCat(target.string(), ".partial-", getpid());
+  const std::string prefix = target.string() + ".partial-";
+  const std::string aside = absl::StrCat(prefix, getpid());
+  RemoveLeftovers(prefix);
   std::error_code error;
   fs::remove_all(aside, error);
   fs::create_directories(aside, error);
   if (error) return absl::PermissionDeniedError(absl::StrCat(aside, ": ", error.message()));
+  const LockedFolder ours(aside);
   absl::Status status = options.format == ExportFormat::kHuggingFace
                             ? WriteHuggingFace(weights, options.shard_bytes, aside)
                             : WriteGguf(weights, aside);

@@ -1,8 +1,11 @@
 // What is exported is what is served: read back with our own readers, and every number compared.
 #include "worker/export/export.h"
 
+#include <fcntl.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/file.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <fstream>
@@ -163,6 +166,22 @@ TEST_F(Export, OnlyANewOrAnEmptyFolderIsWrittenTo) {
               HasSubstr("is a file"));
   for (const auto& entry : fs::directory_iterator(dir_)) {
     EXPECT_THAT(entry.path().string(), ::testing::Not(HasSubstr("partial")));
+  }
+}
+
+TEST_F(Export, WhatKilledExportsLeftGoes) {
+  for (const char* left : {"out.partial-1", "out.partial-2", "out.partial-x", "out2.partial-1"}) {
+    fs::create_directories(dir_ / left);
+    std::ofstream(dir_ / left / "model-f16.gguf") << "half";
+  }
+  // Another process writes to this one.
+  const int fd = open((dir_ / "out.partial-2").c_str(), O_RDONLY | O_DIRECTORY);
+  ASSERT_EQ(flock(fd, LOCK_EX), 0);
+  EXPECT_TRUE(Write(dir_ / "out", ExportFormat::kGguf).ok());
+  close(fd);
+  EXPECT_FALSE(fs::exists(dir_ / "out.partial-1"));
+  for (const char* others : {"out.partial-2", "out.partial-x", "out2.partial-1"}) {
+    EXPECT_TRUE(fs::exists(dir_ / others / "model-f16.gguf")) << others;
   }
 }
 

@@ -1,6 +1,7 @@
 #include "worker/serve/package_source.h"
 
 #include <algorithm>
+#include <map>
 #include <memory>
 #include <set>
 #include <utility>
@@ -14,6 +15,7 @@
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "services/blob/blob_store.h"
+#include "services/packaging/agreement.h"
 #include "services/packaging/manifest.h"
 #include "services/packaging/package_client.h"
 #include "services/packaging/package_format.h"
@@ -146,16 +148,31 @@ absl::StatusOr<FoundPackage> Find(const std::string& dir, const std::string& ref
   return NotFound(reference, dir, names);
 }
 
-// The bytes of all blobs that a manifest names.
-int64_t ManifestBytes(const std::string& manifest_text) {
-  const json manifest = packaging::ParseJson(manifest_text);
-  int64_t bytes = 0;
-  if (!manifest.is_object() || !manifest.contains("layers")) return bytes;
-  for (const json& layer : manifest["layers"]) {
-    const json size = layer.is_object() ? layer.value("size", json()) : json();
-    if (size.is_number_integer()) bytes += std::max<int64_t>(0, size.get<int64_t>());
-  }
-  return bytes;
+// Reads blobs, and compares their sizes with what the manifest says.
+BlobReader SizedReader(std::shared_ptr<packaging::RemotePackage> place,
+                       const packaging::ParsedManifest& manifest) {
+  std::map<std::string, uint64_t> sizes = {{manifest.config.digest, manifest.config.size}};
+  for (const packaging::Descriptor& layer : manifest.layers) sizes[layer.digest] = layer.size;
+  return [place = std::move(place),
+          sizes = std::move(sizes)](const std::string& digest) -> absl::StatusOr<std::string> {
+    absl::StatusOr<std::string> blob = place->Read(digest);
+    const auto expected = sizes.find(digest);
+    if (!blob.ok() || expected == sizes.end() || blob->size() == expected->second) return blob;
+    return absl::DataLossError(absl::StrCat(place->name(), ": blob ", digest, ": size: expected ",
+                                            expected->second, " (in the manifest), found ",
+                                            blob->size()));
+  };
+}
+
+// The packager checks the same before it publishes.
+absl::Status CheckAgrees(const std::string& config_json,
+                         const std::vector<packaging::Descriptor>& layers) {
+  const json config = packaging::ParseJson(config_json);
+  if (!config.is_object()) return absl::InvalidArgumentError("config: expected a JSON object");
+  std::vector<packaging::Fault> faults = packaging::CheckAgreement(config, layers);
+  if (faults.empty()) return absl::OkStatus();
+  packaging::KeepFirst(&faults);
+  return absl::InvalidArgumentError(packaging::Joined(faults));
 }
 
 absl::StatusOr<ResolvedPackage> FromPlace(const std::string& reference,
@@ -170,10 +187,13 @@ absl::StatusOr<ResolvedPackage> FromPlace(const std::string& reference,
   ResolvedPackage package;
   package.name = reference;
   package.digest = found.digest;
-  SA_ASSIGN_OR_RETURN(const std::string config, ConfigDigest(found.manifest));
-  package.bytes = ManifestBytes(found.manifest);
-  package.read = [place = found.place](const std::string& digest) { return place->Read(digest); };
-  SA_ASSIGN_OR_RETURN(package.config_json, package.read(config));
+  const auto manifest = packaging::ParseManifest(found.manifest);
+  if (!manifest.ok()) return Annotate(manifest.status(), found.place->name() + ": manifest");
+  package.bytes = static_cast<int64_t>(manifest->bytes - manifest->config.size);
+  package.read = SizedReader(found.place, *manifest);
+  SA_ASSIGN_OR_RETURN(package.config_json, package.read(manifest->config.digest));
+  SA_RETURN_IF_ERROR(
+      Annotate(CheckAgrees(package.config_json, manifest->layers), found.place->name()));
   if (!location.signer_pem.empty()) {
     SA_ASSIGN_OR_RETURN(
         const auto signatures,

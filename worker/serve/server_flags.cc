@@ -6,8 +6,10 @@
 #include <iterator>
 #include <map>
 
+#include "absl/strings/str_cat.h"
 #include "kernels/build_info.h"
 #include "services/base/version.h"
+#include "services/packaging/signature.h"
 #include "worker/machine/bench_flags.h"
 #include "worker/serve/server_device.h"
 
@@ -180,6 +182,11 @@ std::optional<int> ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
       if (flags->source.signer_pem.empty()) {
         throw CLI::ValidationError("--require-signature",
                                    flags->require_signature + ": cannot be read, or is empty");
+      }
+      const absl::Status is_key = packaging::CheckPublicKey(flags->source.signer_pem);
+      if (!is_key.ok()) {
+        throw CLI::ValidationError("--require-signature",
+                                   absl::StrCat(flags->require_signature, ": ", is_key.message()));
       }
     }
     if (flags->source.packager.empty() && flags->source.package_dir.empty()) {
