@@ -11,6 +11,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/string_view.h"
 #include "absl/strings/strip.h"
+#include "nlohmann/json.hpp"
 #include "services/base/status_macros.h"
 
 namespace shiftadd {
@@ -64,6 +65,19 @@ void RemoveLeftovers(const std::string& prefix) {
   for (const fs::path& path : leftovers) fs::remove_all(path, error);
 }
 
+// Nobody has looked into the package's tokenizer.json before.
+absl::Status WriteFormat(PackageWeights* weights, const ExportOptions& options,
+                         const std::string& folder) {
+  try {
+    return options.format == ExportFormat::kHuggingFace
+               ? WriteHuggingFace(weights, options.shard_bytes, folder)
+               : WriteGguf(weights, folder);
+  } catch (const nlohmann::json::exception& e) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "the package's tokenizer.json: expected a Hugging Face tokenizer: ", e.what()));
+  }
+}
+
 }  // namespace
 
 absl::Status ExportPackage(PackageWeights* weights, const ExportOptions& options,
@@ -79,9 +93,7 @@ absl::Status ExportPackage(PackageWeights* weights, const ExportOptions& options
   fs::create_directories(aside, error);
   if (error) return absl::PermissionDeniedError(absl::StrCat(aside, ": ", error.message()));
   const LockedFolder ours(aside);
-  absl::Status status = options.format == ExportFormat::kHuggingFace
-                            ? WriteHuggingFace(weights, options.shard_bytes, aside)
-                            : WriteGguf(weights, aside);
+  absl::Status status = WriteFormat(weights, options, aside);
   if (status.ok()) {
     fs::rename(aside, target, error);  // replaces an empty folder, and nothing else
     if (error) {

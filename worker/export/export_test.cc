@@ -169,6 +169,29 @@ TEST_F(Export, OnlyANewOrAnEmptyFolderIsWrittenTo) {
   }
 }
 
+TEST_F(Export, ATokenizerThatIsNoneIsRefused) {
+  for (const char* tokenizer :
+       {"{}", R"({"model":5})",
+        R"({"model":{"vocab":{},"merges":[[]],"type":"BPE","byte_fallback":true}})",
+        R"({"model":{"vocab":{},"merges":[7]},"added_tokens":[5]})",
+        R"({"model":{"vocab":{},"merges":[],"type":"BPE","byte_fallback":7}})"}) {
+    PackageLocation location;
+    location.reference = "golden:v1";
+    location.package_dir = dir_ / "layout";
+    ResolvedPackage package = ResolvePackage(location).value();
+    const std::string digest = nlohmann::json::parse(package.config_json)["tokenizer"];
+    package.read = [read = package.read, digest,
+                    tokenizer](const std::string& asked) -> absl::StatusOr<std::string> {
+      return asked == digest ? std::string(tokenizer) : read(asked);
+    };
+    weights_ = PackageWeights::Open(std::move(package)).value();
+    const absl::Status status = Write(dir_ / "out", ExportFormat::kGguf);
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << tokenizer << ": " << status;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("tokenizer.json"));
+    EXPECT_FALSE(fs::exists(dir_ / "out"));
+  }
+}
+
 TEST_F(Export, WhatKilledExportsLeftGoes) {
   for (const char* left : {"out.partial-1", "out.partial-2", "out.partial-x", "out2.partial-1"}) {
     fs::create_directories(dir_ / left);
