@@ -2,6 +2,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <sys/resource.h>
+#include <sys/stat.h>
 
 #include <csignal>
 #include <filesystem>
@@ -192,6 +193,17 @@ TEST_F(OciLayoutTest, AFolderInPlaceOfABlobIsNamed) {
     EXPECT_THAT(std::string(status.message()),
                 HasSubstr(PathOf(digest) + ": expected a regular file"));
   }
+}
+
+TEST_F(OciLayoutTest, APipeInPlaceOfABlobIsWaitedForByNobody) {
+  const std::string digest = store_->Put("a").value();
+  fs::remove(PathOf(digest));
+  ASSERT_EQ(mkfifo(PathOf(digest).c_str(), 0600), 0);
+  const absl::Status status = store_->Get(digest).status();
+  EXPECT_EQ(status.code(), StatusCode::kDataLoss);
+  EXPECT_THAT(std::string(status.message()), HasSubstr(PathOf(digest)));
+  EXPECT_EQ(store_->Put("a").value(), digest);
+  EXPECT_EQ(store_->Get(digest).value(), "a");
 }
 
 TEST(OpenBlobStoreTest, ALocationWithASchemeIsARegistryOrRefused) {

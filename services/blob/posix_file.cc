@@ -68,6 +68,8 @@ Fd::~Fd() {
 }
 
 absl::StatusOr<Fd> Open(const std::string& path, int flags) {
+  // A pipe in place of a file would wait for its writer.
+  if ((flags & O_ACCMODE) == O_RDONLY) flags |= O_NONBLOCK;
   int fd;
   do {
     fd = open(path.c_str(), flags | O_CLOEXEC, 0644);
