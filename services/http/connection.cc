@@ -239,7 +239,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
     head_.certificate_uri = peer_.uri;
     head_.certificate_subject = peer_.subject;
     if (overloaded_) {
-      return Refuse(JsonError(503, "too many connections", "", "overloaded"));
+      return Refuse(TooManyConnections());
     }
     if (const std::optional<Response> answer = CheckHead()) return Refuse(*answer);
     const std::string expect = absl::AsciiStrToLower(std::string(parser_->get()["Expect"]));
@@ -401,6 +401,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
 };
 
 }  // namespace
+
+Response TooManyConnections() { return JsonError(503, "too many connections", "", "overloaded"); }
 
 std::unique_ptr<Connection> Connection::Create(int fd, std::shared_ptr<asio::ssl::context> tls,
                                                const HttpServerOptions& options,

@@ -10,6 +10,9 @@
 
 namespace shiftadd::http {
 
+// What whoever comes while too many are connected is told.
+Response TooManyConnections();
+
 class Connection {
  public:
   virtual ~Connection() = default;

@@ -122,7 +122,7 @@ class ServerImpl : public HttpServer {
   // Says 503 without a thread and without waiting. What the client has sent already is read first:
   // a socket that is closed over unread bytes takes its answer back.
   static void TurnAway(tcp::socket* socket) {
-    static const std::string body = JsonError(503, "too many connections", "", "overloaded").body;
+    static const std::string body = TooManyConnections().body;
     static const std::string answer = absl::StrCat(
         "HTTP/1.1 503 Service Unavailable\r\nContent-Type: application/json\r\nContent-Length: ",
         body.size(), "\r\nRetry-After: 1\r\nConnection: close\r\n\r\n", body);
