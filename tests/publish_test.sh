@@ -4,12 +4,7 @@
 #   publish_test.sh BIN_DIR SOURCE_DIR
 # Exits 77 (skipped) where docker-registry or skopeo is absent.
 set -euo pipefail
-# grep -q of all that comes: one that leaves at the first match would end the writer with SIGPIPE, which pipefail takes for a failure.
-has() {
-  local text
-  text=$(cat)
-  grep "$@" <<<"$text"
-}
+. "$(dirname "$0")/has.sh"
 bin=$1 source=$2
 for tool in docker-registry skopeo openssl; do
   command -v $tool >/dev/null || { echo "skipped: no $tool"; exit 77; }

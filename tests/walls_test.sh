@@ -2,12 +2,7 @@
 # The walls of the house: no control-plane binary links LibTorch or CUDA, the server links no LibTorch, and no source
 # file sees LibTorch's headers and ours of protobuf together.
 set -euo pipefail
-# grep -q of all that comes: one that leaves at the first match would end the writer with SIGPIPE, which pipefail takes for a failure.
-has() {
-  local text
-  text=$(cat)
-  grep "$@" <<<"$text"
-}
+. "$(dirname "$0")/has.sh"
 bin=$1 source=$2
 fail=0
 complain() { echo "FAIL: $*"; fail=1; }

@@ -2,12 +2,7 @@
 # `shiftadd up`, `status` and `down` with the real daemons: idempotence, restarts, leftovers of a killed supervisor.
 #   up_test.sh BIN_DIR
 set -euo pipefail
-# grep -q of all that comes: one that leaves at the first match would end the writer with SIGPIPE, which pipefail takes for a failure.
-has() {
-  local text
-  text=$(cat)
-  grep "$@" <<<"$text"
-}
+. "$(dirname "$0")/../../tests/has.sh"
 shiftadd=$1/shiftadd
 data=$(mktemp -d)
 export SHIFTADD_DATA_DIR=$data
