@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <csignal>
+#include <memory>
 #include <mutex>
 #include <vector>
 
@@ -88,59 +89,59 @@ class RefusingTasks : public v1::TaskService::Service {
   std::vector<v1::FailTaskRequest> failed_;
 };
 
-TEST(Worker, AResultThatIsRefusedFailsTheTaskAndSaysWhy) {
-  const std::string dir = NewTempDir("worker");
-  ASSERT_TRUE(WriteTinyLlamaDirectory(dir + "/tiny", TinyLlamaOptions()).ok());
-  RefusingTasks tasks("file://" + dir + "/tiny");
-  rpc::ServerOptions options;
-  options.address = "127.0.0.1:0";
-  const auto server = rpc::Server::Start(options, {&tasks});
-  ASSERT_TRUE(server.ok()) << server.status();
-  const std::string log = dir + "/worker.log";
-  Process worker(
-      {Binary("shiftadd-worker"), "--coordinator", absl::StrCat("127.0.0.1:", (*server)->port()),
-       "--blobs", dir + "/store", "--source-root", dir, "--http", "127.0.0.1:0", "--threads", "1"},
-      log);
+// RefusingTasks at a port, and a worker that asks them.
+class WorkerTest : public ::testing::Test {
+ protected:
+  void Start(const std::vector<std::string>& environment = {}) {
+    ASSERT_TRUE(WriteTinyLlamaDirectory(dir_ + "/tiny", TinyLlamaOptions()).ok());
+    rpc::ServerOptions options;
+    options.address = "127.0.0.1:0";
+    auto server = rpc::Server::Start(options, {&tasks_});
+    ASSERT_TRUE(server.ok()) << server.status();
+    server_ = *std::move(server);
+    worker_ = Process({Binary("shiftadd-worker"), "--coordinator",
+                       absl::StrCat("127.0.0.1:", server_->port()), "--blobs", dir_ + "/store",
+                       "--source-root", dir_, "--http", "127.0.0.1:0", "--threads", "1"},
+                      log_, environment);
+  }
+
+  const std::string dir_ = NewTempDir("worker"), log_ = dir_ + "/worker.log";
+  RefusingTasks tasks_{"file://" + dir_ + "/tiny"};
+  std::unique_ptr<rpc::Server> server_;
+  Process worker_;
+};
+
+TEST_F(WorkerTest, AResultThatIsRefusedFailsTheTaskAndSaysWhy) {
+  Start();
   for (const absl::Time end = absl::Now() + absl::Seconds(60);
-       tasks.failed().empty() && absl::Now() < end;)
+       tasks_.failed().empty() && absl::Now() < end;)
     absl::SleepFor(absl::Milliseconds(20));
   // Once each: the same result is not offered again.
-  ASSERT_EQ(tasks.completed().size(), 1u) << ReadFile(log);
-  ASSERT_EQ(tasks.failed().size(), 1u) << ReadFile(log);
-  EXPECT_TRUE(tasks.completed()[0].result().has_ingest());
-  const v1::FailTaskRequest failed = tasks.failed()[0];
+  ASSERT_EQ(tasks_.completed().size(), 1u) << ReadFile(log_);
+  ASSERT_EQ(tasks_.failed().size(), 1u) << ReadFile(log_);
+  EXPECT_TRUE(tasks_.completed()[0].result().has_ingest());
+  const v1::FailTaskRequest failed = tasks_.failed()[0];
   EXPECT_EQ(failed.task_id(), "task-1");
-  EXPECT_EQ(failed.lease_epoch(), tasks.completed()[0].lease_epoch());
+  EXPECT_EQ(failed.lease_epoch(), tasks_.completed()[0].lease_epoch());
   EXPECT_EQ(failed.code(), static_cast<int32_t>(absl::StatusCode::kInvalidArgument));
   EXPECT_EQ(failed.message(),
             "the coordinator refused the result: result: found 14 layers, expected 7");
-  EXPECT_THAT(ReadFile(log), HasSubstr("reporting task-1: INVALID_ARGUMENT"));
-  worker.Signal(SIGTERM);  // it has gone on and asks for the next
-  EXPECT_EQ(worker.Wait(absl::Seconds(20)), 0);
+  EXPECT_THAT(ReadFile(log_), HasSubstr("reporting task-1: INVALID_ARGUMENT"));
+  worker_.Signal(SIGTERM);  // it has gone on and asks for the next
+  EXPECT_EQ(worker_.Wait(absl::Seconds(20)), 0);
 }
 
 // Nothing can be done with a device that is lost: the task fails, its lease is given back, and the
 // worker ends, so that whoever watches it notices.
-TEST(Worker, ADeviceThatIsLostEndsTheWorker) {
-  const std::string dir = NewTempDir("lost_device");
-  ASSERT_TRUE(WriteTinyLlamaDirectory(dir + "/tiny", TinyLlamaOptions()).ok());
-  RefusingTasks tasks("file://" + dir + "/tiny");
-  rpc::ServerOptions options;
-  options.address = "127.0.0.1:0";
-  const auto server = rpc::Server::Start(options, {&tasks});
-  ASSERT_TRUE(server.ok()) << server.status();
-  const std::string log = dir + "/worker.log";
-  Process worker(
-      {Binary("shiftadd-worker"), "--coordinator", absl::StrCat("127.0.0.1:", (*server)->port()),
-       "--blobs", dir + "/store", "--source-root", dir, "--http", "127.0.0.1:0", "--threads", "1"},
-      log, {"SHIFTADD_FAIL_POINT=task.device:1:fail"});
-  EXPECT_EQ(worker.Wait(absl::Seconds(60)), 1) << ReadFile(log);
-  EXPECT_TRUE(tasks.completed().empty());
-  ASSERT_EQ(tasks.failed().size(), 1u) << ReadFile(log);
-  EXPECT_EQ(tasks.failed()[0].task_id(), "task-1");
-  EXPECT_EQ(tasks.failed()[0].code(), static_cast<int32_t>(absl::StatusCode::kInternal));
-  EXPECT_THAT(tasks.failed()[0].message(), HasSubstr("the GPU is lost: it does not answer"));
-  EXPECT_THAT(ReadFile(log), HasSubstr("shiftadd-worker: the GPU is lost: it does not answer"));
+TEST_F(WorkerTest, ADeviceThatIsLostEndsTheWorker) {
+  Start({"SHIFTADD_FAIL_POINT=task.device:1:fail"});
+  EXPECT_EQ(worker_.Wait(absl::Seconds(60)), 1) << ReadFile(log_);
+  EXPECT_TRUE(tasks_.completed().empty());
+  ASSERT_EQ(tasks_.failed().size(), 1u) << ReadFile(log_);
+  EXPECT_EQ(tasks_.failed()[0].task_id(), "task-1");
+  EXPECT_EQ(tasks_.failed()[0].code(), static_cast<int32_t>(absl::StatusCode::kInternal));
+  EXPECT_THAT(tasks_.failed()[0].message(), HasSubstr("the GPU is lost: it does not answer"));
+  EXPECT_THAT(ReadFile(log_), HasSubstr("shiftadd-worker: the GPU is lost: it does not answer"));
 }
 
 }  // namespace

@@ -11,12 +11,14 @@
 #include "worker/model/model_source.h"
 #include "worker/model/testing/golden_family.h"
 #include "worker/reference/reference_model.h"
+#include "worker/reference/testing/difference.h"
 #include "worker/reference/torch_seam.h"
 
 namespace shiftadd {
 namespace {
 
 using nlohmann::json;
+using testing::Difference;
 
 // Of the range of logits; both sides compute in fp32.
 constexpr double kBound = 2e-5;
@@ -152,17 +154,6 @@ TEST_P(FamilyTest, AnUnknownFieldIsRefusedByName) {
   EXPECT_NE(spec.status().message().find("'attention_sinks'"), std::string::npos) << spec.status();
   config["attention_sinks"] = nullptr;
   EXPECT_TRUE((*family)->from_config(config, "config.json").ok());
-}
-
-// Root of the mean square difference, as a fraction of that of what is expected.
-double Difference(const std::vector<float>& found, const std::vector<float>& expected) {
-  EXPECT_EQ(found.size(), expected.size());
-  double error = 0, size = 0;
-  for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
-    error += std::pow(double{found[i]} - expected[i], 2);
-    size += double{expected[i]} * expected[i];
-  }
-  return std::sqrt(error / size);
 }
 
 // Calibration on a GPU (kCudaHalf), and the products of kCudaMixed, whatever the family.

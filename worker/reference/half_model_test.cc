@@ -11,25 +11,16 @@
 
 #include "worker/reference/device_tensors.h"
 #include "worker/reference/reference_model.h"
+#include "worker/reference/testing/difference.h"
 #include "worker/reference/testing/random_model.h"
 
 namespace shiftadd {
 namespace {
 
+using testing::Difference;
 using testing::RandomModel;
 using testing::RandomTokens;
 using testing::TinySpec;
-
-// Root of the mean square difference, as a fraction of that of what is expected.
-double Difference(const std::vector<float>& found, const std::vector<float>& expected) {
-  EXPECT_EQ(found.size(), expected.size());
-  double error = 0, size = 0;
-  for (size_t i = 0; i < std::min(found.size(), expected.size()); ++i) {
-    error += std::pow(double{found[i]} - expected[i], 2);
-    size += double{expected[i]} * expected[i];
-  }
-  return std::sqrt(error / size);
-}
 
 class HalfModelTest : public ::testing::TestWithParam<Device> {
  protected:
