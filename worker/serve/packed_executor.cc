@@ -232,9 +232,10 @@ void PackedExecutor::PlanLoops(float* logits) {
   scratch_.Clear();
   const int64_t rows = static_cast<int64_t>(token_.size());
   const int64_t tiles = static_cast<int64_t>(tiles_.size());
-  // A few keys are done before another thread is awake.
-  const int64_t grain =
-      rows * longest_ < 256 ? tiles : std::max<int64_t>(1, tiles / (pool_.threads() * 8));
+  // A few keys are done before another thread is awake. On crowded cores a chunk that is long
+  // loses its core half-way.
+  const int64_t share = pool_.crowded() ? 1 : tiles / (pool_.threads() * 8);
+  const int64_t grain = rows * longest_ < 256 ? tiles : std::max<int64_t>(1, share);
   if (spec_.embed_width > 0) {
     PlanLinear(0, weights_.embed_proj, narrow_.data(), hidden_.data(), rows);
   }

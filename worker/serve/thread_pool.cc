@@ -15,6 +15,8 @@ constexpr uint64_t kLow = 0xffffffffu;
 constexpr int kSpins = 1500;
 // Who sleeps may not get its core back soon.
 constexpr int kCrowdedSpins = 10000;
+// In place of each thread, on crowded cores: a core is divided by the threads that want it.
+constexpr int kCrowdedThreads = 3;
 // The shortest turns that Linux gives.
 constexpr int64_t kShortTurns = 100'000;
 
@@ -41,7 +43,7 @@ ThreadPool::ThreadPool(int threads, Crowding crowding)
       watch_(threads_),
       meters_(static_cast<size_t>(threads_)) {
   crowded_.store(crowding_ == Crowding::kAlways);
-  const int helpers = crowding_ == Crowding::kNever ? threads_ - 1 : 2 * threads_;
+  const int helpers = crowding_ == Crowding::kNever ? threads_ - 1 : kCrowdedThreads * threads_;
   for (int t = 1; t <= helpers; ++t) helpers_.emplace_back([this, t] { Helper(t); });
 }
 

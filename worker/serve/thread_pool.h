@@ -43,7 +43,7 @@ Crowding DefaultCrowding(int threads);
 // not slowed by us. Threads are not pinned: alone that gains nothing, and beside busy processes it
 // halves the rate (tests/results/busy_neighbours.txt).
 //
-// On crowded cores two threads a core work in place of one, and none holds a chunk when it loses
+// On crowded cores three threads a core work in place of one, and none holds a chunk when it loses
 // its core; the caller sleeps meanwhile, as nothing goes on after a program without it. Alone that
 // is slower by a fifth.
 //
