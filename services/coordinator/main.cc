@@ -57,9 +57,10 @@ void DefineFlags(CLI::App* app, Flags* f) {
       "Database that several coordinators may share, instead of a file of one's own: "
       "postgres://USER@HOST/DATABASE; give its password by the variable, or leave it to ~/.pgpass");
   store->envname("SHIFTADD_STORE");
-  app->add_option("--backup", f->backup,
-                  "Copy the SQLite file to this one, also while a coordinator runs, and end; back up "
-                  "the packager after it, so that what jobs have published is in that copy");
+  app->add_option(
+      "--backup", f->backup,
+      "Copy the SQLite file to this one, also while a coordinator runs, and end; back up "
+      "the packager after it, so that what jobs have published is in that copy");
   app->callback([=] {
     if (data_dir->empty() && store->empty()) {
       throw CLI::RequiredError("--data-dir or --store");

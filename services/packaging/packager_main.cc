@@ -57,9 +57,10 @@ void Define(CLI::App* app, Flags* flags) {
                   "Database instead of packager.sqlite: postgres://USER@HOST/DATABASE; give its "
                   "password by the variable, or leave it to ~/.pgpass")
       ->envname("SHIFTADD_STORE");
-  app->add_option("--backup", flags->backup,
-                  "Copy packager.sqlite to this file, also while a packager runs, and end; after the "
-                  "coordinator's backup, so that what jobs have published is in this copy");
+  app->add_option(
+      "--backup", flags->backup,
+      "Copy packager.sqlite to this file, also while a packager runs, and end; after the "
+      "coordinator's backup, so that what jobs have published is in this copy");
   app->add_option("--gc-grace-seconds", flags->gc_grace_seconds,
                   "Blobs stored less long ago are never collected")
       ->envname("SHIFTADD_PACKAGER_GC_GRACE_SECONDS")
