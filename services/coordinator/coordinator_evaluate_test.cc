@@ -202,6 +202,42 @@ TEST_F(EvaluatePackageTest, TheSameRequestIsTheSameJob) {
   EXPECT_EQ(Evaluate(request).status().code(), StatusCode::kAlreadyExists);
 }
 
+TEST_F(EvaluatePackageTest, CountsAmongTheJobsThatMayBeUnfinished) {
+  CoordinatorOptions options;
+  options.max_jobs = 3;
+  options.max_jobs_per_owner = 2;
+  Coordinator core(cluster_.store.get(), &cluster_.publisher, cluster_.scratch.get(),
+                   cluster_.clock.get(), options);
+  const size_t pinned = cluster_.publisher.pins.size();
+  std::vector<FieldFault> faults;
+  int number = 0;
+  const auto evaluate = [&](const std::string& owner) {
+    v1::EvaluatePackageRequest request = Request();
+    request.set_request_id("e" + std::to_string(number++));
+    return core.EvaluatePackage(request, owner, &faults);
+  };
+  const auto first = evaluate("ann");
+  ASSERT_TRUE(first.ok()) << first.status();
+  ASSERT_TRUE(core.Submit(SimulatedCluster::Request(), "ann", &faults).ok());
+  // Two of hers, of either kind.
+  const absl::Status third = evaluate("ann").status();
+  EXPECT_EQ(third.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(third.message().find("ann has 2 jobs"), std::string::npos) << third;
+  EXPECT_EQ(core.Submit(SimulatedCluster::Request(), "ann", &faults).status().code(),
+            StatusCode::kResourceExhausted);
+  ASSERT_TRUE(evaluate("bob").ok());
+  const absl::Status fourth = evaluate("eve").status();
+  EXPECT_EQ(fourth.code(), StatusCode::kResourceExhausted);
+  EXPECT_NE(fourth.message().find("--max-jobs)"), std::string::npos) << fourth;
+  EXPECT_EQ(cluster_.publisher.pins.size(), pinned + 2) << "what is refused keeps no blobs";
+  // What was taken before is answered again, and what has ended makes room.
+  number = 0;
+  EXPECT_EQ(evaluate("ann")->job_id(), first->job_id());
+  ASSERT_TRUE(core.Cancel(first->job_id()).ok());
+  number = 5;
+  EXPECT_TRUE(evaluate("ann").ok());
+}
+
 TEST_F(EvaluatePackageTest, HasNoCandidatesToPlanWith) {
   const v1::Job job = Finished(Request());
   std::vector<FieldFault> faults;
