@@ -14,6 +14,7 @@ struct Protection {
   TlsFiles tls;                    // empty: plain text
   std::shared_ptr<Access> access;  // never null
   bool insecure = false;           // beyond loopback all the same
+  int calls_at_once = 0;           // of one name; 0: no limit
 
   // Encrypted, and nobody gets in unknown: it may listen anywhere.
   bool complete() const { return !tls.cert.empty() && access->required(); }

@@ -32,6 +32,12 @@ void AddServerSecurityFlags(CLI::App* app, SecurityFlags* flags) {
       ->envname("SHIFTADD_REQUESTS_PER_SECOND")
       ->check(CLI::Range(0.0, 1e9))
       ->capture_default_str();
+  app->add_option("--calls-at-once", flags->calls_at_once,
+                  "gRPC calls, long polls and streams among them, of one certificate's or token's "
+                  "name that run at the same time; 0: no limit")
+      ->envname("SHIFTADD_CALLS_AT_ONCE")
+      ->check(CLI::Range(0, 1'000'000))
+      ->capture_default_str();
 }
 
 absl::StatusOr<Protection> Protect(
@@ -40,6 +46,7 @@ absl::StatusOr<Protection> Protect(
   SA_RETURN_IF_ERROR(CheckTlsFiles(flags.tls));
   Protection protection;
   protection.insecure = flags.insecure;
+  protection.calls_at_once = flags.calls_at_once;
   if (!flags.tls.cert.empty()) protection.tls = flags.tls;
   AccessOptions options;
   // Without a certificate of its own a process is only a client of TLS.

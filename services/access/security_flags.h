@@ -16,13 +16,15 @@ struct SecurityFlags {
   std::string tokens;      // file of hashed tokens that are let in
   std::string token_file;  // file of the own token, sent to others
   double requests_per_second = 500;
+  int calls_at_once = 1024;
   bool insecure = false;
 };
 
 // --tls-cert, --tls-key, --tls-ca, --token-file: of whoever calls. Variables SHIFTADD_TLS_CERT and
 // so on.
 void AddClientSecurityFlags(CLI::App* app, SecurityFlags* flags);
-// These, --tokens and --requests-per-second. --insecure-i-know is each daemon's own.
+// These, --tokens, --requests-per-second and --calls-at-once. --insecure-i-know is each daemon's
+// own.
 void AddServerSecurityFlags(CLI::App* app, SecurityFlags* flags);
 
 // Checks the files. `is_client_key` as in AccessOptions. INVALID_ARGUMENT names the flag:

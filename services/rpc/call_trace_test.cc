@@ -6,6 +6,8 @@
 #include <gtest/gtest.h>
 
 #include <cstdlib>
+#include <mutex>
+#include <vector>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -45,7 +47,10 @@ class Recorder : public v1::PackageService::Service {
   grpc::Status ResolveReference(grpc::ServerContext*, const v1::ResolveReferenceRequest* request,
                                 v1::ResolveReferenceResponse*) override {
     const CallTrace* trace = TraceScope::Current();
-    traces.push_back(trace != nullptr ? *trace : CallTrace());
+    {
+      const std::lock_guard<std::mutex> hold(mutex_);
+      traces_.push_back(trace != nullptr ? *trace : CallTrace());
+    }
     spdlog::info("resolving {}", request->reference());
     NoteInCall(note);
     if (request->reference() != "outer") return grpc::Status::OK;
@@ -55,9 +60,16 @@ class Recorder : public v1::PackageService::Service {
     v1::ResolveReferenceResponse response;
     return next->ResolveReference(&context, inner, &response);
   }
+  std::vector<CallTrace> traces() {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    return traces_;
+  }
   std::unique_ptr<v1::PackageService::Stub> next;
-  std::vector<CallTrace> traces;
   LogFields note;
+
+ private:
+  std::mutex mutex_;
+  std::vector<CallTrace> traces_;
 };
 
 class CallTraceTest : public ::testing::Test {
@@ -93,8 +105,9 @@ TEST_F(CallTraceTest, TheCallersTraceReachesTheHandlerAndWhomItCalls) {
     Resolve(stub_.get(), "outer");
   }
   EXPECT_EQ(TraceScope::Current(), nullptr);
-  ASSERT_EQ(recorder_.traces.size(), 2u);
-  for (const CallTrace& trace : recorder_.traces) {
+  const std::vector<CallTrace> traces = recorder_.traces();
+  ASSERT_EQ(traces.size(), 2u);
+  for (const CallTrace& trace : traces) {
     EXPECT_EQ(trace.trace_id, kTraceId);
     EXPECT_EQ(trace.request_id, "my-request");
   }
@@ -104,11 +117,12 @@ TEST_F(CallTraceTest, WithoutOneEachCallBeginsItsOwn) {
   Resolve(stub_.get(), "a");
   Resolve(stub_.get(), "b");
   Resolve(bare_.get(), "c");
-  ASSERT_EQ(recorder_.traces.size(), 3u);
+  const std::vector<CallTrace> traces = recorder_.traces();
+  ASSERT_EQ(traces.size(), 3u);
   for (size_t i = 0; i < 3; ++i) {
-    EXPECT_EQ(recorder_.traces[i].trace_id.size(), 32u);
-    EXPECT_NE(recorder_.traces[i].request_id, "");
-    EXPECT_NE(recorder_.traces[i].trace_id, recorder_.traces[(i + 1) % 3].trace_id);
+    EXPECT_EQ(traces[i].trace_id.size(), 32u);
+    EXPECT_NE(traces[i].request_id, "");
+    EXPECT_NE(traces[i].trace_id, traces[(i + 1) % 3].trace_id);
   }
 }
 
@@ -116,13 +130,14 @@ TEST_F(CallTraceTest, ForeignMetadataIsReadAndFaultyOneIgnored) {
   Resolve(bare_.get(), "a", {{"traceparent", kParent}, {"x-request-id", "abc"}});
   Resolve(bare_.get(), "b", {{"traceparent", "nonsense"}, {"x-request-id", "two words"}});
   Resolve(bare_.get(), "c", {{"x-request-id", std::string(129, 'x')}});
-  ASSERT_EQ(recorder_.traces.size(), 3u);
-  EXPECT_EQ(recorder_.traces[0].trace_id, kTraceId);
-  EXPECT_EQ(recorder_.traces[0].request_id, "abc");
-  EXPECT_EQ(recorder_.traces[1].trace_id.size(), 32u);
-  EXPECT_NE(recorder_.traces[1].trace_id, kTraceId);
-  EXPECT_EQ(absl::StrContains(recorder_.traces[1].request_id, " "), false);
-  EXPECT_LT(recorder_.traces[2].request_id.size(), 129u);
+  const std::vector<CallTrace> traces = recorder_.traces();
+  ASSERT_EQ(traces.size(), 3u);
+  EXPECT_EQ(traces[0].trace_id, kTraceId);
+  EXPECT_EQ(traces[0].request_id, "abc");
+  EXPECT_EQ(traces[1].trace_id.size(), 32u);
+  EXPECT_NE(traces[1].trace_id, kTraceId);
+  EXPECT_EQ(absl::StrContains(traces[1].request_id, " "), false);
+  EXPECT_LT(traces[2].request_id.size(), 129u);
 }
 
 TEST_F(CallTraceTest, LogLinesOfAHandlerNameTheCall) {
@@ -131,6 +146,7 @@ TEST_F(CallTraceTest, LogLinesOfAHandlerNameTheCall) {
   Resolve(bare_.get(), "a", {{"traceparent", kParent}, {"x-request-id", "abc"}});
   spdlog::info("outside");
   const std::string text = ::testing::internal::GetCapturedStderr();
+  server_.reset();  // its threads log
   InitLogging("tester");
   EXPECT_THAT(text, HasSubstr(absl::StrCat("\"message\":\"resolving a\",\"trace_id\":\"", kTraceId,
                                            "\",\"request_id\":\"abc\",\"method\":"
@@ -144,6 +160,7 @@ TEST_F(CallTraceTest, TheLineAboutTheAnswerHasWhatTheHandlerNoted) {
   recorder_.note = {{"job", "job-7"}};
   Resolve(bare_.get(), "a");
   const std::string text = ::testing::internal::GetCapturedStderr();
+  server_.reset();
   InitLogging("tester");
   const size_t answer = text.find("\"message\":\"/shiftadd.v1.PackageService/ResolveReference: 0");
   ASSERT_NE(answer, std::string::npos) << text;

@@ -22,6 +22,7 @@
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
 #include "services/rpc/stall_guard.h"
+#include "services/rpc/testing/generic_call.h"
 #include "shiftadd/v1/package.grpc.pb.h"
 
 namespace shiftadd::rpc {
@@ -98,7 +99,7 @@ class Slow : public v1::PackageService::Service {
     v1::ReadBlobResponse response;
     response.set_data(std::string(1 << 20, 'x'));
     ++running;
-    while (WriteInTime(context, writer, response, absl::Milliseconds(300))) {
+    while (WriteInTime(context, writer, response, stall)) {
     }
     ++ended;
     return grpc::Status::OK;
@@ -107,13 +108,15 @@ class Slow : public v1::PackageService::Service {
                          grpc::ServerReader<v1::WriteBlobRequest>* reader,
                          v1::WriteBlobResponse*) override {
     v1::WriteBlobRequest request;
-    while (ReadInTime(context, reader, &request, absl::Milliseconds(300))) {
+    ++uploading;
+    while (ReadInTime(context, reader, &request, stall)) {
     }
     ++ended;
     return context->IsCancelled() ? grpc::Status(grpc::StatusCode::CANCELLED, "stalled")
                                   : grpc::Status::OK;
   }
-  std::atomic<int> running{0}, ended{0};
+  absl::Duration stall = absl::Milliseconds(300);
+  std::atomic<int> running{0}, uploading{0}, ended{0};
   std::atomic<bool> let_go{false};
 };
 
@@ -146,6 +149,7 @@ class ConnectionLimitsTest : public testing::Test {
   grpc::Status Resolve(absl::Duration timeout, const std::string& reference = "a") {
     grpc::ClientContext context;
     SetDeadline(&context, timeout);
+    context.set_wait_for_ready(true);  // a busy machine takes its time to connect
     v1::ResolveReferenceRequest request;
     request.set_reference(reference);
     v1::ResolveReferenceResponse response;
@@ -262,23 +266,43 @@ TEST_F(ConnectionLimitsTest, WhoSendsNothingOfAStreamIsLetGo) {
   EXPECT_EQ(writer->Finish().error_code(), grpc::StatusCode::CANCELLED);
 }
 
+// Ann and bob, users, and their tokens.
+class TwoNames : public ConnectionLimitsTest {
+ protected:
+  void SetUp() override {
+    std::filesystem::create_directories(dir_);
+    std::ofstream(dir_ + "/tokens")
+        << "ann user " << Sha256Digest("sat_a") << "\nbob user " << Sha256Digest("sat_b") << "\n";
+    std::ofstream(dir_ + "/ann") << "sat_a\n";
+    std::ofstream(dir_ + "/bob") << "sat_b\n";
+  }
+  void TearDown() override {
+    ConnectionLimitsTest::TearDown();
+    std::filesystem::remove_all(dir_);
+  }
+  void StartAsking(const ConnectionLimits& limits, double requests_per_second = 0) {
+    access::AccessOptions asked;
+    asked.tokens = access::TokenFile::Open(dir_ + "/tokens").value();
+    asked.requests_per_second = requests_per_second;
+    Start(limits, {}, access::Access::Create(asked));
+  }
+  // On a connection of his own.
+  void CallAs(const std::string& name) {
+    stub_ =
+        v1::PackageService::NewStub(MakeChannel(Address(), ClientSecurity{{}, dir_ + "/" + name}));
+  }
+
+  const std::string dir_ = absl::StrCat(testing::TempDir(), "/names-", getpid());
+};
+
 // One name's requests are counted over all of its connections, and nobody else's with them.
-TEST_F(ConnectionLimitsTest, SoManyRequestsASecondOfOneName) {
-  const std::string dir = absl::StrCat(testing::TempDir(), "/rate-", getpid());
-  std::filesystem::create_directories(dir);
-  std::ofstream(dir + "/tokens") << "ann user " << Sha256Digest("sat_a") << "\nbob user "
-                                 << Sha256Digest("sat_b") << "\n";
-  std::ofstream(dir + "/ann") << "sat_a\n";
-  std::ofstream(dir + "/bob") << "sat_b\n";
-  access::AccessOptions asked;
-  asked.tokens = access::TokenFile::Open(dir + "/tokens").value();
-  asked.requests_per_second = 0.6;  // three at once
-  Start({}, {}, access::Access::Create(asked));
+TEST_F(TwoNames, SoManyRequestsASecondOfOneName) {
+  StartAsking({}, 0.6);  // three at once
   slow_.let_go = true;
   int passed = 0;
   grpc::Status refused;
   for (int i = 0; i < 6; ++i) {
-    stub_ = v1::PackageService::NewStub(MakeChannel(Address(), ClientSecurity{{}, dir + "/ann"}));
+    CallAs("ann");
     const grpc::Status status = Resolve(kEnd);
     status.ok() ? static_cast<void>(++passed) : static_cast<void>(refused = status);
   }
@@ -286,9 +310,84 @@ TEST_F(ConnectionLimitsTest, SoManyRequestsASecondOfOneName) {
   EXPECT_LT(passed, 6);
   EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
   EXPECT_THAT(refused.error_message(), HasSubstr("ann sends more than 0.6 requests a second"));
-  stub_ = v1::PackageService::NewStub(MakeChannel(Address(), ClientSecurity{{}, dir + "/bob"}));
+  CallAs("bob");
   EXPECT_TRUE(Resolve(kEnd).ok());
-  std::filesystem::remove_all(dir);
+}
+
+TEST(CallLimitTest, WhatWasAdmittedCountsUntilItEndsOrIsForgotten) {
+  CallLimit limit(2);
+  const absl::Time now = absl::Now();
+  const auto admit = [&](absl::Duration later) { return limit.Admit("ann", now + later).code(); };
+  EXPECT_EQ(admit({}), absl::StatusCode::kOk);
+  EXPECT_EQ(admit(absl::Seconds(1)), absl::StatusCode::kOk);
+  EXPECT_EQ(admit(absl::Seconds(2)), absl::StatusCode::kResourceExhausted);
+  EXPECT_TRUE(limit.Admit("bob", now).ok());
+  limit.Begin("ann");
+  EXPECT_EQ(admit(absl::Seconds(3)), absl::StatusCode::kResourceExhausted);
+  limit.End("ann");
+  EXPECT_EQ(admit(absl::Seconds(3)), absl::StatusCode::kOk);
+  // Of those of the seconds 1 and 3, neither of which began.
+  EXPECT_EQ(admit(CallLimit::kForgotten), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(admit(absl::Seconds(1) + CallLimit::kForgotten), absl::StatusCode::kOk);
+  // What begins late counts all the same.
+  CallLimit late(1);
+  EXPECT_TRUE(late.Admit("ann", now).ok());
+  EXPECT_TRUE(late.Admit("ann", now + CallLimit::kForgotten).ok());
+  late.Begin("ann");
+  late.Begin("ann");
+  EXPECT_FALSE(late.Admit("ann", now + absl::Hours(1)).ok());
+  late.End("ann");
+  EXPECT_FALSE(late.Admit("ann", now + absl::Hours(1)).ok());
+  late.End("ann");
+  EXPECT_TRUE(late.Admit("ann", now + absl::Hours(1)).ok());
+  CallLimit none(0);
+  for (int i = 0; i < 3; ++i) EXPECT_TRUE(none.Admit("ann", now).ok());
+}
+
+// And its calls that run, streams among them.
+TEST_F(TwoNames, SoManyCallsOfOneNameRun) {
+  ConnectionLimits limits;
+  limits.calls_of_name = 2;
+  slow_.stall = kEnd;
+  StartAsking(limits);
+  CallAs("ann");
+  grpc::ClientContext uploading;
+  uploading.set_wait_for_ready(true);
+  v1::WriteBlobResponse written;
+  const auto upload = stub_->WriteBlob(&uploading, &written);
+  CallAs("ann");
+  const auto other = std::move(stub_);
+  grpc::ClientContext cancelled;
+  cancelled.set_wait_for_ready(true);
+  std::thread waits([&] {
+    v1::ResolveReferenceResponse response;
+    other->ResolveReference(&cancelled, v1::ResolveReferenceRequest(), &response);
+  });
+  EXPECT_TRUE(Within([&] { return slow_.running == 1 && slow_.uploading == 1; }));
+  CallAs("bob");
+  EXPECT_TRUE(Within([&] { return Resolve(absl::Milliseconds(200)), slow_.running == 2; }));
+  CallAs("ann");
+  const grpc::Status refused = Resolve(kEnd);
+  EXPECT_EQ(refused.error_code(), grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(refused.error_message(),
+            "ann has 2 calls running, as many as one name may (--calls-at-once): try again when "
+            "one has ended");
+  cancelled.TryCancel();
+  waits.join();
+  slow_.let_go = true;
+  EXPECT_TRUE(Within([&] { return Resolve(kEnd).ok(); }));
+  // Who has his answer finds the room given back, every time.
+  for (int i = 0; i < 20; ++i) EXPECT_TRUE(Resolve(kEnd).ok()) << i;
+  const auto channel = MakeChannel(Address(), ClientSecurity{{}, dir_ + "/ann"});
+  for (int i = 0; i < 3; ++i) {
+    EXPECT_NE(
+        GenericCall(channel, "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", kEnd)
+            .error_code(),
+        grpc::StatusCode::RESOURCE_EXHAUSTED)
+        << i;
+  }
+  upload->WritesDone();
+  upload->Finish();
 }
 
 }  // namespace

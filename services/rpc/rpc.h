@@ -34,12 +34,14 @@ struct FieldViolation {
 // not empty.
 absl::Status InvalidFields(const std::vector<FieldViolation>& violations);
 
-// What a server bears with from one connection. Those who sit still in a stream: stall_guard.h.
+// What a server bears with from one connection, and from one name over all of its connections.
+// Those who sit still in a stream: stall_guard.h.
 struct ConnectionLimits {
   absl::Duration handshake = absl::Milliseconds(kHandshakeMillis);
   absl::Duration ping_after = absl::Milliseconds(2 * kKeepAliveMillis);  // of silence
   absl::Duration ping_answer = absl::Milliseconds(kKeepAliveTimeoutMillis);
   int streams = kMaxStreams;
+  int calls_of_name = kMaxStreams;  // 0: no limit; where callers say who they are
 };
 
 struct ServerOptions {

@@ -10,18 +10,22 @@
 #include "absl/status/status.h"
 #include "services/access/access.h"
 #include "services/access/tls_files.h"
+#include "services/rpc/call_limit.h"
 #include "services/rpc/rpc.h"
 
 namespace shiftadd::rpc {
 
 // Every call of a server goes through access->Check before its handler is run, if `access` asks for
 // anything. TLS files are watched: a certificate that is written anew is shown to connections made
-// after that. Tokens without TLS take connections over 127.0.0.1 and ::1 only.
+// after that. Tokens without TLS take connections over 127.0.0.1 and ::1 only. Of whoever says who
+// he is, `limit` admits each call too.
 std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials(
-    const access::TlsFiles& tls, const std::shared_ptr<access::Access>& access);
+    const access::TlsFiles& tls, const std::shared_ptr<access::Access>& access,
+    const std::shared_ptr<CallLimit>& limit);
 
 // Who calls; for handlers behind such credentials. `access` may be null: an admin named "local".
-absl::StatusOr<access::Caller> CallerOf(const grpc::ServerContext& context, access::Access* access);
+absl::StatusOr<access::Caller> CallerOf(const grpc::ServerContextBase& context,
+                                        access::Access* access);
 
 // How this process shows itself to the daemons that it calls.
 struct ClientSecurity {

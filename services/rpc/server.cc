@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "services/http/listen_address.h"
+#include "services/rpc/call_limit.h"
 #include "services/rpc/call_trace.h"
 #include "services/rpc/grpc_log.h"
 #include "services/rpc/limits.h"
@@ -74,7 +75,9 @@ bool IsProtected(const ServerOptions& options) {
 }  // namespace
 
 ServerOptions Protected(const std::string& address, const access::Protection& protection) {
-  return {address, protection.insecure, protection.tls, protection.access};
+  ServerOptions options{address, protection.insecure, protection.tls, protection.access};
+  options.limits.calls_of_name = protection.calls_at_once;
+  return options;
 }
 
 absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& options,
@@ -88,11 +91,15 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
   grpc::ServerBuilder builder;
   AddArguments(options.limits, &builder);
   int port = 0;
-  builder.AddListeningPort(options.address, MakeServerCredentials(options.tls, options.access),
-                           &port);
+  const auto limit = std::make_shared<CallLimit>(options.limits.calls_of_name);
+  builder.AddListeningPort(options.address,
+                           MakeServerCredentials(options.tls, options.access, limit), &port);
   for (grpc::Service* service : services) builder.RegisterService(service);
   std::vector<std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface>> interceptors;
   interceptors.push_back(MakeServerTracing());
+  if (options.access != nullptr && options.access->required()) {
+    interceptors.push_back(MakeCallCounting(limit, options.access));
+  }
   builder.experimental().SetInterceptorCreators(std::move(interceptors));
   std::unique_ptr<grpc::Server> server = builder.BuildAndStart();
   if (server == nullptr || port <= 0) {

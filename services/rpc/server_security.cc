@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "absl/time/clock.h"
 #include "services/rpc/security.h"
 
 namespace shiftadd::rpc {
@@ -39,16 +40,25 @@ access::Credentials Shown(const Metadata& metadata, const grpc::AuthContext* con
 // to it stays for all of its calls.
 class Processor : public grpc::AuthMetadataProcessor {
  public:
-  explicit Processor(std::shared_ptr<access::Access> access) : access_(std::move(access)) {}
+  Processor(std::shared_ptr<access::Access> access, std::shared_ptr<CallLimit> limit)
+      : access_(std::move(access)), limit_(std::move(limit)) {}
   bool IsBlocking() const override { return false; }
 
   grpc::Status Process(const InputMetadata& metadata, grpc::AuthContext* context, OutputMetadata*,
                        OutputMetadata*) override {
-    return ToGrpc(access_->Check(Find(metadata, ":path"), Shown(metadata, context)));
+    const absl::string_view method = Find(metadata, ":path");
+    const access::Credentials shown = Shown(metadata, context);
+    absl::Status status = access_->Check(method, shown);
+    if (status.ok() && IsCounted(method)) {
+      const absl::StatusOr<access::Caller> caller = access_->Identify(shown);
+      if (caller.ok()) status = limit_->Admit(caller->name, absl::Now());
+    }
+    return ToGrpc(status);
   }
 
  private:
   const std::shared_ptr<access::Access> access_;
+  const std::shared_ptr<CallLimit> limit_;
 };
 
 std::shared_ptr<grpc::ServerCredentials> TlsCredentials(const access::TlsFiles& tls) {
@@ -68,7 +78,8 @@ std::shared_ptr<grpc::ServerCredentials> TlsCredentials(const access::TlsFiles& 
 }  // namespace
 
 std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials(
-    const access::TlsFiles& tls, const std::shared_ptr<access::Access>& access) {
+    const access::TlsFiles& tls, const std::shared_ptr<access::Access>& access,
+    const std::shared_ptr<CallLimit>& limit) {
   const bool required = access != nullptr && access->required();
   std::shared_ptr<grpc::ServerCredentials> credentials;
   if (!tls.cert.empty()) {
@@ -79,11 +90,13 @@ std::shared_ptr<grpc::ServerCredentials> MakeServerCredentials(
   } else {
     return grpc::InsecureServerCredentials();
   }
-  if (required) credentials->SetAuthMetadataProcessor(std::make_shared<Processor>(access));
+  if (required) {
+    credentials->SetAuthMetadataProcessor(std::make_shared<Processor>(access, limit));
+  }
   return credentials;
 }
 
-absl::StatusOr<access::Caller> CallerOf(const grpc::ServerContext& context,
+absl::StatusOr<access::Caller> CallerOf(const grpc::ServerContextBase& context,
                                         access::Access* access) {
   if (access == nullptr) {
     return access::Caller{"local", access::Roles{access::Role::kAdmin}.Implied()};
