@@ -19,10 +19,16 @@ namespace {
 
 using ::testing::HasSubstr;
 
-// Gives one INGEST task and refuses whatever comes of it, but takes it back when it has failed.
+// How long a worker that must not ask for another task is given to do so.
+constexpr absl::Duration kTempted = absl::Seconds(2);
+
+// Gives one INGEST task and refuses whatever comes of it, but takes it back when it has failed. If
+// it is not the first attempt, the result is taken late.
 class RefusingTasks : public v1::TaskService::Service {
  public:
   explicit RefusingTasks(std::string source) : source_(std::move(source)) {}
+  // Before the first worker.
+  void set_attempt(uint32_t attempt) { attempt_ = attempt; }
 
   grpc::Status LeaseTask(grpc::ServerContext* context, const v1::LeaseTaskRequest*,
                          v1::LeaseTaskResponse* response) override {
@@ -33,6 +39,7 @@ class RefusingTasks : public v1::TaskService::Service {
         FillTask(response->mutable_task());
         return grpc::Status::OK;
       }
+      asked_again_ = true;
     }
     while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
     return grpc::Status::CANCELLED;
@@ -44,8 +51,15 @@ class RefusingTasks : public v1::TaskService::Service {
   }
   grpc::Status CompleteTask(grpc::ServerContext*, const v1::CompleteTaskRequest* request,
                             v1::CompleteTaskResponse*) override {
+    for (const absl::Time end = absl::Now() + kTempted;
+         attempt_ > 1 && !asked_again() && absl::Now() < end;)
+      absl::SleepFor(absl::Milliseconds(10));
     const std::lock_guard<std::mutex> hold(mutex_);
     completed_.push_back(*request);
+    if (attempt_ > 1) {
+      asked_beside_ = asked_again_;
+      return grpc::Status::OK;
+    }
     return {grpc::StatusCode::INVALID_ARGUMENT, "result: found 14 layers, expected 7"};
   }
   grpc::Status FailTask(grpc::ServerContext*, const v1::FailTaskRequest* request,
@@ -63,13 +77,22 @@ class RefusingTasks : public v1::TaskService::Service {
     const std::lock_guard<std::mutex> hold(mutex_);
     return failed_;
   }
+  bool asked_again() const {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    return asked_again_;
+  }
+  // Before the first task was reported.
+  bool asked_beside() const {
+    const std::lock_guard<std::mutex> hold(mutex_);
+    return asked_beside_;
+  }
 
  private:
   void FillTask(v1::Task* task) const {
     task->set_task_id("task-1");
     task->set_kind(v1::TASK_KIND_INGEST);
     task->set_lease_epoch(5);
-    task->set_attempt(1);
+    task->set_attempt(attempt_);
     task->mutable_lease()->set_seconds(30);
     task->mutable_stall_limit()->set_seconds(600);
     task->mutable_context()->set_job_id("job-1");
@@ -84,7 +107,8 @@ class RefusingTasks : public v1::TaskService::Service {
 
   const std::string source_;
   mutable std::mutex mutex_;
-  bool given_ = false;
+  uint32_t attempt_ = 1;
+  bool given_ = false, asked_again_ = false, asked_beside_ = false;
   std::vector<v1::CompleteTaskRequest> completed_;
   std::vector<v1::FailTaskRequest> failed_;
 };
@@ -129,6 +153,18 @@ TEST_F(WorkerTest, AResultThatIsRefusedFailsTheTaskAndSaysWhy) {
   EXPECT_THAT(ReadFile(log_), HasSubstr("reporting task-1: INVALID_ARGUMENT"));
   worker_.Signal(SIGTERM);  // it has gone on and asks for the next
   EXPECT_EQ(worker_.Wait(absl::Seconds(20)), 0);
+}
+
+// Should it be what ends workers, no other task may be at work when it does.
+TEST_F(WorkerTest, ATaskThatWasLostBeforeIsReportedBeforeThereIsAnother) {
+  tasks_.set_attempt(2);
+  Start();
+  for (const absl::Time end = absl::Now() + absl::Seconds(60);
+       !tasks_.asked_again() && absl::Now() < end;)
+    absl::SleepFor(absl::Milliseconds(20));
+  EXPECT_EQ(tasks_.completed().size(), 1u) << ReadFile(log_);
+  EXPECT_TRUE(tasks_.asked_again()) << ReadFile(log_);
+  EXPECT_FALSE(tasks_.asked_beside());
 }
 
 // Nothing can be done with a device that is lost: the task fails, its lease is given back, and the

@@ -27,7 +27,9 @@ bool IsTerminal(v1::JobState state) {
 
 int TaskRecord::lost_attempts() const {
   int sum = 0;
-  for (const auto& [cause, count] : attempts) sum += count;
+  for (const auto& [cause, count] : attempts) {
+    if (cause != kExpiredBesideCause) sum += count;
+  }
   const auto expired = attempts.find(kExpiredCause);
   if (expired == attempts.end()) return sum;
   std::set<std::string> workers;

@@ -47,6 +47,16 @@ struct JobMark {
 
 // The cause of a lease that was not renewed.
 inline constexpr char kExpiredCause[] = "expired";
+// The same, of a task that had been computed and was being stored while its worker, which died, was
+// at a later one.
+inline constexpr char kExpiredBesideCause[] = "expired beside another task";
+
+// Why it counts as no attempt if a lease ends that is not renewed any more.
+enum class LeaseExcuse {
+  kNone = 0,
+  kAway = 1,    // it was prolonged because the coordinator or the store was away
+  kBeside = 2,  // its worker has lost the lease of a later task, which it was working on
+};
 
 // One attempt at a task that was lost.
 struct TaskLoss {
@@ -68,10 +78,8 @@ struct TaskRecord {
   std::string worker;                          // that holds or last held it
   std::map<std::string, int> attempts;         // lost ones, by cause
   std::vector<TaskLoss> losses;                // the same, the oldest first; at most the last 16
-  // Its lease was prolonged because the coordinator or the store was away, and has not been renewed
-  // since: if it ends, that counts as no attempt.
-  bool excused = false;
-  double progress = 0;  // 0..1, as last renewed
+  LeaseExcuse excuse = LeaseExcuse::kNone;     // until it is renewed
+  double progress = 0;                         // 0..1, as last renewed
   absl::Time lease_time = absl::InfinitePast();
   absl::Time end_time = absl::InfinitePast();
   int error_code = 0;  // of the last failure
@@ -80,7 +88,8 @@ struct TaskRecord {
   std::string result;   // serialized v1::TaskResult, once done
 
   // How many of the lost attempts the task has to answer for. That a worker went away is not the
-  // task's fault until another one does so over the same task.
+  // task's fault until another one does so over the same task, and never that of a task that it had
+  // done with: this excuse is good once, and workers close a task that was lost before they go on.
   int lost_attempts() const;
   // Done in another job.
   bool inherited() const { return state == TaskState::kDone && lease_epoch == 0; }

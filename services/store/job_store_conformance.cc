@@ -276,6 +276,84 @@ TEST_P(JobStoreConformance, ACrashIsNotTheTasksFaultUntilAnotherWorkerCrashesToo
   EXPECT_NE(task.losses[3].error.find("stopped renewing"), std::string::npos);
 }
 
+// Two tasks are stored beside the one at work. Renewals come at their own times, so their leases
+// may end in any order.
+TEST_P(JobStoreConformance, OneDeathIsOneAttemptOfTheTaskThatWasAtWork) {
+  const std::shared_ptr<JobStore> other = Another();
+  for (const bool last_first : {false, true}) {
+    const std::string job = last_first ? "job-b" : "job-a";
+    Plan(Create(job), 3);
+    std::vector<TaskRecord> tasks;
+    for (int i = 0; i < 3; ++i) {
+      clock_->Advance(absl::Seconds(1));
+      tasks.push_back(Lease(Worker("w1")));
+    }
+    size_t ended = 0;
+    for (int i = 0; i < 3; ++i) {
+      clock_->Advance(absl::Seconds(5));
+      if (i < 2 && last_first) {
+        ASSERT_TRUE(store_->RenewLease(KeyOf(tasks[1 - i]), 1).ok());
+      }
+    }
+    for (int i = 0; i < 30; ++i, clock_->Advance(absl::Seconds(1))) {
+      const auto expired = (i % 2 == 0 ? store_ : other)->ReapExpired();
+      ASSERT_TRUE(expired.ok()) << expired.status();
+      EXPECT_LE(expired->size(), 1u);
+      for (const Expired& e : *expired) {
+        EXPECT_EQ(e.task_id, tasks[last_first ? 2 - ended : ended].task_id);
+        ++ended;
+      }
+    }
+    EXPECT_EQ(ended, 3u);
+    using Attempts = std::map<std::string, int>;
+    for (int i = 0; i < 3; ++i) {
+      const TaskRecord task = *store_->GetTask(tasks[i].task_id);
+      EXPECT_EQ(task.state, TaskState::kReady);
+      EXPECT_EQ(task.attempts, (Attempts{{i < 2 ? kExpiredBesideCause : kExpiredCause, 1}})) << i;
+      ASSERT_EQ(task.losses.size(), 1u);  // who it was is told at any rate
+      EXPECT_EQ(task.losses[0].worker, "w1");
+      EXPECT_EQ(task.excuse, LeaseExcuse::kNone);
+    }
+    ASSERT_TRUE(store_->CancelJob(job).ok());
+  }
+}
+
+TEST_P(JobStoreConformance, ATaskThatEndsWorkersWhileItIsStoredIsFoundOut) {
+  Plan(Create("job-a"), 2);
+  const auto crash = [&](const std::string& worker) {
+    clock_->Advance(absl::Minutes(2));
+    const TaskRecord first = Lease(Worker(worker));
+    EXPECT_EQ(first.ordinal, 0u);
+    clock_->Advance(absl::Seconds(1));
+    const TaskRecord second = Lease(Worker(worker));
+    clock_->Advance(absl::Minutes(1));
+    EXPECT_EQ(store_->ReapExpired()->size(), 2u);
+    return store_->GetTask(first.task_id)->lost_attempts();
+  };
+  EXPECT_EQ(crash("w1"), 0);
+  EXPECT_EQ(crash("w2"), 0);
+  EXPECT_EQ(crash("w3"), 2);  // beside another, it is excused once
+  EXPECT_EQ(crash("w4"), 3);
+}
+
+// A worker that lives on keeps what it stores, and is held to it.
+TEST_P(JobStoreConformance, WhatIsRenewedAfterALaterTaskWasLostIsNotExcused) {
+  Plan(Create("job-a"), 2);
+  const TaskRecord first = Lease(Worker("w1"));
+  clock_->Advance(absl::Seconds(1));
+  const TaskRecord second = Lease(Worker("w1"));
+  clock_->Advance(absl::Seconds(25));
+  ASSERT_TRUE(store_->RenewLease(KeyOf(first), 1).ok());
+  clock_->Advance(absl::Seconds(10));
+  EXPECT_EQ(store_->ReapExpired()->size(), 1u);
+  EXPECT_EQ(store_->GetTask(second.task_id)->attempts.count(kExpiredCause), 1u);
+  EXPECT_EQ(store_->GetTask(first.task_id)->excuse, LeaseExcuse::kBeside);
+  ASSERT_TRUE(store_->RenewLease(KeyOf(first), 1).ok());
+  clock_->Advance(absl::Seconds(31));
+  EXPECT_EQ(store_->ReapExpired()->size(), 1u);
+  EXPECT_EQ(store_->GetTask(first.task_id)->attempts.count(kExpiredCause), 1u);
+}
+
 TEST_P(JobStoreConformance, LossesNameWorkersAndErrorsWhateverBytesTheyHold) {
   Plan(Create("job-a"), 1);
   const std::string error = std::string(499, 'x') + "\xc3\xa4 and more";

@@ -131,6 +131,10 @@ class SqlJobStore : public JobStore {
                           TaskRecord* task);
   absl::Status EndLease(Session& s, TaskRecord* task, FailureKind kind, const std::string& cause);
   absl::StatusOr<std::optional<Expired>> ReapTask(Session& s, const std::string& task_id);
+  // Whether the worker that let the lease expire was at a later task: one death is one attempt.
+  absl::StatusOr<bool> WasBeside(Session& s, const TaskRecord& task);
+  // What the worker had leased before `task`, should it expire too.
+  static absl::Status ExcuseEarlier(Session& s, const TaskRecord& task);
   static absl::Status WriteWorker(Session& s, const LeaseQuery& worker);
   // The task that this very request has got before, if it still holds it; its lease begins anew.
   absl::StatusOr<std::optional<TaskRecord>> Regrant(Session& s, const LeaseQuery& query,

@@ -47,9 +47,13 @@ absl::Status SqlJobStore::ExtendLeases() {
   return db_->Write([&](Session& s) -> absl::Status {
     SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
     Statement write(s,
-                    "UPDATE tasks SET deadline = ?, excused = 1 WHERE state = ? AND deadline < ?");
+                    "UPDATE tasks SET deadline = ?, excused = ? WHERE state = ? AND deadline < ?");
     const int64_t deadline = now + absl::ToInt64Microseconds(policy_.lease);
-    return write.Int(deadline).Int(static_cast<int>(TaskState::kRunning)).Int(deadline).Run();
+    return write.Int(deadline)
+        .Int(static_cast<int>(LeaseExcuse::kAway))
+        .Int(static_cast<int>(TaskState::kRunning))
+        .Int(deadline)
+        .Run();
   });
 }
 
@@ -144,7 +148,7 @@ absl::Status SqlJobStore::GrantLease(Session& s, const SchedulableJob& job, cons
   task->lease_time = absl::FromUnixMicros(now);
   task->deadline = task->lease_time + policy_.lease;
   task->progress = 0;
-  task->excused = false;
+  task->excuse = LeaseExcuse::kNone;
   Statement write(s,
                   "UPDATE tasks SET state = ?, lease_epoch = ?, worker = ?, lease_time = ?, "
                   "deadline = ?, progress = 0, excused = 0, lease_request = ? WHERE task_id = ?");
@@ -341,7 +345,7 @@ absl::Status SqlJobStore::EndLease(Session& s, TaskRecord* task, FailureKind kin
   SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
   task->end_time = absl::FromUnixMicros(now);
   task->progress = 0;
-  task->excused = false;
+  task->excuse = LeaseExcuse::kNone;
   if (kind != FailureKind::kReleased) {
     task->losses.push_back({task->worker, cause, task->error.substr(0, kMaxLossBytes)});
     if (task->losses.size() > kMaxLosses) task->losses.erase(task->losses.begin());
@@ -378,6 +382,31 @@ absl::StatusOr<bool> SqlJobStore::FailTask(const LeaseKey& key, FailureKind kind
   });
 }
 
+absl::Status SqlJobStore::ExcuseEarlier(Session& s, const TaskRecord& task) {
+  // Whoever holds one of them renews or completes it just now.
+  Statement write(s, absl::StrCat("UPDATE tasks SET excused = ? WHERE task_id IN (SELECT task_id "
+                                  "FROM tasks WHERE state = ? AND worker = ? AND lease_time < ? "
+                                  "AND excused = ?",
+                                  s.For(sql::Lock::kSkipLocked), ")"));
+  return write.Int(static_cast<int>(LeaseExcuse::kBeside))
+      .Int(static_cast<int>(TaskState::kRunning))
+      .Text(task.worker)
+      .Int(absl::ToUnixMicros(task.lease_time))
+      .Int(static_cast<int>(LeaseExcuse::kNone))
+      .Run();
+}
+
+absl::StatusOr<bool> SqlJobStore::WasBeside(Session& s, const TaskRecord& task) {
+  if (!task.attempts.empty()) return false;
+  if (task.excuse == LeaseExcuse::kBeside) return true;
+  Statement later(s,
+                  "SELECT 1 FROM tasks WHERE state = ? AND worker = ? AND lease_time > ? LIMIT 1");
+  later.Int(static_cast<int>(TaskState::kRunning))
+      .Text(task.worker)
+      .Int(absl::ToUnixMicros(task.lease_time));
+  return later.Step();
+}
+
 absl::StatusOr<std::optional<Expired>> SqlJobStore::ReapTask(Session& s,
                                                              const std::string& task_id) {
   SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
@@ -389,11 +418,16 @@ absl::StatusOr<std::optional<Expired>> SqlJobStore::ReapTask(Session& s,
   if (!held) return std::nullopt;  // it has just ended, or somebody else reaps it
   SA_RETURN_IF_ERROR(hold.Run());
   SA_ASSIGN_OR_RETURN(TaskRecord task, ReadTask(s, task_id, /*hold=*/false));
+  const bool away = task.excuse == LeaseExcuse::kAway;
+  SA_ASSIGN_OR_RETURN(const bool beside, WasBeside(s, task));
+  SA_RETURN_IF_ERROR(ExcuseEarlier(s, task));
   task.error_code = static_cast<int>(absl::StatusCode::kDeadlineExceeded);
   task.error = absl::StrCat("worker \"", task.worker, "\" stopped renewing its lease",
-                            task.excused ? " while no coordinator or no store was there" : "");
-  SA_RETURN_IF_ERROR(EndLease(s, &task, task.excused ? FailureKind::kReleased : FailureKind::kRetry,
-                              kExpiredCause));
+                            away     ? " while no coordinator or no store was there"
+                            : beside ? " while it stored this task and was at another"
+                                     : "");
+  SA_RETURN_IF_ERROR(EndLease(s, &task, away ? FailureKind::kReleased : FailureKind::kRetry,
+                              beside ? kExpiredBesideCause : kExpiredCause));
   SA_RETURN_IF_ERROR(AddEvents(s, task.job_id, {TaskEvent(task, "expired", task.error)}).status());
   SA_RETURN_IF_ERROR(FinishCancel(s, task.job_id));
   return Expired{task.task_id, task.job_id, task.kind, task.worker,

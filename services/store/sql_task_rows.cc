@@ -50,7 +50,7 @@ absl::StatusOr<TaskRecord> ReadTaskRow(Statement* row) {
   t.end_time = absl::FromUnixMicros(row->GetInt());
   t.error_code = static_cast<int>(row->GetInt());
   t.error = row->GetText();
-  t.excused = row->GetInt() != 0;
+  t.excuse = static_cast<LeaseExcuse>(row->GetInt());
   SA_RETURN_IF_ERROR(ParseLosses(row->GetText(), &t.losses));
   t.payload = row->GetText();
   t.result = row->GetText();

@@ -56,7 +56,7 @@ absl::Status SqlJobStore::WriteTask(Session& s, const TaskRecord& task) {
       .Int(absl::ToUnixMicros(task.end_time))
       .Int(task.error_code)
       .Blob(task.error)
-      .Int(task.excused)
+      .Int(static_cast<int>(task.excuse))
       .Text(LossesJson(task.losses))
       .Blob(task.result)
       .Text(task.task_id)

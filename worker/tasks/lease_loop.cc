@@ -181,7 +181,9 @@ void LeaseLoop::RunTask(const v1::Task& task) {
   metrics_->busy->Set(0);
   closing_.push_back(std::move(leased));
   it->closer = std::thread([this, it] { Close(it); });
-  if (!it->work->status().ok()) AwaitClosed(0);  // reported before there is another
+  // Reported before there is another. One that was lost before is stored alone as well: if it is
+  // what ends workers, nothing else must look as if it were.
+  if (!it->work->status().ok() || task.attempt() > 1) AwaitClosed(0);
 }
 
 void LeaseLoop::Close(Leased* leased) {
