@@ -54,8 +54,6 @@ void ExpectExport(Cluster* cluster, const std::string& root, const std::string& 
     return;
   }
   ASSERT_EQ(result.exit_code, 0) << name << " " << format << ": " << result.output;
-  // Too few frequencies for its scaling to be told from the factors in the file.
-  if (name == "llama3-1" && format == "gguf") return;
   v1::JobSpec spec = Spec(format == "gguf" ? folder + "/model-f16.gguf" : folder,
                           absl::StrCat(name, "-again"), text);
   spec.mutable_recipe()->set_method(v1::METHOD_RTN);

@@ -10,6 +10,8 @@
 #include "worker/export/gguf_header.h"
 #include "worker/export/gguf_tokenizer.h"
 #include "worker/export/output_file.h"
+#include "worker/model/hugging_face_config.h"
+#include "worker/model/llama_family.h"
 #include "worker/model/model_source.h"
 
 namespace shiftadd {
@@ -54,6 +56,10 @@ void AddArchitecture(const ArchitectureSpec& s, const std::string& name, GgufHea
   if (s.rope_scaling == RopeScaling::kLinear) {
     header->Add(absl::StrCat(name, ".rope.scaling.type"), absl::string_view("linear"));
     real("rope.scaling.factor", s.rope_factor);
+  } else if (s.rope_scaling == RopeScaling::kLlama3) {
+    json rope;
+    WriteRope(s, &rope);
+    header->Add(kGgufRopeKey, absl::string_view(rope.dump()));
   }
   if (s.norm_place != NormPlace::kAround) return;
   if (s.attention_cap > 0) real("attn_logit_softcapping", s.attention_cap);
@@ -73,7 +79,7 @@ absl::Status CheckTensors(const ArchitectureSpec& s) {
   return absl::OkStatus();
 }
 
-// The file's head, with nothing where most tensors will be, read as any GGUF file is: it must say
+// The file's start, with nothing where most tensors will be, read as any GGUF file is: it must say
 // what the package says.
 absl::Status CheckReadBack(const std::string& head, uint64_t bytes, PackageWeights* weights,
                            const std::string& path) {
@@ -85,12 +91,8 @@ absl::Status CheckReadBack(const std::string& head, uint64_t bytes, PackageWeigh
   const auto model = ModelSource::Open(path);
   if (!model.ok()) return Annotate(model.status(), "gguf: the file would not be readable");
   const json ours = ToJson(weights->spec()), theirs = ToJson((*model)->spec());
-  std::set<std::string> free = {"family", "eos_tokens"};  // of end tokens a file has two
-  if (weights->spec().rope_scaling == RopeScaling::kLlama3) {
-    // These stand in the file as the divisors that they give.
-    free.insert({"rope_scaling", "rope_factor", "rope_low_freq_factor", "rope_high_freq_factor",
-                 "rope_original_context"});
-  }
+  // Of end tokens a file has two.
+  const std::set<std::string> free = {"family", "eos_tokens"};
   for (const json& document : {ours, theirs}) {
     for (const auto& [key, value] : document.items()) {
       const json mine = ours.value(key, json()), other = theirs.value(key, json());
@@ -146,17 +148,13 @@ absl::Status WriteGguf(PackageWeights* weights, const std::string& folder) {
   }
   const std::string head = header.Finish();
   const uint64_t bytes = head.size() + header.data_bytes();
-  const std::vector<float> ones(factors.size(),
-                                1.0f);  // not every ramp can be told from its factors
-  const auto with = [&head](const std::vector<float>& values) {
-    return head +
-           std::string(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(float));
-  };
-  SA_RETURN_IF_ERROR(CheckReadBack(with(ones), bytes, weights, folder + "/head.gguf"));
+  const std::string start = head + std::string(reinterpret_cast<const char*>(factors.data()),
+                                               factors.size() * sizeof(float));
+  SA_RETURN_IF_ERROR(CheckReadBack(start, bytes, weights, folder + "/head.gguf"));
   std::filesystem::remove(folder + "/head.gguf");
 
   OutputFile file(folder + "/model-f16.gguf");
-  SA_RETURN_IF_ERROR(file.Write(with(factors)));
+  SA_RETURN_IF_ERROR(file.Write(start));
   SA_RETURN_IF_ERROR(file.Pad(kGgufAlignment));
   for (const FileTensor& t : tensors) {
     SA_RETURN_IF_ERROR(weights->ReadAsIn(FileFormat::kGguf, t, [&](const std::vector<float>& rows) {

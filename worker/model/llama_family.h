@@ -8,6 +8,10 @@ namespace shiftadd {
 
 Family LlamaFamily();
 
+// In GGUF files that we write, beside the divisors that everybody reads: what they were made from,
+// as config.json says it (WriteRope). A small model has too few divisors to tell.
+inline constexpr char kGgufRopeKey[] = "shiftadd.rope";
+
 // GGUF side (llama_gguf.cc): see Family::from_gguf.
 absl::StatusOr<ArchitectureSpec> LlamaSpecFromGguf(const TensorSource& source,
                                                    const std::string& file);

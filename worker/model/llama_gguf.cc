@@ -6,27 +6,13 @@
 #include "services/base/status_macros.h"
 #include "worker/model/decoder_family.h"
 #include "worker/model/gguf_metadata.h"
+#include "worker/model/hugging_face_config.h"
 #include "worker/model/llama_family.h"
 
 namespace shiftadd {
 namespace {
 
 constexpr double kPi = 3.14159265358979323846;
-
-// LLaMA-3's scaling is a tensor of divisors.
-absl::Status ReadRopeFactors(const TensorSource& source, const GgufMetadata& meta,
-                             ArchitectureSpec* s) {
-  if (!HasTensor(source, "rope_freqs.weight")) return absl::OkStatus();
-  const TensorInfo& info = source.tensors().at("rope_freqs.weight");
-  if (info.shape != std::vector<int64_t>{s->head_dim / 2}) {
-    return absl::InvalidArgumentError(absl::StrCat(meta.file(), ": tensor 'rope_freqs.weight' has ",
-                                                   info.elements(), " elements, expected [",
-                                                   s->head_dim / 2, "]"));
-  }
-  std::vector<float> factors(static_cast<size_t>(s->head_dim / 2));
-  SA_RETURN_IF_ERROR(source.ReadRows("rope_freqs.weight", 0, s->head_dim / 2, factors.data()));
-  return RopeScalingFromFactors(factors, meta.file(), s);
-}
 
 // True if `candidate` divides the frequencies as `factors` say, to float32's precision and a
 // little.
@@ -36,7 +22,7 @@ bool Explains(const ArchitectureSpec& candidate, const std::vector<float>& facto
   const std::vector<double> scaled = RopeInverseFrequencies(candidate);
   const std::vector<double> base = RopeInverseFrequencies(plain);
   for (size_t i = 0; i < factors.size(); ++i) {
-    if (std::abs(base[i] / scaled[i] - factors[i]) > 1e-4 * factors[i]) return false;
+    if (!(std::abs(base[i] / scaled[i] - factors[i]) <= 1e-4 * factors[i])) return false;
   }
   return true;
 }
@@ -64,6 +50,45 @@ bool FitRamp(const std::vector<float>& factors, ArchitectureSpec* s) {
   s->rope_high_freq_factor = std::round((1.0 + width) * 1000.0) / 1000.0;
   s->rope_original_context = std::llround(slope * (s->rope_high_freq_factor - 1.0));
   return s->rope_original_context > 0 && s->rope_high_freq_factor > 1.0;
+}
+
+// True if the file has our key, and the divisors are those of the scaling that it names.
+bool ReadOurRope(const GgufMetadata& meta, const std::vector<float>& factors, ArchitectureSpec* s) {
+  const nlohmann::json* text = meta.Find(kGgufRopeKey);
+  if (text == nullptr || !text->is_string()) return false;
+  const auto rope = nlohmann::json::parse(text->get<std::string>(), nullptr, false);
+  ArchitectureSpec read;
+  if (!rope.is_object() || !ReadRope(HuggingFaceConfig(rope, kGgufRopeKey), 0, &read).ok() ||
+      read.rope_scaling != RopeScaling::kLlama3 || !(read.rope_factor > 0) ||
+      !(read.rope_high_freq_factor > read.rope_low_freq_factor) ||
+      read.rope_original_context <= 0) {
+    return false;
+  }
+  ArchitectureSpec named = *s;
+  named.rope_scaling = read.rope_scaling;
+  named.rope_factor = read.rope_factor;
+  named.rope_low_freq_factor = read.rope_low_freq_factor;
+  named.rope_high_freq_factor = read.rope_high_freq_factor;
+  named.rope_original_context = read.rope_original_context;
+  if (!Explains(named, factors)) return false;
+  *s = named;
+  return true;
+}
+
+// LLaMA-3's scaling is a tensor of divisors.
+absl::Status ReadRopeFactors(const TensorSource& source, const GgufMetadata& meta,
+                             ArchitectureSpec* s) {
+  if (!HasTensor(source, "rope_freqs.weight")) return absl::OkStatus();
+  const TensorInfo& info = source.tensors().at("rope_freqs.weight");
+  if (info.shape != std::vector<int64_t>{s->head_dim / 2}) {
+    return absl::InvalidArgumentError(absl::StrCat(meta.file(), ": tensor 'rope_freqs.weight' has ",
+                                                   info.elements(), " elements, expected [",
+                                                   s->head_dim / 2, "]"));
+  }
+  std::vector<float> factors(static_cast<size_t>(s->head_dim / 2));
+  SA_RETURN_IF_ERROR(source.ReadRows("rope_freqs.weight", 0, s->head_dim / 2, factors.data()));
+  if (ReadOurRope(meta, factors, s)) return absl::OkStatus();
+  return RopeScalingFromFactors(factors, meta.file(), s);
 }
 
 }  // namespace
