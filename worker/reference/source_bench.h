@@ -11,12 +11,10 @@
 
 namespace shiftadd::reference {
 
-// A plain decoder in LibTorch's operators with a key/value cache: q, k and v in one product, gate
-// and up in one, LibTorch's fused attention and norms. On kCuda in bf16, and a token is one CUDA
-// graph if it can be captured (`how` says); on kCpu in fp32 and in bf16 on `threads` threads, and
-// the one whose tokens come faster counts. Weights are made bf16 first: this is for time, not for
-// numbers. After InitTorch; changes the process's number of ATen threads. UNIMPLEMENTED names what
-// a model has that LLaMA has not.
+// PlainDecoder: on kCuda in bf16, and a token is one CUDA graph if it can be captured (`how` says);
+// on kCpu in fp32 and in bf16 on `threads` threads, and the one whose tokens come faster counts.
+// After InitTorch; changes the process's number of ATen threads. INVALID_ARGUMENT for a context
+// that the model has no room for.
 absl::StatusOr<BenchFigures> BenchSource(const WeightProvider& weights, Device device, int threads,
                                          const BenchOptions& options);
 
