@@ -71,8 +71,8 @@ absl::StatusOr<int> PickPort(int wanted, int usual) {
   address.sin_family = AF_INET;
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
   address.sin_port = htons(static_cast<uint16_t>(candidate));
-  const bool free =
-      bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0 && listen(fd, 1) == 0;
+  // Not listened at: whoever binds it at this moment shall not find it taken by who only asks.
+  const bool free = bind(fd, reinterpret_cast<sockaddr*>(&address), sizeof(address)) == 0;
   close(fd);
   if (free) return candidate;
   if (wanted < 0) return 0;
@@ -106,12 +106,18 @@ void Supervisor::AddDaemons() {
   };
   daemons_.reserve(static_cast<size_t>(options_.workers) + 2);  // references below stay valid
   Daemon& packager = add("packager", "shiftadd-packager", true);
+  packager.wanted_port = options_.packager_port;
+  packager.usual_port = kPackagerPort;
+  packager.usual_http = kHttpPort + 1;
   packager.arguments = [this, &packager] {
     return std::vector<std::string>{
         "--listen",   Or(packager.info.grpc),          "--http",  Or(packager.info.http),
         "--data-dir", options_.data_dir + "/packager", "--blobs", blobs_};
   };
   Daemon& coordinator = add("coordinator", "shiftadd-coordinator", true);
+  coordinator.wanted_port = options_.coordinator_port;
+  coordinator.usual_port = kCoordinatorPort;
+  coordinator.usual_http = kHttpPort;
   coordinator.arguments = [this, &coordinator, &packager] {
     return std::vector<std::string>{"--listen",   Or(coordinator.info.grpc),
                                     "--http",     Or(coordinator.info.http),
@@ -121,6 +127,7 @@ void Supervisor::AddDaemons() {
   };
   for (int i = 1; i <= options_.workers; ++i) {
     Daemon& worker = add(absl::StrCat("worker-", i), "shiftadd-worker", false);
+    worker.usual_http = kHttpPort + 1 + i;
     worker.arguments = [this, &worker, &coordinator] {
       std::vector<std::string> arguments = {"--coordinator", coordinator.info.grpc,
                                             "--blobs",       blobs_,
@@ -197,6 +204,38 @@ absl::Status Supervisor::AwaitReady(Daemon& daemon) {
                            last.message(), ")"));
 }
 
+absl::Status Supervisor::ChoosePorts(Daemon& daemon, bool any) {
+  if (daemon.has_grpc) {
+    const int wanted = any && daemon.wanted_port < 0 ? 0 : daemon.wanted_port;
+    SA_ASSIGN_OR_RETURN(const int port, PickPort(wanted, daemon.usual_port));
+    daemon.info.grpc = Loopback(port);
+  }
+  SA_ASSIGN_OR_RETURN(const int http, PickPort(any ? 0 : -1, daemon.usual_http));
+  daemon.info.http = Loopback(http);
+  return absl::OkStatus();
+}
+
+bool Supervisor::LostItsPorts(const Daemon& daemon) {
+  const auto lost = [](const std::string& address, int usual) {
+    return address == Loopback(usual) && PickPort(-1, usual).value_or(usual) != usual;
+  };
+  return lost(daemon.info.http, daemon.usual_http) ||
+         (daemon.has_grpc && daemon.wanted_port < 0 && lost(daemon.info.grpc, daemon.usual_port));
+}
+
+// A port that was free may be another cluster's by the time the daemon binds it. The daemon itself
+// binds what the system gives it, so the second choice cannot be lost.
+absl::Status Supervisor::StartFirst(Daemon& daemon) {
+  SA_RETURN_IF_ERROR(ChoosePorts(daemon, /*any=*/false));
+  SA_RETURN_IF_ERROR(Launch(daemon));
+  const absl::Status status = AwaitReady(daemon);
+  if (status.ok() || daemon.info.pid != 0 || !LostItsPorts(daemon)) return status;
+  say_(absl::StrCat(daemon.info.name, " found its port taken; it gets another one"));
+  SA_RETURN_IF_ERROR(ChoosePorts(daemon, /*any=*/true));
+  SA_RETURN_IF_ERROR(Launch(daemon));
+  return AwaitReady(daemon);
+}
+
 absl::Status Supervisor::Start() {
   std::error_code error;
   for (const char* folder : {"logs", "run", "packager", "coordinator", "store"}) {
@@ -206,21 +245,12 @@ absl::Status Supervisor::Start() {
           absl::StrCat(options_.data_dir, "/", folder, ": ", error.message()));
   }
   AddDaemons();
-  SA_ASSIGN_OR_RETURN(const int packager_port, PickPort(options_.packager_port, kPackagerPort));
-  SA_ASSIGN_OR_RETURN(const int coordinator_port,
-                      PickPort(options_.coordinator_port, kCoordinatorPort));
-  daemons_[0].info.grpc = Loopback(packager_port);
-  daemons_[1].info.grpc = Loopback(coordinator_port);
-  // Coordinator first, so that it has 9470.
-  std::vector<Daemon*> http_order = {&daemons_[1], &daemons_[0]};
-  for (size_t i = 2; i < daemons_.size(); ++i) http_order.push_back(&daemons_[i]);
-  for (size_t i = 0; i < http_order.size(); ++i) {
-    SA_ASSIGN_OR_RETURN(const int port, PickPort(-1, kHttpPort + static_cast<int>(i)));
-    http_order[i]->info.http = Loopback(port);
+  for (Daemon& daemon : daemons_) {
+    // Said at once, not when it is the daemon's turn.
+    SA_RETURN_IF_ERROR(ChoosePorts(daemon, /*any=*/false));
   }
   for (Daemon& daemon : daemons_) {
-    SA_RETURN_IF_ERROR(Launch(daemon));
-    SA_RETURN_IF_ERROR(AwaitReady(daemon));
+    SA_RETURN_IF_ERROR(StartFirst(daemon));
     say_(absl::StrCat(daemon.info.name,
                       " is ready: ", daemon.has_grpc ? absl::StrCat(daemon.info.grpc, ", ") : "",
                       options_.certs.empty() ? "http://" : "https://", daemon.info.http, ", pid ",

@@ -62,12 +62,20 @@ class Supervisor {
     std::string binary;                                   // file name
     std::function<std::vector<std::string>()> arguments;  // with the ports that are known by now
     bool has_grpc = true;
+    int wanted_port = -1;  // of gRPC, as in UpOptions
+    int usual_port = 0, usual_http = 0;
     int deaths = 0;  // in a row
     absl::Time started;
     absl::Time next_start = absl::InfiniteFuture();
   };
 
   void AddDaemons();
+  // Ports to start with: the usual ones as far as they are free, unless `any` shall do.
+  static absl::Status ChoosePorts(Daemon& daemon, bool any);
+  // Whether somebody has taken a port since it was chosen, and another one would do.
+  static bool LostItsPorts(const Daemon& daemon);
+  // Until it is ready.
+  absl::Status StartFirst(Daemon& daemon);
   absl::Status Launch(Daemon& daemon);
   absl::Status AwaitReady(Daemon& daemon);
   absl::Status ReadPorts(Daemon& daemon);
