@@ -100,6 +100,10 @@ TEST_F(RegistryClusterTest, TheSamePackageAsThroughAFolderAndServedFromTheRegist
   EXPECT_EQ(RunJob(&cluster), expected);
   EXPECT_EQ(Answer(store), answer);
   EXPECT_EQ(std::vector<std::string>(absl::StrSplit(answer, ' ', absl::SkipEmpty())).size(), 8u);
+  const RunResult bench = RunCommand({Binary("shiftadd"), "bench", "tiny:v1", "--blobs", store,
+                                      "--packager", cluster.packager_address(), "--no-source",
+                                      "--context", "8", "--seconds", "0.01"});
+  EXPECT_EQ(bench.exit_code, 0) << bench.output;
 
   // What nobody needs goes, here and in the registry; the package stays.
   v1::CollectGarbageRequest collect;

@@ -61,9 +61,8 @@ absl::StatusOr<json> BenchPackage(const Context& context, const BenchFlags& flag
   }
   if (!absl::StrContains(blobs, "://")) blobs = fs::absolute(blobs).string();  // no registry
   SA_ASSIGN_OR_RETURN(const std::string server, FindBinary(kServerBinary));
-  std::vector<std::string> command = {
-      server,   "--package", reference, "--packager",
-      packager, "--bench",   "--blobs", fs::absolute(blobs).string()};
+  std::vector<std::string> command = {server,   "--package", reference, "--packager",
+                                      packager, "--bench",   "--blobs", blobs};
   AddCommon(flags, flags.device, &command);
   if (flags.batch_invariant) command.push_back("--batch-invariant");
   return RunForJson(command);
