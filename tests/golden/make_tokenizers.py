@@ -25,6 +25,12 @@ GPT2 = r"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|
 LLAMA3 = (r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|"
           r"\s*[\r\n]+|\s+(?!\S)|\s+")
 QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
+# Mistral's of byte-level BPE (NeMo, Small 3, Ministral).
+TEKKEN = (r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+|"
+          r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n/]*|"
+          r"\s*[\r\n]+|\s+(?!\S)|\s+")
+# DeepSeek's LLaMAs of code cut one after the other.
+DEEPSEEK_CODER = [r"[\r\n]", r"\s?\p{L}+", r"\s?\p{P}+", "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"]
 BLOOM = " ?[^(\\s|[.,!?\u2026\u3002\uff0c\u3001\u0964\u06d4\u060c])]+"
 
 SCRIPTS = [(0x21, 0x7e), (0xa1, 0x17f), (0x370, 0x3ff), (0x400, 0x4ff), (0x531, 0x58f), (0x5d0, 0x5ea),
@@ -197,8 +203,9 @@ def mapped_unigram(normalization):
     return tokenizer, model
 
 
-def split(pattern):
-    return pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(pattern), "isolated"),
+def split(*patterns, digits=False):
+    return pre_tokenizers.Sequence([*(pre_tokenizers.Split(Regex(pattern), "isolated") for pattern in patterns),
+                                    *([pre_tokenizers.Digits(individual_digits=True)] if digits else []),
                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
@@ -212,6 +219,9 @@ def build(whole_maps):
                              ignore_merges=True),
         "qwen2": byte_level(split(QWEN2), normalizers.NFC()),
         "bloom": byte_level(split(BLOOM)),
+        "tekken": byte_level(split(TEKKEN), post=bos("<s>", 0), ignore_merges=True),
+        "deepseek_coder": byte_level(split(*DEEPSEEK_CODER, digits=True), normalizers.Sequence([]),
+                                     post=processors.ByteLevel(trim_offsets=False)),
         "llama2": sentencepiece_bpe("llama"),
         "mistral": sentencepiece_bpe("mistral"),
         "gemma": sentencepiece_bpe("gemma"),

@@ -1,6 +1,7 @@
 #include "worker/model/gguf_tokenizer.h"
 
 #include <algorithm>
+#include <initializer_list>
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
@@ -31,12 +32,20 @@ json ByteLevel(bool use_regex) {
           {"use_regex", use_regex}};
 }
 
-json SplitThenBytes(const char* regex) {
-  const json split = {{"type", "Split"},
+json Digits() { return {{"type", "Digits"}, {"individual_digits", true}}; }
+
+// One after the other, and each digit for itself if `digits`.
+json SplitThenBytes(std::initializer_list<const char*> expressions, bool digits = false) {
+  json stages = json::array();
+  for (const char* regex : expressions) {
+    stages.push_back({{"type", "Split"},
                       {"pattern", {{"Regex", regex}}},
                       {"behavior", "Isolated"},
-                      {"invert", false}};
-  return {{"type", "Sequence"}, {"pretokenizers", {split, ByteLevel(false)}}};
+                      {"invert", false}});
+  }
+  if (digits) stages.push_back(Digits());
+  stages.push_back(ByteLevel(false));
+  return {{"type", "Sequence"}, {"pretokenizers", stages}};
 }
 
 const std::vector<PreTokenizerForm>& Forms() {
@@ -47,17 +56,27 @@ const std::vector<PreTokenizerForm>& Forms() {
       "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| "
       "?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
   static const char* const kBloom = " ?[^(\\s|[.,!?…。，、।۔،])]+";
-  static const json digits = {{"type", "Digits"}, {"individual_digits", true}};
+  static const char* const kTekken =
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]*[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]+|"
+      "[^\\r\\n\\p{L}\\p{N}]?[\\p{Lu}\\p{Lt}\\p{Lm}\\p{Lo}\\p{M}]+[\\p{Ll}\\p{Lm}\\p{Lo}\\p{M}]*|"
+      "\\p{N}| "
+      "?[^\\s\\p{L}\\p{N}]+[\\r\\n/]*|\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+";
+  static const auto kDeepSeekCoder = {"[\\r\\n]", "\\s?\\p{L}+", "\\s?\\p{P}+",
+                                      "[\u4e00-\u9fa5\u0800-\u4e00\uac00-\ud7ff]+"};
   static const auto* const forms = new std::vector<PreTokenizerForm>{
       {{"smollm"},
-       {{"type", "Sequence"}, {"pretokenizers", {digits, ByteLevel(true)}}},
+       {{"type", "Sequence"}, {"pretokenizers", {Digits(), ByteLevel(true)}}},
        json(),
        false,
        false},
-      {{"llama-bpe", "llama3", "llama-v3"}, SplitThenBytes(kLlama3), json(), true, true},
+      {{"llama-bpe", "llama3", "llama-v3"}, SplitThenBytes({kLlama3}), json(), true, true},
+      {{"smaug-bpe"}, SplitThenBytes({kLlama3}), json(), false, false},
+      {{"tekken"}, SplitThenBytes({kTekken}), json(), true, true},
       {{"gpt-2"}, ByteLevel(true), json(), false, false},
-      {{"qwen2"}, SplitThenBytes(kQwen2), {{"type", "NFC"}}, false, false},
-      {{"bloom"}, SplitThenBytes(kBloom), json(), false, false},
+      {{"qwen2"}, SplitThenBytes({kQwen2}), {{"type", "NFC"}}, false, false},
+      {{"deepseek-r1-qwen"}, SplitThenBytes({kQwen2}), json(), false, false},
+      {{"deepseek-coder"}, SplitThenBytes(kDeepSeekCoder, /*digits=*/true), json(), false, false},
+      {{"bloom"}, SplitThenBytes({kBloom}), json(), false, false},
   };
   return *forms;
 }
@@ -174,7 +193,9 @@ absl::StatusOr<std::string> GgufPreTokenizerName(const json& tokenizer) {
                                                  ": GGUF files are written of BPE only"));
   }
   const json cut = WithoutOffsets(tokenizer.value("pre_tokenizer", json()));
-  const json normalizer = tokenizer.value("normalizer", json());
+  json normalizer = tokenizer.value("normalizer", json());
+  if (normalizer == json{{"type", "Sequence"}, {"normalizers", json::array()}})
+    normalizer = nullptr;
   for (const PreTokenizerForm& form : Forms()) {
     if (cut == WithoutOffsets(form.pre_tokenizer) && normalizer == form.normalizer &&
         model.value("ignore_merges", false) == form.ignore_merges) {

@@ -96,10 +96,12 @@ TEST_P(TokenizerKindsTest, FromTokenizerModel) {
 // What GGUF files say of byte-level BPE: tokens, merges, and how text is cut by a name.
 TEST_P(TokenizerKindsTest, FromGgufByName) {
   const std::map<std::string, const char*> names = {
-      {"gpt2", "gpt-2"}, {"llama3", "llama-bpe"}, {"qwen2", "qwen2"}, {"bloom", "bloom"}};
+      {"gpt2", "gpt-2"},  {"llama3", "llama-bpe"}, {"qwen2", "qwen2"},
+      {"bloom", "bloom"}, {"tekken", "tekken"},    {"deepseek_coder", "deepseek-coder"}};
   const auto name = names.find(GetParam());
   if (name == names.end()) GTEST_SKIP() << "no such name";
   const json& document = golden_->at("tokenizer");
+  EXPECT_EQ(*GgufPreTokenizerName(document), name->second);
   std::map<int64_t, std::string> texts;
   for (const auto& [text, id] : document.at("model").at("vocab").items()) texts[id] = text;
   std::map<int64_t, int64_t> kinds;
@@ -128,6 +130,24 @@ TEST_P(TokenizerKindsTest, FromGgufByName) {
   const auto tokenizer = Tokenizer::FromJson(*json_text);
   ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
   Compare(**tokenizer, "gguf");
+}
+
+// Distilled into Qwen's vocabulary, without its normal form; LLaMA-3's form with all its merges.
+TEST(GgufTokenizerTest, NamesOfRelatives) {
+  json document;
+  for (const json& one : Golden().at("entries")) {
+    if (one.at("name") == "qwen2") document = one.at("tokenizer");
+  }
+  EXPECT_EQ(*GgufPreTokenizerName(document), "qwen2");
+  document["normalizer"] = {{"type", "Sequence"}, {"normalizers", json::array()}};
+  EXPECT_EQ(*GgufPreTokenizerName(document), "deepseek-r1-qwen");
+  document["normalizer"] = {{"type", "NFD"}};
+  EXPECT_EQ(GgufPreTokenizerName(document).status().code(), absl::StatusCode::kUnimplemented);
+  for (const json& one : Golden().at("entries")) {
+    if (one.at("name") == "llama3") document = one.at("tokenizer");
+  }
+  document["model"]["ignore_merges"] = false;
+  EXPECT_EQ(*GgufPreTokenizerName(document), "smaug-bpe");
 }
 
 TEST_P(TokenizerKindsTest, FromGguf) {
