@@ -80,8 +80,9 @@ struct HttpServerOptions {
 class HttpServer {
  public:
   virtual ~HttpServer() = default;
-  // Routes: exact path -> method -> handler. Unknown paths answer 404, unknown methods 405 with
-  // Allow, a handler that throws 500. HEAD is served where GET is.
+  // Routes: path -> method -> handler. A path is exact, or ends in "/*" and takes every path below
+  // that has none of its own, as the client wrote it (percent_encoding.h). Unknown paths answer
+  // 404, unknown methods 405 with Allow, a handler that throws 500. HEAD is served where GET is.
   using Routes = std::map<std::string, std::map<std::string, Handler>>;
   // FAILED_PRECONDITION: the address is in use or not loopback; INVALID_ARGUMENT: it is none.
   static absl::StatusOr<std::unique_ptr<HttpServer>> Start(const HttpServerOptions& options,

@@ -21,6 +21,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
+#include "services/http/percent_encoding.h"
 
 namespace shiftadd::http {
 namespace {
@@ -105,6 +106,12 @@ class HttpServerTest : public testing::Test {
       response.body = r.headers.count("x-name") > 0 ? r.headers.at("x-name") + r.body : r.body;
       return response;
     };
+    routes["/below/*"]["GET"] = [](const Request& r, StreamWriter*) {
+      Response response;
+      response.body = "below " + r.path;
+      return response;
+    };
+    routes["/below/own"]["GET"] = routes["/hello"]["GET"];
     routes["/throw"]["GET"] = [](const Request&, StreamWriter*) -> Response {
       throw std::runtime_error("secret");
     };
@@ -228,6 +235,23 @@ TEST_F(HttpServerTest, UnknownPathsAndMethods) {
   EXPECT_THAT(answer, HasSubstr("Allow: GET, HEAD\r\n"));
   ExpectError(Ask("BREW /echo HTTP/1.1\r\nConnection: close\r\n\r\n"), 405);
   ExpectError(Ask(GetAndClose("/\xff\xfe")), 404);
+}
+
+TEST_F(HttpServerTest, ARouteMayTakeWhatLiesBelowAPath) {
+  for (const char* path : {"/below/x", "/below/x/y", "/below/own/z", "/below/%2F:"}) {
+    EXPECT_THAT(Ask(GetAndClose(path)), testing::EndsWith(absl::StrCat("below ", path)));
+  }
+  EXPECT_THAT(Ask(GetAndClose("/below/own")), testing::EndsWith("\r\n\r\nhello"));
+  for (const char* path : {"/below", "/below/", "/belows/x", "/"}) {
+    ExpectError(Ask(GetAndClose(path)), 404);
+  }
+  ExpectError(Ask("DELETE /below/x HTTP/1.1\r\nConnection: close\r\n\r\n"), 405);
+}
+
+TEST(PercentDecoded, LeavesWhatIsNoCode) {
+  EXPECT_EQ(PercentDecoded("a%3Ab%2fc%"), "a:b/c%");
+  EXPECT_EQ(PercentDecoded("%3%zz%4"), "%3%zz%4");
+  EXPECT_EQ(PercentDecoded("%25%33%41"), "%3A");
 }
 
 TEST_F(HttpServerTest, AThrowingHandlerIs500WithoutItsMessage) {

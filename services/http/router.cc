@@ -11,6 +11,8 @@
 namespace shiftadd::http {
 namespace {
 
+constexpr char kBelow[] = "/*";
+
 const char* TypeOf(int status) {
   if (status == 429) return "rate_limit_error";
   return status >= 500 ? "server_error" : "invalid_request_error";
@@ -33,9 +35,21 @@ Response JsonError(int status, const std::string& message, const std::string& ty
   return response;
 }
 
+HttpServer::Routes::const_iterator Router::FindRoute(const std::string& path) const {
+  const auto exact = routes_.find(path);
+  if (exact != routes_.end()) return exact;
+  for (size_t slash = path.rfind('/'); slash != std::string::npos && slash > 0;
+       slash = path.rfind('/', slash - 1)) {
+    if (slash + 1 == path.size()) continue;  // nothing below
+    const auto below = routes_.find(path.substr(0, slash) + kBelow);
+    if (below != routes_.end()) return below;
+  }
+  return routes_.end();
+}
+
 const Handler* Router::Find(const std::string& method, const std::string& path,
                             Response* refusal) const {
-  const auto route = routes_.find(path);
+  const auto route = FindRoute(path);
   if (route == routes_.end()) {
     *refusal = JsonError(404, absl::StrCat("no such path: ", path), "", "not_found");
     return nullptr;

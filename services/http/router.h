@@ -21,6 +21,9 @@ class Router {
                        bool* threw);
 
  private:
+  // The path's own, else that of the nearest path above it whose routes go below.
+  HttpServer::Routes::const_iterator FindRoute(const std::string& path) const;
+
   const HttpServer::Routes routes_;
 };
 

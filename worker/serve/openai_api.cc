@@ -7,12 +7,12 @@
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
-#include "absl/strings/str_replace.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/http/percent_encoding.h"
 #include "worker/serve/json_fields.h"
 #include "worker/serve/text_stream.h"
 
@@ -24,6 +24,8 @@ using http::StreamWriter;
 using nlohmann::json;
 
 namespace {
+
+constexpr char kModelPaths[] = "/v1/models/";
 
 // A page of another site may send text and forms without asking first (CORS), but not JSON.
 bool IsJson(const Request& request) {
@@ -76,15 +78,11 @@ http::HttpServer::Routes Api::Routes() {
   add("/tokenizer_info", "GET",
       [this](const Request& r, StreamWriter*) { return TokenizerInfoAnswer(r); });
   add("/v1/models", "GET", [this](const Request&, StreamWriter*) { return Models(); });
-  for (const std::string& reference : registry_->References()) {
-    // Clients may write the colon of a tag, and slashes, as %3A and %2F.
-    const std::string encoded = absl::StrReplaceAll(reference, {{":", "%3A"}, {"/", "%2F"}});
-    for (const std::string& name : {reference, encoded}) {
-      routes["/v1/models/" + name]["GET"] =
-          Counted("/v1/models/{model}",
-                  [this, reference](const Request&, StreamWriter*) { return Model(reference); });
-    }
-  }
+  // Clients may write the colon of a tag, and slashes, as %3A and %2F.
+  routes[absl::StrCat(kModelPaths, "*")]["GET"] =
+      Counted("/v1/models/{model}", [this](const Request& r, StreamWriter*) {
+        return Model(http::PercentDecoded(r.path.substr(sizeof(kModelPaths) - 1)));
+      });
   return routes;
 }
 
@@ -228,8 +226,7 @@ Response Api::TokenizerInfoAnswer(const Request& request) {
   for (const absl::string_view part : absl::StrSplit(request.query, '&')) {
     if (absl::StartsWith(part, "model=")) name = std::string(part.substr(6));
   }
-  const absl::StatusOr<ModelPtr> model = registry_->Find(absl::StrReplaceAll(
-      name, {{"%3A", ":"}, {"%3a", ":"}, {"%2F", "/"}, {"%2f", "/"}, {"%40", "@"}}));
+  const absl::StatusOr<ModelPtr> model = registry_->Find(http::PercentDecoded(name));
   if (!model.ok()) return ErrorResponse(model.status());
   const auto or_null = [](const std::string& s) { return s.empty() ? json() : json(s); };
   const TokenizerInfo& info = (*model)->served.info;

@@ -410,6 +410,24 @@ TEST_F(OpenAiApi, TokenizerAndModels) {
             models["data"][0]);
 }
 
+TEST_F(OpenAiApi, AModelHasItsPath) {
+  const json models = json::parse(server_->Call("GET", "/v1/models", "").body);
+  for (const char* name : {"tiny:latest", "tiny%3Alatest", "tiny%3alatest", "tiny"}) {
+    const http::Response response = server_->Call("GET", absl::StrCat("/v1/models/", name), "");
+    ASSERT_EQ(response.status, 200) << name << response.body;
+    EXPECT_EQ(json::parse(response.body), models["data"][0]);
+  }
+  // An unknown one is told as where a body names it.
+  for (const char* name : {"gpt-4", "team/gpt-4", "tiny:latest/", "tiny%3", "tiny:latest%"}) {
+    const http::Response response = server_->Call("GET", absl::StrCat("/v1/models/", name), "");
+    EXPECT_EQ(response.status, 404);
+    json body = ChatBody("hi");
+    body["model"] = name;
+    EXPECT_EQ(json::parse(response.body), server_->Post(kChat, body, 404)) << name;
+  }
+  EXPECT_EQ(server_->Call("DELETE", "/v1/models/tiny", "").status, 405);
+}
+
 TEST(OpenAiModels, AreChosenByName) {
   TinyServer server;
   testing::TinyPackageOptions options;

@@ -63,6 +63,7 @@ TinyServer::TinyServer(const TinyServerOptions& options)
   registry.Put(version);
   api = std::make_unique<openai::Api>(&registry, nullptr);
   routes = api->Routes();
+  router = std::make_unique<http::Router>(routes);
 }
 
 http::Response TinyServer::Call(const std::string& method, const std::string& path,
@@ -72,7 +73,10 @@ http::Response TinyServer::Call(const std::string& method, const std::string& pa
   request.method = method;
   request.path = path;
   request.body = body;
-  return routes.at(path).at(method)(request, writer == nullptr ? &own : writer);
+  http::Response refusal;
+  const http::Handler* handler = router->Find(method, path, &refusal);
+  if (handler == nullptr) return refusal;
+  return (*handler)(request, writer == nullptr ? &own : writer);
 }
 
 nlohmann::json TinyServer::Post(const std::string& path, const nlohmann::json& body,

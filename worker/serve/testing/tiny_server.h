@@ -8,6 +8,7 @@
 
 #include "nlohmann/json.hpp"
 #include "services/http/http_server.h"
+#include "services/http/router.h"
 #include "worker/serve/engine.h"
 #include "worker/serve/model_registry.h"
 #include "worker/serve/openai_api.h"
@@ -46,7 +47,6 @@ class TinyServer {
  public:
   explicit TinyServer(const TinyServerOptions& options = {});
 
-  // 404 and 405 as the real server answers them are not made here: the path and method must exist.
   http::Response Call(const std::string& method, const std::string& path, const std::string& body,
                       http::StreamWriter* writer = nullptr);
   nlohmann::json Post(const std::string& path, const nlohmann::json& body,
@@ -60,6 +60,7 @@ class TinyServer {
   ModelRegistry registry;
   std::unique_ptr<openai::Api> api;
   http::HttpServer::Routes routes;
+  std::unique_ptr<http::Router> router;
 };
 
 }  // namespace shiftadd::testing
