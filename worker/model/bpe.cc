@@ -1,9 +1,8 @@
 #include "worker/model/bpe.h"
 
 #include <algorithm>
-#include <queue>
-#include <tuple>
 
+#include "worker/model/merge_queue.h"
 #include "worker/model/utf8.h"
 
 namespace shiftadd {
@@ -21,16 +20,8 @@ struct Symbol {
   int32_t next;
 };
 
-// A merge that may be done: the lowest rank first, then the leftmost. Stale once the pair has
-// changed.
-struct Candidate {
-  uint32_t rank;
-  int32_t position;
-  int32_t token;
-  bool operator>(const Candidate& other) const {
-    return std::tie(rank, position) > std::tie(other.rank, other.position);
-  }
-};
+// From here on a heap of a word's merges no longer fits the caches.
+constexpr size_t kLongWord = 4096;
 
 }  // namespace
 
@@ -59,8 +50,10 @@ bool Bpe::WholeWord(absl::string_view word, std::vector<int32_t>* out) const {
 void Bpe::Finish(const std::vector<int32_t>& symbols, std::vector<int32_t>* out) const {
   if (symbols.size() < 2) {
     out->insert(out->end(), symbols.begin(), symbols.end());
+  } else if (symbols.size() < kLongWord) {
+    MergeSymbols<MergeHeap>(symbols, out);
   } else {
-    MergeSymbols(symbols, out);
+    MergeSymbols<MergeLists>(symbols, out);
   }
 }
 
@@ -104,21 +97,22 @@ void Bpe::Encode(absl::string_view word, std::vector<int32_t>* out) const {
   Finish(symbols, out);
 }
 
+template <typename Queue>
 void Bpe::MergeSymbols(const std::vector<int32_t>& tokens, std::vector<int32_t>* out) const {
   const int32_t count = static_cast<int32_t>(tokens.size());
   std::vector<Symbol> symbols(tokens.size());
-  std::priority_queue<Candidate, std::vector<Candidate>, std::greater<Candidate>> queue;
+  Queue queue;
   const auto offer = [&](int32_t left) {
     const int32_t right = symbols[left].next;
     if (right < 0) return;
     const Merge* merge = FindMerge(symbols[left].token, symbols[right].token);
-    if (merge != nullptr) queue.push({merge->rank, left, merge->token});
+    if (merge != nullptr) queue.Push({merge->rank, left, merge->token});
   };
   for (int32_t i = 0; i < count; ++i) symbols[i] = {tokens[i], i - 1, i + 1 < count ? i + 1 : -1};
   for (int32_t i = 0; i + 1 < count; ++i) offer(i);
   while (!queue.empty()) {
-    const Candidate best = queue.top();
-    queue.pop();
+    const MergeCandidate best = queue.Pop();
+    __builtin_prefetch(&symbols[queue.soon()]);
     Symbol& left = symbols[best.position];
     if (left.token < 0 || left.next < 0) continue;
     Symbol& right = symbols[left.next];

@@ -48,6 +48,7 @@ class Bpe {
   bool WholeWord(absl::string_view word, std::vector<int32_t>* out) const;
   void Finish(const std::vector<int32_t>& symbols, std::vector<int32_t>* out) const;
   const Merge* FindMerge(int32_t left, int32_t right) const;
+  template <typename Queue>
   void MergeSymbols(const std::vector<int32_t>& symbols, std::vector<int32_t>* out) const;
 
   std::array<int32_t, 256> byte_tokens_, fallback_;
