@@ -2,8 +2,10 @@
 
 #include <utf8proc.h>
 
-#include <cstdlib>
+#include <algorithm>
+#include <vector>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_replace.h"
@@ -22,17 +24,58 @@ absl::Status Unsupported(const json& found) {
                    "Replace, Strip, Sequence, none"));
 }
 
+// No character of Unicode becomes more, by compatibility too.
+constexpr size_t kLongestDecomposition = 32;
+
+int CombiningClass(utf8proc_int32_t point) {
+  return static_cast<int>(utf8proc_get_property(point)->combining_class);
+}
+
+// Puts marks in a row in the order of their classes. utf8proc_map, which would do it too, takes
+// time that grows with the square of their number: hours for a megabyte.
+void OrderMarks(std::vector<utf8proc_int32_t>* points) {
+  const auto is_mark = [](utf8proc_int32_t point) { return CombiningClass(point) > 0; };
+  for (auto begin = points->begin(); begin != points->end();) {
+    begin = std::find_if(begin, points->end(), is_mark);
+    const auto end = std::find_if_not(begin, points->end(), is_mark);
+    std::stable_sort(begin, end, [](utf8proc_int32_t a, utf8proc_int32_t b) {
+      return CombiningClass(a) < CombiningClass(b);
+    });
+    begin = end;
+  }
+}
+
+bool IsAscii(absl::string_view text) {
+  return std::all_of(text.begin(), text.end(), absl::ascii_isascii);
+}
+
 // A Unicode normal form of valid UTF-8; the text itself if it cannot be computed.
 std::string NormalForm(absl::string_view text, int form) {
-  utf8proc_uint8_t* result = nullptr;
+  if (IsAscii(text)) return std::string(text);
   const auto options = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | form);
-  const utf8proc_ssize_t size =
-      utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()),
-                   static_cast<utf8proc_ssize_t>(text.size()), &result, options);
+  std::vector<utf8proc_int32_t> points;
+  points.reserve(text.size() + 1);
+  for (size_t at = 0; at < text.size();) {
+    utf8proc_int32_t point = 0, parts[kLongestDecomposition];
+    const utf8proc_ssize_t size =
+        utf8proc_iterate(reinterpret_cast<const utf8proc_uint8_t*>(text.data()) + at,
+                         static_cast<utf8proc_ssize_t>(text.size() - at), &point);
+    if (size <= 0) return std::string(text);
+    at += static_cast<size_t>(size);
+    int unused = 0;
+    const utf8proc_ssize_t count =
+        utf8proc_decompose_char(point, parts, kLongestDecomposition, options, &unused);
+    if (count < 0 || count > static_cast<utf8proc_ssize_t>(kLongestDecomposition)) {
+      return std::string(text);
+    }
+    points.insert(points.end(), parts, parts + count);
+  }
+  OrderMarks(&points);
+  const auto length = static_cast<utf8proc_ssize_t>(points.size());
+  points.push_back(0);  // room for the end of what comes in its place, as UTF-8
+  const utf8proc_ssize_t size = utf8proc_reencode(points.data(), length, options);
   if (size < 0) return std::string(text);
-  std::string out(reinterpret_cast<const char*>(result), static_cast<size_t>(size));
-  std::free(result);
-  return out;
+  return std::string(reinterpret_cast<const char*>(points.data()), static_cast<size_t>(size));
 }
 
 absl::StatusOr<std::string> Text(const json& object, const char* name) {

@@ -63,6 +63,38 @@ TEST(TokenizerTest, LongRunsDoNotHang) {
   }
 }
 
+TEST(TokenizerTest, LongRunsOfMarksAreNormalized) {
+  nlohmann::json document =
+      nlohmann::json::parse(testing::TinyTokenizerJson(testing::MakeTinyTokenizer(700), false));
+  const auto repeat = [](const std::string& text, int times) {
+    std::string out;
+    for (int i = 0; i < times; ++i) out += text;
+    return out;
+  };
+  const auto normal = [&](const char* form, const std::string& text) {
+    document["normalizer"] = {{"type", form}};
+    const auto tokenizer = Tokenizer::FromJson(document.dump());
+    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+    return (*tokenizer)->Decode((*tokenizer)->Encode(text, false, false), false);
+  };
+  // An acute above and a dot below, which stands first; and a vowel sign that is two marks. Were
+  // the time to grow with the square of the length, this would take hours.
+  for (const int times : {1, 2, 3, 100'000}) {
+    const std::string marks = "x" + repeat("\u0301\u0323", times) + "y";
+    const std::string ordered = "x" + repeat("\u0323", times) + repeat("\u0301", times) + "y";
+    for (const char* form : {"NFD", "NFKD"}) EXPECT_EQ(normal(form, marks), ordered);
+    // The last of each form a letter with those before them, where there is one.
+    EXPECT_EQ(normal("NFC", "a" + marks.substr(1)),
+              "\u1ea1" + repeat("\u0323", times - 1) + repeat("\u0301", times) + "y");
+    EXPECT_EQ(normal("NFC", repeat("\u0f73", times)),
+              repeat("\u0f71", times) + repeat("\u0f72", times));
+  }
+  // Where nothing is to be ordered across: a class of 0 in between.
+  EXPECT_EQ(normal("NFD", "\u0301\u0323-\u0301\u0323"), "\u0323\u0301-\u0323\u0301");
+  EXPECT_EQ(normal("NFC", "e\u0301\uac00\u11a8"), "\u00e9\uac01");
+  EXPECT_EQ(normal("NFKC", "\ufb01\u00b2"), "fi2");
+}
+
 TEST(Utf8Test, OnlyWhatMayBecomeACharacterIsHeldBack) {
   EXPECT_EQ(CompleteUtf8Prefix(""), 0u);
   EXPECT_EQ(CompleteUtf8Prefix("abc"), 3u);
