@@ -1,5 +1,7 @@
 #include "worker/serve/memory_room.h"
 
+#include <malloc.h>
+
 #include <algorithm>
 #include <fstream>
 #include <limits>
@@ -84,6 +86,12 @@ int64_t GroupsRoom(const std::string& root) {
 int64_t MemoryRoom(const std::string& root) {
   const std::optional<int64_t> kibibytes = Field(root + "/proc/meminfo", "MemAvailable:");
   return std::min(kibibytes.has_value() ? *kibibytes * 1024 : kUnknown, GroupsRoom(root));
+}
+
+void ReturnFreeMemory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 }  // namespace shiftadd

@@ -12,6 +12,10 @@ namespace shiftadd {
 // nothing says. `root` is prepended to /proc and /sys: for tests.
 int64_t MemoryRoom(const std::string& root = "");
 
+// Gives the system what malloc keeps of freed memory (glibc's does: two or three models' worth
+// after a few versions have come and gone). Takes milliseconds.
+void ReturnFreeMemory();
+
 }  // namespace shiftadd
 
 #endif  // SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_

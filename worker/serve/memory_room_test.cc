@@ -6,6 +6,9 @@
 #include <filesystem>
 #include <fstream>
 #include <limits>
+#include <memory>
+#include <string>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 
@@ -46,6 +49,27 @@ TEST_F(MemoryRoomTest, FirstVersionOfControlGroups) {
   Write("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "500\n");
   Write("sys/fs/cgroup/memory/x/memory.usage_in_bytes", "600\n");
   EXPECT_EQ(MemoryRoom(root_.string()), 0);
+}
+
+int64_t Resident() {
+  int64_t pages = 0, resident = 0;
+  std::ifstream("/proc/self/statm") >> pages >> resident;
+  return resident * getpagesize();
+}
+
+TEST(ReturnFreeMemory, GivesBackWhatMallocKeeps) {
+#if !defined(__GLIBC__) || defined(__SANITIZE_ADDRESS__) || defined(__SANITIZE_THREAD__)
+  GTEST_SKIP() << "another malloc";
+#endif
+  // Pieces that malloc takes from its heap, and something above them that stays.
+  constexpr size_t kPiece = 64 << 10;
+  std::vector<std::unique_ptr<std::string>> pieces;
+  for (int i = 0; i < 1000; ++i) pieces.push_back(std::make_unique<std::string>(kPiece, 'x'));
+  const auto above = std::make_unique<std::string>(kPiece, 'y');
+  pieces.clear();
+  const int64_t kept = Resident();
+  ReturnFreeMemory();
+  EXPECT_LT(Resident(), kept - 500 * static_cast<int64_t>(kPiece));
 }
 
 TEST_F(MemoryRoomTest, ThisMachineSaysSomething) { EXPECT_GT(MemoryRoom(), 0); }

@@ -11,6 +11,7 @@
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "worker/serve/cuda/cuda_model.h"
+#include "worker/serve/memory_room.h"
 #include "worker/serve/package_config.h"
 #include "worker/serve/server_device.h"
 
@@ -72,7 +73,11 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   const absl::Time start = absl::Now();
   SA_ASSIGN_OR_RETURN(const ResolvedPackage package, ResolvePackage(location));
   SA_ASSIGN_OR_RETURN(const PackageConfig config, ParsePackageConfig(package.config_json));
-  auto out = std::make_shared<ModelVersion>();
+  // Whoever lets go of it last gives its memory back.
+  const ModelPtr out(new ModelVersion, [](ModelVersion* version) {
+    delete version;
+    ReturnFreeMemory();
+  });
   SA_ASSIGN_OR_RETURN(out->model, LoadOnDevice(package, config, options));
   SA_ASSIGN_OR_RETURN(const std::string tokenizer_json, package.read(config.tokenizer));
   SA_ASSIGN_OR_RETURN(out->tokenizer, Tokenizer::FromJson(tokenizer_json));
@@ -97,6 +102,7 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   engine.sequences = options.sequences;
   engine.cache_pages = CachePages(*out->model, options, served.context);
   out->engine = std::make_unique<Engine>(out->model.get(), out->tokenizer.get(), engine, metrics);
+  ReturnFreeMemory();  // what reading it took
   spdlog::info(
       "loaded {} ({}) in {:.2f} s: {:.1f} MB of weights, on {}, {} kernels, {} threads, cache of "
       "{} "
