@@ -21,6 +21,7 @@
 #include "absl/strings/string_view.h"
 #include "services/base/ids.h"
 #include "services/base/version.h"
+#include "services/http/parsed_request.h"
 #include "services/http/tls.h"
 
 namespace shiftadd::http {
@@ -41,37 +42,13 @@ constexpr seconds kGoodbye(1);        // for a client's answer to the end of TLS
 constexpr seconds kLingerTimeout(2);  // for what a refused client still sends
 constexpr uint64_t kLingerBytes = 64u << 20;
 
+constexpr char kContinue[] = "HTTP/1.1 100 Continue\r\n\r\n";
+constexpr char kEventStream[] = "text/event-stream";
+constexpr char kEmptyEvent[] = ":\n\n";  // a comment
+// Most answers are out before whoever ended its own side is asked whether it is there.
+constexpr std::chrono::milliseconds kFirstProbePause(300);
+
 enum class ReadResult { kRequest, kClosed, kRefused };
-
-bool IsId(absl::string_view text) {
-  if (text.empty() || text.size() > 128) return false;
-  return std::all_of(text.begin(), text.end(), [](unsigned char c) {
-    return absl::ascii_isalnum(c) || c == '.' || c == '_' || c == '-';
-  });
-}
-
-Request ToRequest(const bhttp::request<bhttp::string_body>& from) {
-  Request request;
-  request.method = absl::AsciiStrToUpper(std::string(from.method_string()));
-  std::string target(from.target());
-  if (const size_t scheme = target.find("://");
-      scheme != std::string::npos && target[0] != '/') {  // absolute form, as proxies send
-    const size_t slash = target.find('/', scheme + 3);
-    target = slash == std::string::npos ? "/" : target.substr(slash);
-  }
-  const size_t question = target.find('?');
-  request.path = target.substr(0, question);
-  if (question != std::string::npos) request.query = target.substr(question + 1);
-  for (const auto& field : from) {
-    std::string& value = request.headers[absl::AsciiStrToLower(std::string(field.name_string()))];
-    if (!value.empty()) value += ", ";
-    value += std::string(field.value());
-  }
-  const auto id = request.headers.find("x-request-id");
-  request.id = id != request.headers.end() && IsId(id->second) ? id->second : NewId("req");
-  request.body = from.body();
-  return request;
-}
 
 class ConnectionImpl : public Connection, public StreamWriter {
  public:
@@ -134,6 +111,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
     bhttp::response<bhttp::empty_body> response(static_cast<bhttp::status>(head.status), Version());
     FillHead(head, KeepAlive(), &response);
     chunked_ = Version() >= 11;
+    stream_probe_ = head.content_type == kEventStream ? kEmptyEvent : "";
     if (chunked_) {
       response.chunked(true);
     } else {
@@ -147,23 +125,46 @@ class ConnectionImpl : public Connection, public StreamWriter {
   }
 
   bool Write(const std::string& data) override {
-    if (!started_ || IsHead() || !Connected()) return false;
+    if (!started_ || IsHead() || !Alive()) return false;
     if (data.empty()) return true;  // an empty chunk would end the response
     const asio::const_buffer bytes(data.data(), data.size());
     alive_ = !(chunked_ ? WriteBuffers(bhttp::make_chunk(bytes)) : WriteBuffers(bytes));
     return alive_;
   }
 
-  bool Connected() override {
+  bool Connected() override { return Alive() && (!half_closed_ || Probe()); }
+
+ private:
+  // As far as the socket tells. A client that closes it and one that ends its own side only look
+  // alike until something is sent: the system of the first answers with a reset.
+  bool Alive() {
     if (stopping_)
       alive_ = false;  // the handler stops half way: the client must not take it for the end
     if (!alive_) return false;
     pollfd p{stream_.socket().native_handle(), POLLRDHUP, 0};
-    if (poll(&p, 1, 0) > 0 && (p.revents & (POLLRDHUP | POLLHUP | POLLERR)) != 0) alive_ = false;
+    if (poll(&p, 1, 0) <= 0) return true;
+    if ((p.revents & (POLLHUP | POLLERR)) != 0) alive_ = false;
+    if (!std::exchange(half_closed_, true)) {
+      probe_pause_ = kFirstProbePause;
+      next_probe_ = std::chrono::steady_clock::now() + probe_pause_;
+    }
     return alive_;
   }
 
- private:
+  // Sends what a client that is there passes over. One who reads on may leave later: it is asked
+  // again, ever more rarely.
+  bool Probe() {
+    const absl::string_view probe = started_ ? stream_probe_ : InterimProbe();
+    if (probe.empty()) return alive_ = false;
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_probe_) return true;
+    probe_pause_ *= 2;
+    next_probe_ = now + probe_pause_;
+    const asio::const_buffer bytes(probe.data(), probe.size());
+    alive_ = !(started_ && chunked_ ? WriteBuffers(bhttp::make_chunk(bytes)) : WriteBuffers(bytes));
+    return alive_;
+  }
+
   // Starts one asynchronous operation and waits for it here, so that it has a deadline and that
   // Stop can cancel it; the code around stays straight-line. (The stream's own timeout would close
   // the socket, and a slow client would get no answer.)
@@ -247,8 +248,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
       return Refuse(JsonError(417, "Expect: only 100-continue is known"));
     }
     if (!expect.empty() && !parser_->is_done() && buffer_.size() == 0) {
-      static const std::string kContinue = "HTTP/1.1 100 Continue\r\n\r\n";
-      if (WriteBuffers(asio::buffer(kContinue))) return ReadResult::kClosed;
+      const absl::string_view go_on = kContinue;
+      if (WriteBuffers(asio::const_buffer(go_on.data(), go_on.size()))) return ReadResult::kClosed;
     }
     e = RunReading(kBodyTimeout, [&](auto done) {
       bhttp::async_read(stream_, buffer_, *parser_, [done](Error e, size_t) { done(e); });
@@ -332,6 +333,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
     Response response;
     const Handler* handler = router_.Find(request.method, request.path, &response);
     alive_ = true;
+    half_closed_ = false;
     bool threw = false;
     if (handler != nullptr) response = Router::Call(*handler, request, this, &threw);
     if (!std::exchange(started_, false)) {
@@ -376,6 +378,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
   }
 
   unsigned Version() const { return parser_->is_header_done() ? parser_->get().version() : 11; }
+  // What may be sent before an answer; HTTP/1.0 has nothing.
+  absl::string_view InterimProbe() const { return Version() >= 11 ? kContinue : ""; }
   bool KeepAlive() const { return !stopping_ && parser_->get().keep_alive(); }
   bool IsHead() const {
     return parser_->is_header_done() && parser_->get().method() == bhttp::verb::head;
@@ -395,6 +399,10 @@ class ConnectionImpl : public Connection, public StreamWriter {
   bool first_ = true;     // no request was served yet
   bool reading_ = false;  // the serving thread waits for the client; only that thread looks
   bool started_ = false, chunked_ = false, alive_ = true;  // of the response being streamed
+  bool half_closed_ = false;                               // the client sends nothing more
+  absl::string_view stream_probe_;  // what may be put between two writes; empty: nothing
+  std::chrono::steady_clock::time_point next_probe_;
+  std::chrono::steady_clock::duration probe_pause_;
   std::atomic<bool> stopping_{false};
   std::mutex mutex_;  // closed_, and the socket against Abort
   bool closed_ = false;

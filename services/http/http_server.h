@@ -54,6 +54,12 @@ class StreamWriter {
   virtual bool Write(const std::string& data) = 0;
   // True while the client is connected (also notices a close when nothing is written) and the
   // server is not shutting down: a handler that blocks should look at it at least once a second.
+  //
+  // A client may end its own side after the request (`nc -N`, shutdown(SHUT_WR)) and still read its
+  // answer. One that has closed looks the same until something is sent to it; so it is asked, now
+  // and then, by what means nothing to who reads on: "100 Continue" before the answer, a comment in
+  // an event stream. Where there is no such thing (HTTP/1.0 before the answer, a stream of another
+  // type) the end of its side counts as gone, as proxies that speak HTTP/1.0 mean it.
   virtual bool Connected() = 0;
 };
 

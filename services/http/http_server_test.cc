@@ -44,6 +44,7 @@ class Client {
     if (fd_ >= 0) close(fd_);
     fd_ = -1;
   }
+  void EndOwnSide() const { shutdown(fd_, SHUT_WR); }
   void Send(const std::string& data) const {
     size_t done = 0;
     while (done < data.size()) {
@@ -133,6 +134,20 @@ class HttpServerTest : public testing::Test {
       --running_;
       return Response();
     };
+    // Answers when it is let go, or when its client has gone.
+    routes["/patient"]["GET"] = [this](const Request& r, StreamWriter* writer) {
+      ++running_;
+      const bool stream = r.query == "stream";
+      Response response;
+      if (stream) response.content_type = "text/event-stream";
+      if (stream) writer->Start(response);
+      while (writer->Connected() && !let_go_) absl::SleepFor(absl::Milliseconds(5));
+      if (!writer->Connected()) ++left_;
+      response.body = "data: the answer\n\n";
+      if (stream) writer->Write(response.body);
+      --running_;
+      return response;
+    };
     routes["/flood"]["GET"] = [this](const Request&, StreamWriter* writer) {
       ++running_;
       writer->Start(Response());
@@ -176,6 +191,8 @@ class HttpServerTest : public testing::Test {
 
   HttpServerOptions options_;
   std::atomic<int> running_{0};
+  std::atomic<int> left_{0};  // clients that /patient has noticed to be gone
+  std::atomic<bool> let_go_{false};
   std::unique_ptr<HttpServer> server_;
 };
 
@@ -355,6 +372,54 @@ TEST_F(HttpServerTest, AHandlerLearnsThatItsClientHasGone) {
     client.Close();
     EXPECT_TRUE(WaitRunning(0)) << path;
   }
+}
+
+TEST_F(HttpServerTest, AClientThatEndsItsOwnSideGetsItsAnswer) {
+  Client whole(server_->port()), stream(server_->port());
+  whole.Send(Get("/patient"));
+  stream.Send(Get("/patient?stream"));
+  stream.ReadUntil("\r\n\r\n");
+  for (const Client* client : {&whole, &stream}) client->EndOwnSide();
+  // They are asked whether they are there, and are.
+  EXPECT_EQ(whole.ReadUntil("\r\n\r\n"), "HTTP/1.1 100 Continue\r\n\r\n");
+  EXPECT_EQ(stream.ReadUntil(":\n\n\r\n"), "3\r\n:\n\n\r\n");
+  EXPECT_EQ(running_, 2);
+  let_go_ = true;
+  const std::string answer = whole.ReadAll();
+  EXPECT_THAT(answer, HasSubstr("HTTP/1.1 200 OK\r\n"));
+  EXPECT_THAT(answer, testing::EndsWith("\r\n\r\ndata: the answer\n\n"));
+  EXPECT_THAT(stream.ReadAll(), testing::EndsWith("data: the answer\n\n\r\n0\r\n\r\n"));
+  EXPECT_EQ(left_, 0);
+}
+
+TEST_F(HttpServerTest, AClientThatClosesWithoutAResetIsNoticed) {
+  int gone = 0;
+  for (const char* path : {"/patient", "/patient?stream"}) {
+    Client client(server_->port());
+    client.Send(Get(path));
+    ASSERT_TRUE(WaitRunning(1));
+    // What is not read would make the close a reset.
+    if (absl::string_view(path) != "/patient") client.ReadUntil("\r\n\r\n");
+    client.Close();
+    EXPECT_TRUE(WaitRunning(0)) << path;
+    EXPECT_EQ(left_, ++gone) << path;
+  }
+  // One who read on for a while.
+  Client late(server_->port());
+  late.Send(Get("/patient"));
+  ASSERT_TRUE(WaitRunning(1));
+  late.EndOwnSide();
+  late.ReadUntil("\r\n\r\n");
+  late.Close();
+  EXPECT_TRUE(WaitRunning(0));
+  EXPECT_EQ(left_, ++gone);
+  // Where nothing can be asked.
+  Client old(server_->port());
+  old.Send("GET /patient HTTP/1.0\r\n\r\n");
+  ASSERT_TRUE(WaitRunning(1));
+  old.EndOwnSide();
+  EXPECT_TRUE(WaitRunning(0));
+  EXPECT_EQ(left_, ++gone);
 }
 
 TEST_F(HttpServerTest, TooManyConnectionsAre503) {

@@ -59,10 +59,12 @@ class Presence {
   absl::Time asked_ = absl::InfinitePast();
 };
 
+// Who only ended his own side over HTTP/1.0 (StreamWriter::Connected) may yet read it.
 Response ClientClosed() {
-  Response response;
-  response.status = kClientClosed;
-  return response;
+  return http::JsonError(kClientClosed,
+                         "the client has gone; one that ends its side of the connection and reads "
+                         "on is waited for over HTTP/1.1 only",
+                         "", "client_closed_request");
 }
 
 }  // namespace
