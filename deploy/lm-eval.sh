@@ -10,6 +10,7 @@
 #   --local FOLDER every task of a folder of YAML files with their rows beside them: no hub is asked. Each row is checked first.
 #                  tests/clients/lm_eval/make_rows.py makes such a folder from any text
 #   --model        default: the server's first
+#   --found        alone: asks no server; exit code 0 if lm-eval is here
 #   --out FOLDER   results and, with `-- --log_samples`, every row's scores as JSON
 #
 # Each figure stands with its standard error. lm-eval is looked for in $SHIFTADD_LM_EVAL (a virtual environment's folder), in
@@ -39,7 +40,10 @@ find_lm_eval() {
 }
 
 [ $# -gt 0 ] || usage 'which server?'
-case $1 in -h | --help) usage '' ;; esac
+case $1 in
+  -h | --help) usage '' ;;
+  --found) find_lm_eval && exit 0 ;;
+esac
 url=${1%/} tasks=$paper_tasks local='' model='' out=''
 shift
 while [ $# -gt 0 ]; do

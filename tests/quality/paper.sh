@@ -5,17 +5,20 @@
 #
 # A method is one job, which makes its candidates at all widths; each width is published uniformly and measured with
 # `shiftadd eval` on WikiText-2 test (perplexity, KL and agreement with full precision), by deploy/lm-eval.sh on a multiple choice
-# made of a text, and with `shiftadd bench` (tokens/s, joules a token where a meter can be read). Lines that --out has already are
-# not made again, and figures that --data has are not measured again: however a run ends, the same command goes on. The lines are
-# in order when it ends. Exit code 3: stopped by --minutes, there is more to do.
+# made of a text, and with `shiftadd bench` (tokens/s, joules a token where a meter can be read): without further options every
+# column is filled. Lines that --out has already are not made again, unless they lack a figure that is now asked for, and figures
+# that --data has are not measured again: however a run ends, the same command goes on. The lines are in order when it ends. Exit
+# code 3: stopped by --minutes, there is more to do.
 #
 #   --methods "…"          of rtn optq acc acc-butterfly lat shiftadd (default all)
 #   --bits "…"             widths (default "2 3 4")
 #   --windows N            of WikiText-2 test (default 148)
 #   --task-text FILE       zero-shot rows are made of it: which of four half sentences goes on (chance is .25). Not the paper's
-#                          tasks: deploy/lm-eval.sh runs those where the Hugging Face hub can be reached
+#                          tasks: deploy/lm-eval.sh runs those where the Hugging Face hub can be reached (default: the text that
+#                          is measured, WikiText-2's test; none: no zero-shot)
 #   --task-rows N          (default 200)
-#   --scorer lm-eval|own   own: tests/clients/zero_shot.py, which gives lm-eval's figures on such rows, where lm-eval cannot be had
+#   --scorer auto|lm-eval|own   own: tests/clients/zero_shot.py, which gives lm-eval's figures on such rows. auto: where lm-eval
+#                          is not here
 #   --bench SECONDS        of each timing (default 2; 0: none)
 #   --plot FILE            KL over stored bits, a panel a model, from the lines of --out, as SVG
 #
@@ -25,7 +28,7 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=lib.sh
 . "$(dirname "${BASH_SOURCE[0]}")/lib.sh"
 
-models=() methods='rtn optq acc acc-butterfly lat shiftadd' bits='2 3 4' windows=148 task_text='' task_rows=200 scorer=lm-eval bench=2 plot=''
+models=() methods='rtn optq acc acc-butterfly lat shiftadd' bits='2 3 4' windows=148 task_text='' task_rows=200 scorer=auto bench=2 plot=''
 while [ $# -gt 0 ]; do
   need_value "$@"
   case $1 in
@@ -45,8 +48,19 @@ for method in $methods; do
   [ -e "$quality_home/recipes/$(recipe_of "$method").json" ] || { echo "no method $method" >&2; exit 2; }
 done
 [ -n "$out" ] || { echo "--out: it keeps what is done" >&2; exit 2; }
-case $scorer in lm-eval | own) ;; *) echo "--scorer $scorer: expected lm-eval or own" >&2; exit 2 ;; esac
+case $scorer in auto | lm-eval | own) ;; *) echo "--scorer $scorer: expected auto, lm-eval or own" >&2; exit 2 ;; esac
+if [ "$scorer" = auto ]; then
+  if "$quality_home/../../deploy/lm-eval.sh" --found >/dev/null 2>&1; then scorer=lm-eval; else scorer=own; fi
+fi
+[ -n "$task_text" ] || task_text=$texts/wikitext2-test.txt
+[ "$task_text" != none ] || task_text=''
 [ -z "$task_text" ] || [ -e "$task_text" ] || { echo "$task_text is not there" >&2; exit 2; }
+# What a line must have.
+asked=()
+[ -z "$task_text" ] || asked+=(zero-shot)
+[ "$bench" = 0 ] || asked+=(tokens/s J/token)
+# lacks METHOD PLANES: whether the line is to be made.
+lacks() { quality paper-lacks "$out" "$name" "$1" "$2" "${asked[@]}"; }
 
 server=''
 stop_server() {
@@ -88,19 +102,20 @@ zero_shot_once() {
   zero_shot "$1" "$2/zero-shot" && touch "$2/zero-shot.done"
 }
 
-# figures PACKAGE FOLDER: everything that is measured of it, each kept in the folder. The source's speed is measured once.
+# bench PACKAGE OPTIONS…
+bench() {
+  "$bin/shiftadd" bench "$1" --context 128 --seconds "$bench" --json ${threads:+--threads "$threads"} ${device:+--device "$device"} "${@:2}"
+}
+# The same beside its source, which has to be measured.
+bench_source() { bench "$1" --source "$model" | jq -e 'if .source then . else error("source: " + .source_fault) end'; }
+
+# figures PACKAGE FOLDER: everything that is measured of it, each kept in the folder.
 figures() {
   mkdir -p "$2"
   once "$2/eval.json" "$bin/shiftadd" eval "$1" --text "$texts/wikitext2-test.txt" --windows "$windows" --length "$length" --json ||
     return 1
   once "$2/inspect.json" "$bin/shiftadd" inspect "$1" --json || return 1
-  if [ "$bench" != 0 ]; then
-    local -a more=()
-    [ ! -e "$home/source-bench.json" ] || more=(--no-source)
-    once "$2/bench.json" "$bin/shiftadd" bench "$1" --context 128 --seconds "$bench" --json ${threads:+--threads "$threads"} \
-      ${device:+--device "$device"} "${more[@]}" || return 1
-    [ -e "$home/source-bench.json" ] || cp "$2/bench.json" "$home/source-bench.json"
-  fi
+  [ "$bench" = 0 ] || once "$2/bench.json" bench "$1" --no-source || return 1
   zero_shot_once "$1" "$2"
 }
 
@@ -112,29 +127,32 @@ submit_recipe() { # KEY RECIPE BITS BUDGET
   submit "$1" "$data/recipe.json" "$4" "${arguments[@]}"
 }
 
-# full_precision FOLDER: its line, with figures that measuring a package left in the folder.
+# full_precision PACKAGE FOLDER: its line, with figures that measuring the package left in the folder. Its speed is measured once.
 full_precision() {
-  has "| $name | full precision |" && return 0
+  lacks 'full precision' – || return 0
+  [ "$bench" = 0 ] || once "$home/source-bench.json" bench_source "$1" || return 1
   local key="paper $name unquantized $length"
   if [ -n "$task_text" ]; then
     calibration_windows=1 submit_recipe "$key" unquantized 8 8 >/dev/null || return 1
     await "$key" >/dev/null || return 1
     zero_shot_once "quality:$(tag "$key")" "$home/unquantized" || return 1
   fi
-  emit "$(quality paper-full "$name" "$1" "$home")"
+  emit "$(quality paper-full "$name" "$2" "$home")"
 }
 
 run_method() {
   local b key report folder failed=0 parent_key="paper $name $1 [$bits] $length $calibration_windows" parent
   local -a arguments
+  local -a left=()
   for b in $bits; do
-    has "| $name | $1 | $b |" || break
+    if lacks "$1" "$b"; then left+=("$b"); fi
   done
-  has "| $name | $1 | $b |" && return 0
+  [ ${#left[@]} -gt 0 ] || lacks 'full precision' – || return 0
   parent=$(submit_recipe "$parent_key" "$(recipe_of "$1")" "$bits" "${bits%% *}") || return 1
   await "$parent_key" >/dev/null || return 1
-  for b in $bits; do
-    has "| $name | $1 | $b |" && continue
+  # Full precision is measured beside the last width that is there.
+  key="$parent_key at ${bits##* }" folder=$home/$1-${bits##* }
+  for b in "${left[@]}"; do
     ! out_of_time || return 3
     key="$parent_key at $b" folder=$home/$1-$b
     arguments=(--bits "$b" --uniform --eval-sequences 1 --eval-length 64)
@@ -143,7 +161,7 @@ run_method() {
     figures "quality:$(tag "$key")" "$folder" || { failed=1; continue; }
     emit "$(quality paper-row "$name" "$1" "$b" "$report" "$folder")"
   done
-  [ ! -s "$home/$1-$b/eval.json" ] || full_precision "$home/$1-$b" || failed=1
+  [ ! -s "$folder/eval.json" ] || full_precision "quality:$(tag "$key")" "$folder" || failed=1
   return $failed
 }
 

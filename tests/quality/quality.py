@@ -12,6 +12,7 @@
   quality.py paper-heading         the heading of paper.sh's table
   quality.py paper-full MODEL FOLDER MODEL_FOLDER       its line of full precision
   quality.py paper-row MODEL METHOD BITS REPORT FOLDER  a line, from a report and what figures() left in the folder
+  quality.py paper-lacks FILE MODEL METHOD BITS COLUMNS...  whether its line is not there or has a dash in such a column; takes it out then
   quality.py paper-sort FILE       puts its lines in order
   quality.py paper-plot FILE       KL over stored bits of that table on stdin as an SVG file, a panel a model
 """
@@ -172,7 +173,7 @@ def speed(figures):
     if not figures:
         return ["–", "–"]
     joules = figures.get("joules_per_token")
-    return [f"{1000 / figures['milliseconds_per_token']:.1f}", "not readable" if joules is None else f"{joules:.3f}"]
+    return [f"{1000 / figures['milliseconds_per_token']:.1f}", "not readable here" if joules is None else f"{joules:.3f}"]
 
 
 def paper_full(model, folder, model_folder):
@@ -209,6 +210,18 @@ PAPER_METHODS = ["full precision", "rtn", "optq", "lat", "acc", "acc-butterfly",
 
 def cells_of(text):
     return [cell.strip() for cell in text.strip().strip("|").split("|")]
+
+
+def paper_lacks(path, key, columns):
+    """Whether the line of `key` (model, method, planes) is to be made: a run may have measured less than this one will."""
+    path = pathlib.Path(path)
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    found = [text for text in lines if len(cells_of(text)) == len(PAPER_COLUMNS) and cells_of(text)[:3] == key]
+    if found and not any(cells_of(text)[PAPER_COLUMNS.index(column)] == "–" for text in found for column in columns):
+        return False
+    if found:
+        path.write_text("".join(f"{text}\n" for text in lines if text not in found), encoding="utf-8")
+    return True
 
 
 def paper_sorted(lines):
@@ -379,6 +392,8 @@ def main(arguments):
         print(paper_full(*arguments))
     elif command == "paper-row":
         print(paper_row(*arguments[:3], read_json(arguments[3]), arguments[4]))
+    elif command == "paper-lacks":
+        sys.exit(0 if paper_lacks(arguments[0], arguments[1:4], arguments[4:]) else 1)
     elif command == "paper-sort":
         path = pathlib.Path(arguments[0])
         path.write_text("\n".join(paper_sorted(path.read_text(encoding="utf-8").splitlines())) + "\n", encoding="utf-8")

@@ -146,7 +146,22 @@ class Paper(unittest.TestCase):
         shutil.copytree(folder / "zero-shot", folder / "unquantized" / "zero-shot")
         self.assertEqual(quality.paper_full("m", folder, folder),
                          "| m | full precision | – | 16 | 20.12 ± 0.31 | 0 | 0 | 1 | next 0.500 ± 0.050 | 2.0 MiB | 4.0 MiB | 62.5 | "
-                         "not readable |")
+                         "not readable here |")
+
+    def test_a_line_that_lacks_a_figure_is_made_again(self):
+        report = {"job": {"quality": {"stored_bits": 3.1678}}}
+        table = self.folder() / "table.md"
+        whole = quality.paper_row("m", "rtn", "3", report, self.folder())
+        lines = ["a line above", quality.paper_heading(), whole, quality.paper_row("m", "rtn", "2", report, self.folder(bench=False))]
+        table.write_text("\n".join(lines) + "\n")
+        columns = ["zero-shot", "tokens/s"]
+        self.assertFalse(quality.paper_lacks(table, ["m", "rtn", "3"], columns))
+        self.assertTrue(quality.paper_lacks(table, ["m", "rtn", "4"], columns))
+        self.assertFalse(quality.paper_lacks(table, ["m", "rtn", "2"], ["zero-shot"]))  # nobody asks for its speed
+        self.assertEqual(table.read_text(), "\n".join(lines) + "\n")
+        self.assertTrue(quality.paper_lacks(table, ["m", "rtn", "2"], columns))
+        self.assertEqual(table.read_text(), "\n".join(lines[:-1]) + "\n")
+        self.assertTrue(quality.paper_lacks(table.with_name("none"), ["m", "rtn", "2"], columns))
 
     def test_panels_and_order_of_the_table(self):
         report = {"job": {"quality": {"stored_bits": 3.1678}}}
