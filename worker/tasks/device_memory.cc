@@ -164,13 +164,15 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
                       shapes.StagedBytes() + shapes.StoringBytes()));
   out.push_back(Phase("factors and fits", weights, states, 0, shapes.QuantizeBytes(),
                       shapes.StagedBytes() + shapes.StoringBytes()));
-  // Two models in bf16, one window at a time; their states wait on the host between blocks.
+  // Two models in bf16, one window at a time with its scores in fp32; their states wait on the host
+  // between blocks.
   const uint64_t window = std::max<uint64_t>(1, evaluation.length());
   const uint64_t windows = std::max<uint64_t>(1, evaluation.sequences());
-  out.push_back(Phase(
-      "evaluation", 2 * (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf, 0, 0,
-      shapes.ForwardBytes(window, kFloat) + shapes.LogitBytes(std::min(window, kScoreTokens), 5),
-      2 * windows * window * row));
+  out.push_back(Phase("evaluation", 2 * (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf, 0,
+                      0,
+                      shapes.ForwardBytes(window, kFloat) + shapes.ScoreBytes(window) +
+                          shapes.LogitBytes(std::min(window, kScoreTokens), 5),
+                      2 * windows * window * row));
   return out;
 }
 

@@ -10,6 +10,8 @@
 #include <cstdio>
 #include <cstdlib>
 #include <filesystem>
+#include <fstream>
+#include <iterator>
 #include <limits>
 #include <map>
 
@@ -178,6 +180,12 @@ TEST(DeviceMemoryTest, A70BFitsOneCardWhenActivationsMayWaitOnTheHost) {
   EXPECT_EQ(phases[2].host_bytes(), phases[1].host_bytes());
   // Candidates of 2 + 3 + 4 planes and their scales, of three blocks, twice; ENDS's blobs likewise.
   EXPECT_EQ(phases[2].host_bytes(), ahead + block / 2 * 12 / 8 * 6 + 2 * ends);
+  // Two models; a window's activations in fp32, 1024 queries' scores for the way there and back,
+  // and logits of 512 tokens, five times.
+  EXPECT_EQ(phases[3].weight_bytes(), 2 * (block + ends));
+  EXPECT_EQ(phases[3].work_bytes(),
+            uint64_t{2048} * 4 * (2 * 8192 + 8192 + 2 * 10240 + 8192 + 3 * 28672) +
+                uint64_t{4} * 64 * 1024 * 2048 * 4 + uint64_t{5} * 512 * 128256 * 4);
   for (const v1::DevicePhase& phase : phases) {
     EXPECT_LT(phase.weight_bytes() + phase.hessian_bytes() + phase.work_bytes(),
               uint64_t{80'000'000'000} * 95 / 100)
@@ -210,11 +218,19 @@ TEST_F(TasksTest, IngestPlansEveryLayerAndHashSaysWhichBytes) {
 
   v1::Task hash = NewTask(v1::TASK_KIND_HASH);
   *hash.mutable_hash()->mutable_files() = plan.source_files();
-  const auto hashed = Run(runner.get(), hash);
-  ASSERT_TRUE(hashed.ok()) << hashed.status();
-  ASSERT_GE(hashed->hash().files_size(), 3);
-  for (const v1::SourceFile& file : hashed->hash().files())
-    EXPECT_TRUE(ValidateDigest(file.digest()).ok());
+  for (const int threads : {1, 4}) {  // a file a thread
+    const auto hashed = Run(NewRunner("", threads).get(), hash);
+    ASSERT_TRUE(hashed.ok()) << hashed.status();
+    ASSERT_GE(hashed->hash().files_size(), 3);
+    for (int i = 0; i < hashed->hash().files_size(); ++i) {
+      const v1::SourceFile& file = hashed->hash().files(i);
+      EXPECT_EQ(file.path(), plan.source_files(i).path());
+      std::ifstream in(dir_ + "/tiny/" + file.path(), std::ios::binary);
+      const std::string bytes{std::istreambuf_iterator<char>(in), {}};
+      EXPECT_EQ(file.bytes(), bytes.size());
+      EXPECT_EQ(file.digest(), Sha256Digest(bytes)) << file.path() << ", " << threads << " threads";
+    }
+  }
   hash.mutable_hash()->mutable_files(0)->set_path("../../etc/passwd");
   EXPECT_EQ(Run(runner.get(), hash).status().code(), absl::StatusCode::kInvalidArgument);
 }
