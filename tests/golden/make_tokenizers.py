@@ -209,6 +209,14 @@ def split(*patterns, digits=False):
                                     pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
 
 
+def old_added_tokens(tokenizer, _):
+    """As the first conversions of LLaMA were, and OPT is: added tokens are looked for in the text's normal form, in their own."""
+    document = json.loads(tokenizer.to_str())
+    for token in document["added_tokens"]:
+        token["normalized"] = True
+    return Tokenizer.from_str(json.dumps(document)), None
+
+
 def build(whole_maps):
     """whole_maps: with SentencePiece's own map of characters too."""
     more = {"unigram_nmt_nfkc": mapped_unigram("nmt_nfkc")} if whole_maps else {}
@@ -223,6 +231,7 @@ def build(whole_maps):
         "deepseek_coder": byte_level(split(*DEEPSEEK_CODER, digits=True), normalizers.Sequence([]),
                                      post=processors.ByteLevel(trim_offsets=False)),
         "llama2": sentencepiece_bpe("llama"),
+        "llama2_old": old_added_tokens(*sentencepiece_bpe("llama")),
         "mistral": sentencepiece_bpe("mistral"),
         "gemma": sentencepiece_bpe("gemma"),
         "unigram": sentencepiece_unigram(False),

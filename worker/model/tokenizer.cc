@@ -89,13 +89,14 @@ TextTokenizer::TextTokenizer(TokenizerDocument document)
     AddCharacterLevel();
   }
   for (const AddedToken& token : document_.added) {
-    std::string& bytes = bytes_[static_cast<size_t>(token.id)] = token.content;
+    AddedToken sought = token;
+    if (token.normalized) sought.content = document_.normalizer.Run(token.content);
+    // One in its normal form is decoded from that: what was in front of it went into it.
+    std::string& bytes = bytes_[static_cast<size_t>(token.id)] = sought.content;
     for (const auto& [from, to] : document_.decoder_replace) {
       bytes = absl::StrReplaceAll(bytes, {{from, to}});
     }
     special_[static_cast<size_t>(token.id)] = token.special;
-    AddedToken sought = token;
-    if (token.normalized) sought.content = document_.normalizer.Run(token.content);
     (token.normalized ? normalized_ : raw_).Add(sought);
   }
   for (const auto& [left, right, merged] : document_.merges) bpe_.AddMerge(left, right, merged);
@@ -245,6 +246,9 @@ absl::StatusOr<std::string> TextTokenizer::RenderChat(
   std::map<std::string, std::string> special;
   const auto add = [&](const char* name, int32_t id) {
     if (id >= 0 && id < vocab_size()) special[name] = bytes_[static_cast<size_t>(id)];
+    for (const AddedToken& token : document_.added) {
+      if (token.id == id) special[name] = token.content;
+    }
   };
   add("bos_token", document_.bos);
   add("eos_token", document_.eos);

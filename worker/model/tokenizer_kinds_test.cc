@@ -190,6 +190,25 @@ TEST_P(TokenizerKindsTest, BrokenUtf8GoesThrough) {
   }
 }
 
+// Ids and texts as tokenizers 0.23.3 has them.
+TEST(AddedTokensTest, InNormalFormAreDecodedWithTheSpaceThatWentIntoThem) {
+  json document;
+  for (const json& one : Golden().at("entries")) {
+    if (one.at("name") == "llama2_old") document = one.at("tokenizer");
+  }
+  document["shiftadd"] = {{"chat_template", "{{ bos_token }}x"}, {"bos", 1}, {"eos", {2}}};
+  const auto tokenizer = Tokenizer::FromJson(document.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  const std::map<std::string, std::vector<int32_t>> expected = {
+      {"a <s> b", {260, 1, 269}}, {"<s>a", {1, 520}}, {"x  <unk> y", {450, 517, 0, 517, 536}}};
+  for (const auto& [text, ids] : expected) {
+    EXPECT_EQ((*tokenizer)->Encode(text, false, true), ids) << text;
+    EXPECT_EQ((*tokenizer)->Decode(ids, false), text);
+  }
+  // A template that names it wants the token alone.
+  EXPECT_EQ((*tokenizer)->RenderChat({}, false, {}).value(), "<s>x");
+}
+
 TEST(SentencePieceModelTest, BrokenFilesAreErrors) {
   for (const json& one : Golden().at("entries")) {
     if (!one.contains("sentencepiece")) continue;
