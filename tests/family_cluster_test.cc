@@ -67,6 +67,19 @@ void ExpectExport(Cluster* cluster, const std::string& root, const std::string& 
               found, perplexity);
 }
 
+// Both sides are measured, and the source is the job's.
+void ExpectBench(Cluster* cluster, const std::string& name) {
+  const RunResult result = RunCommand(
+      {Binary("shiftadd"), "bench", name, "--coordinator", cluster->coordinator_address(),
+       "--packager", cluster->packager_address(), "--blobs", cluster->store_dir(), "--device",
+       "cpu", "--threads", "1", "--context", "24", "--seconds", "0.01", "--json"});
+  ASSERT_EQ(result.exit_code, 0) << result.output;
+  const auto json = nlohmann::json::parse(result.output.substr(result.output.find('{')));
+  EXPECT_EQ(json.at("source_fault"), "");
+  EXPECT_TRUE(json.at("source").is_object());
+  EXPECT_GT(json.at("speedup").at("token").get<double>(), 0);
+}
+
 TEST(FamilyClusterTest, QuantizedServedAndExported) {
   const std::string root = NewTempDir("families");
   Cluster cluster(root);
@@ -91,6 +104,7 @@ TEST(FamilyClusterTest, QuantizedServedAndExported) {
     for (const char* format : {"hf-fp16", "gguf"}) {
       ExpectExport(&cluster, root, name, *text, format, end->quality().perplexity_quantized());
     }
+    ExpectBench(&cluster, name);
     // Four planes of a random model: near it, which a wrong backward pass or rotation would not be.
     EXPECT_GT(end->quality().kl(), 0);
     EXPECT_LT(end->quality().kl(), 0.4) << name;
