@@ -55,6 +55,9 @@ start_registry() {
 }
 
 cp -r "$source/tests/golden/tiny_package" "$work/layout"
+# Whoever only reads a layout leaves it as it is: it may lie on a disk that is mounted read-only.
+untouched() { (cd "$work/layout" && find . -printf '%p %T@ %C@\n' | sort); }
+untouched >"$work/layout.before"
 packager one
 packager two
 start_registry
@@ -133,6 +136,15 @@ refused 1 "found none" timeout 20 "$bin/shiftadd-server" --package golden:v1 --p
 
 "$bin/shiftadd-export" golden:v1 "$work/exported" --format gguf --package-dir "http://$registry/team"
 [ -s "$work/exported/model-f16.gguf" ] || fail "no export from a registry"
+
+"$bin/shiftadd-export" golden:v1 "$work/exported_too" --format gguf --package-dir "$work/layout"
+refused 1 "there are: golden:v1" timeout 20 "${serve[@]:0:1}" --package golden:v9 --package-dir "$work/layout" --listen 127.0.0.1:0 \
+  --http 127.0.0.1:0 --threads 1
+"$bin/shiftadd-server" --package golden:v1 --package-dir "$work/layout" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1 \
+  --port-file "$work/untouched.ports" >"$work/untouched.log" 2>&1 &
+pids+=($!)
+await "$work/untouched.ports" "$work/untouched.log"
+untouched | diff "$work/layout.before" - || fail "reading a layout writes into it"
 
 # Bad input.
 alone=("$bin/shiftadd-server" --listen 127.0.0.1:0 --http 127.0.0.1:0 --threads 1 --package)

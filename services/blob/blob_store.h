@@ -88,14 +88,20 @@ class BlobStore {
   virtual absl::StatusOr<std::map<std::string, nlohmann::json>> ListTags() = 0;
 };
 
+// What a store is opened for. Of one that is only read (a disk that is mounted so, say) nothing is
+// made, locked or touched; what would write is FAILED_PRECONDITION.
+enum class StoreUse { kReadAndWrite, kRead };
+
 // An OCI image layout: DIR/oci-layout, index.json, blobs/sha256/…, and DIR/scratch/JOB/…. Made if
-// absent.
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenOciLayout(const std::string& dir);
+// absent; NOT_FOUND where it is to be read. FAILED_PRECONDITION: of another version.
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenOciLayout(const std::string& dir,
+                                                         StoreUse use = StoreUse::kReadAndWrite);
 
 // http:// or https://HOST[:PORT]/PREFIX: an OCI registry (registry_store.h). Anything else: a
 // layout's folder. A registry's credentials are read from the file that SHIFTADD_REGISTRY_AUTH_FILE
 // names (one line, USER:PASSWORD), its CA certificate (PEM) from SHIFTADD_REGISTRY_CA_FILE.
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location);
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location,
+                                                         StoreUse use = StoreUse::kReadAndWrite);
 // Whether a location means a registry.
 bool IsRegistry(absl::string_view location);
 

@@ -36,6 +36,17 @@ json EmptyIndex() {
   return {{"schemaVersion", 2}, {"mediaType", kIndexMediaType}, {"manifests", json::array()}};
 }
 
+// NOT_FOUND: there is no such file.
+absl::Status CheckVersion(const std::string& layout) {
+  SA_ASSIGN_OR_RETURN(const std::string text, ReadSmallFile(layout));
+  const json found = ParseJson(text);
+  if (found.is_object() && found.value("imageLayoutVersion", json()) == kLayoutVersion) {
+    return absl::OkStatus();
+  }
+  return absl::FailedPreconditionError(
+      absl::StrCat(layout, ": expected imageLayoutVersion ", kLayoutVersion, ", found ", text));
+}
+
 // Empty if the entry has no reference.
 std::string ReferenceOf(const json& entry) {
   const auto annotations = entry.find("annotations");
@@ -52,23 +63,26 @@ void EraseReference(json& manifests, const std::string& reference) {
 
 }  // namespace
 
+absl::Status CheckLayout(const std::string& dir) {
+  for (const char* file : {"/index.json", "/oci-layout"}) {
+    const absl::Status there = Open(dir + file, O_RDONLY).status();
+    if (absl::IsNotFound(there)) {
+      return absl::NotFoundError(absl::StrCat("no OCI image layout is there (", file + 1, ")"));
+    }
+    SA_RETURN_IF_ERROR(there);
+  }
+  return CheckVersion(dir + "/oci-layout");
+}
+
 absl::Status InitLayout(const std::string& dir, const std::string& temp_dir) {
   const std::string layout = dir + "/oci-layout", index = dir + "/index.json";
   SA_ASSIGN_OR_RETURN(const FileLock lock,
                       FileLock::Acquire(dir + "/.index.lock", FileLock::kExclusive));
-  const absl::StatusOr<std::string> text = ReadSmallFile(layout);
-  if (text.ok()) {
-    const json found = ParseJson(*text);
-    if (!found.is_object() || found.value("imageLayoutVersion", json()) != kLayoutVersion) {
-      return absl::FailedPreconditionError(absl::StrCat(layout, ": expected imageLayoutVersion ",
-                                                        kLayoutVersion, ", found ", *text));
-    }
-  } else if (absl::IsNotFound(text.status())) {
-    SA_RETURN_IF_ERROR(
-        ReplaceFile(layout, temp_dir, json{{"imageLayoutVersion", kLayoutVersion}}.dump()));
-  } else {
-    return text.status();
+  absl::Status version = CheckVersion(layout);
+  if (absl::IsNotFound(version)) {
+    version = ReplaceFile(layout, temp_dir, json{{"imageLayoutVersion", kLayoutVersion}}.dump());
   }
+  SA_RETURN_IF_ERROR(version);
   const absl::Status there = Open(index, O_RDONLY).status();
   return absl::IsNotFound(there) ? ReplaceFile(index, temp_dir, EmptyIndex().dump()) : there;
 }

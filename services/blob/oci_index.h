@@ -11,6 +11,9 @@
 
 namespace shiftadd::blob {
 
+// NOT_FOUND: DIR holds no OCI image layout; FAILED_PRECONDITION: it is one of another version.
+absl::Status CheckLayout(const std::string& dir);
+
 // Writes DIR/oci-layout and an empty DIR/index.json if they are absent. FAILED_PRECONDITION if
 // DIR/oci-layout is of another version.
 absl::Status InitLayout(const std::string& dir, const std::string& temp_dir);

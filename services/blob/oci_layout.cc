@@ -61,8 +61,9 @@ bool SameBytes(const std::string& path, absl::string_view data) {
 
 class LayoutStore : public BlobStore {
  public:
-  explicit LayoutStore(const std::string& dir)
+  LayoutStore(const std::string& dir, StoreUse use)
       : dir_(dir),
+        use_(use),
         blobs_(dir + "/blobs/sha256"),
         scratch_(dir + "/scratch"),
         temp_(dir + "/tmp"),
@@ -70,6 +71,7 @@ class LayoutStore : public BlobStore {
         index_(dir, temp_) {}
 
   absl::Status Init() {
+    if (use_ == StoreUse::kRead) return blob::CheckLayout(dir_);
     for (const std::string& d : {blobs_, scratch_, temp_}) {
       SA_RETURN_IF_ERROR(blob::MakeDirectories(d));
     }
@@ -79,7 +81,7 @@ class LayoutStore : public BlobStore {
 
   absl::StatusOr<std::string> Put(absl::string_view data) override {
     const std::string digest = Sha256Digest(data);
-    SA_RETURN_IF_ERROR(Away());
+    SA_RETURN_IF_ERROR(Writable());
     // Shared with other writers, exclusive against DeleteIfOlder: a blob that is touched here
     // stays.
     SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kShared));
@@ -108,7 +110,7 @@ class LayoutStore : public BlobStore {
 
   absl::StatusOr<uint64_t> Renew(const std::string& digest) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
-    SA_RETURN_IF_ERROR(Away());
+    SA_RETURN_IF_ERROR(Writable());
     SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kShared));
     SA_ASSIGN_OR_RETURN(const uint64_t size, Stat(digest));
     if (!Touch(digest)) return ErrnoStatus(errno, "set time of", PathOf(digest));
@@ -136,7 +138,7 @@ class LayoutStore : public BlobStore {
 
   absl::StatusOr<bool> DeleteIfOlder(const std::string& digest, absl::Time cutoff) override {
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
-    SA_RETURN_IF_ERROR(Away());
+    SA_RETURN_IF_ERROR(Writable());
     SA_ASSIGN_OR_RETURN(const FileLock lock, FileLock::Acquire(lock_, FileLock::kExclusive));
     const std::string path = PathOf(digest);
     struct stat st;
@@ -179,7 +181,7 @@ class LayoutStore : public BlobStore {
   absl::StatusOr<std::string> PutScratch(const std::string& job, absl::string_view data) override {
     SA_RETURN_IF_ERROR(ValidateJob(job));
     // Nothing is made in a folder on which a disk will be mounted.
-    SA_RETURN_IF_ERROR(Away());
+    SA_RETURN_IF_ERROR(Writable());
     const std::string digest = Sha256Digest(data), folder = scratch_ + "/" + job;
     const std::string path = folder + "/" + HexOf(digest);
     if (SameBytes(path, data)) return digest;
@@ -199,6 +201,7 @@ class LayoutStore : public BlobStore {
   absl::Status DeleteScratchBlob(const std::string& job, const std::string& digest) override {
     SA_RETURN_IF_ERROR(ValidateJob(job));
     SA_RETURN_IF_ERROR(ValidateDigest(digest));
+    SA_RETURN_IF_ERROR(MayWrite());
     const std::string path = scratch_ + "/" + job + "/" + HexOf(digest);
     if (unlink(path.c_str()) == 0 || errno == ENOENT) return absl::OkStatus();
     return ErrnoStatus(errno, "delete", path);
@@ -206,7 +209,7 @@ class LayoutStore : public BlobStore {
 
   absl::Status DeleteScratch(const std::string& job) override {
     SA_RETURN_IF_ERROR(ValidateJob(job));
-    SA_RETURN_IF_ERROR(Away());
+    SA_RETURN_IF_ERROR(Writable());
     const std::string folder = scratch_ + "/" + job;
     std::error_code error;
     // A writer that has not heard of the end may add a file between the listing and the rmdir.
@@ -220,9 +223,13 @@ class LayoutStore : public BlobStore {
   }
 
   absl::Status PutTag(const std::string& reference, const json& descriptor) override {
+    SA_RETURN_IF_ERROR(MayWrite());
     return index_.Put(reference, descriptor);
   }
-  absl::Status DeleteTag(const std::string& reference) override { return index_.Delete(reference); }
+  absl::Status DeleteTag(const std::string& reference) override {
+    SA_RETURN_IF_ERROR(MayWrite());
+    return index_.Delete(reference);
+  }
   absl::StatusOr<std::map<std::string, json>> ListTags() override { return index_.List(); }
 
   // Makes a finished temp file the blob `digest`.
@@ -254,6 +261,15 @@ class LayoutStore : public BlobStore {
     return absl::UnavailableError(
         absl::StrCat("blob folder ", dir_, " is away: it has no oci-layout"));
   }
+  absl::Status MayWrite() const {
+    if (use_ == StoreUse::kReadAndWrite) return absl::OkStatus();
+    return absl::FailedPreconditionError(
+        absl::StrCat("blob folder ", dir_, " was opened to be read only"));
+  }
+  absl::Status Writable() const {
+    SA_RETURN_IF_ERROR(MayWrite());
+    return Away();
+  }
   absl::Status Missing(const std::string& digest, const std::string& where) const {
     SA_RETURN_IF_ERROR(Away());
     return NotFound(digest, where);
@@ -273,7 +289,9 @@ class LayoutStore : public BlobStore {
     return data;
   }
 
-  const std::string dir_, blobs_, scratch_, temp_, lock_;
+  const std::string dir_;
+  const StoreUse use_;
+  const std::string blobs_, scratch_, temp_, lock_;
   blob::OciIndex index_;
 };
 
@@ -304,16 +322,16 @@ class LayoutWriter : public BlobWriter {
 };
 
 absl::StatusOr<std::unique_ptr<BlobWriter>> LayoutStore::NewWriter() {
-  SA_RETURN_IF_ERROR(Away());
+  SA_RETURN_IF_ERROR(Writable());
   SA_ASSIGN_OR_RETURN(TempFile temp, TempFile::Create(temp_));
   return std::unique_ptr<BlobWriter>(new LayoutWriter(this, std::move(temp)));
 }
 
 }  // namespace
 
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenOciLayout(const std::string& dir) {
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenOciLayout(const std::string& dir, StoreUse use) {
   if (dir.empty()) return absl::InvalidArgumentError("blob folder: expected a path, found \"\"");
-  auto store = std::make_unique<LayoutStore>(dir);
+  auto store = std::make_unique<LayoutStore>(dir, use);
   SA_RETURN_IF_ERROR(Annotate(store->Init(), absl::StrCat("blob folder ", dir)));
   return store;
 }

@@ -4,6 +4,7 @@
 #include <sys/resource.h>
 #include <sys/stat.h>
 
+#include <algorithm>
 #include <csignal>
 #include <filesystem>
 #include <fstream>
@@ -21,7 +22,9 @@ using nlohmann::json;
 using testing::HasSubstr;
 
 INSTANTIATE_TEST_SUITE_P(OciLayout, BlobStoreConformance,
-                         testing::Values(BlobStoreFactory{"OciLayout", OpenOciLayout}),
+                         testing::Values(BlobStoreFactory{
+                             "OciLayout",
+                             [](const std::string& dir) { return OpenOciLayout(dir); }}),
                          [](const auto& info) { return info.param.name; });
 
 void WriteFile(const std::string& path, const std::string& text) {
@@ -257,6 +260,54 @@ TEST_F(OciLayoutTest, OpeningRemovesOnlyOldLeftovers) {
   EXPECT_TRUE(fs::exists(fresh));
   ASSERT_TRUE(writer->Append("live").ok());  // its writer lives: spared although old
   EXPECT_TRUE(writer->Commit("").ok());
+}
+
+// Every path under it with its times of change.
+std::vector<std::string> Snapshot(const std::string& dir) {
+  std::vector<std::string> out;
+  for (const auto& entry : fs::recursive_directory_iterator(dir)) {
+    struct stat st;
+    EXPECT_EQ(lstat(entry.path().c_str(), &st), 0);
+    out.push_back(absl::StrCat(entry.path().string(), " ",
+                               absl::ToUnixNanos(absl::TimeFromTimespec(st.st_mtim)), " ",
+                               absl::ToUnixNanos(absl::TimeFromTimespec(st.st_ctim))));
+  }
+  std::sort(out.begin(), out.end());
+  return out;
+}
+
+TEST_F(OciLayoutTest, AStoreThatIsReadIsLeftAsItIs) {
+  const std::string digest = store_->Put("blob").value();
+  const json descriptor = {{"mediaType", "a/b"}, {"digest", digest}, {"size", 4}};
+  ASSERT_TRUE(store_->PutTag("name:tag", descriptor).ok());
+  for (const char* ours : {"scratch", "tmp", ".blobs.lock", ".index.lock"}) {
+    fs::remove_all(dir_ + "/" + ours);
+  }
+  const std::vector<std::string> before = Snapshot(dir_);
+  const std::unique_ptr<BlobStore> store = OpenOciLayout(dir_, StoreUse::kRead).value();
+  EXPECT_EQ(store->Get(digest).value(), "blob");
+  EXPECT_EQ(store->ReadRange(digest, 1, 2).value(), "lo");
+  EXPECT_EQ(store->Stat(digest).value(), 4u);
+  EXPECT_EQ(store->List().value(), std::vector<std::string>{digest});
+  EXPECT_EQ(store->ListTags().value().count("name:tag"), 1u);
+  EXPECT_EQ(store->GetScratch("job", digest).status().code(), StatusCode::kNotFound);
+  for (const absl::Status& refused :
+       {store->Put("more").status(), store->Put("blob").status(), store->NewWriter().status(),
+        store->Renew(digest).status(), store->Delete(digest),
+        store->PutScratch("job", "x").status(), store->DeleteScratch("job"),
+        store->DeleteScratchBlob("job", digest), store->PutTag("name:other", descriptor),
+        store->DeleteTag("name:tag")}) {
+    EXPECT_EQ(refused.code(), StatusCode::kFailedPrecondition) << refused;
+    EXPECT_THAT(std::string(refused.message()), HasSubstr(dir_ + " was opened to be read only"));
+  }
+  EXPECT_EQ(Snapshot(dir_), before);
+
+  fs::remove(dir_ + "/oci-layout");
+  const auto none = OpenOciLayout(dir_, StoreUse::kRead);
+  EXPECT_EQ(none.status().code(), StatusCode::kNotFound);
+  EXPECT_THAT(std::string(none.status().message()), HasSubstr(dir_ + ": no OCI image layout"));
+  WriteFile(dir_ + "/oci-layout", R"({"imageLayoutVersion":"9"})");
+  EXPECT_EQ(OpenOciLayout(dir_, StoreUse::kRead).status().code(), StatusCode::kFailedPrecondition);
 }
 
 TEST_F(OciLayoutTest, StrayFilesAmongBlobsAreNotListed) {

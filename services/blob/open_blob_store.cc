@@ -68,9 +68,10 @@ absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment() {
   return options;
 }
 
-absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location) {
+absl::StatusOr<std::unique_ptr<BlobStore>> OpenBlobStore(const std::string& location,
+                                                         StoreUse use) {
   SA_RETURN_IF_ERROR(CheckLocation(location));
-  if (!IsRegistry(location)) return OpenOciLayout(location);
+  if (!IsRegistry(location)) return OpenOciLayout(location, use);
   SA_ASSIGN_OR_RETURN(const blob::RegistryOptions options, RegistryOptionsFromEnvironment());
   return OpenRegistry(location, options);
 }

@@ -1,8 +1,6 @@
 #include "services/packaging/remote_package.h"
 
 #include <algorithm>
-#include <filesystem>
-#include <system_error>
 #include <utility>
 
 #include "absl/strings/match.h"
@@ -165,14 +163,6 @@ absl::Status RemotePackage::CheckPlace(const std::string& place) {
   return CheckRepositoryName(repository);
 }
 
-absl::Status CheckLayoutIsThere(const std::string& dir) {
-  std::error_code ignored;
-  if (std::filesystem::exists(std::filesystem::path(dir) / "index.json", ignored)) {
-    return absl::OkStatus();
-  }
-  return absl::NotFoundError(absl::StrCat(dir, ": no OCI image layout is there (index.json)"));
-}
-
 absl::StatusOr<std::unique_ptr<RemotePackage>> RemotePackage::Open(const std::string& place,
                                                                    const std::string& reference,
                                                                    Use use) {
@@ -180,8 +170,9 @@ absl::StatusOr<std::unique_ptr<RemotePackage>> RemotePackage::Open(const std::st
   const std::string& tag = parsed.digest.empty() ? parsed.tag : parsed.digest;
   SA_RETURN_IF_ERROR(CheckPlace(place));
   if (!IsRegistry(place)) {
-    if (use == Use::kSource) SA_RETURN_IF_ERROR(CheckLayoutIsThere(place));
-    SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> layout, OpenOciLayout(place));
+    SA_ASSIGN_OR_RETURN(
+        std::unique_ptr<BlobStore> layout,
+        OpenOciLayout(place, use == Use::kSource ? StoreUse::kRead : StoreUse::kReadAndWrite));
     return std::unique_ptr<RemotePackage>(
         std::make_unique<LayoutPackage>(std::move(layout), place, parsed.name, tag));
   }

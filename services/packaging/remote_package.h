@@ -16,7 +16,8 @@ namespace shiftadd::packaging {
 class RemotePackage {
  public:
   virtual ~RemotePackage() = default;
-  // Of a folder without an image layout: a source is NOT_FOUND, a target gets an empty one.
+  // Nothing is written to a source. Of a folder without an image layout: a source is NOT_FOUND, a
+  // target gets an empty one.
   enum class Use { kSource, kTarget };
   // `place`: http[s]://HOST[:PORT]/REPOSITORY[:TAG] (TAG: else that of `reference`), or a folder,
   // where `reference` (name:tag or name@digest) names the package. Nothing is asked of a registry

@@ -27,12 +27,6 @@ namespace {
 
 using nlohmann::json;
 
-absl::StatusOr<std::shared_ptr<BlobStore>> OpenExisting(const std::string& location) {
-  if (!IsRegistry(location)) SA_RETURN_IF_ERROR(packaging::CheckLayoutIsThere(location));
-  SA_ASSIGN_OR_RETURN(std::unique_ptr<BlobStore> store, OpenBlobStore(location));
-  return std::shared_ptr<BlobStore>(std::move(store));
-}
-
 absl::Status NotFound(const std::string& reference, const std::string& where,
                       const std::vector<std::string>& there) {
   return absl::NotFoundError(absl::StrCat(
@@ -83,7 +77,6 @@ absl::StatusOr<std::vector<std::string>> Places(const std::string& dir,
         absl::StrCat(prefix, "/", reference.substr(0, reference.find_first_of("@:"))), prefix};
   }
   SA_RETURN_IF_ERROR(packaging::RemotePackage::CheckPlace(dir));
-  SA_RETURN_IF_ERROR(packaging::CheckLayoutIsThere(dir));
   return std::vector<std::string>{dir};
 }
 
@@ -91,7 +84,7 @@ absl::StatusOr<std::vector<std::string>> Places(const std::string& dir,
 std::vector<std::string> NamesIn(const std::string& dir, const std::vector<std::string>& places,
                                  const std::string& reference) {
   std::set<std::string> names;
-  const auto store = OpenBlobStore(dir);
+  const auto store = OpenBlobStore(dir, StoreUse::kRead);
   const auto kept = store.ok() ? (*store)->ListTags() : store.status();
   if (kept.ok()) {
     for (const auto& [name, descriptor] : *kept) names.insert(name);
@@ -219,7 +212,7 @@ absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
   if (!found.ok()) return found.status();
   std::shared_ptr<BlobStore> local;
   if (!location.blobs.empty()) {
-    SA_ASSIGN_OR_RETURN(local, OpenExisting(location.blobs));
+    SA_ASSIGN_OR_RETURN(local, OpenBlobStore(location.blobs, StoreUse::kRead));
   }
   ResolvedPackage package;
   package.name = reference;
