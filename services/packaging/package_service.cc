@@ -48,6 +48,8 @@ void Fill(const PackageInfo& from, v1::Package* to) {
 PublishSpec ToSpec(const v1::PublishPackageRequest& request) {
   PublishSpec spec{request.reference(),       request.config_json(),     {},
                    request.provenance_json(), request.expected_digest(), {}};
+  spec.signatures_json.assign(request.signature_json().begin(), request.signature_json().end());
+  spec.evaluations_json.assign(request.evaluation_json().begin(), request.evaluation_json().end());
   for (const v1::Descriptor& layer : request.layers()) {
     spec.layers.push_back({layer.media_type(),
                            layer.digest(),

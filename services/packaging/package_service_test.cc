@@ -40,6 +40,8 @@ class PackageServiceTest : public PackagerFixture {
     request.set_reference(spec.reference);
     request.set_config_json(spec.config_json);
     request.set_provenance_json(spec.provenance_json);
+    for (const std::string& document : spec.signatures_json) request.add_signature_json(document);
+    for (const std::string& document : spec.evaluations_json) request.add_evaluation_json(document);
     for (const Descriptor& layer : spec.layers) {
       v1::Descriptor* d = request.add_layers();
       d->set_media_type(layer.media_type);
@@ -58,7 +60,10 @@ class PackageServiceTest : public PackagerFixture {
 };
 
 TEST_F(PackageServiceTest, PublishTagListDelete) {
-  const v1::Package published = client_->Publish(ToRequest(Spec("m:latest"))).value();
+  PublishSpec spec = Spec("m:latest");
+  spec.signatures_json = {R"({"by":"a"})", R"({"by":"b"})"};
+  spec.evaluations_json = {R"({"kl":1})"};
+  const v1::Package published = client_->Publish(ToRequest(spec)).value();
   EXPECT_EQ(published.tag(), "latest");
   EXPECT_EQ(published.config_json(), "");
   EXPECT_NEAR(static_cast<double>(published.publish_time().seconds()),
@@ -68,6 +73,10 @@ TEST_F(PackageServiceTest, PublishTagListDelete) {
   EXPECT_EQ(Sha256Digest(got.manifest_json()), published.digest());
   EXPECT_EQ(Sha256Digest(got.config_json()), got.config().digest());
   EXPECT_EQ(got.provenance_json(), R"({"job":"job-1"})");
+  ASSERT_EQ(got.signature_json_size(), 2);
+  EXPECT_EQ(got.signature_json(1), spec.signatures_json[1]);
+  ASSERT_EQ(got.evaluation_json_size(), 1);
+  EXPECT_EQ(got.evaluation_json(0), spec.evaluations_json[0]);
   ASSERT_EQ(got.layers_size(), 4);
   EXPECT_EQ(got.layers(1).annotations().at("org.opencontainers.image.title"), "head");
   EXPECT_EQ(client_->Tag("m:latest", "n:v1").value().name(), "n");

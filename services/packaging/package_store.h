@@ -45,12 +45,11 @@ class PackageStore {
  public:
   virtual ~PackageStore() = default;
 
-  // Adds the package and its provenance (if its digest is not empty) unless they are there, and
-  // points the tag at it. `expected`: what the tag must point at now; empty: anything. Gives false
-  // if nothing changed.
+  // Adds the package and the manifests about it unless they are there, and points the tag at it.
+  // `expected`: what the tag must point at now; empty: anything. Gives false if nothing changed.
   virtual absl::StatusOr<bool> Publish(const PackageRow& package, const std::string& tag,
-                                       const ProvenanceRow& provenance, const std::string& expected,
-                                       const TagMover& mover) = 0;
+                                       const std::vector<ProvenanceRow>& provenance,
+                                       const std::string& expected, const TagMover& mover) = 0;
   // Points target at a package that `source_name` has; the package is then also target.name's, with
   // its provenance.
   virtual absl::Status MoveTag(const std::string& source_name, const TagRow& target,

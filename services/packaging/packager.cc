@@ -143,8 +143,6 @@ absl::StatusOr<Descriptor> Packager::PutDocument(const std::string& media_type,
 absl::StatusOr<ProvenanceRow> Packager::PutReferrer(const PackageRow& package,
                                                     const std::string& media_type,
                                                     const std::string& document_json) {
-  ProvenanceRow row{package.name, package.digest, "", 0};
-  if (document_json.empty()) return row;
   SA_ASSIGN_OR_RETURN(Descriptor document,
                       PutDocument(media_type, json::parse(document_json).dump()));
   document.annotations[kTitleAnnotation] = TitleOf(media_type);
@@ -155,9 +153,27 @@ absl::StatusOr<ProvenanceRow> Packager::PutReferrer(const PackageRow& package,
           kManifestMediaType,
           ReferrerManifest({kManifestMediaType, package.digest, package.manifest_json.size(), {}},
                            document)));
-  row.digest = manifest.digest;
-  row.size = manifest.size;
-  return row;
+  return ProvenanceRow{package.name, package.digest, manifest.digest, manifest.size};
+}
+
+absl::StatusOr<std::vector<ProvenanceRow>> Packager::PutReferrers(const PackageRow& package,
+                                                                  const PublishSpec& spec) {
+  std::vector<ProvenanceRow> rows;
+  const auto put = [&](const char* type, const std::string& document) -> absl::Status {
+    SA_ASSIGN_OR_RETURN(ProvenanceRow row, PutReferrer(package, type, document));
+    rows.push_back(std::move(row));
+    return absl::OkStatus();
+  };
+  if (!spec.provenance_json.empty()) {
+    SA_RETURN_IF_ERROR(put(kProvenanceArtifactType, spec.provenance_json));
+  }
+  for (const std::string& signature : spec.signatures_json) {
+    SA_RETURN_IF_ERROR(put(kSignatureArtifactType, signature));
+  }
+  for (const std::string& evaluation : spec.evaluations_json) {
+    SA_RETURN_IF_ERROR(put(kEvaluationArtifactType, evaluation));
+  }
+  return rows;
 }
 
 absl::StatusOr<std::string> Packager::Attach(const std::string& reference,
@@ -205,8 +221,7 @@ absl::StatusOr<PackageInfo> Packager::Publish(const PublishSpec& spec) {
   for (const Descriptor& layer : spec.layers) package.bytes += layer.size;
   package.publish_time = Now();
   SA_RETURN_IF_ERROR(Reach("manifest"));
-  SA_ASSIGN_OR_RETURN(const ProvenanceRow provenance,
-                      PutReferrer(package, kProvenanceArtifactType, spec.provenance_json));
+  SA_ASSIGN_OR_RETURN(const std::vector<ProvenanceRow> provenance, PutReferrers(package, spec));
   SA_RETURN_IF_ERROR(Reach("provenance"));
 
   const std::lock_guard<std::mutex> lock(tag_mutex_);

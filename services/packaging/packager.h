@@ -113,6 +113,9 @@ class Packager {
   absl::StatusOr<Descriptor> PutDocument(const std::string& media_type, const std::string& text);
   absl::StatusOr<ProvenanceRow> PutReferrer(const PackageRow& package,
                                             const std::string& media_type, const std::string& json);
+  // Of everything that `spec` says about the package.
+  absl::StatusOr<std::vector<ProvenanceRow>> PutReferrers(const PackageRow& package,
+                                                          const PublishSpec& spec);
   // Brings index.json in line with the rows, for one tag or one package's referrers, or for
   // everything.
   absl::Status MirrorTag(const TagRow& tag);

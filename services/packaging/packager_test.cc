@@ -148,6 +148,11 @@ TEST_F(PackagerTest, MalformedRequestsNameEveryFault) {
              ",\"x\":" + std::string(1'000'000, '[') + std::string(1'000'000, ']') + "}");
        }},
       {"provenance_json", [](PublishSpec* s) { s->provenance_json = "1"; }},
+      {"signature_json[1]",
+       [](PublishSpec* s) {
+         s->signatures_json = {"{}", "[]"};
+       }},
+      {"evaluation_json[0]", [](PublishSpec* s) { s->evaluations_json = {"{"}; }},
       {"config_json.format.major", edit("/format/major", 2)},
       {"config_json.format.major", edit("/format", "1")},
       {"config_json.architecture", edit("/architecture", "llama")},
@@ -342,6 +347,33 @@ TEST_F(PackagerTest, ACrashAtAnyStepLeavesTheOldOrTheNew) {
     EXPECT_TRUE(packager_->Publish(spec).ok()) << step;  // the retry succeeds
     ASSERT_TRUE(packager_->Publish(Spec("m:latest", "old")).ok());
   }
+}
+
+TEST_F(PackagerTest, DocumentsAreThereWhenTheTagMoves) {
+  PublishSpec spec;
+  for (const std::string step : {"provenance", "row", "referrers"}) {
+    options_.fail_at = [&](const char* at) {
+      return step == at ? absl::UnavailableError("crash") : absl::OkStatus();
+    };
+    Restart();
+    spec = Spec("m:" + step, step);
+    spec.signatures_json = {R"({"by":"a"})", R"({"by":"b"})"};
+    spec.evaluations_json = {R"({"kl":1})"};
+    EXPECT_FALSE(packager_->Publish(spec).ok());
+    // As others see it before this packager is started again and mends the index.
+    const absl::StatusOr<PackageDetails> found = packager_->Get(spec.reference);
+    EXPECT_EQ(found.ok(), step != "provenance") << step;
+    if (!found.ok()) continue;
+    EXPECT_EQ(found->signatures_json, spec.signatures_json) << step;
+    EXPECT_EQ(found->evaluations_json, spec.evaluations_json) << step;
+    EXPECT_EQ(found->provenance_json, spec.provenance_json) << step;
+    EXPECT_EQ(Mirrored(spec.reference), "") << step;
+    EXPECT_EQ(Mirrored("m:" + ReferrersTag(found->info.digest)) != "", step == "referrers");
+  }
+  options_.fail_at = nullptr;
+  Restart();
+  ASSERT_TRUE(packager_->Publish(spec).ok());  // again: nothing is there twice
+  EXPECT_EQ(packager_->Get(spec.reference)->signatures_json.size(), 2u);
 }
 
 TEST_F(PackagerTest, StartMendsTheIndex) {

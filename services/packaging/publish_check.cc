@@ -33,9 +33,9 @@ class Checker {
     if (!spec_.expected_digest.empty()) CheckDigest("expected_digest", spec_.expected_digest);
     CheckLayers();
     CheckConfig();
-    if (!spec_.provenance_json.empty() && !ParseJson(spec_.provenance_json).is_object()) {
-      Add("provenance_json", "expected a JSON object");
-    }
+    if (!spec_.provenance_json.empty()) CheckObject("provenance_json", spec_.provenance_json);
+    CheckObjects("signature_json", spec_.signatures_json);
+    CheckObjects("evaluation_json", spec_.evaluations_json);
     KeepFirst(&faults_);
     return std::move(faults_);
   }
@@ -48,6 +48,16 @@ class Checker {
   void CheckDigest(const std::string& field, const std::string& digest) {
     const absl::Status status = ValidateDigest(digest);
     if (!status.ok()) Add(field, status.message());
+  }
+
+  void CheckObject(const std::string& field, const std::string& document) {
+    if (!ParseJson(document).is_object()) Add(field, "expected a JSON object");
+  }
+
+  void CheckObjects(const std::string& field, const std::vector<std::string>& documents) {
+    for (size_t i = 0; i < documents.size(); ++i) {
+      CheckObject(absl::StrCat(field, "[", i, "]"), documents[i]);
+    }
   }
 
   void CheckLayers() {

@@ -18,6 +18,8 @@ struct PublishSpec {
   std::string provenance_json;  // an object; empty: none
   std::string expected_digest;  // what the tag points at now; empty: anything
   TagMover mover = {};
+  // More documents about it; objects.
+  std::vector<std::string> signatures_json = {}, evaluations_json = {};
 };
 
 // The faults of the request itself, the first few of many (INVALID_ARGUMENT); whether blobs are

@@ -132,14 +132,14 @@ absl::StatusOr<bool> SetTag(Session& session, const TagRow& row, const TagMover&
 }  // namespace
 
 absl::StatusOr<bool> SqlPackageStore::Publish(const PackageRow& package, const std::string& tag,
-                                              const ProvenanceRow& provenance,
+                                              const std::vector<ProvenanceRow>& provenance,
                                               const std::string& expected, const TagMover& mover) {
   return sql::Write(db_.get(), [&](Session& session) -> absl::StatusOr<bool> {
     const TagRow row{package.name, tag, package.digest};
     SA_RETURN_IF_ERROR(CheckMove(session, row, expected, mover));
     SA_ASSIGN_OR_RETURN(bool changed, Insert(session, package));
-    if (!provenance.digest.empty()) {
-      SA_ASSIGN_OR_RETURN(const bool added, Insert(session, provenance));
+    for (const ProvenanceRow& manifest : provenance) {
+      SA_ASSIGN_OR_RETURN(const bool added, Insert(session, manifest));
       changed = changed || added;
     }
     SA_ASSIGN_OR_RETURN(const bool moved, SetTag(session, row, mover));

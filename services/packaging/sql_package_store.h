@@ -20,8 +20,8 @@ class SqlPackageStore : public PackageStore {
       : lock_(std::move(lock)), db_(std::move(db)) {}
 
   absl::StatusOr<bool> Publish(const PackageRow& package, const std::string& tag,
-                               const ProvenanceRow& provenance, const std::string& expected,
-                               const TagMover& mover) override;
+                               const std::vector<ProvenanceRow>& provenance,
+                               const std::string& expected, const TagMover& mover) override;
   absl::StatusOr<bool> AddProvenance(const ProvenanceRow& row) override;
   absl::Status MoveTag(const std::string& source_name, const TagRow& target,
                        const std::string& expected, const TagMover& mover) override;
