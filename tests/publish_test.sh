@@ -264,6 +264,12 @@ for command in push pull; do
   done
 done
 victim=$(jq -r '.layers[0].digest' "$work/layout/blobs/sha256/${digest#sha256:}")
+# A packager's own store that was damaged, with bytes of the same size: a pull mends it.
+mine=$work/two/blobs/blobs/sha256/${victim#sha256:}
+tr '\000-\377' '\001-\377\000' <"$mine" >"$work/other_bytes" && chmod u+w "$mine" && cp "$work/other_bytes" "$mine"
+"$bin/shiftadd" pull "$work/layout" golden:v1 "${two[@]}" 2>"$work/mended" || fail "pull: $(cat "$work/mended")"
+grep -q "$victim.*was damaged on disk.*moved again" "$work/mended" || fail "nothing is said of the damage: $(cat "$work/mended")"
+cmp "$mine" "$work/layout/blobs/sha256/${victim#sha256:}" || fail "pull trusts what is damaged"
 echo damaged >"$work/layout/blobs/sha256/${victim#sha256:}"
 packager three
 refused 1 "$victim" "$bin/shiftadd" pull "$work/layout" golden:v1 --packager "$(address three)"

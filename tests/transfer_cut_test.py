@@ -3,6 +3,8 @@
 
   transfer_cut_test.py BIN_DIR SOURCE_DIR
 
+And one that is not cut asks for nothing twice.
+
 A real docker-registry behind a proxy that breaks every connection once a certain number of bytes has passed, and a
 client that is killed with -9 half way. Exits 77 (skipped) where docker-registry is absent.
 """
@@ -28,6 +30,7 @@ class Proxy:
     def __init__(self, port, limit=None, pause=0.0):
         self.target, self.limit, self.pause = port, limit, pause
         self.passed, self.lock, self.pairs = 0, threading.Lock(), []
+        self.sent = {}  # by clients, a connection each
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -55,6 +58,8 @@ class Proxy:
                 time.sleep(self.pause)
                 with self.lock:
                     self.passed += len(piece)
+                    if any(source is client for client, _ in self.pairs):
+                        self.sent[source] = self.sent.get(source, b"") + piece
                     over = self.broken()
                 if over:
                     self.break_all()
@@ -63,6 +68,11 @@ class Proxy:
             sink.shutdown(socket.SHUT_WR)
         except OSError:
             pass
+
+    def asked(self):
+        """What was asked for with GET, as often as it was."""
+        with self.lock:
+            return [path.decode() for sent in self.sent.values() for path in re.findall(rb"^GET (\S+) HTTP", sent, re.M)]
 
     def break_all(self):
         for pair in self.pairs:
@@ -149,7 +159,7 @@ class Test:
 
     def run(self):
         shutil.copytree(self.source / "tests/golden/tiny_package", self.work / "layout")
-        one, two, three = (self.packager(name) for name in ("one", "two", "three"))
+        one, two, three, four = (self.packager(name) for name in ("one", "two", "three", "four"))
         port = self.registry()
         assert self.shiftadd("pull", str(self.work / "layout"), "golden:v1", "--packager", one).returncode == 0
         expected = self.digest(one)
@@ -181,6 +191,16 @@ class Test:
         there, blobs = self.whole("pull", f"{direct}/killed:v1", "golden:v1", "--packager", three)
         assert 0 < there < blobs, f"{there} of {blobs}"
         assert self.digest(three) == expected
+        print("a pull that is watched")
+        subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", self.work / "key.pem"], check=True)
+        assert self.shiftadd("sign", "golden:v1", "--key", str(self.work / "key.pem"), "--packager", one).returncode == 0
+        self.whole("push", "golden:v1", f"{direct}/signed:v1", "--packager", one)
+        watched = Proxy(port)
+        self.whole("pull", remote(watched, "signed"), "golden:v1", "--packager", four)
+        asked = watched.asked()
+        # Its manifest, the index of what refers to it, the signature with its manifest, and the blobs.
+        assert len(asked) == 4 + blobs, asked
+        assert len(set(asked)) == len(asked), sorted(asked)
 
     def stop(self):
         for process in self.processes:

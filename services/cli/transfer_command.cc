@@ -161,11 +161,18 @@ absl::Status Push(Context& context, const TransferFlags& flags) {
 absl::StatusOr<v1::PublishPackageRequest> MakeRequest(const std::string& reference,
                                                       const pk::ParsedManifest& manifest,
                                                       const std::string& config,
-                                                      const std::vector<std::string>& provenance) {
+                                                      pk::Referring documents) {
   v1::PublishPackageRequest request;
   request.set_reference(reference);
   request.set_config_json(config);
+  const std::vector<std::string>& provenance = documents[kProvenanceArtifactType];
   if (!provenance.empty()) request.set_provenance_json(provenance.back());
+  for (const std::string& signature : documents[kSignatureArtifactType]) {
+    request.add_signature_json(signature);
+  }
+  for (const std::string& evaluation : documents[kEvaluationArtifactType]) {
+    request.add_evaluation_json(evaluation);
+  }
   for (const pk::Descriptor& layer : manifest.layers) {
     v1::Descriptor* out = request.add_layers();
     out->set_media_type(layer.media_type);
@@ -192,6 +199,24 @@ absl::Status CheckComesOut(const std::string& manifest_text, const std::string& 
                                           found, ": another version's manifest?"));
 }
 
+// A packager compares every layer's digest before it publishes, where blobs are on its own disk,
+// and deletes what is damaged: then that is moved too.
+absl::StatusOr<v1::Package> MoveAndPublish(Context& context, const std::vector<BlobToMove>& blobs,
+                                           const TransferEnds& ends, int parallel,
+                                           const v1::PublishPackageRequest& request,
+                                           PackageClient* client) {
+  constexpr char kDamaged[] =
+      "the source is damaged: push the package there again, with --verify, from a packager that "
+      "has "
+      "it whole";
+  SA_RETURN_IF_ERROR(Move(context, blobs, ends, parallel, kDamaged));
+  absl::StatusOr<v1::Package> published = client->Publish(request);
+  if (!absl::IsFailedPrecondition(published.status())) return published;
+  context.err << "shiftadd: " << published.status().message() << "; moved again\n";
+  SA_RETURN_IF_ERROR(Move(context, blobs, ends, parallel, kDamaged));
+  return client->Publish(request);
+}
+
 absl::Status Pull(Context& context, const TransferFlags& flags) {
   SA_ASSIGN_OR_RETURN(const std::string reference, TaggedReference(flags.package));
   SA_ASSIGN_OR_RETURN(const auto remote, pk::RemotePackage::Open(flags.remote, reference,
@@ -205,6 +230,13 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
   SA_ASSIGN_OR_RETURN(const pk::ParsedManifest manifest, pk::ParseManifest(text));
   SA_ASSIGN_OR_RETURN(const std::string config, remote->Read(manifest.config.digest));
   SA_RETURN_IF_ERROR(CheckComesOut(text, config, manifest, remote->name()));
+  const std::string digest = Sha256Digest(text);
+  SA_ASSIGN_OR_RETURN(const pk::Referring documents,
+                      pk::ReadReferring(remote.get(), digest,
+                                        {kProvenanceArtifactType, kSignatureArtifactType,
+                                         kEvaluationArtifactType}));
+  SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request,
+                      MakeRequest(reference, manifest, config, documents));
   SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
   TransferEnds ends;
   ends.has = [&](const BlobToMove& blob) -> absl::StatusOr<bool> {
@@ -213,33 +245,20 @@ absl::Status Pull(Context& context, const TransferFlags& flags) {
     if (!size.ok()) return size.status();
     return *size == blob.bytes;
   };
-  ends.read = [&](const std::string& digest) { return remote->Read(digest); };
+  ends.read = [&](const std::string& blob) -> absl::StatusOr<std::string> {
+    if (blob == manifest.config.digest) return config;
+    return remote->Read(blob);
+  };
   ends.write = [&](const BlobToMove&, const std::string& data) {
     return client->WriteBlob(data).status();
   };
-  SA_RETURN_IF_ERROR(Move(context, BlobsOf(manifest), ends, flags.parallel,
-                          "the source is damaged: push the package there again, with --verify, "
-                          "from a packager that has it whole"));
-  const std::string digest = Sha256Digest(text);
-  SA_ASSIGN_OR_RETURN(const auto provenance,
-                      pk::ReadReferring(remote.get(), digest, kProvenanceArtifactType));
-  SA_ASSIGN_OR_RETURN(const auto signatures,
-                      pk::ReadReferring(remote.get(), digest, kSignatureArtifactType));
-  SA_ASSIGN_OR_RETURN(const auto evaluations,
-                      pk::ReadReferring(remote.get(), digest, kEvaluationArtifactType));
-  SA_ASSIGN_OR_RETURN(const v1::PublishPackageRequest request,
-                      MakeRequest(reference, manifest, config, provenance));
-  SA_ASSIGN_OR_RETURN(const v1::Package published, client->Publish(request));
+  SA_ASSIGN_OR_RETURN(
+      const v1::Package published,
+      MoveAndPublish(context, BlobsOf(manifest), ends, flags.parallel, request, client.get()));
   if (published.digest() != digest) {
     return absl::DataLossError(absl::StrCat(remote->name(), ": expected to publish ", digest,
                                             ", found ", published.digest(),
                                             ": another version's manifest?"));
-  }
-  for (const std::string& signature : signatures) {
-    SA_RETURN_IF_ERROR(client->Attach(reference, kSignatureArtifactType, signature).status());
-  }
-  for (const std::string& evaluation : evaluations) {
-    SA_RETURN_IF_ERROR(client->Attach(reference, kEvaluationArtifactType, evaluation).status());
   }
   context.out << "pulled " << remote->name() << " as " << reference << " (" << digest << ")\n";
   return absl::OkStatus();

@@ -183,20 +183,20 @@ absl::StatusOr<std::unique_ptr<RemotePackage>> RemotePackage::Open(const std::st
       std::make_unique<RegistryPackage>(split.base, split.repository, remote_tag, options));
 }
 
-absl::StatusOr<std::vector<std::string>> ReadReferring(RemotePackage* remote,
-                                                       const std::string& digest,
-                                                       const std::string& type) {
-  std::vector<std::string> documents;
+absl::StatusOr<Referring> ReadReferring(RemotePackage* remote, const std::string& digest,
+                                        const std::vector<std::string>& types) {
+  Referring documents;
   const absl::StatusOr<std::string> index = remote->ReadManifest(ReferrersTag(digest));
   if (absl::IsNotFound(index.status())) return documents;
   if (!index.ok()) return index.status();
   for (const Descriptor& entry : DescriptorsIn(*index)) {
     SA_ASSIGN_OR_RETURN(const std::string text, remote->ReadManifest(entry.digest));
-    if (ArtifactTypeOf(text) != type) continue;
+    const std::string type = ArtifactTypeOf(text);
+    if (std::find(types.begin(), types.end(), type) == types.end()) continue;
     SA_ASSIGN_OR_RETURN(const ParsedManifest manifest, ParseManifest(text));
     for (const Descriptor& layer : manifest.layers) {
       SA_ASSIGN_OR_RETURN(std::string document, remote->Read(layer.digest));
-      documents.push_back(std::move(document));
+      documents[type].push_back(std::move(document));
     }
   }
   return documents;

@@ -3,6 +3,7 @@
 #define SHIFTADD_SERVICES_PACKAGING_REMOTE_PACKAGE_H_
 
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <string>
 #include <vector>
@@ -44,14 +45,11 @@ class RemotePackage {
   virtual const std::string& name() const = 0;  // for messages
 };
 
-// NOT_FOUND: the folder holds no OCI image layout. Opening it would make one, which a mistyped path
-// does not deserve.
-absl::Status CheckLayoutIsThere(const std::string& dir);
-
-// The documents of an artifact type about the package `digest`; none if nothing refers to it there.
-absl::StatusOr<std::vector<std::string>> ReadReferring(RemotePackage* remote,
-                                                       const std::string& digest,
-                                                       const std::string& type);
+// Documents about a package by artifact type, each type's in the order of the index there.
+using Referring = std::map<std::string, std::vector<std::string>>;
+// Those of `types`, each read once; none if nothing refers to the package `digest` there.
+absl::StatusOr<Referring> ReadReferring(RemotePackage* remote, const std::string& digest,
+                                        const std::vector<std::string>& types);
 
 }  // namespace shiftadd::packaging
 

@@ -189,10 +189,10 @@ absl::StatusOr<ResolvedPackage> FromPlace(const std::string& reference,
       Annotate(CheckAgrees(package.config_json, manifest->layers), found.place->name()));
   if (!location.signer_pem.empty()) {
     SA_ASSIGN_OR_RETURN(
-        const auto signatures,
-        packaging::ReadReferring(found.place.get(), package.digest, kSignatureArtifactType));
+        packaging::Referring documents,
+        packaging::ReadReferring(found.place.get(), package.digest, {kSignatureArtifactType}));
     SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest, found.manifest,
-                                   package.config_json, signatures));
+                                   package.config_json, documents[kSignatureArtifactType]));
   }
   return package;
 }
