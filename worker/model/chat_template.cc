@@ -2,6 +2,8 @@
 
 #include <utility>
 
+#include "absl/strings/str_cat.h"
+
 namespace shiftadd {
 
 using jinja::Value;
@@ -33,7 +35,11 @@ absl::StatusOr<std::string> ChatTemplate::Render(const std::vector<ChatMessage>&
   all.Set("documents", Value::MakeNone());
   all.Set("add_generation_prompt", Value::MakeBool(add_generation_prompt));
   for (const auto& [name, text] : special) all.Set(name, Value::MakeString(text));
-  return program_->Render(all, now);
+  absl::StatusOr<std::string> text = program_->Render(all, now);
+  // The program's limits: it is these messages that go beyond.
+  if (!absl::IsResourceExhausted(text.status())) return text;
+  return absl::InvalidArgumentError(
+      absl::StrCat(text.status().message(), " (with ", messages.size(), " messages)"));
 }
 
 }  // namespace shiftadd

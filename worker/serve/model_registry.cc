@@ -7,6 +7,11 @@
 #include "absl/time/clock.h"
 
 namespace shiftadd {
+namespace {
+
+constexpr size_t kShownName = 200;  // of a name that a client made up
+
+}  // namespace
 
 ModelRegistry::Slot* ModelRegistry::FindSlot(absl::string_view reference) {
   for (Slot& slot : slots_) {
@@ -62,9 +67,9 @@ absl::StatusOr<ModelPtr> ModelRegistry::Find(absl::string_view asked, absl::Dura
       const auto quoted = [](std::string* out, const Slot& s) {
         absl::StrAppend(out, "\"", s.state.reference, "\"");
       };
-      return absl::NotFoundError(absl::StrCat("model \"", asked,
-                                              "\" is not served here; this server has ",
-                                              absl::StrJoin(slots_, ", ", quoted)));
+      return absl::NotFoundError(absl::StrCat(
+          "model \"", asked.substr(0, kShownName), asked.size() > kShownName ? "..." : "",
+          "\" is not served here; this server ", "has ", absl::StrJoin(slots_, ", ", quoted)));
     }
     if (slot->version != nullptr) return slot->version;
     if (changed_.wait_until(lock, deadline) == std::cv_status::timeout) {

@@ -55,6 +55,7 @@ TEST_F(OpenAiApi, BadInputTable) {
   };
   const json completion = Greedy("ab", 2);
   const json chat = ChatBody("ab");
+  const json many(300'000, user[0]);
   const struct {
     const char* path;
     std::string body;
@@ -80,6 +81,7 @@ TEST_F(OpenAiApi, BadInputTable) {
       {kCompletions, with(completion, "unknown_field", 1), 200, ""},
       {kCompletions, with(completion, "model", "gpt-4"), 404, "gpt-4"},
       {kChat, with(chat, "model", "tiny:other"), 404, "tiny:other"},
+      {kChat, with(chat, "model", std::string(1000, 'm')), 404, "mmm...\" is not served"},
       {kCompletions, with(completion, "model", 7), 400, "model: must be a string"},
       {kCompletions, with(completion, "max_tokens", -5), 400, "-5"},
       {kCompletions, with(completion, "max_tokens", 1000000000000), 400, "1000000000000"},
@@ -118,6 +120,9 @@ TEST_F(OpenAiApi, BadInputTable) {
       {kCompletions, with(completion, "prompt", json::array()), 400, "prompt: is empty"},
       {kCompletions, with(completion, "prompt", 5), 400, "prompt"},
       {kCompletions, with(completion, "prompt", {{"a", 1}}), 400, "prompt"},
+      {kChat, with(chat, "chat_template_kwargs", {{"x", std::string(20'000, 'y')}}), 400,
+       "chat_template_kwargs: takes 20008 bytes"},
+      {kChat, with(chat, "messages", many), 400, "does not end (with 300000 messages)"},
       {kCompletions, "{\"model\":\"tiny\"}", 400, "prompt: is missing"},
       {"/tokenize", "{}", 400, "prompt: is missing"},
       {"/tokenize", "{\"prompt\":5}", 400, "prompt"},

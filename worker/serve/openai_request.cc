@@ -14,6 +14,8 @@ namespace {
 
 using nlohmann::json;
 
+// Templates look them up one by one.
+constexpr size_t kMaxTemplateVariables = 16 << 10;  // bytes as JSON
 constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
 
 // Fields that would change the answer in a way that is not built; `allowed`, if set, is their
@@ -266,6 +268,11 @@ absl::StatusOr<json> ParseTemplateVariables(const json& body) {
   if (!value->is_object()) {
     return FieldError("chat_template_kwargs",
                       absl::StrCat("must be an object, not ", Shown(*value)));
+  }
+  if (const size_t size = value->dump().size(); size > kMaxTemplateVariables) {
+    return FieldError("chat_template_kwargs",
+                      absl::StrCat("takes ", size, " bytes as JSON, at most ",
+                                   kMaxTemplateVariables, " are allowed"));
   }
   for (const char* name : {"messages", "tools", "documents", "add_generation_prompt", "bos_token",
                            "eos_token", "chat_template"}) {
