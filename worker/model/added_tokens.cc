@@ -1,8 +1,5 @@
 #include "worker/model/added_tokens.h"
 
-#include <algorithm>
-
-#include "absl/strings/match.h"
 #include "worker/model/utf8.h"
 
 namespace shiftadd {
@@ -20,15 +17,40 @@ size_t StrippedEnd(absl::string_view text) {
   return end;
 }
 
+uint64_t Edge(int32_t node, char byte) {
+  return static_cast<uint64_t>(node) << 8 | static_cast<uint8_t>(byte);
+}
+
 }  // namespace
 
 void AddedTokenMatcher::Add(const AddedToken& token) {
   if (token.content.empty()) return;
-  auto& bucket = by_first_[static_cast<uint8_t>(token.content[0])];
-  const auto at = std::find_if(bucket.begin(), bucket.end(), [&](const AddedToken& other) {
-    return other.content.size() < token.content.size();
-  });
-  bucket.insert(at, token);
+  int32_t node = 0;
+  for (const char c : token.content) {
+    int32_t& next = node == 0 ? first_[static_cast<uint8_t>(c)] : next_[Edge(node, c)];
+    if (next == 0) {
+      next = static_cast<int32_t>(ends_.size());
+      ends_.emplace_back();
+    }
+    node = next;
+  }
+  ends_[static_cast<size_t>(node)].push_back(token);
+}
+
+const AddedToken* AddedTokenMatcher::LongestAt(absl::string_view text, size_t at,
+                                               bool with_special) const {
+  const AddedToken* longest = nullptr;
+  for (int32_t node = first_[static_cast<uint8_t>(text[at])]; node != 0;) {
+    for (const AddedToken& token : ends_[static_cast<size_t>(node)]) {
+      if (token.special && !with_special) continue;
+      longest = &token;
+      break;
+    }
+    if (++at == text.size()) break;
+    const auto next = next_.find(Edge(node, text[at]));
+    node = next == next_.end() ? 0 : next->second;
+  }
+  return longest;
 }
 
 void AddedTokenMatcher::Scan(absl::string_view text, bool with_special,
@@ -36,13 +58,7 @@ void AddedTokenMatcher::Scan(absl::string_view text, bool with_special,
                              const std::function<void(int32_t)>& on_token) const {
   size_t done = 0;
   for (size_t i = 0; i < text.size();) {
-    const AddedToken* found = nullptr;
-    for (const AddedToken& token : by_first_[static_cast<uint8_t>(text[i])]) {
-      if (token.special && !with_special) continue;
-      if (!absl::StartsWith(text.substr(i), token.content)) continue;
-      found = &token;
-      break;
-    }
+    const AddedToken* const found = LongestAt(text, i, with_special);
     if (found == nullptr) {
       ++i;
       continue;

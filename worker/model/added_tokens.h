@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/container/flat_hash_map.h"
 #include "absl/strings/string_view.h"
 
 namespace shiftadd {
@@ -32,8 +33,13 @@ class AddedTokenMatcher {
             const std::function<void(int32_t)>& on_token) const;
 
  private:
-  // By first byte, the longest first.
-  std::array<std::vector<AddedToken>, 256> by_first_;
+  // The longest that starts at `at`; null if none does.
+  const AddedToken* LongestAt(absl::string_view text, size_t at, bool with_special) const;
+
+  // A trie: some models add thousands that begin alike ("<unused…"). Node 0 is none.
+  std::array<int32_t, 256> first_ = {};               // by first byte
+  absl::flat_hash_map<uint64_t, int32_t> next_;       // by node and byte
+  std::vector<std::vector<AddedToken>> ends_ = {{}};  // by node: those that end there
 };
 
 }  // namespace shiftadd

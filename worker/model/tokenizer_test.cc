@@ -53,6 +53,36 @@ TEST(TokenizerTest, SpecialTokensAreParsedOnDemand) {
   EXPECT_EQ(tokenizer->vocab_size(), 700);
 }
 
+TEST(TokenizerTest, TheLongestAddedTokenIsTaken) {
+  nlohmann::json document =
+      nlohmann::json::parse(testing::TinyTokenizerJson(testing::MakeTinyTokenizer(700), false));
+  int32_t id = 700;
+  const auto add = [&](const std::string& content, bool special) {
+    document["added_tokens"].push_back({{"id", id},
+                                        {"content", content},
+                                        {"special", special},
+                                        {"normalized", false},
+                                        {"single_word", false},
+                                        {"lstrip", false},
+                                        {"rstrip", false}});
+    return id++;
+  };
+  const int32_t open = add("<a", false), whole = add("<a1>", true), two = add("<a12>", false);
+  for (int i = 0; i < 3000; ++i) add("<a" + std::to_string(1000 + i) + ">", true);
+  const auto tokenizer = Tokenizer::FromJson(document.dump());
+  ASSERT_TRUE(tokenizer.ok()) << tokenizer.status();
+  EXPECT_THAT((*tokenizer)->Encode("<a<a1><a12><a1002>", false, true),
+              ElementsAre(open, whole, two, 705));
+  // Where special ones are text, shorter ones in them are found.
+  const std::vector<int32_t> plain = (*tokenizer)->Encode("<a1><a12>", false, false);
+  ASSERT_GE(plain.size(), 3u);
+  EXPECT_EQ(plain.front(), open);
+  EXPECT_EQ(plain.back(), two);
+  EXPECT_EQ((*tokenizer)->Decode(plain, false), "<a1><a12>");
+  EXPECT_EQ((*tokenizer)->Decode((*tokenizer)->Encode("<a1<<a9999<a", false, true), false),
+            "<a1<<a9999<a");
+}
+
 TEST(TokenizerTest, LongRunsDoNotHang) {
   const auto tokenizer = Tiny();
   for (const std::string& unit : {std::string(" "), std::string("a"), std::string("\n "),
