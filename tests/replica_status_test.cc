@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <filesystem>
+#include <set>
 
 #include "absl/time/clock.h"
 #include "tests/cluster.h"
@@ -55,6 +56,24 @@ TEST(ReplicaStatus, ShiftaddStatusShowsWhoServes) {
   const std::string text = shiftadd({"status"}).output;
   EXPECT_THAT(text, HasSubstr("REPLICA OF"));
   EXPECT_THAT(text, HasSubstr(second.substr(0, 19)));
+
+  // Several that take any port, at once.
+  std::vector<Process> servers;
+  for (const char* tag : {"one:v1", "two:v1", "three:v1"}) {
+    PublishTiny(packages.get(), tag, 3);
+    servers.emplace_back(
+        std::vector<std::string>{Binary("shiftadd"), "serve", tag, "--port", "0", "--grpc-port",
+                                 "0", "--detach", "--packager", packager},
+        data + "/" + tag + ".out", std::vector<std::string>{"SHIFTADD_DATA_DIR=" + data});
+  }
+  for (Process& server : servers) EXPECT_EQ(server.Wait(absl::Seconds(120)), 0);
+  std::set<std::string> ports;
+  const json now = json::parse(shiftadd({"status", "--json"}).output);
+  for (const json& server : now["servers"]) {
+    EXPECT_EQ(server["state"], "ready");
+    ports.insert({server["http"].get<std::string>(), server["grpc"].get<std::string>()});
+  }
+  EXPECT_EQ(ports.size(), 8u);  // of four servers
   EXPECT_EQ(shiftadd({"down"}).exit_code, 0);
   std::filesystem::remove_all(data);
 }

@@ -1,5 +1,6 @@
 #include <signal.h>
 #include <sys/wait.h>
+#include <unistd.h>
 
 #include <filesystem>
 #include <memory>
@@ -73,7 +74,10 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
   if (!absl::StrContains(blobs, "://")) blobs = fs::absolute(blobs).string();  // no registry
   for (const char* folder : {"/logs", "/run"})
     fs::create_directories(start.data_dir + folder, error);
-  start.port_file = absl::StrCat(start.data_dir, "/run/server-", options.port, ".ports");
+  // Of several servers that take any port at the same time each has its own.
+  const std::string place = options.port != 0 ? absl::StrCat("server-", options.port)
+                                              : absl::StrCat("server-0-", getpid());
+  start.port_file = absl::StrCat(start.data_dir, "/run/", place, ".ports");
   fs::remove(start.port_file, error);
   SA_ASSIGN_OR_RETURN(const std::string binary, FindBinary(kServerBinary));
   start.child.command = {binary,
@@ -97,8 +101,7 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
   if (options.batch_invariant) pass({"--batch-invariant"});
   if (options.threads > 0) pass({"--threads", absl::StrCat(options.threads)});
   if (options.cache_mib > 0) pass({"--cache-mib", absl::StrCat(options.cache_mib)});
-  if (options.detach)
-    start.child.log = absl::StrCat(start.data_dir, "/logs/server-", options.port, ".log");
+  if (options.detach) start.child.log = absl::StrCat(start.data_dir, "/logs/", place, ".log");
   start.child.dies_with_parent = !options.detach;
   return start;
 }
@@ -197,6 +200,8 @@ int Serve(Context& context, const ServeOptions& options) {
   if (!pid.ok()) return Report(context, pid.status());
   start->server.pid = *pid;
   absl::Status status = AwaitReady(*start, absl::Seconds(options.timeout_seconds));
+  std::error_code error;
+  if (options.port == 0) fs::remove(start->port_file, error);  // nobody else's name again
   if (status.ok()) status = WriteServer(start->data_dir, start->server);
   if (!status.ok()) return Report(context, status);
   context.out << "serving " << start->server.reference << " at " << Scheme() << start->server.http
