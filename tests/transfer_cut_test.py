@@ -3,7 +3,7 @@
 
   transfer_cut_test.py BIN_DIR SOURCE_DIR
 
-And one that is not cut asks for nothing twice.
+And of those that are not cut: a push writes the tag last, a pull asks for nothing twice.
 
 A real docker-registry behind a proxy that breaks every connection once a certain number of bytes has passed, and a
 client that is killed with -9 half way. Exits 77 (skipped) where docker-registry is absent.
@@ -30,7 +30,7 @@ class Proxy:
     def __init__(self, port, limit=None, pause=0.0):
         self.target, self.limit, self.pause = port, limit, pause
         self.passed, self.lock, self.pairs = 0, threading.Lock(), []
-        self.sent = {}  # by clients, a connection each
+        self.requests = []  # (method, path) in order
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port = self.listener.getsockname()[1]
         threading.Thread(target=self.accept, daemon=True).start()
@@ -58,8 +58,9 @@ class Proxy:
                 time.sleep(self.pause)
                 with self.lock:
                     self.passed += len(piece)
-                    if any(source is client for client, _ in self.pairs):
-                        self.sent[source] = self.sent.get(source, b"") + piece
+                    # A client sends nothing before its last request is answered: one begins a piece.
+                    if begun := re.match(rb"([A-Z]+) (\S+) HTTP/", piece):
+                        self.requests.append((begun[1].decode(), begun[2].decode()))
                     over = self.broken()
                 if over:
                     self.break_all()
@@ -69,10 +70,9 @@ class Proxy:
         except OSError:
             pass
 
-    def asked(self):
-        """What was asked for with GET, as often as it was."""
+    def paths(self, method):
         with self.lock:
-            return [path.decode() for sent in self.sent.values() for path in re.findall(rb"^GET (\S+) HTTP", sent, re.M)]
+            return [path for used, path in self.requests if used == method]
 
     def break_all(self):
         for pair in self.pairs:
@@ -191,13 +191,17 @@ class Test:
         there, blobs = self.whole("pull", f"{direct}/killed:v1", "golden:v1", "--packager", three)
         assert 0 < there < blobs, f"{there} of {blobs}"
         assert self.digest(three) == expected
-        print("a pull that is watched")
+        print("a push and a pull that are watched")
         subprocess.run(["openssl", "genpkey", "-algorithm", "ed25519", "-out", self.work / "key.pem"], check=True)
         assert self.shiftadd("sign", "golden:v1", "--key", str(self.work / "key.pem"), "--packager", one).returncode == 0
-        self.whole("push", "golden:v1", f"{direct}/signed:v1", "--packager", one)
+        watched = Proxy(port)
+        self.whole("push", "golden:v1", remote(watched, "signed"), "--packager", one)
+        # Who follows the tag finds the signature: the tag is the last to be written, what refers to the package before it.
+        hexadecimal = expected[0].removeprefix("sha256:")
+        assert watched.paths("PUT")[-2:] == [f"/v2/team/signed/manifests/{tag}" for tag in (f"sha256-{hexadecimal}", "v1")], watched.requests
         watched = Proxy(port)
         self.whole("pull", remote(watched, "signed"), "golden:v1", "--packager", four)
-        asked = watched.asked()
+        asked = watched.paths("GET")
         # Its manifest, the index of what refers to it, the signature with its manifest, and the blobs.
         assert len(asked) == 4 + blobs, asked
         assert len(set(asked)) == len(asked), sorted(asked)
