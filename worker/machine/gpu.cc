@@ -152,7 +152,7 @@ Gpu DescribeGpu(void* driver, int ordinal) {
     gpu.uuid = "GPU";
     for (int i = 0; i < 16; ++i) {
       const bool dash = i == 0 || i == 4 || i == 6 || i == 8 || i == 10;
-      absl::StrAppendFormat(&gpu.uuid, dash ? "-%02x" : "%02x", id[i]);
+      absl::StrAppendFormat(&gpu.uuid, "%s%02x", dash ? "-" : "", id[i]);
     }
   }
   return gpu;
