@@ -45,6 +45,27 @@ void OrderMarks(std::vector<utf8proc_int32_t>* points) {
   }
 }
 
+// Puts a starter together with what follows it, where there is a character for both. False: cannot.
+bool Compose(std::vector<utf8proc_int32_t>* points) {
+  // utf8proc 2.8.0 takes U+11A7, one before the first trailing consonant of Hangul, for such a
+  // consonant, and a syllable swallows it. It composes with nothing, before or behind it: what
+  // stands between two of them is composed by itself.
+  constexpr utf8proc_int32_t kBeforeTrailing = 0x11a7;
+  constexpr auto kComposed = static_cast<utf8proc_option_t>(UTF8PROC_STABLE | UTF8PROC_COMPOSE);
+  auto out = points->begin();
+  for (auto begin = points->begin(); begin != points->end();) {
+    const auto end = std::find(begin, points->end(), kBeforeTrailing);
+    const utf8proc_ssize_t size =
+        utf8proc_normalize_utf32(&*begin, static_cast<utf8proc_ssize_t>(end - begin), kComposed);
+    if (size < 0) return false;
+    out = std::copy_n(begin, size, out);
+    begin = end;
+    if (begin != points->end()) *out++ = *begin++;
+  }
+  points->erase(out, points->end());
+  return true;
+}
+
 bool IsAscii(absl::string_view text) {
   return std::all_of(text.begin(), text.end(), absl::ascii_isascii);
 }
@@ -71,9 +92,10 @@ std::string NormalForm(absl::string_view text, int form) {
     points.insert(points.end(), parts, parts + count);
   }
   OrderMarks(&points);
+  if ((form & UTF8PROC_COMPOSE) != 0 && !Compose(&points)) return std::string(text);
   const auto length = static_cast<utf8proc_ssize_t>(points.size());
   points.push_back(0);  // room for the end of what comes in its place, as UTF-8
-  const utf8proc_ssize_t size = utf8proc_reencode(points.data(), length, options);
+  const utf8proc_ssize_t size = utf8proc_reencode(points.data(), length, UTF8PROC_STABLE);
   if (size < 0) return std::string(text);
   return std::string(reinterpret_cast<const char*>(points.data()), static_cast<size_t>(size));
 }

@@ -93,36 +93,63 @@ TEST(TokenizerTest, LongRunsDoNotHang) {
   }
 }
 
-TEST(TokenizerTest, LongRunsOfMarksAreNormalized) {
+std::string Normal(const char* form, const std::string& text) {
   nlohmann::json document =
       nlohmann::json::parse(testing::TinyTokenizerJson(testing::MakeTinyTokenizer(700), false));
+  document["normalizer"] = {{"type", form}};
+  const auto tokenizer = Tokenizer::FromJson(document.dump());
+  EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
+  return (*tokenizer)->Decode((*tokenizer)->Encode(text, false, false), false);
+}
+
+TEST(TokenizerTest, LongRunsOfMarksAreNormalized) {
   const auto repeat = [](const std::string& text, int times) {
     std::string out;
     for (int i = 0; i < times; ++i) out += text;
     return out;
-  };
-  const auto normal = [&](const char* form, const std::string& text) {
-    document["normalizer"] = {{"type", form}};
-    const auto tokenizer = Tokenizer::FromJson(document.dump());
-    EXPECT_TRUE(tokenizer.ok()) << tokenizer.status();
-    return (*tokenizer)->Decode((*tokenizer)->Encode(text, false, false), false);
   };
   // An acute above and a dot below, which stands first; and a vowel sign that is two marks. Were
   // the time to grow with the square of the length, this would take hours.
   for (const int times : {1, 2, 3, 100'000}) {
     const std::string marks = "x" + repeat("\u0301\u0323", times) + "y";
     const std::string ordered = "x" + repeat("\u0323", times) + repeat("\u0301", times) + "y";
-    for (const char* form : {"NFD", "NFKD"}) EXPECT_EQ(normal(form, marks), ordered);
+    for (const char* form : {"NFD", "NFKD"}) EXPECT_EQ(Normal(form, marks), ordered);
     // The last of each form a letter with those before them, where there is one.
-    EXPECT_EQ(normal("NFC", "a" + marks.substr(1)),
+    EXPECT_EQ(Normal("NFC", "a" + marks.substr(1)),
               "\u1ea1" + repeat("\u0323", times - 1) + repeat("\u0301", times) + "y");
-    EXPECT_EQ(normal("NFC", repeat("\u0f73", times)),
+    EXPECT_EQ(Normal("NFC", repeat("\u0f73", times)),
               repeat("\u0f71", times) + repeat("\u0f72", times));
   }
   // Where nothing is to be ordered across: a class of 0 in between.
-  EXPECT_EQ(normal("NFD", "\u0301\u0323-\u0301\u0323"), "\u0323\u0301-\u0323\u0301");
-  EXPECT_EQ(normal("NFC", "e\u0301\uac00\u11a8"), "\u00e9\uac01");
-  EXPECT_EQ(normal("NFKC", "\ufb01\u00b2"), "fi2");
+  EXPECT_EQ(Normal("NFD", "\u0301\u0323-\u0301\u0323"), "\u0323\u0301-\u0323\u0301");
+  EXPECT_EQ(Normal("NFC", "e\u0301\uac00\u11a8"), "\u00e9\uac01");
+  EXPECT_EQ(Normal("NFKC", "\ufb01\u00b2"), "fi2");
+}
+
+// What Python's unicodedata makes of syllables of Hangul and what may stand behind them.
+TEST(TokenizerTest, HangulIsComposedAndNothingOfItIsLost) {
+  const std::pair<const char*, const char*> table[] = {
+      // One before the first trailing consonant, the first, the last, and one behind that.
+      {"\uac00\u11a7", "\uac00\u11a7"},
+      {"\uac00\u11a8", "\uac01"},
+      {"\uac00\u11c2", "\uac1b"},
+      {"\uac00\u11c3", "\uac00\u11c3"},
+      {"\u1100\u1161\u11a7", "\uac00\u11a7"},
+      {"\u1100\u1161\u11a8", "\uac01"},
+      {"\u1112\u1175\u11c2", "\ud7a3"},
+      {"\uac01\u11a8", "\uac01\u11a8"},
+      // What stands around U+11A7 is composed.
+      {"\u11a7", "\u11a7"},
+      {"\u11a7\u11a7\u1100\u1161", "\u11a7\u11a7\uac00"},
+      {"e\u0301\uac00\u11a7\u11a8\u1100\u1161\u11a8e\u0301",
+       "\u00e9\uac00\u11a7\u11a8\uac01\u00e9"},
+      {"\uac00\u11a7\u0301\u11a8", "\uac00\u11a7\u0301\u11a8"},
+  };
+  for (const auto& [text, composed] : table) {
+    EXPECT_EQ(Normal("NFC", text), composed);
+    EXPECT_EQ(Normal("NFKC", text), composed);
+  }
+  EXPECT_EQ(Normal("NFD", "\uac00\u11a7\uac01"), "\u1100\u1161\u11a7\u1100\u1161\u11a8");
 }
 
 TEST(Utf8Test, OnlyWhatMayBecomeACharacterIsHeldBack) {
