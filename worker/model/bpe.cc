@@ -31,7 +31,7 @@ void Bpe::AddToken(std::string bytes, int32_t token) {
 }
 
 void Bpe::AddMerge(int32_t left, int32_t right, int32_t merged) {
-  merges_.emplace(PairKey(left, right), Merge{static_cast<uint32_t>(merges_.size()), merged});
+  merges_.insert_or_assign(PairKey(left, right), Merge{next_rank_++, merged});
 }
 
 const Bpe::Merge* Bpe::FindMerge(int32_t left, int32_t right) const {

@@ -22,7 +22,7 @@ class Bpe {
 
   // `token` stands for `bytes` (its text taken out of the byte-level alphabet).
   void AddToken(std::string bytes, int32_t token);
-  // Earlier merges go first; the first of two equal pairs counts.
+  // Earlier merges go first; the last of two equal pairs counts, as in Hugging Face's tokenizers.
   void AddMerge(int32_t left, int32_t right, int32_t merged);
   // A word that is a token becomes that token, whatever the merges say.
   void SetIgnoreMerges(bool ignore) { ignore_merges_ = ignore; }
@@ -55,6 +55,7 @@ class Bpe {
   bool fuse_unknown_ = false;
   absl::flat_hash_map<std::string, int32_t> tokens_;
   absl::flat_hash_map<uint64_t, Merge> merges_;
+  uint32_t next_rank_ = 0;
   bool ignore_merges_ = false;
   int32_t unknown_ = -1;
 };

@@ -70,6 +70,20 @@ struct Vocabulary {
   }
 };
 
+struct Merge {
+  int32_t left, right, merged;
+};
+
+// "abcd", with tokens for its letters (0 to 3).
+std::vector<int32_t> EncodeAbcd(const std::vector<Merge>& merges) {
+  Bpe bpe;
+  for (int32_t i = 0; i < 4; ++i) bpe.AddToken(std::string(1, static_cast<char>('a' + i)), i);
+  for (const Merge& merge : merges) bpe.AddMerge(merge.left, merge.right, merge.merged);
+  std::vector<int32_t> out;
+  bpe.Encode("abcd", &out);
+  return out;
+}
+
 TEST(BpeTest, WordsOfAnyLengthAreMergedInOrderOfRankAndPlace) {
   std::mt19937 random(3);
   for (uint32_t seed = 0; seed < 12; ++seed) {
@@ -85,6 +99,17 @@ TEST(BpeTest, WordsOfAnyLengthAreMergedInOrderOfRankAndPlace) {
       ASSERT_EQ(found, vocabulary.Slowly(word)) << "seed " << seed << ", " << size << " letters";
     }
   }
+}
+
+// What Hugging Face's tokenizers make of the same lists.
+TEST(BpeTest, TheLastOfEqualMergesCounts) {
+  enum : int32_t { kA, kB, kC, kD, kAb, kBc, kCd };
+  const Merge ab = {kA, kB, kAb}, bc = {kB, kC, kBc}, cd = {kC, kD, kCd};
+  EXPECT_EQ(EncodeAbcd({ab, bc, cd}), (std::vector<int32_t>{kAb, kCd}));
+  EXPECT_EQ(EncodeAbcd({ab, bc, ab, cd}), (std::vector<int32_t>{kA, kBc, kD}));
+  EXPECT_EQ(EncodeAbcd({bc, ab, bc, bc, cd}), (std::vector<int32_t>{kAb, kCd}));
+  // A merge behind one that is listed twice does not share its rank.
+  EXPECT_EQ(EncodeAbcd({cd, cd, bc}), (std::vector<int32_t>{kA, kB, kCd}));
 }
 
 TEST(MergeQueueTest, ListsHaveTheHeapsOrder) {
