@@ -3,6 +3,8 @@
 #include <gtest/gtest.h>
 
 #include <atomic>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "services/coordinator/simulated_cluster.h"
@@ -35,9 +37,10 @@ TEST_F(WatchHubTest, WakesTheWatchersOfTheJobThatMovedAndOnlyThem) {
   std::atomic<int> woken{0};
   std::vector<std::thread> watchers;
   for (int i = 0; i < 20; ++i) {
-    watchers.emplace_back([&] {
-      WatchHub::Ticket ticket(&hub, a_);
-      if (ticket.Await(a, kLong)) ++woken;
+    // Before the event: a later one would wait for the next.
+    auto ticket = std::make_unique<WatchHub::Ticket>(&hub, a_);
+    watchers.emplace_back([&, ticket = std::move(ticket)] {
+      if (ticket->Await(a, kLong)) ++woken;
     });
   }
   v1::JobEvent event;
