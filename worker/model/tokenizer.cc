@@ -88,6 +88,7 @@ TextTokenizer::TextTokenizer(TokenizerDocument document)
   } else {
     AddCharacterLevel();
   }
+  std::vector<AddedToken> raw, normalized;
   for (const AddedToken& token : document_.added) {
     AddedToken sought = token;
     if (token.normalized) sought.content = document_.normalizer.Run(token.content);
@@ -97,8 +98,10 @@ TextTokenizer::TextTokenizer(TokenizerDocument document)
       bytes = absl::StrReplaceAll(bytes, {{from, to}});
     }
     special_[static_cast<size_t>(token.id)] = token.special;
-    (token.normalized ? normalized_ : raw_).Add(sought);
+    (token.normalized ? normalized : raw).push_back(std::move(sought));
   }
+  raw_ = AddedTokenMatcher(std::move(raw));
+  normalized_ = AddedTokenMatcher(std::move(normalized));
   for (const auto& [left, right, merged] : document_.merges) bpe_.AddMerge(left, right, merged);
   bpe_.SetIgnoreMerges(document_.ignore_merges);
   bpe_.SetUnknown(document_.unknown);
