@@ -135,7 +135,7 @@ class ServerImpl : public HttpServer {
   }
 
   void Take(tcp::socket socket) {
-    Reap();
+    Reap();  // one that has just ended makes room
     const std::lock_guard<std::mutex> lock(mutex_);
     const int count = static_cast<int>(clients_.size());
     if (count >= options_.max_connections + kRefusals) {
@@ -152,9 +152,13 @@ class ServerImpl : public HttpServer {
     try {
       client->thread = std::thread([this, client] {
         client->connection->Serve();
-        const std::lock_guard<std::mutex> lock(mutex_);
-        client->done = true;
-        ended_.notify_all();
+        {
+          const std::lock_guard<std::mutex> lock(mutex_);
+          client->done = true;
+          ended_.notify_all();
+        }
+        // Its files are closed now, not when somebody connects.
+        asio::post(ioc_, [this] { Reap(); });
       });
     } catch (const std::system_error& e) {
       spdlog::warn("http: no thread for a connection: {}", e.what());
@@ -162,7 +166,7 @@ class ServerImpl : public HttpServer {
     }
   }
 
-  // Joins the threads of connections that are over.
+  // Joins the threads of connections that are over. On thread_.
   void Reap() {
     std::list<Client> over;
     {

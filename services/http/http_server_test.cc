@@ -11,6 +11,8 @@
 
 #include <atomic>
 #include <condition_variable>
+#include <filesystem>
+#include <iterator>
 #include <mutex>
 #include <stdexcept>
 #include <thread>
@@ -448,6 +450,25 @@ TEST_F(HttpServerTest, TooManyConnectionsAre503) {
     absl::SleepFor(absl::Milliseconds(20));
   }
   EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+}
+
+int OpenFiles() {
+  const std::filesystem::directory_iterator files("/proc/self/fd");
+  return static_cast<int>(std::distance(begin(files), end(files)));
+}
+
+TEST_F(HttpServerTest, ConnectionsThatAreOverLeaveNoFilesOpen) {
+  const int before = OpenFiles();
+  {
+    std::vector<std::unique_ptr<Client>> burst;
+    for (int i = 0; i < 30; ++i) burst.push_back(std::make_unique<Client>(server_->port()));
+    for (const auto& client : burst) client->Send(Get("/hello"));
+    for (const auto& client : burst) EXPECT_THAT(client->ReadUntil("hello"), HasSubstr("hello"));
+    EXPECT_GT(OpenFiles(), before + 60);
+  }
+  // Nobody else connects.
+  for (int i = 0; i < 1000 && OpenFiles() > before; ++i) absl::SleepFor(absl::Milliseconds(10));
+  EXPECT_LE(OpenFiles(), before);
 }
 
 TEST_F(HttpServerTest, ShutdownEndsEveryKindOfConnection) {
