@@ -97,7 +97,7 @@ void Serving::StartServer(const std::vector<std::string>& references,
   fs::remove(ports);
   std::vector<std::string> argv = {Binary("shiftadd-server"),
                                    "--packager",
-                                   absl::StrCat("127.0.0.1:", packager_port_),
+                                   packager_address(),
                                    "--listen",
                                    "127.0.0.1:0",
                                    "--http",

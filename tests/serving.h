@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "absl/strings/str_cat.h"
 #include "nlohmann/json.hpp"
 #include "services/packaging/package_client.h"
 #include "tests/http_client.h"
@@ -42,6 +43,7 @@ class Serving {
 
   int http_port() const { return http_port_; }
   int grpc_port() const { return grpc_port_; }
+  std::string packager_address() const { return absl::StrCat("127.0.0.1:", packager_port_); }
   Process& server() { return server_; }
   PackageClient& packages() { return *packages_; }
   const std::string& dir() const { return dir_; }

@@ -208,11 +208,13 @@ int Run(const Flags& flags) {
 }  // namespace shiftadd
 
 int main(int argc, char** argv) {
-  shiftadd::BlockShutdownSignals();
   CLI::App app("Runs quantization tasks for a shiftadd coordinator.", "shiftadd-worker");
   shiftadd::Flags flags;
   shiftadd::AddFlags(&app, &flags);
   shiftadd::AddBenchFlags(&app, &flags);
   if (const auto code = shiftadd::ParseFlags(&app, argc, argv); code.has_value()) return *code;
-  return flags.bench.empty() ? shiftadd::Run(flags) : shiftadd::Bench(flags);
+  // Measuring has nothing to finish: a signal ends it at once.
+  if (!flags.bench.empty()) return shiftadd::Bench(flags);
+  shiftadd::BlockShutdownSignals();
+  return shiftadd::Run(flags);
 }

@@ -6,8 +6,9 @@
 
 namespace shiftadd {
 
-// Blocks SIGINT and SIGTERM in this thread and every thread it will start. Call first in main,
-// before any other thread exists. Also ignores SIGPIPE.
+// Blocks SIGINT and SIGTERM in this thread and every thread it will start. Call in main before any
+// other thread exists, and only if WaitForShutdown will be called: else nothing but SIGKILL ends
+// the process. Also ignores SIGPIPE.
 void BlockShutdownSignals();
 
 // Waits until SIGINT or SIGTERM arrives, or `timeout` passes. True if a signal arrived (it stays

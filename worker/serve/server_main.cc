@@ -215,10 +215,11 @@ absl::Status Bench(const ServerFlags& flags) {
 }  // namespace shiftadd
 
 int main(int argc, char** argv) {
-  shiftadd::BlockShutdownSignals();
   shiftadd::ServerFlags flags;
   if (const auto code = shiftadd::ParseServerFlags(argc, argv, &flags); code.has_value())
     return *code;
+  // Measuring has nothing to finish: a signal ends it at once.
+  if (!flags.bench) shiftadd::BlockShutdownSignals();
   shiftadd::InitLogging("shiftadd-server", flags.daemon.log_level, flags.daemon.log_format);
   return shiftadd::ExitCode("shiftadd-server",
                             flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags));
