@@ -220,18 +220,36 @@ class ConnectionImpl : public Connection, public StreamWriter {
     return true;
   }
 
+  // Until something of a request is there. One empty line before it is passed over (RFC 9112, 2.2):
+  // old clients send it behind a body.
+  Error AwaitRequest() {
+    const seconds timeout =
+        first_ ? seconds(std::max(1, options_.header_timeout_seconds)) : kIdleTimeout;
+    bool passed = false;
+    for (size_t wanted = 1;;) {
+      while (buffer_.size() < wanted) {
+        const Error e = RunReading(timeout, [&](auto done) {
+          stream_.async_read_some(buffer_.prepare(4096), [this, done](Error e, size_t n) {
+            buffer_.commit(n);
+            done(e);
+          });
+        });
+        if (e) return e;
+      }
+      const auto* const bytes = static_cast<const char*>(buffer_.data().data());
+      if (passed || bytes[0] != '\r') return Error();
+      if (std::exchange(wanted, 2) == 1) continue;
+      if (bytes[1] != '\n') return Error();
+      buffer_.consume(2);
+      passed = true;
+      wanted = 1;
+    }
+  }
+
   // Reads one whole request, or answers why not.
   ReadResult ReadRequest() {
     const seconds header_timeout(std::max(1, options_.header_timeout_seconds));
-    if (buffer_.size() == 0) {
-      const Error e = RunReading(first_ ? header_timeout : kIdleTimeout, [&](auto done) {
-        stream_.async_read_some(buffer_.prepare(4096), [this, done](Error e, size_t n) {
-          buffer_.commit(n);
-          done(e);
-        });
-      });
-      if (e) return ReadResult::kClosed;  // it sent nothing: nobody waits for an answer
-    }
+    if (AwaitRequest()) return ReadResult::kClosed;  // it sent nothing: nobody waits for an answer
     Error e = RunReading(header_timeout, [&](auto done) {
       bhttp::async_read_header(stream_, buffer_, *parser_, [done](Error e, size_t) { done(e); });
     });
@@ -259,13 +277,17 @@ class ConnectionImpl : public Connection, public StreamWriter {
 
   ReadResult Refuse(const Error& e, const char* part) {
     if (stopping_ || e == bhttp::error::end_of_stream || e == asio::error::operation_aborted ||
-        e == bhttp::error::partial_message || e.category() == asio::error::get_system_category() ||
+        e.category() == asio::error::get_system_category() ||
         e.category() == asio::error::get_ssl_category() ||
         e.category() == asio::ssl::error::get_stream_category()) {
       return ReadResult::kClosed;
     }
     if (e == beast::error::timeout) {
       return Refuse(JsonError(408, std::string("the request's ") + part + " took too long"));
+    }
+    if (e == bhttp::error::partial_message) {  // who has ended its own side may still read
+      return Refuse(
+          JsonError(400, std::string("the request was cut: it ended within its ") + part));
     }
     if (e == bhttp::error::header_limit) {
       return Refuse(JsonError(

@@ -333,6 +333,43 @@ TEST_F(HttpServerTest, GarbageIs400) {
   ExpectError(Ask("POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n"), 400);
 }
 
+TEST_F(HttpServerTest, ARequestThatIsCutIs400) {
+  const std::pair<const char*, const char*> cuts[] = {
+      {"GE", "headers"},
+      {"GET /hello HTTP/1.1\r\nHost: x\r\n", "headers"},
+      {"POST /echo HTTP/1.1\r\nContent-Length: 10\r\n\r\nhalf", "body"},
+      {"POST /echo HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n", "body"}};
+  for (const auto& [text, part] : cuts) {
+    Client client(server_->port());
+    client.Send(text);
+    client.EndOwnSide();
+    const std::string answer = client.ReadAll();
+    ExpectError(answer, 400);
+    EXPECT_THAT(answer, HasSubstr(absl::StrCat("was cut: it ended within its ", part)));
+  }
+  // Nothing of a request is none that was cut.
+  for (const char* text : {"", "\r", "\r\n"}) {
+    Client client(server_->port());
+    client.Send(text);
+    client.EndOwnSide();
+    EXPECT_EQ(client.ReadAll(), "");
+    EXPECT_TRUE(client.closed());
+  }
+}
+
+TEST_F(HttpServerTest, AnEmptyLineBeforeARequestIsPassedOver) {
+  EXPECT_THAT(Ask("\r\n" + GetAndClose("/hello")), HasSubstr("\r\n\r\nhello"));
+  // Behind a body, as it was done once, and in two pieces.
+  Client client(server_->port());
+  client.Send("POST /echo HTTP/1.1\r\nContent-Length: 2\r\n\r\nok\r");
+  EXPECT_THAT(client.ReadUntil("\r\n\r\nok"), HasSubstr("\r\n\r\nok"));
+  client.Send("\n");
+  client.Send(GetAndClose("/hello"));
+  EXPECT_THAT(client.ReadAll(), testing::EndsWith("\r\n\r\nhello"));
+  ExpectError(Ask("\r\n\r\n" + GetAndClose("/hello")), 400);
+  ExpectError(Ask("\r" + GetAndClose("/hello")), 400);
+}
+
 TEST_F(HttpServerTest, ExpectContinue) {
   Client client(server_->port());
   client.Send(
