@@ -90,7 +90,7 @@ TEST_P(BenchEndTest, OfTheCommandEndsWhatItStarted) {
   serving_.Publish("tiny:live", 1);
   Process bench(
       {Binary("shiftadd"), "bench", "tiny:live", "--packager", serving_.packager_address(),
-       "--blobs", serving_.dir() + "/store", "--no-source", "--context", "16", "--seconds", "600"},
+       "--blobs", serving_.dir() + "/store", "--no-source", "--seconds", "600"},
       Log());
   pid_t child = 0;
   ASSERT_TRUE(Await([&] { return (child = ChildOf(bench.pid())) > 0 && Measures(child); }))

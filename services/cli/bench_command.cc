@@ -3,6 +3,7 @@
 // other.
 #include <filesystem>
 #include <memory>
+#include <optional>
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -30,14 +31,14 @@ struct BenchFlags {
   std::string device = "auto";
   bool batch_invariant = false;
   int threads = 0;
-  int64_t context = 512;
+  std::optional<int64_t> context;  // settled by BenchContext
   double seconds = 3;
 };
 
 void AddCommon(const BenchFlags& flags, const std::string& device,
                std::vector<std::string>* command) {
   command->insert(command->end(),
-                  {"--device", device, "--bench-context", absl::StrCat(flags.context),
+                  {"--device", device, "--bench-context", absl::StrCat(flags.context.value_or(0)),
                    "--bench-seconds", absl::StrCat(flags.seconds)});
   if (flags.threads > 0)
     command->insert(command->end(), {"--threads", absl::StrCat(flags.threads)});
@@ -95,13 +96,14 @@ absl::StatusOr<json> BenchSource(const BenchFlags& flags, const std::string& pat
   return RunForJson(command);
 }
 
-absl::StatusOr<BenchReport> Bench(Context& context, const BenchFlags& flags) {
+absl::StatusOr<BenchReport> Bench(Context& context, BenchFlags flags) {
   BenchReport report;
   SA_ASSIGN_OR_RETURN(report.reference, NormalizeReference(flags.package));
   SA_ASSIGN_OR_RETURN(const std::string packager, PackagerAddress(context));
   SA_ASSIGN_OR_RETURN(const v1::Package package,
                       PackageClient::Connect(packager)->Get(report.reference));
   FillSizes(package, &report);
+  SA_ASSIGN_OR_RETURN(flags.context, BenchContext(package, flags.context));
   context.err << "measuring " << report.reference << "\n" << std::flush;
   SA_ASSIGN_OR_RETURN(report.package, BenchPackage(context, flags, report.reference, packager));
   report.source_path = flags.source;
@@ -136,9 +138,12 @@ void AddBenchCommand(CLI::App& app, Context& context) {
   CLI::App* bench = app.add_subcommand(
       "bench", "Measure a package's speed, memory and energy, beside its full-precision source");
   bench->add_option("package", flags->package, "NAME[:TAG]")->required();
-  auto* source = bench->add_option(
-      "--source", flags->source,
-      "GGUF file or Hugging Face folder to compare with (else that of the package's job)");
+  auto* source =
+      bench
+          ->add_option("--source", flags->source,
+                       "GGUF file or Hugging Face folder to compare with (else that of the "
+                       "package's job)")
+          ->check(CLI::ExistingPath);  // before the package is measured, which takes a while
   bench->add_flag("--no-source", flags->no_source, "Only the package")->excludes(source);
   bench->add_option("--device", flags->device, "What computes, in both: cpu, cuda or auto")
       ->check(CLI::IsMember({"cpu", "cuda", "auto"}))
@@ -150,7 +155,7 @@ void AddBenchCommand(CLI::App& app, Context& context) {
       ->add_option("--context", flags->context,
                    "Tokens of the prompt, and before the tokens that are timed")
       ->check(CLI::Range(int64_t{1}, int64_t{1} << 20))
-      ->capture_default_str();
+      ->default_str("512, or what the model has room for");
   bench->add_option("--seconds", flags->seconds, "Length of each of the four measurements")
       ->check(CLI::Range(0.01, 600.0))
       ->capture_default_str();

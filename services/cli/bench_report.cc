@@ -1,5 +1,6 @@
 #include "services/cli/bench_report.h"
 
+#include <algorithm>
 #include <optional>
 #include <set>
 
@@ -28,6 +29,14 @@ std::string Text(const json& figures, const char* key) {
   const auto it = figures.find(key);
   return it != figures.end() && it->is_string() ? it->get<std::string>() : "";
 }
+
+json Config(const v1::Package& package) {
+  return json::parse(package.config_json(), nullptr, /*allow_exceptions=*/false);
+}
+
+constexpr int64_t kUsualContext = 512;
+// Behind the context shiftadd-server decodes so many at most (worker/serve/server_bench.cc).
+constexpr int64_t kDecoded = 16;
 
 // a / b.
 std::optional<double> Ratio(std::optional<double> a, std::optional<double> b) {
@@ -113,7 +122,7 @@ double Reduction(uint64_t bytes, uint64_t of) {
 void FillSizes(const v1::Package& package, BenchReport* report) {
   report->digest = package.digest();
   report->package_bytes = package.bytes();
-  const json config = json::parse(package.config_json(), nullptr, /*allow_exceptions=*/false);
+  const json config = Config(package);
   std::set<std::string> layers;
   if (config.is_object() && config.contains("layers")) {
     for (const json& layer : config["layers"]) layers.insert(Text(layer, "digest"));
@@ -121,6 +130,25 @@ void FillSizes(const v1::Package& package, BenchReport* report) {
   for (const v1::Descriptor& blob : package.layers()) {
     if (layers.count(blob.digest()) > 0) report->layer_bytes += blob.size();
   }
+}
+
+absl::StatusOr<int64_t> BenchContext(const v1::Package& package, std::optional<int64_t> wanted) {
+  const json config = Config(package);
+  const std::optional<double> context =
+      config.is_object() ? Number(config.value("architecture", json()), "context") : std::nullopt;
+  if (!context.has_value()) return wanted.value_or(kUsualContext);  // who measures looks at it
+  const int64_t longest = static_cast<int64_t>(std::clamp(*context, 0.0, 1e9)) - kDecoded;
+  if (longest < 1) {
+    return absl::InvalidArgumentError(absl::StrCat("the model's context has ", *context,
+                                                   " tokens, expected at least ", kDecoded + 1,
+                                                   " to measure it"));
+  }
+  if (wanted.value_or(0) > longest) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "--context ", *wanted, ", expected at most ", longest, ": the model's context has ",
+        longest + kDecoded, " tokens, and ", kDecoded, " are decoded"));
+  }
+  return wanted.value_or(std::min(kUsualContext, longest));
 }
 
 std::string FormatBench(const BenchReport& r) {

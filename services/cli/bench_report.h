@@ -5,8 +5,10 @@
 
 #include <cstdint>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 
+#include "absl/status/statusor.h"
 #include "shiftadd/v1/package.pb.h"
 
 namespace shiftadd::cli {
@@ -23,6 +25,9 @@ struct BenchReport {
 
 // Sizes, from the manifest and the config of a package.
 void FillSizes(const v1::Package& package, BenchReport* report);
+
+// The tokens of a measurement's context: `wanted`, else 512 or as many as the model has room for.
+absl::StatusOr<int64_t> BenchContext(const v1::Package& package, std::optional<int64_t> wanted);
 
 // Per cent by which `bytes` is less than `of`; 0 if `of` is 0.
 double Reduction(uint64_t bytes, uint64_t of);

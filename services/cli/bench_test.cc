@@ -72,5 +72,29 @@ TEST(BenchReportTest, WithoutSourceOrMeter) {
                                          HasSubstr("energy is not known: no RAPL meter")));
 }
 
+TEST(BenchContextTest, FitsTheModel) {
+  v1::Package package;
+  package.set_config_json(R"({"architecture": {"context": 128}})");
+  EXPECT_EQ(*BenchContext(package, std::nullopt), 112);
+  EXPECT_EQ(*BenchContext(package, 112), 112);
+  EXPECT_EQ(*BenchContext(package, 24), 24);
+  const absl::Status beyond = BenchContext(package, 113).status();
+  EXPECT_EQ(beyond.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_EQ(beyond.message(),
+            "--context 113, expected at most 112: the model's context has 128 tokens, and 16 are "
+            "decoded");
+  package.set_config_json(R"({"architecture": {"context": 16}})");
+  EXPECT_EQ(BenchContext(package, std::nullopt).status().code(),
+            absl::StatusCode::kInvalidArgument);
+  package.set_config_json(R"({"architecture": {"context": 4096}})");
+  EXPECT_EQ(*BenchContext(package, std::nullopt), 512);
+  EXPECT_EQ(*BenchContext(package, 1000), 1000);
+  for (const char* unknown : {"", "{}", R"({"architecture": {}})", R"({"architecture": 7})"}) {
+    package.set_config_json(unknown);
+    EXPECT_EQ(*BenchContext(package, std::nullopt), 512);
+    EXPECT_EQ(*BenchContext(package, 9), 9);
+  }
+}
+
 }  // namespace
 }  // namespace shiftadd::cli

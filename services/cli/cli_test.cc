@@ -217,6 +217,8 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
             kExitUsage);
   EXPECT_THAT(err_, HasSubstr("give --eval-text"));
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--frob"}), kExitUsage);
+  EXPECT_EQ(Shiftadd({"bench", "m", "--source", "/nonexistent"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("--source: Path does not exist: /nonexistent"));
   EXPECT_EQ(Shiftadd({"export", "m", dir_ + "/out", "--format", "zip"}), kExitUsage);
   EXPECT_THAT(err_, HasSubstr("zip not in {hf-fp16,gguf}"));
   EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
