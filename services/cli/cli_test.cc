@@ -221,6 +221,18 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
   EXPECT_THAT(err_, HasSubstr("--source: Path does not exist: /nonexistent"));
   EXPECT_EQ(Shiftadd({"export", "m", dir_ + "/out", "--format", "zip"}), kExitUsage);
   EXPECT_THAT(err_, HasSubstr("zip not in {hf-fp16,gguf}"));
+  for (const char* format : {"gguf", "hf-fp16"}) {
+    EXPECT_EQ(Shiftadd({"export", "m", "--format", format, ""}), kExitUsage);
+    EXPECT_THAT(err_, HasSubstr("dir: expected a value, found \"\""));
+  }
+  for (const char* option : {"--recipe", "--certs", "--eval-text", "--tls-ca", "--bytes"}) {
+    EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", option, ""}), kExitUsage);
+    EXPECT_THAT(err_, HasSubstr(absl::StrCat(option, ": expected a value, found \"\"")));
+  }
+  EXPECT_EQ(Shiftadd({"submit", "", "--name", "m", "--bits", "3"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("source: expected a value, found \"\""));
+  EXPECT_EQ(Shiftadd({"bench", "m", "--seconds", "nan"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("--seconds: expected a number, found nan"));
   EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--label", "a=\xff"}),
             kExitUsage);

@@ -12,6 +12,7 @@
 #include "services/cli/endpoints.h"
 #include "services/cli/reference.h"
 #include "services/cli/servers.h"
+#include "services/flags/values.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -116,7 +117,7 @@ void AddGenerateCommand(CLI::App& app, Context& context) {
   auto options = std::make_shared<GenerateOptions>();
   CLI::App* command = app.add_subcommand("generate", "Let a served package write (gRPC)");
   command->add_option("package", options->package, "NAME[:TAG]")->required();
-  command->add_option("-p,--prompt", options->prompt, "What to go on from")->required();
+  MayBeEmpty(command->add_option("-p,--prompt", options->prompt, "What to go on from"))->required();
   auto* chat = command->add_flag("--chat", options->chat,
                                  "The prompt is a user's message in the model's chat template");
   command->add_option("--system", options->system, "System message")->needs(chat);

@@ -4,6 +4,7 @@
 #include "services/base/version.h"
 #include "services/cli/commands.h"
 #include "services/cli/security.h"
+#include "services/flags/values.h"
 
 namespace shiftadd::cli {
 
@@ -82,6 +83,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   std::reverse(arguments.begin(), arguments.end());  // as CLI11 wants them
   try {
     app.parse(arguments);
+    CheckValues(&app);
   } catch (const CLI::ParseError& e) {
     const int code = app.exit(e, context.out, context.err);
     return code == 0 ? kExitOk : kExitUsage;

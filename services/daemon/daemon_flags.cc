@@ -11,6 +11,7 @@
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "services/flags/values.h"
 
 namespace shiftadd {
 namespace {
@@ -66,6 +67,7 @@ void AddDaemonFlags(CLI::App* app, absl::string_view daemon, DaemonFlags* flags)
 std::optional<int> ParseFlags(CLI::App* app, int argc, const char* const* argv) {
   try {
     app->parse(argc, argv);
+    CheckValues(app);
   } catch (const CLI::ParseError& e) {
     return app->exit(e, std::cout, std::cerr) == 0 ? 0 : 2;
   }

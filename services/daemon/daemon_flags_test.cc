@@ -59,6 +59,18 @@ TEST_F(DaemonFlagsTest, MistakesAreSaidAndNotTaken) {
   EXPECT_NE(::testing::internal::GetCapturedStderr().find("loud"), std::string::npos);
 }
 
+// Taken for absent, it would let everybody in.
+TEST_F(DaemonFlagsTest, ProtectionThatIsNamedByNothingIsAMistake) {
+  for (const char* option : {"--tokens", "--tls-cert", "--tls-ca", "--token-file"}) {
+    ::testing::internal::CaptureStderr();
+    EXPECT_EQ(Parse({option, ""}), 2);
+    EXPECT_NE(::testing::internal::GetCapturedStderr().find(option + std::string(": expected")),
+              std::string::npos)
+        << option;
+  }
+  EXPECT_EQ(Parse({"--config", File("tokens = \"\"\n").c_str()}), 2);
+}
+
 TEST_F(DaemonFlagsTest, PortFile) {
   EXPECT_TRUE(WritePortFile("", {1}).ok());
   const std::string path = dir_ / "ports";

@@ -6,6 +6,7 @@
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
+#include "services/flags/values.h"
 #include "worker/export/export.h"
 
 namespace shiftadd {
@@ -54,6 +55,7 @@ int Main(int argc, char** argv) {
   Define(&app, &flags);
   try {
     app.parse(argc, argv);
+    CheckValues(&app);
   } catch (const CLI::ParseError& e) {
     return app.exit(e) == 0 ? kOk : kUsage;
   }

@@ -1,0 +1,35 @@
+#!/usr/bin/env bash
+# What the programs say of settings that cannot be meant, before they do anything.
+#   flags_test.sh BIN_DIR
+set -euo pipefail
+bin=$1
+work=$(mktemp -d)
+trap 'kill $(jobs -p) 2>/dev/null || true; rm -rf "$work"' EXIT
+for variable in "${!SHIFTADD_@}"; do unset "$variable"; done
+
+# expect CODE TEXT COMMAND…: how it ends and what it says.
+expect() {
+  local code=0 said expected=$1 text=$2
+  shift 2
+  said=$("$@" 2>&1 </dev/null) || code=$?
+  [ $code = "$expected" ] && [[ $said == *"$text"* ]] && return
+  echo "FAILED: $*: exit code $code, expected $expected with: $text"
+  echo "$said"
+  exit 1
+}
+server=("$bin/shiftadd-server" --package absent:v1 --package-dir "$work/absent")
+worker=("$bin/shiftadd-worker" --blobs "$work/store" --source-root /)
+
+# An empty value is none; taken for absent, it would let everybody in.
+for option in --api-key-file --require-signature --tokens --tls-cert --tls-ca --cors-origin; do
+  expect 2 "$option: expected a value, found \"\"" "${server[@]}" $option ""
+done
+for option in --tokens --tls-cert --tls-ca --token-file; do
+  expect 2 "$option: expected a value" "$bin/shiftadd-coordinator" --data-dir "$work/c" $option ""
+  expect 2 "$option: expected a value" "$bin/shiftadd-packager" --data-dir "$work/p" $option ""
+  expect 2 "$option: expected a value" "${worker[@]}" $option ""
+done
+export=("$bin/shiftadd-export" absent:v1 --package-dir "$work/absent")
+expect 2 'dir: expected a value, found ""' "${export[@]}" --format gguf ""
+
+echo "all good"
