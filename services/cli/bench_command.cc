@@ -1,7 +1,6 @@
 // `shiftadd bench`: the control plane links no kernels and no LibTorch, so shiftadd-server measures
 // the package and shiftadd-worker its source (--bench, worker/machine/bench.h), one after the
 // other.
-#include <filesystem>
 #include <memory>
 #include <optional>
 
@@ -14,13 +13,13 @@
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
 #include "services/cli/endpoints.h"
+#include "services/cli/files.h"
 #include "services/cli/reference.h"
 #include "services/cli/servers.h"
 
 namespace shiftadd::cli {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 
 constexpr absl::Duration kTimeout = absl::Hours(1);
@@ -60,7 +59,7 @@ absl::StatusOr<json> BenchPackage(const Context& context, const BenchFlags& flag
     const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
     blobs = cluster.ok() ? cluster->blobs : data_dir + "/store";
   }
-  if (!absl::StrContains(blobs, "://")) blobs = fs::absolute(blobs).string();  // no registry
+  if (!absl::StrContains(blobs, "://")) blobs = AbsolutePath(blobs);  // no registry
   SA_ASSIGN_OR_RETURN(const std::string server, FindBinary(kServerBinary));
   std::vector<std::string> command = {server,   "--package", reference, "--packager",
                                       packager, "--bench",   "--blobs", blobs};

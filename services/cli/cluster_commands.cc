@@ -16,6 +16,7 @@
 #include "services/cli/commands.h"
 #include "services/cli/detach.h"
 #include "services/cli/endpoints.h"
+#include "services/cli/files.h"
 #include "services/cli/http_probe.h"
 #include "services/cli/security.h"
 #include "services/cli/servers.h"
@@ -103,13 +104,13 @@ int SuperviseHere(Context& context, const UpOptions& options) {
 
 int Up(Context& context, UpOptions options, bool foreground) {
   options.data_dir = DataDir(context);
-  for (std::string& root : options.source_roots) root = fs::absolute(root).string();
+  for (std::string& root : options.source_roots) root = AbsolutePath(root);
   if (!options.blobs.empty() && !absl::StrContains(options.blobs, "://")) {
-    options.blobs = fs::absolute(options.blobs).string();
+    options.blobs = AbsolutePath(options.blobs);
   }
   options.certs = context.certs;
   if (!options.tokens.empty()) {
-    options.tokens = fs::absolute(options.tokens).string();
+    options.tokens = AbsolutePath(options.tokens);
     if (options.certs.empty()) {
       return Report(context, absl::InvalidArgumentError(
                                  "--tokens: expected --certs DIR too, which `deploy/certs.sh DIR` "

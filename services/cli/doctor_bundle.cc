@@ -16,6 +16,7 @@
 #include "services/cli/child_process.h"
 #include "services/cli/clients.h"
 #include "services/cli/endpoints.h"
+#include "services/cli/files.h"
 #include "services/cli/http_probe.h"
 #include "services/cli/proto_json.h"
 
@@ -113,7 +114,9 @@ class Bundle {
 
 absl::Status WriteBundle(const Context& context, const std::string& doctor_json,
                          const std::string& file) {
-  if (fs::exists(file)) return absl::AlreadyExistsError(absl::StrCat(file, ": exists already"));
+  std::error_code error;
+  if (fs::exists(file, error))
+    return absl::AlreadyExistsError(absl::StrCat(file, ": exists already"));
   std::string folder = (fs::temp_directory_path() / "shiftadd-bundle-XXXXXX").string();
   if (mkdtemp(folder.data()) == nullptr) {
     return absl::FailedPreconditionError(absl::StrCat(folder, ": cannot be made"));
@@ -130,8 +133,8 @@ absl::Status WriteBundle(const Context& context, const std::string& doctor_json,
   bundle.AddJobs();
   bundle.AddLogs();
   bundle.AddMissing();
-  const auto tar = RunChild({"/usr/bin/env", "tar", "-czf", fs::absolute(file).string(), "-C",
-                             folder, "--transform", "s,^\\.,shiftadd-bundle,", "."},
+  const auto tar = RunChild({"/usr/bin/env", "tar", "-czf", AbsolutePath(file), "-C", folder,
+                             "--transform", "s,^\\.,shiftadd-bundle,", "."},
                             kTarTimeout);
   return Annotate(tar.status(), file);
 }

@@ -49,7 +49,7 @@ std::string DataDir(const Context& context) {
   std::string dir = context.data_dir;
   if (dir.empty()) dir = Environment("SHIFTADD_DATA_DIR");
   if (dir.empty()) dir = Home() + "/.local/share/shiftadd";
-  std::filesystem::path path = std::filesystem::absolute(dir).lexically_normal();
+  std::filesystem::path path = std::filesystem::path(AbsolutePath(dir)).lexically_normal();
   if (!path.has_filename()) path = path.parent_path();  // a trailing slash
   return path.string();
 }

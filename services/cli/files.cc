@@ -57,6 +57,12 @@ absl::Status WriteFileAtomically(const std::string& path, const std::string& con
   return absl::OkStatus();
 }
 
+std::string AbsolutePath(const std::string& path) {
+  std::error_code error;
+  const fs::path absolute = fs::absolute(path, error);
+  return error ? path : absolute.string();
+}
+
 std::string TailOfFile(const std::string& path, int lines) {
   std::ifstream in(path, std::ios::binary);
   if (!in) return "";

@@ -16,6 +16,10 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 // Through a temporary file in the same folder and a rename.
 absl::Status WriteFileAtomically(const std::string& path, const std::string& content);
 
+// `path` from the root on. As it is where there is no current folder (any more), or it is empty:
+// whoever opens it says so.
+std::string AbsolutePath(const std::string& path);
+
 // The last `lines` lines of a file, each after two spaces; empty if it cannot be read.
 std::string TailOfFile(const std::string& path, int lines);
 

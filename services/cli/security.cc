@@ -3,11 +3,11 @@
 #include <unistd.h>
 
 #include <cstdlib>
-#include <filesystem>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "services/cli/endpoints.h"
+#include "services/cli/files.h"
 #include "services/rpc/security.h"
 
 namespace shiftadd::cli {
@@ -52,7 +52,7 @@ void AddSecurityFlags(CLI::App& app, Context& context) {
 
 absl::Status ApplySecurity(Context& context) {
   access::SecurityFlags& flags = context.security;
-  if (!context.certs.empty()) context.certs = std::filesystem::absolute(context.certs).string();
+  context.certs = AbsolutePath(context.certs);
   if (flags.tls.empty()) {
     std::string certs = context.certs;
     if (certs.empty() && flags.token_file.empty()) certs = CertsOfLocalCluster(context);

@@ -71,7 +71,7 @@ absl::StatusOr<Start> Prepare(const Context& context, const ServeOptions& option
   }
   if (!certs.empty()) SA_RETURN_IF_ERROR(CheckCerts(certs, {"server"}));
   std::error_code error;
-  if (!absl::StrContains(blobs, "://")) blobs = fs::absolute(blobs).string();  // no registry
+  if (!absl::StrContains(blobs, "://")) blobs = AbsolutePath(blobs);  // no registry
   for (const char* folder : {"/logs", "/run"})
     fs::create_directories(start.data_dir + folder, error);
   // Of several servers that take any port at the same time each has its own.

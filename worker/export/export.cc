@@ -83,12 +83,16 @@ absl::Status WriteFormat(PackageWeights* weights, const ExportOptions& options,
 absl::Status ExportPackage(PackageWeights* weights, const ExportOptions& options,
                            const std::string& dir) {
   SA_RETURN_IF_ERROR(CheckTarget(dir));
-  fs::path target = fs::absolute(dir).lexically_normal();
+  std::error_code error;
+  fs::path target = fs::absolute(dir, error).lexically_normal();
+  if (error) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "dir: expected a new or an empty folder, found \"", dir, "\": ", error.message()));
+  }
   if (!target.has_filename()) target = target.parent_path();
   const std::string prefix = target.string() + ".partial-";
   const std::string aside = absl::StrCat(prefix, getpid());
   RemoveLeftovers(prefix);
-  std::error_code error;
   fs::remove_all(aside, error);
   fs::create_directories(aside, error);
   if (error) return absl::PermissionDeniedError(absl::StrCat(aside, ": ", error.message()));

@@ -186,6 +186,9 @@ TEST_F(Export, OnlyANewOrAnEmptyFolderIsWrittenTo) {
   std::ofstream(dir_ / "file") << "x";
   EXPECT_THAT(std::string(Write(dir_ / "file", ExportFormat::kGguf).message()),
               HasSubstr("is a file"));
+  const absl::Status nowhere = Write("", ExportFormat::kGguf);
+  EXPECT_EQ(nowhere.code(), absl::StatusCode::kInvalidArgument);
+  EXPECT_THAT(std::string(nowhere.message()), HasSubstr("expected a new or an empty folder"));
   for (const auto& entry : fs::directory_iterator(dir_)) {
     EXPECT_THAT(entry.path().string(), ::testing::Not(HasSubstr("partial")));
   }
