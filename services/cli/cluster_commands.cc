@@ -3,6 +3,7 @@
 #include <filesystem>
 #include <memory>
 #include <nlohmann/json.hpp>
+#include <optional>
 #include <string>
 #include <system_error>
 
@@ -18,6 +19,7 @@
 #include "services/cli/endpoints.h"
 #include "services/cli/files.h"
 #include "services/cli/http_probe.h"
+#include "services/cli/running_cluster.h"
 #include "services/cli/security.h"
 #include "services/cli/servers.h"
 #include "services/cli/supervisor.h"
@@ -34,11 +36,6 @@ using OrderedJson = nlohmann::ordered_json;
 constexpr absl::Duration kDownTimeout = absl::Seconds(90);
 constexpr size_t kShortDigest = 19;  // "sha256:" and 12 digits
 
-std::string BinaryOf(const DaemonInfo& daemon) {
-  return absl::StartsWith(daemon.name, "worker") ? "shiftadd-worker"
-                                                 : absl::StrCat("shiftadd-", daemon.name);
-}
-
 // Children of a supervisor that was killed: they get SIGTERM from the kernel, but may need a
 // moment.
 void StopLeftOvers(const std::string& data_dir) {
@@ -49,22 +46,6 @@ void StopLeftOvers(const std::string& data_dir) {
   }
   std::error_code error;
   fs::remove(ClusterFile(data_dir), error);
-}
-
-// A running supervisor's cluster, waited for while it starts.
-int AlreadyUp(Context& context, const std::string& data_dir) {
-  for (int i = 0; i < 600 && ClusterLock::Holder(data_dir) > 0; ++i) {
-    const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
-    if (cluster.ok() && cluster->pid == ClusterLock::Holder(data_dir)) {
-      context.out << "already up: coordinator " << cluster->coordinator << ", packager "
-                  << cluster->packager << ", " << cluster->daemons.size() - 2 << " workers, in "
-                  << data_dir << "\n";
-      return kExitOk;
-    }
-    absl::SleepFor(absl::Milliseconds(100));
-  }
-  return Report(context,
-                absl::InternalError(absl::StrCat("another `shiftadd up` is busy in ", data_dir)));
 }
 
 void Supervise(const UpOptions& options, Reporter& reporter) {
@@ -102,7 +83,8 @@ int SuperviseHere(Context& context, const UpOptions& options) {
   return Report(context, status);
 }
 
-int Up(Context& context, UpOptions options, bool foreground) {
+// `workers`: what was asked for, if anything was.
+int Up(Context& context, UpOptions options, std::optional<int> workers, bool foreground) {
   options.data_dir = DataDir(context);
   for (std::string& root : options.source_roots) root = AbsolutePath(root);
   if (!options.blobs.empty() && !absl::StrContains(options.blobs, "://")) {
@@ -121,6 +103,9 @@ int Up(Context& context, UpOptions options, bool foreground) {
     const absl::Status certs = CheckCerts(options.certs, {"coordinator", "packager", "worker"});
     if (!certs.ok()) return Report(context, certs);
   }
+  if (ClusterLock::Holder(options.data_dir) > 0) {
+    return AlreadyUp(context, options.data_dir, workers);
+  }
   // The cluster's own, not that of one which was here before.
   if (const absl::Status status =
           rpc::SetClientSecurity(options.certs.empty() ? rpc::ClientSecurity()
@@ -133,7 +118,6 @@ int Up(Context& context, UpOptions options, bool foreground) {
   if (error)
     return Report(context,
                   absl::InternalError(absl::StrCat(options.data_dir, ": ", error.message())));
-  if (ClusterLock::Holder(options.data_dir) > 0) return AlreadyUp(context, options.data_dir);
   for (const char* binary : {"shiftadd-packager", "shiftadd-coordinator", "shiftadd-worker"}) {
     if (const auto found = FindBinary(binary); !found.ok()) return Report(context, found.status());
   }
@@ -272,9 +256,8 @@ void AddClusterCommands(CLI::App& app, Context& context) {
   auto foreground = std::make_shared<bool>(false);
   auto detach = std::make_shared<bool>(true);  // what happens anyway; the flag says so in scripts
   CLI::App* up = app.add_subcommand("up", "Start a whole cluster on this machine");
-  up->add_option("--workers", options->workers, "Worker processes")
-      ->check(CLI::Range(1, 256))
-      ->capture_default_str();
+  auto* workers = up->add_option("--workers", options->workers, "Worker processes");
+  workers->check(CLI::Range(1, 256))->capture_default_str();
   up->add_option("--threads", options->threads, "Threads of each worker (default: cores / workers)")
       ->check(CLI::Range(1, 4096));
   up->add_option("--device", options->device, "What workers compute on: cpu, cuda or auto")
@@ -299,8 +282,12 @@ void AddClusterCommands(CLI::App& app, Context& context) {
   up->add_flag("--detach", *detach, "Go to the background once all is ready (default)")
       ->excludes(fore);
   AddDataDirFlag(up, context);
-  up->callback([&context, options, foreground, detach] {
-    context.action = [&context, options, foreground] { return Up(context, *options, *foreground); };
+  up->callback([&context, options, workers, foreground, detach] {
+    const std::optional<int> asked =
+        workers->count() > 0 ? std::optional<int>(options->workers) : std::nullopt;
+    context.action = [&context, options, asked, foreground] {
+      return Up(context, *options, asked, *foreground);
+    };
   });
 
   CLI::App* down = app.add_subcommand("down", "Stop the local cluster and its servers");

@@ -56,6 +56,8 @@ std::string DataDir(const Context& context) {
 
 std::string ClusterFile(const std::string& data_dir) { return data_dir + "/cluster.json"; }
 
+std::string StartAgainFile(const std::string& data_dir) { return data_dir + "/run/start_again"; }
+
 absl::Status WriteCluster(const std::string& data_dir, const ClusterInfo& cluster) {
   Json json = {{"pid", cluster.pid},           {"coordinator", cluster.coordinator},
                {"packager", cluster.packager}, {"blobs", cluster.blobs},

@@ -36,6 +36,9 @@ struct ClusterInfo {
 std::string DataDir(const Context& context);
 
 std::string ClusterFile(const std::string& data_dir);
+// Whoever writes it asks the supervisor to start again what it has given up; the supervisor removes
+// it once ClusterFile tells that it does.
+std::string StartAgainFile(const std::string& data_dir);
 // Atomic (temp file and rename).
 absl::Status WriteCluster(const std::string& data_dir, const ClusterInfo& cluster);
 // NOT_FOUND if there is none; DATA_LOSS if it cannot be read as one.

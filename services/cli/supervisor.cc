@@ -315,9 +315,26 @@ void Supervisor::RestartDue() {
   }
 }
 
+void Supervisor::StartAgainIfAsked() {
+  const std::string file = StartAgainFile(options_.data_dir);
+  std::error_code error;
+  if (!fs::exists(file, error)) return;
+  for (Daemon& daemon : daemons_) {
+    if (!daemon.info.given_up) continue;
+    daemon.info.given_up = false;
+    daemon.deaths = 0;
+    daemon.next_start = absl::Now();
+    say_(absl::StrCat(daemon.info.name, " is started again, as was asked for"));
+  }
+  if (const absl::Status status = WriteEndpoints(); !status.ok())
+    say_(std::string(status.message()));
+  fs::remove(file, error);
+}
+
 absl::Status Supervisor::Run() {
   while (!WaitForShutdown(kTick)) {
     SA_RETURN_IF_ERROR(Reap());
+    StartAgainIfAsked();
     RestartDue();
   }
   return absl::OkStatus();

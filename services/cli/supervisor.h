@@ -51,7 +51,8 @@ class Supervisor {
   // error names the daemon and ends with the tail of its log. CANCELLED after SIGINT or SIGTERM.
   absl::Status Start();
   // Watches over the children until SIGINT or SIGTERM (OK), or until the coordinator or the
-  // packager has died too often.
+  // packager has died too often. A worker that has is started again when that is asked for
+  // (StartAgainFile).
   absl::Status Run();
   // Workers first, then the coordinator, then the packager; removes the endpoint file.
   void Stop();
@@ -83,6 +84,8 @@ class Supervisor {
   absl::Status Reap();
   absl::Status OnDeath(Daemon& daemon, int wait_status);
   void RestartDue();
+  // What was given up, where somebody asks for it (StartAgainFile).
+  void StartAgainIfAsked();
   void StopDaemon(Daemon& daemon);
   absl::Status WriteEndpoints() const;
   std::string LogOf(const Daemon& daemon) const;

@@ -51,6 +51,29 @@ done
 "$shiftadd" jobs | has -q 'no jobs' || fail "the coordinator did not come back"
 [ "$("$shiftadd" status --json | jq '.daemons[] | select(.name == "coordinator").restarts')" = 1 ] || fail "restarts are not counted"
 
+# Another number of workers is refused, not passed over.
+code=0
+text=$("$shiftadd" up --workers 2 2>&1) || code=$?
+if [ $code != 1 ] || ! grep -q 'up with 1 worker,.*shiftadd down, then shiftadd up --workers 2' <<<"$text"; then
+  fail "another number of workers: $code, $text"
+fi
+
+# A worker that died too often is given up, and started again by `up`.
+state() { "$shiftadd" status --json | jq -r '.daemons[] | select(.name == "worker-1").state'; }
+for _ in $(seq 600); do
+  [ "$(state || true)" = "given up" ] && break
+  pid=$(pid_of worker-1 || true)
+  [ "$pid" = 0 ] || kill -9 "$pid" 2>/dev/null || true
+  sleep 0.2
+done
+[ "$(state || true)" = "given up" ] || fail "a worker that always dies is not given up"
+text=$("$shiftadd" up --workers 2 2>&1) && fail "another number of workers beside one given up: $text"
+grep -q 'worker-1 died too often' <<<"$text" || fail "it is not said who was given up: $text"
+text=$(up) || fail "up does not start again what was given up: $text"
+if [ "$(state || true)" != ready ] || ! grep -q 'started again.*worker-1' <<<"$text"; then
+  fail "up started $(state || true), and said: $text"
+fi
+
 # A supervisor that is killed leaves nothing that stands in the way.
 kill -9 "$("$shiftadd" status --json | jq .pid)"
 up || fail "up after the supervisor was killed"
