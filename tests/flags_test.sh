@@ -32,4 +32,11 @@ done
 export=("$bin/shiftadd-export" absent:v1 --package-dir "$work/absent")
 expect 2 'dir: expected a value, found ""' "${export[@]}" --format gguf ""
 
+# Addresses of others.
+address='expected HOST:PORT, or several with commas, found ","'
+expect 2 "--packager: $address" "$bin/shiftadd-coordinator" --data-dir "$work/c" --packager ,
+expect 2 "--coordinator: $address" "${worker[@]}" --coordinator ,
+expect 2 "--packager: $address" "$bin/shiftadd-server" --package absent:v1 --packager ,
+expect 2 "--packager: $address" "$bin/shiftadd-export" absent:v1 "$work/out" --format gguf --packager ,
+
 echo "all good"

@@ -18,6 +18,7 @@
 #include "services/daemon/daemon_flags.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
+#include "services/rpc/address_fault.h"
 #include "services/rpc/failover.h"
 #include "services/rpc/security.h"
 #include "worker/machine/bench.h"
@@ -62,6 +63,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--coordinator", flags->coordinator,
                   "host:port of the coordinator, or of several of one database, with commas")
       ->envname("SHIFTADD_COORDINATOR")
+      ->check(rpc::AddressFault)
       ->capture_default_str();
   app->add_option("--blobs", flags->blobs,
                   "The blob store: an OCI image layout's folder, or http[s]://HOST[:PORT]/PREFIX, "

@@ -233,6 +233,16 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
   EXPECT_THAT(err_, HasSubstr("source: expected a value, found \"\""));
   EXPECT_EQ(Shiftadd({"bench", "m", "--seconds", "nan"}), kExitUsage);
   EXPECT_THAT(err_, HasSubstr("--seconds: expected a number, found nan"));
+  for (const char* bad : {",", "localhost", ":7070", "localhost:"}) {
+    const std::string said =
+        absl::StrCat(": expected HOST:PORT, or several with commas, found \"", bad, "\"");
+    EXPECT_EQ(Shiftadd({"jobs", "--coordinator", bad}), kExitUsage);
+    EXPECT_THAT(err_, HasSubstr("--coordinator" + said));
+    EXPECT_EQ(Shiftadd({"packages", "--packager", bad}), kExitUsage);
+    EXPECT_THAT(err_, HasSubstr("--packager" + said));
+    EXPECT_EQ(Shiftadd({"generate", "m", "-p", "x", "--server", bad}), kExitUsage);
+    EXPECT_THAT(err_, HasSubstr("--server" + said));
+  }
   EXPECT_EQ(Shiftadd({"frob"}), kExitUsage);
   EXPECT_EQ(Shiftadd({"submit", model, "--name", "m", "--bits", "3", "--label", "a=\xff"}),
             kExitUsage);

@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "services/cli/files.h"
+#include "services/rpc/address_fault.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -30,8 +31,12 @@ std::string Home() {
 // Flag, then variable, then the cluster's file.
 absl::StatusOr<std::string> Find(const Context& context, const std::string& flag, const char* what,
                                  const char* variable, std::string ClusterInfo::*field) {
-  if (!flag.empty()) return flag;
-  if (std::string value = Environment(variable); !value.empty()) return value;
+  const std::string value = flag.empty() ? Environment(variable) : flag;
+  if (const std::string fault = rpc::AddressFault(value); !value.empty() && !fault.empty()) {
+    return absl::InvalidArgumentError(
+        absl::StrCat(flag.empty() ? variable : absl::StrCat("--", what), ": ", fault));
+  }
+  if (!value.empty()) return value;
   const std::string dir = DataDir(context);
   absl::StatusOr<ClusterInfo> cluster = ReadCluster(dir);
   if (absl::IsNotFound(cluster.status())) {

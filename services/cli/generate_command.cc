@@ -13,6 +13,7 @@
 #include "services/cli/reference.h"
 #include "services/cli/servers.h"
 #include "services/flags/values.h"
+#include "services/rpc/address_fault.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -35,10 +36,15 @@ struct GenerateOptions {
 // --server, then SHIFTADD_SERVER, then a server of that package that `serve` has started.
 absl::StatusOr<std::string> ServerAddress(const Context& context, const GenerateOptions& options,
                                           const std::string& reference) {
-  if (!options.server.empty()) return options.server;
-  if (const char* variable = std::getenv("SHIFTADD_SERVER");
-      variable != nullptr && *variable != '\0')
-    return variable;
+  const char* variable = std::getenv("SHIFTADD_SERVER");
+  const bool set = variable != nullptr && *variable != '\0';
+  if (!options.server.empty() || set) {
+    const std::string address = options.server.empty() ? variable : options.server;
+    const std::string fault = rpc::AddressFault(address);
+    if (fault.empty()) return address;
+    return absl::InvalidArgumentError(
+        absl::StrCat(options.server.empty() ? "SHIFTADD_SERVER" : "--server", ": ", fault));
+  }
   for (const ServerInfo& server : RunningServers(DataDir(context))) {
     if (server.reference == reference) return server.grpc;
   }

@@ -17,6 +17,7 @@
 #include "services/http/http_server.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
+#include "services/rpc/address_fault.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
 #include "services/store/await_server.h"
@@ -69,6 +70,7 @@ void DefineFlags(CLI::App* app, Flags* f) {
   app->add_option("--packager", f->packager,
                   "The packager's gRPC address, or several of one database with commas")
       ->envname("SHIFTADD_PACKAGER")
+      ->check(rpc::AddressFault)
       ->capture_default_str();
   app->add_option(
          "--blobs", f->blobs,

@@ -7,6 +7,7 @@
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
 #include "services/flags/values.h"
+#include "services/rpc/address_fault.h"
 #include "worker/export/export.h"
 
 namespace shiftadd {
@@ -31,7 +32,8 @@ void Define(CLI::App* app, Flags* flags) {
       ->option_text("hf-fp16|gguf")
       ->required();
   auto* packager =
-      app->add_option("--packager", flags->source.packager, "Packager to get it from, host:port");
+      app->add_option("--packager", flags->source.packager, "Packager to get it from, host:port")
+          ->check(rpc::AddressFault);
   app->add_option(
          "--package-dir", flags->source.package_dir,
          "OCI image layout to read it from instead, or registry http[s]://HOST[:PORT]/PREFIX: the "

@@ -10,6 +10,7 @@
 #include "kernels/build_info.h"
 #include "services/base/version.h"
 #include "services/packaging/signature.h"
+#include "services/rpc/address_fault.h"
 #include "worker/machine/bench_flags.h"
 #include "worker/serve/server_device.h"
 
@@ -26,7 +27,8 @@ void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageL
       ->required();
   auto* packager =
       app->add_option("--packager", package->packager, "Packager to get it from, host:port")
-          ->envname("SHIFTADD_SERVER_PACKAGER");
+          ->envname("SHIFTADD_SERVER_PACKAGER")
+          ->check(rpc::AddressFault);
   app->add_option("--package-dir", package->package_dir,
                   "OCI image layout to read it from instead and to look for new versions in, or "
                   "registry http[s]://HOST[:PORT]/PREFIX: the repository PREFIX/NAME, or PREFIX "

@@ -1,0 +1,21 @@
+#include "services/rpc/address_fault.h"
+
+#include <algorithm>
+#include <vector>
+
+#include "absl/strings/str_cat.h"
+#include "services/rpc/addresses.h"
+
+namespace shiftadd::rpc {
+
+std::string AddressFault(const std::string& list) {
+  const auto whole = [](const std::string& address) {
+    const size_t colon = address.rfind(':');
+    return colon != std::string::npos && colon > 0 && colon + 1 < address.size();
+  };
+  const std::vector<std::string> addresses = SplitAddresses(list);
+  if (!addresses.empty() && std::all_of(addresses.begin(), addresses.end(), whole)) return "";
+  return absl::StrCat("expected HOST:PORT, or several with commas, found \"", list, "\"");
+}
+
+}  // namespace shiftadd::rpc
