@@ -39,4 +39,15 @@ expect 2 "--coordinator: $address" "${worker[@]}" --coordinator ,
 expect 2 "--packager: $address" "$bin/shiftadd-server" --package absent:v1 --packager ,
 expect 2 "--packager: $address" "$bin/shiftadd-export" absent:v1 "$work/out" --format gguf --packager ,
 
+# The server's own, before it looks at the package.
+for bad in :18100 localhost; do
+  expect 1 "--http: address: expected host:port" "${server[@]}" --listen 127.0.0.1:0 --http $bad
+  expect 1 "--listen: address: expected host:port" "${server[@]}" --listen $bad --http 127.0.0.1:0
+done
+"$bin/shiftadd-packager" --data-dir "$work/p" --listen 127.0.0.1:0 --http 127.0.0.1:0 --port-file "$work/ports" \
+  >"$work/packager.log" 2>&1 &
+for _ in $(seq 300); do [ -s "$work/ports" ] && break || sleep 0.1; done
+taken=127.0.0.1:$(sed -n 2p "$work/ports")
+expect 1 "--http: address $taken is in use" "${server[@]}" --listen 127.0.0.1:0 --http "$taken"
+expect 1 "--listen: address $taken is in use" "${server[@]}" --listen "$taken" --http 127.0.0.1:0
 echo "all good"

@@ -21,6 +21,7 @@
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/http/http_server.h"
+#include "services/http/listen_address.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/rpc.h"
@@ -140,6 +141,13 @@ absl::StatusOr<Followers> Follow(const ServerFlags& flags, const ReplicaAddress&
   return followers;
 }
 
+// Before a package is loaded, which takes long: what would keep the server from listening then.
+absl::Status CheckAddresses(const ServerFlags& flags, const access::Protection& protection) {
+  const bool anywhere = protection.insecure || protection.complete();
+  SA_RETURN_IF_ERROR(Annotate(CheckListenAddress(flags.listen, anywhere).status(), "--listen"));
+  return Annotate(CheckListenAddress(flags.http, anywhere).status(), "--http");
+}
+
 absl::Status Serve(const ServerFlags& flags) {
   std::unique_ptr<ApiKeys> keys;
   if (!flags.api_key_file.empty()) {
@@ -155,6 +163,7 @@ absl::Status Serve(const ServerFlags& flags) {
       rpc::SetClientSecurity({flags.daemon.security.tls, flags.daemon.security.token_file}));
   // Where everybody is asked who he is, a key is one way among others to say it.
   const ApiKeys* only_keys = protection.access->required() ? nullptr : keys.get();
+  SA_RETURN_IF_ERROR(CheckAddresses(flags, protection));
   const auto prometheus = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(prometheus.get(), "shiftadd-server");
   ServerMetrics server_metrics(prometheus.get());
