@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
+#include "services/cli/cluster_lock.h"
 #include "services/cli/commands.h"
 #include "services/cli/testing/command_test.h"
 #include "services/cli/watch.h"
@@ -194,6 +195,19 @@ TEST_F(CliTest, SubmitSendsTheSpec) {
   EXPECT_TRUE(spec.any_device());
   EXPECT_FALSE(jobs_.submitted.request_id().empty());
   EXPECT_EQ(out_, "job-1\n");
+}
+
+TEST_F(CliTest, WhoeverFindsAClusterRunningIsToldHowToEndIt) {
+  setenv("SHIFTADD_DATA_DIR", dir_.c_str(), 1);
+  EXPECT_EQ(DownCommand(dir_), "shiftadd down");
+  EXPECT_EQ(DownCommand("/data/a"), "shiftadd down --data-dir /data/a");
+  EXPECT_EQ(DownCommand("/data/it's a"), "shiftadd down --data-dir '/data/it'\\''s a'");
+  const auto first = ClusterLock::Acquire(dir_);
+  ASSERT_TRUE(first.ok()) << first.status();
+  const auto second = ClusterLock::Acquire(dir_);
+  EXPECT_EQ(second.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("another `shiftadd up`"));
+  EXPECT_THAT(std::string(second.status().message()), HasSubstr("stop it with: shiftadd down"));
 }
 
 TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {

@@ -57,7 +57,8 @@ void Supervise(const UpOptions& options, Reporter& reporter) {
                         [&](const std::string& text) { reporter.Say(text); });
   absl::Status status = supervisor.Start();
   if (status.ok()) {
-    reporter.Say(absl::StrCat("up, in ", options.data_dir, "; stop it with: shiftadd down"));
+    reporter.Say(absl::StrCat("up, in ", options.data_dir,
+                              "; stop it with: ", DownCommand(options.data_dir)));
     reporter.Ready();
     status = supervisor.Run();
     reporter.Say("stopping");

@@ -8,6 +8,9 @@
 
 namespace shiftadd::cli {
 
+// The command that ends the supervisor of this folder, as one types it.
+std::string DownCommand(const std::string& data_dir);
+
 // Holds DATA/cluster.lock (flock, so the kernel lets go when the process ends, however it ends)
 // with the holder's pid in it. Movable.
 class ClusterLock {

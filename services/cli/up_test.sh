@@ -76,7 +76,9 @@ fi
 
 # A supervisor that is killed leaves nothing that stands in the way.
 kill -9 "$("$shiftadd" status --json | jq .pid)"
-up || fail "up after the supervisor was killed"
+env -u SHIFTADD_DATA_DIR "$shiftadd" up --workers 1 --coordinator-port 0 --packager-port 0 --data-dir "$data" >"$data/said" ||
+  fail "up after the supervisor was killed"
+grep -qF "stop it with: shiftadd down --data-dir $data" "$data/said" || fail "up of another folder: $(cat "$data/said")"
 worker=$(pid_of worker-1)
 "$shiftadd" down | has -q stopped || fail "down"
 [ ! -e "$data/cluster.json" ] || fail "down leaves the endpoint file"
