@@ -263,6 +263,11 @@ TEST_F(CliTest, BadFlagsAreUsageErrorsAndSendNothing) {
   EXPECT_THAT(err_, HasSubstr("argument 8: expected UTF-8"));
   EXPECT_EQ(Shiftadd({"submit", dir_ + "/none.gguf", "--name", "m", "--bits", "3"}), kExitFailed);
   EXPECT_THAT(err_, HasSubstr("none.gguf: No such file"));
+  std::filesystem::create_directories(dir_ + "/exported");
+  const std::string inside = File("exported/m.gguf", "x");
+  EXPECT_EQ(Shiftadd({"submit", dir_ + "/exported", "--name", "m", "--bits", "3"}), kExitUsage);
+  EXPECT_THAT(err_, HasSubstr("has no config.json"));
+  EXPECT_THAT(err_, HasSubstr("submit " + inside));
   EXPECT_TRUE(jobs_.submitted.spec().output().empty());
 }
 

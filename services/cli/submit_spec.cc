@@ -62,6 +62,25 @@ std::string FormatDevicePhases(const v1::Plan& plan) {
                       FormatBytes(host_least), ", otherwise ", FormatBytes(host), "\n");
 }
 
+// A folder of GGUF files is no model, but each of them may be one.
+absl::Status CheckFolder(const fs::path& folder) {
+  std::error_code error;
+  if (!fs::is_directory(folder, error) || fs::exists(folder / "config.json", error)) {
+    return absl::OkStatus();
+  }
+  std::vector<std::string> found;
+  for (fs::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() == ".gguf") found.push_back(entry->path().string());
+  }
+  if (found.empty()) return absl::OkStatus();
+  std::sort(found.begin(), found.end());
+  return absl::InvalidArgumentError(
+      absl::StrCat("source ", folder.string(),
+                   ": has no config.json, which makes it a Hugging Face folder, but ", found.size(),
+                   " GGUF files, each of which is a source: submit ", found[0]));
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> SourceUri(const std::string& source) {
@@ -71,6 +90,7 @@ absl::StatusOr<std::string> SourceUri(const std::string& source) {
   std::error_code error;
   const fs::path path = fs::canonical(source, error);
   if (error) return absl::NotFoundError(absl::StrCat("source ", source, ": ", error.message()));
+  SA_RETURN_IF_ERROR(CheckFolder(path));
   return absl::StrCat("file://", path.string());
 }
 
