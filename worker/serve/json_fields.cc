@@ -9,6 +9,7 @@ namespace shiftadd {
 namespace {
 
 constexpr int kMaxDepth = 64;
+constexpr size_t kMaxReason = 120;
 
 // How deep the brackets outside of strings nest.
 int Depth(absl::string_view text) {
@@ -29,6 +30,31 @@ int Depth(absl::string_view text) {
   }
   return deepest;
 }
+
+// Keeps no document, only where and why there is none.
+class FaultFinder : public nlohmann::detail::json_sax_acceptor<nlohmann::json> {
+ public:
+  bool parse_error(size_t position, const std::string& /*last_token*/,
+                   const nlohmann::detail::exception& e) {
+    fault_ = absl::StrCat(": byte ", position, ": ", Reason(e.what()));
+    return false;
+  }
+  const std::string& fault() const { return fault_; }
+
+ private:
+  // Of "[json.exception.…] parse error at …: REASON; last read: …". What was read may be long.
+  static std::string Reason(absl::string_view what) {
+    what = what.substr(0, what.find("; last read: "));
+    for (const absl::string_view before : {"] ", "parse error at ", ": "}) {
+      const size_t at = what.find(before);
+      if (at == absl::string_view::npos) break;
+      what.remove_prefix(at + before.size());
+    }
+    return ToValidUtf8(what.substr(0, kMaxReason));
+  }
+
+  std::string fault_;
+};
 
 }  // namespace
 
@@ -98,12 +124,13 @@ absl::Status ParseJson(absl::string_view text, nlohmann::json* out) {
         absl::StrCat("the body nests deeper than ", kMaxDepth, " levels"));
   }
   *out = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
-  if (out->is_discarded()) {
-    const bool utf8 = ToValidUtf8(text).size() == text.size();
-    return absl::InvalidArgumentError(utf8 ? "the body is not valid JSON"
-                                           : "the body is not valid UTF-8");
+  if (!out->is_discarded()) return absl::OkStatus();
+  if (ToValidUtf8(text).size() != text.size()) {
+    return absl::InvalidArgumentError("the body is not valid UTF-8");
   }
-  return absl::OkStatus();
+  FaultFinder finder;
+  nlohmann::json::sax_parse(text.begin(), text.end(), &finder);
+  return absl::InvalidArgumentError(absl::StrCat("the body is not valid JSON", finder.fault()));
 }
 
 }  // namespace shiftadd

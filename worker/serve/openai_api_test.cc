@@ -63,6 +63,12 @@ TEST_F(OpenAiApi, BadInputTable) {
     const char* says;  // part of the message
   } rows[] = {
       {kCompletions, "{", 400, "not valid JSON"},
+      {kCompletions, R"({"prompt":"\ud800"})", 400,
+       "JSON: byte 18: syntax error while parsing value"},
+      {kCompletions, R"({"prompt":"\ud800"})", 400, "invalid string: surrogate U+D800"},
+      {kCompletions, R"({"prompt":"x","seed":1e999})", 400, "number overflow parsing '1e999'"},
+      {kCompletions, "[" + std::string(1'000'000, '9'), 400, "byte 1000001: number overflow"},
+      {kCompletions, R"({"prompt":"a"}{"prompt":"b"})", 400, "byte 15: syntax error"},
       {kCompletions, "", 400, "empty"},
       {kCompletions, "{\"prompt\":\"\xff\"}", 400, "UTF-8"},
       {kCompletions, std::string(100000, '['), 400, "deeper"},
@@ -136,6 +142,7 @@ TEST_F(OpenAiApi, BadInputTable) {
     if (row.status == 200) continue;
     const json error = json::parse(response.body)["error"];
     EXPECT_THAT(error["message"].get<std::string>(), HasSubstr(row.says)) << shown;
+    EXPECT_LT(error["message"].get<std::string>().size(), 1000) << shown;
     EXPECT_TRUE(error["type"].is_string());
     if (row.status == 404) {
       EXPECT_EQ(error["code"], "model_not_found");
