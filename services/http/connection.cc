@@ -261,11 +261,15 @@ class ConnectionImpl : public Connection, public StreamWriter {
       return Refuse(TooManyConnections());
     }
     if (const std::optional<Response> answer = CheckHead()) return Refuse(*answer);
-    const std::string expect = absl::AsciiStrToLower(std::string(parser_->get()["Expect"]));
+    // HTTP/1.0 has no interim answers: what it expects is not looked at (RFC 9110, 10.1.1).
+    std::string expect;
+    if (Version() >= 11) expect = absl::AsciiStrToLower(std::string(parser_->get()["Expect"]));
     if (!expect.empty() && expect != "100-continue") {
       return Refuse(JsonError(417, "Expect: only 100-continue is known"));
     }
     if (!expect.empty() && !parser_->is_done() && buffer_.size() == 0) {
+      Response nobody;  // takes the body
+      if (router_.Find(head_.method, head_.path, &nobody) == nullptr) return Refuse(nobody);
       const absl::string_view go_on = kContinue;
       if (WriteBuffers(asio::const_buffer(go_on.data(), go_on.size()))) return ReadResult::kClosed;
     }

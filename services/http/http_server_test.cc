@@ -381,6 +381,22 @@ TEST_F(HttpServerTest, ExpectContinue) {
   ExpectError(Ask("POST /echo HTTP/1.1\r\nContent-Length: 2000\r\nExpect: 100-continue\r\n\r\n"),
               413);
   ExpectError(Ask("POST /echo HTTP/1.1\r\nContent-Length: 2\r\nExpect: tea\r\n\r\n"), 417);
+  // Nobody takes the body: it is not asked for.
+  const std::string rest = " HTTP/1.1\r\nContent-Length: 2\r\nExpect: 100-continue\r\n\r\n";
+  ExpectError(Ask("POST /nowhere" + rest), 404);
+  ExpectError(Ask("DELETE /echo" + rest), 405);
+}
+
+TEST_F(HttpServerTest, Http10HasNoExpectations) {
+  for (const char* expect : {"100-continue", "tea"}) {
+    Client client(server_->port());
+    client.Send(
+        absl::StrCat("POST /echo HTTP/1.0\r\nContent-Length: 2\r\nExpect: ", expect, "\r\n\r\n"));
+    client.Send("ok");
+    const std::string answer = client.ReadAll();
+    EXPECT_THAT(answer, testing::StartsWith("HTTP/1.0 200 OK\r\n"));
+    EXPECT_THAT(answer, testing::EndsWith("\r\n\r\nok"));
+  }
 }
 
 TEST_F(HttpServerTest, StreamsChunks) {
