@@ -45,7 +45,7 @@ class FakeJobs : public v1::JobService::Service {
     return grpc::Status::OK;
   }
   // The first stream breaks off after two events.
-  grpc::Status WatchJob(grpc::ServerContext*, const v1::WatchJobRequest* request,
+  grpc::Status WatchJob(grpc::ServerContext* context, const v1::WatchJobRequest* request,
                         grpc::ServerWriter<v1::JobEvent>* writer) override {
     if (request->job_id() != job.job_id())
       return {grpc::StatusCode::NOT_FOUND, "no job " + request->job_id()};
@@ -56,6 +56,14 @@ class FakeJobs : public v1::JobService::Service {
         return {grpc::StatusCode::UNAVAILABLE, "going down"};
       writer->Write(event);
     }
+    while (stands && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(10));
+    return grpc::Status::OK;
+  }
+  grpc::Status ListWorkers(grpc::ServerContext*, const v1::ListWorkersRequest*,
+                           v1::ListWorkersResponse* response) override {
+    if (!stands) return {grpc::StatusCode::UNIMPLEMENTED, ""};
+    response->add_workers()->set_state("lost");
+    if (++looks == 2) stands = false;  // long enough
     return grpc::Status::OK;
   }
 
@@ -98,6 +106,8 @@ class FakeJobs : public v1::JobService::Service {
   }
 
   bool packager_away = false;
+  std::atomic<bool> stands = false;  // streams stay open, and the only worker is lost
+  std::atomic<int> looks = 0;
   v1::Job job;
   std::vector<v1::PlanBudgetRequest> planned;
   v1::PublishBudgetRequest published;
@@ -356,6 +366,20 @@ TEST_F(CliTest, WatchGoesOnAfterABreak) {
             "00:00:01  QUEUED\n00:00:01  INGESTING\n00:00:01  PROFILING\n00:00:01  SUCCEEDED\n"
             "job-1 SUCCEEDED: m:latest is sha256:ab\n");
   EXPECT_THAT(jobs_.from, ::testing::ElementsAre(1u, 3u));
+}
+
+TEST_F(CliTest, WatchSaysThatNoWorkerIsConnected) {
+  MakeJob(v1::JOB_STATE_PROFILING);
+  jobs_.stands = true;
+  jobs_.from = {1};  // no stream breaks off
+  jobs_.events.resize(3);
+  std::ostringstream out, err;
+  Context context{out, err};
+  WatchOptions options;
+  options.quiet = absl::Milliseconds(100);
+  options.patience = absl::ZeroDuration();
+  WatchJob(context, JobClient("coordinator", address_), "job-1", options);
+  EXPECT_THAT(out.str(), HasSubstr("no worker is connected; tasks wait: see `shiftadd status`"));
 }
 
 TEST_F(CliTest, WatchTellsAFailure) {

@@ -87,6 +87,7 @@ std::string JobView::Apply(const v1::JobEvent& event) {
       break;
     case v1::JobEvent::kProgress: {
       progress_ = event.progress();
+      if (progress_.workers() > 0) notice_.clear();
       const int step = static_cast<int>(Ratio(progress_) * 20 + 1e-9);
       if (step == told_step_) return "";
       told_step_ = step;
@@ -121,10 +122,19 @@ std::string JobView::Apply(const v1::JobEvent& event) {
   return absl::StrCat(Clock(event.time()), "  ", line);
 }
 
+std::string JobView::Refresh(const v1::Progress& progress, const std::string& notice,
+                             absl::Time now) {
+  const bool is_new = !notice.empty() && notice != notice_;
+  notice_ = notice;
+  progress_ = progress;
+  if (!is_new) return "";
+  return absl::StrCat(absl::FormatTime("%H:%M:%S", now, absl::UTCTimeZone()), "  ", notice);
+}
+
 std::vector<std::string> JobView::Render(int width, bool color) const {
   const std::string state = absl::StrFormat("%-12s", StateName(state_));
   std::string tail = absl::StrFormat(" %5.1f %%", Ratio(progress_) * 100);
-  if (progress_.has_eta() && !IsTerminal(state_)) {
+  if (progress_.has_eta() && notice_.empty() && !IsTerminal(state_)) {
     absl::StrAppend(&tail, "  ",
                     FormatSeconds(absl::ToDoubleSeconds(rpc::FromProto(progress_.eta()))), " left");
   }
@@ -137,6 +147,7 @@ std::vector<std::string> JobView::Render(int width, bool color) const {
                          Paint(Bar(Ratio(progress_), std::min(room, 40)), "36", color), tail);
   }
   std::vector<std::string> lines = {first, Cut(Figures(progress_), width)};
+  if (!notice_.empty()) lines.push_back(Cut(notice_, width));
   if (!note_.empty()) lines.push_back(Cut(note_.substr(0, note_.find('\n')), width));
   return lines;
 }

@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/time/time.h"
 #include "shiftadd/v1/job.pb.h"
 
 namespace shiftadd::cli {
@@ -23,8 +24,12 @@ class JobView {
   // passed.
   std::string Apply(const v1::JobEvent& event);
 
-  // Two lines: state, bar, ratio and time left; layers, tasks, workers and the current relative
-  // error. At most `width` characters each.
+  // What a coordinator says of the job now, when no event comes. `notice`: why it stands still;
+  // empty: it does not. Returns the plain line of a notice that is new, or "".
+  std::string Refresh(const v1::Progress& progress, const std::string& notice, absl::Time now);
+
+  // Two lines, and what went wrong: state, bar, ratio and time left; layers, tasks, workers and the
+  // current relative error. At most `width` characters each.
   std::vector<std::string> Render(int width, bool color) const;
 
   uint64_t last_sequence() const { return last_sequence_; }
@@ -38,7 +43,7 @@ class JobView {
   v1::Progress progress_;
   uint32_t layers_seen_ = 0;
   int told_step_ = -1;
-  std::string note_;
+  std::string note_, notice_;
 };
 
 // How a finished job ended: several lines, each with a newline.

@@ -6,8 +6,12 @@
 #include <algorithm>
 #include <functional>
 #include <mutex>
+#include <thread>
+#include <utility>
 
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "services/base/status_macros.h"
 #include "services/cli/interrupt.h"
@@ -17,6 +21,7 @@ namespace shiftadd::cli {
 namespace {
 
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
+constexpr absl::Duration kLook = absl::Seconds(2);  // a call that the end of watching may wait for
 
 // Cancels the call that is running, from another thread.
 class Cancellable {
@@ -64,10 +69,13 @@ class Screen {
 // Reads the stream until it ends or the job has: `show` gets every event's plain line.
 class Follower {
  public:
-  Follower(const JobClient& client, std::string job_id, const WatchOptions& options)
+  // `mutex`: held while the view changes and is shown.
+  Follower(const JobClient& client, std::string job_id, const WatchOptions& options,
+           std::mutex* mutex)
       : client_(client),
         job_id_(std::move(job_id)),
         options_(options),
+        mutex_(mutex),
         guard_([this] { running_.Cancel(); }) {}
 
   // OK when the job has ended; CANCELLED after Ctrl-C; the last error when patience has run out.
@@ -97,6 +105,10 @@ class Follower {
   }
 
   const JobView& view() const { return view_; }
+  std::string Refresh(const v1::Progress& progress, const std::string& notice, absl::Time now) {
+    return view_.Refresh(progress, notice, now);
+  }
+  bool interrupted() const { return guard_.interrupted(); }
 
  private:
   absl::Status ReadStream(const std::function<void(const std::string&)>& show) {
@@ -109,7 +121,10 @@ class Follower {
     auto reader = coordinator.stub->WatchJob(&call, request);
     v1::JobEvent event;
     // The coordinator ends the stream with the job; a retried one goes on behind its first end.
-    while (reader->Read(&event)) show(view_.Apply(event));
+    while (reader->Read(&event)) {
+      const std::lock_guard lock(*mutex_);
+      show(view_.Apply(event));
+    }
     const absl::Status status = rpc::FromGrpc(reader->Finish());
     running_.Set(nullptr);
     another_ = client_.Note(coordinator, status);
@@ -119,37 +134,93 @@ class Follower {
   const JobClient& client_;
   const std::string job_id_;
   const WatchOptions options_;
+  std::mutex* const mutex_;
   JobView view_;
   bool another_ = false;  // a coordinator is left that has not failed yet
   Cancellable running_;
   InterruptGuard guard_;  // last: its thread uses running_
 };
 
-absl::StatusOr<v1::Job> GetJob(const JobClient& client, const std::string& job_id) {
+absl::StatusOr<v1::Job> GetJob(const JobClient& client, const std::string& job_id,
+                               absl::Duration timeout = absl::Seconds(30)) {
   v1::GetJobRequest request;
   request.set_job_id(job_id);
-  return client.Call(&JobClient::Stub::GetJob, request);
+  return client.Call(&JobClient::Stub::GetJob, request, timeout);
 }
+
+// Why the tasks of a job wait; empty while they need not.
+std::string Notice(const JobClient& client, const v1::Job& job) {
+  // The coordinator's own work aside.
+  const bool has_tasks = !IsTerminal(job.state()) && job.state() != v1::JOB_STATE_ALLOCATING &&
+                         job.state() != v1::JOB_STATE_PACKAGING &&
+                         job.state() != v1::JOB_STATE_CANCELLING;
+  if (!has_tasks || job.progress().workers() > 0) return "";
+  const auto response = client.Call(&JobClient::Stub::ListWorkers, v1::ListWorkersRequest(), kLook);
+  if (!response.ok()) return "";
+  for (const v1::WorkerInfo& worker : response->workers()) {
+    if (!absl::StrContains(worker.state(), "lost")) return "";
+  }
+  return "no worker is connected; tasks wait: see `shiftadd status`";
+}
+
+// Calls `look` after every `pause` until the end of its life.
+class Lookout {
+ public:
+  Lookout(absl::Duration pause, std::function<void()> look)
+      : thread_([this, pause, look = std::move(look)] {
+          while (!ended_.WaitForNotificationWithTimeout(pause)) look();
+        }) {}
+  ~Lookout() {
+    ended_.Notify();
+    thread_.join();
+  }
+
+ private:
+  absl::Notification ended_;
+  std::thread thread_;
+};
 
 }  // namespace
 
 absl::StatusOr<v1::Job> AwaitJob(const JobClient& client, const std::string& job_id,
                                  const WatchOptions& options) {
-  SA_RETURN_IF_ERROR(Follower(client, job_id, options).Run([](const std::string&) {}));
+  std::mutex mutex;
+  SA_RETURN_IF_ERROR(Follower(client, job_id, options, &mutex).Run([](const std::string&) {}));
   return GetJob(client, job_id);
 }
 
 int WatchJob(Context& context, const JobClient& client, const std::string& job_id,
              const WatchOptions& options) {
   Screen screen(context);
-  Follower follower(client, job_id, options);
-  const absl::Status status = follower.Run([&](const std::string& line) {
+  std::mutex mutex;  // of the screen and the follower's view
+  bool quiet = true;
+  Follower follower(client, job_id, options, &mutex);
+  const auto show = [&](const std::string& line) {
     if (context.terminal) {
       screen.Draw(follower.view().Render(Screen::Width(), context.color));
     } else if (!line.empty()) {
       context.out << line << "\n" << std::flush;
     }
-  });
+  };
+  absl::Status status;
+  {
+    const Lookout lookout(options.quiet, [&] {
+      {
+        const std::lock_guard lock(mutex);
+        if (!std::exchange(quiet, true)) return;
+      }
+      const absl::StatusOr<v1::Job> job = GetJob(client, job_id, kLook);
+      if (!job.ok()) return;
+      const std::string notice = Notice(client, *job);
+      const std::lock_guard lock(mutex);
+      if (quiet && !follower.interrupted())
+        show(follower.Refresh(job->progress(), notice, absl::Now()));
+    });
+    status = follower.Run([&](const std::string& line) {
+      quiet = false;
+      show(line);
+    });
+  }
   if (absl::IsCancelled(status)) {
     context.out << "\ndetached; the job goes on. Come back with: shiftadd watch " << job_id << "\n";
     return kExitOk;

@@ -14,6 +14,7 @@ namespace shiftadd::cli {
 struct WatchOptions {
   absl::Duration patience = absl::Minutes(2);            // without an answer, before giving up
   absl::Duration first_pause = absl::Milliseconds(250);  // between attempts; doubles up to 5 s
+  absl::Duration quiet = absl::Seconds(3);  // without an event, before workers are looked at
 };
 
 // Shows events until the job has ended, or Ctrl-C. A coordinator that goes away is tried again from
