@@ -76,8 +76,8 @@ absl::Status StartAgain(const std::string& data_dir, const std::vector<std::stri
   return absl::InternalError(absl::StrCat(
       "the cluster in ", data_dir, " is up without ", absl::StrJoin(names, ", "), ", which ",
       names.size() == 1 ? "was" : "were", " given up and could not be started again (", fault,
-      "); the end of ", log, ":\n", TailOfFile(log, 1),
-      "once its cause is gone: shiftadd down, then shiftadd up; jobs go on where they are"));
+      "); the end of ", log, ":\n", TailOfFile(log, 1), "once its cause is gone: ",
+      DownCommand(data_dir), ", then up again; jobs go on where they are"));
 }
 
 absl::Status CheckWorkers(const ClusterInfo& cluster, const std::string& data_dir, int workers) {
@@ -89,8 +89,8 @@ absl::Status CheckWorkers(const ClusterInfo& cluster, const std::string& data_di
       given_up.empty() ? ""
                        : absl::StrCat(", of which ", absl::StrJoin(given_up, ", "),
                                       " died too often and was given up"),
-      ", and nothing was changed; for another number: shiftadd down, then shiftadd up --workers ",
-      workers, "; jobs go on where they are",
+      ", and nothing was changed; for another number: ", DownCommand(data_dir),
+      ", then up --workers ", workers, "; jobs go on where they are",
       given_up.empty() ? "" : "; to start again what was given up: shiftadd up"));
 }
 

@@ -54,7 +54,7 @@ done
 # Another number of workers is refused, not passed over.
 code=0
 text=$("$shiftadd" up --workers 2 2>&1) || code=$?
-if [ $code != 1 ] || ! grep -q 'up with 1 worker,.*shiftadd down, then shiftadd up --workers 2' <<<"$text"; then
+if [ $code != 1 ] || ! grep -q 'up with 1 worker,.*shiftadd down.*, then up --workers 2' <<<"$text"; then
   fail "another number of workers: $code, $text"
 fi
 
