@@ -20,6 +20,8 @@ import threading
 import time
 import urllib.request
 
+from served import http_address
+
 NAMES = ["memory_used_bytes", "memory_bytes", "utilization_ratio", "power_watts"]
 ENERGY = {"worker": "shiftadd_worker_energy_joules_total", "server": "shiftadd_server_energy_joules_total"}
 
@@ -57,6 +59,7 @@ class Run:
         done = subprocess.run([self.bin / "shiftadd", *arguments], env=self.env, capture_output=True, text=True, timeout=400)
         if done.returncode != 0:
             raise RuntimeError(f"shiftadd {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}")
+        return done.stdout
 
     def watch(self, who, address):
         while not self.over.is_set():
@@ -68,10 +71,10 @@ class Run:
             self.samples[who].append((time.time(), sample))
             self.over.wait(0.5)
 
-    def load(self, port):
+    def load(self, server):
         while not self.over.is_set():
             body = json.dumps({"prompt": "Hello, hello, hello", "max_tokens": 64}).encode()
-            urllib.request.urlopen(urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body,
+            urllib.request.urlopen(urllib.request.Request(f"http://{server}/v1/completions", body,
                                                           {"Content-Type": "application/json"}), timeout=60).read()
 
     def run(self):
@@ -85,9 +88,9 @@ class Run:
         threads[0].start()
         try:
             self.shiftadd(*job, "tiny:one")
-            self.shiftadd("serve", "tiny:one", "--device", self.device, "--port", "0", "--grpc-port", "0", "--detach")
-            port = next((self.work / "data").rglob("server-0.ports")).read_text().split()[1]
-            for target in ((self.watch, ("server", f"127.0.0.1:{port}")), (self.load, (port,))):
+            server = http_address(
+                self.shiftadd("serve", "tiny:one", "--device", self.device, "--port", "0", "--grpc-port", "0", "--detach"))
+            for target in ((self.watch, ("server", server)), (self.load, (server,))):
                 threads.append(threading.Thread(target=target[0], args=target[1]))
                 threads[-1].start()
             time.sleep(12)

@@ -17,6 +17,8 @@ import threading
 import time
 import urllib.request
 
+from served import http_address
+
 
 class Test:
     def __init__(self, bin_dir, tests_dir, source):
@@ -79,9 +81,9 @@ class Test:
         self.shiftadd("submit", str(self.work / "model"), "--bits", "3", "--calibration-sequences", "64", "--calibration-length",
                       "128", "--eval-sequences", "32", "--watch", "--name", name, "--recipe", str(recipe))
 
-    def ask(self, port):
+    def ask(self, server):
         body = json.dumps({"prompt": "Hello", "max_tokens": 2}).encode()
-        request = urllib.request.Request(f"http://127.0.0.1:{port}/v1/completions", body, {"Content-Type": "application/json"})
+        request = urllib.request.Request(f"http://{server}/v1/completions", body, {"Content-Type": "application/json"})
         with urllib.request.urlopen(request, timeout=60) as answer:
             assert answer.status == 200
 
@@ -94,8 +96,7 @@ class Test:
         self.job("held:one", 3)
         self.digests = [self.digest("tiny:one"), self.digest("tiny:two")]
         held = "held@" + self.digest("held:one")
-        self.shiftadd("serve", "held:one", "--port", "0", "--grpc-port", "0", "--detach")
-        ports = next((self.work / "data").rglob("server-0.ports")).read_text().split()
+        server = http_address(self.shiftadd("serve", "held:one", "--port", "0", "--grpc-port", "0", "--detach").stdout)
         self.shiftadd("rm", "held:one")  # nothing but the server holds it now
         threads = [self.loop(step) for step in (self.collect, self.publish, self.move)]
         for thread in threads:
@@ -103,7 +104,7 @@ class Test:
         try:
             for seed in (4, 5):
                 self.job(f"new:v{seed}", seed)
-                self.ask(ports[1])
+                self.ask(server)
         finally:
             self.over.set()
             for thread in threads:

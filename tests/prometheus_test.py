@@ -22,6 +22,8 @@ import time
 import urllib.parse
 import urllib.request
 
+from served import http_address
+
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 # Where no device has a meter; the code must export them all the same (deploy/check_dashboards.py).
 QUIET = {"shiftadd_device_power_watts",
@@ -109,9 +111,7 @@ class Run:
         job = ["submit", str(self.work / "model"), "--bits", "3", "--calibration-sequences", "256", "--calibration-length",
                "256", "--eval-sequences", "160", "--watch", "--name"]
         self.shiftadd(*job, "tiny:one")
-        self.shiftadd("serve", "tiny:one", "--port", "0", "--grpc-port", "0", "--detach")
-        servers = list((self.work / "data").rglob("server-0.ports"))
-        self.server = "127.0.0.1:" + servers[0].read_text().split()[1]
+        self.server = http_address(self.shiftadd("serve", "tiny:one", "--port", "0", "--grpc-port", "0", "--detach"))
         self.start_prometheus()
         time.sleep(2.5)
         begin = time.time()
