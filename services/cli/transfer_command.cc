@@ -207,8 +207,7 @@ absl::StatusOr<v1::Package> MoveAndPublish(Context& context, const std::vector<B
                                            PackageClient* client) {
   constexpr char kDamaged[] =
       "the source is damaged: push the package there again, with --verify, from a packager that "
-      "has "
-      "it whole";
+      "has it whole";
   SA_RETURN_IF_ERROR(Move(context, blobs, ends, parallel, kDamaged));
   absl::StatusOr<v1::Package> published = client->Publish(request);
   if (!absl::IsFailedPrecondition(published.status())) return published;

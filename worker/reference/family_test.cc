@@ -37,9 +37,7 @@ const char* Name(Device device) {
 class FamilyTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    for (const json& one : testing::GoldenFamilies()) {
-      if (one.at("name") == GetParam()) golden_ = one;
-    }
+    golden_ = testing::GoldenCase(testing::GoldenFamilies(), GetParam());
     directory_ = absl::StrCat(std::filesystem::temp_directory_path().string(), "/family_",
                               ::getpid(), "_", GetParam());
     ASSERT_TRUE(testing::WriteGoldenFamily(golden_, directory_).ok());
@@ -189,10 +187,7 @@ TEST_P(FamilyTest, Bf16IsNearFullPrecision) {
 class GgufFamilyTest : public ::testing::TestWithParam<std::string> {};
 
 TEST_P(GgufFamilyTest, LogitsAreThoseOfTransformers) {
-  json golden;
-  for (const json& one : testing::GoldenGgufs()) {
-    if (one.at("name") == GetParam()) golden = one;
-  }
+  const json& golden = testing::GoldenCase(testing::GoldenGgufs(), GetParam());
   const std::string path = absl::StrCat(std::filesystem::temp_directory_path().string(),
                                         "/gguf_family_", ::getpid(), "_", GetParam(), ".gguf");
   ASSERT_TRUE(testing::WriteGoldenGguf(golden, path).ok());
@@ -212,22 +207,12 @@ TEST_P(GgufFamilyTest, LogitsAreThoseOfTransformers) {
               error);
 }
 
-std::vector<std::string> Names(const json& cases) {
-  std::vector<std::string> names;
-  for (const json& one : cases) names.push_back(one.at("name"));
-  return names;
-}
-
-std::string TestName(const ::testing::TestParamInfo<std::string>& info) {
-  std::string name = info.param;
-  for (char& c : name) c = std::isalnum(c) ? c : '_';
-  return name;
-}
-
 INSTANTIATE_TEST_SUITE_P(Families, FamilyTest,
-                         ::testing::ValuesIn(Names(testing::GoldenFamilies())), TestName);
+                         ::testing::ValuesIn(testing::GoldenNames(testing::GoldenFamilies())),
+                         [](const auto& info) { return testing::GoldenTestName(info.param); });
 INSTANTIATE_TEST_SUITE_P(Families, GgufFamilyTest,
-                         ::testing::ValuesIn(Names(testing::GoldenGgufs())), TestName);
+                         ::testing::ValuesIn(testing::GoldenNames(testing::GoldenGgufs())),
+                         [](const auto& info) { return testing::GoldenTestName(info.param); });
 
 }  // namespace
 }  // namespace shiftadd

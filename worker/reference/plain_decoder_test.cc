@@ -25,9 +25,7 @@ class PlainDecoderTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     InitTorch();
-    for (const json& one : testing::GoldenFamilies()) {
-      if (one.at("name") == GetParam()) golden_ = one;
-    }
+    golden_ = testing::GoldenCase(testing::GoldenFamilies(), GetParam());
     directory_ = absl::StrCat(std::filesystem::temp_directory_path().string(), "/plain_",
                               ::getpid(), "_", GetParam());
     ASSERT_TRUE(testing::WriteGoldenFamily(golden_, directory_).ok());
@@ -118,18 +116,9 @@ TEST_P(PlainDecoderTest, IsMeasured) {
   EXPECT_GE(figures->weight_bytes / numbers, 2u);
 }
 
-std::vector<std::string> Names() {
-  std::vector<std::string> names;
-  for (const json& one : testing::GoldenFamilies()) names.push_back(one.at("name"));
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, PlainDecoderTest, ::testing::ValuesIn(Names()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           for (char& c : name) c = std::isalnum(c) ? c : '_';
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Families, PlainDecoderTest,
+                         ::testing::ValuesIn(testing::GoldenNames(testing::GoldenFamilies())),
+                         [](const auto& info) { return testing::GoldenTestName(info.param); });
 
 }  // namespace
 }  // namespace shiftadd::reference

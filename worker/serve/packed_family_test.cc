@@ -23,9 +23,7 @@ constexpr double kBound = 2e-5;
 class PackedFamilyTest : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
-    for (const json& one : testing::GoldenFamilies()) {
-      if (one.at("name") == GetParam()) golden_ = one;
-    }
+    golden_ = testing::GoldenCase(testing::GoldenFamilies(), GetParam());
     const std::string directory = absl::StrCat(std::filesystem::temp_directory_path().string(),
                                                "/packed_family_", ::getpid(), "_", GetParam());
     ASSERT_TRUE(testing::WriteGoldenFamily(golden_, directory).ok());
@@ -114,18 +112,9 @@ TEST_P(PackedFamilyTest, PositionsThatTheModelHasNotAreAnError) {
   }
 }
 
-std::vector<std::string> Names() {
-  std::vector<std::string> names;
-  for (const json& one : testing::GoldenFamilies()) names.push_back(one.at("name"));
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, PackedFamilyTest, ::testing::ValuesIn(Names()),
-                         [](const auto& info) {
-                           std::string name = info.param;
-                           for (char& c : name) c = std::isalnum(c) ? c : '_';
-                           return name;
-                         });
+INSTANTIATE_TEST_SUITE_P(Families, PackedFamilyTest,
+                         ::testing::ValuesIn(testing::GoldenNames(testing::GoldenFamilies())),
+                         [](const auto& info) { return testing::GoldenTestName(info.param); });
 
 }  // namespace
 }  // namespace shiftadd

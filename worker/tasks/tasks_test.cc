@@ -631,11 +631,8 @@ TEST_F(TasksTest, AGpusErrorsAreTheCpusToOnePercent) {
 
 // What a GPU does with an architecture that the executor for many sequences does not run.
 TEST_F(TasksTest, ModelsBeyondTheLlamaFormAreCalibratedInBf16) {
-  const auto& families = testing::GoldenFamilies();
-  const auto gemma = std::find_if(families.begin(), families.end(),
-                                  [](const auto& one) { return one.at("name") == "gemma2"; });
-  ASSERT_NE(gemma, families.end());
-  ASSERT_TRUE(testing::WriteGoldenFamily(*gemma, dir_ + "/gemma").ok());
+  const nlohmann::json& gemma = testing::GoldenCase(testing::GoldenFamilies(), "gemma2");
+  ASSERT_TRUE(testing::WriteGoldenFamily(gemma, dir_ + "/gemma").ok());
   context_.set_source("file://" + dir_ + "/gemma");
   SetGuided(1);
   auto cpu = NewRunner(), half = NewRunner("", 1, Device::kCpuHalf);

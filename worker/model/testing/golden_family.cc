@@ -9,6 +9,7 @@
 #include <filesystem>
 #include <fstream>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
@@ -96,6 +97,25 @@ std::vector<char> Bytes(const std::vector<float>& values, bool halves) {
 const json& GoldenFamilies() {
   static const auto* const cases = new json(ReadCases("families.json"));
   return *cases;
+}
+
+std::vector<std::string> GoldenNames(const json& cases) {
+  std::vector<std::string> names;
+  for (const json& one : cases) names.push_back(one.at("name"));
+  return names;
+}
+
+const json& GoldenCase(const json& cases, const std::string& name) {
+  const auto found = std::find_if(cases.begin(), cases.end(),
+                                  [&](const json& one) { return one.at("name") == name; });
+  if (found == cases.end()) std::abort();
+  return *found;
+}
+
+std::string GoldenTestName(const std::string& name) {
+  std::string out = name;
+  for (char& c : out) c = absl::ascii_isalnum(static_cast<unsigned char>(c)) ? c : '_';
+  return out;
 }
 
 const json& GoldenGgufs() {

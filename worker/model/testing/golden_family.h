@@ -17,6 +17,12 @@ const nlohmann::json& GoldenFamilies();
 // Cases of tests/golden/family_ggufs.json.
 const nlohmann::json& GoldenGgufs();
 
+// The names of such cases, and the case that has this one. Aborts if there is none.
+std::vector<std::string> GoldenNames(const nlohmann::json& cases);
+const nlohmann::json& GoldenCase(const nlohmann::json& cases, const std::string& name);
+// The name as one of a test.
+std::string GoldenTestName(const std::string& name);
+
 // Writes the file of such a case: its head as the gguf package made it, the tensors behind it.
 absl::Status WriteGoldenGguf(const nlohmann::json& golden, const std::string& path);
 

@@ -65,9 +65,7 @@ class CudaFamily : public ::testing::TestWithParam<std::string> {
  protected:
   void SetUp() override {
     if (const auto device = DescribeCudaDevice(); !device.ok()) GTEST_SKIP() << device.status();
-    for (const json& one : testing::GoldenFamilies()) {
-      if (one.at("name") == GetParam()) golden_ = one;
-    }
+    golden_ = testing::GoldenCase(testing::GoldenFamilies(), GetParam());
     const std::string directory = absl::StrCat(std::filesystem::temp_directory_path().string(),
                                                "/cuda_family_", ::getpid(), "_", GetParam());
     ASSERT_TRUE(testing::WriteGoldenFamily(golden_, directory).ok());
@@ -196,17 +194,9 @@ TEST_P(CudaFamily, BatchesAndTheSamplerSeeTheSameLogits) {
   }
 }
 
-std::vector<std::string> Names() {
-  std::vector<std::string> names;
-  for (const json& one : testing::GoldenFamilies()) names.push_back(one.at("name"));
-  return names;
-}
-
-INSTANTIATE_TEST_SUITE_P(Families, CudaFamily, ::testing::ValuesIn(Names()), [](const auto& info) {
-  std::string name = info.param;
-  for (char& c : name) c = std::isalnum(static_cast<unsigned char>(c)) ? c : '_';
-  return name;
-});
+INSTANTIATE_TEST_SUITE_P(Families, CudaFamily,
+                         ::testing::ValuesIn(testing::GoldenNames(testing::GoldenFamilies())),
+                         [](const auto& info) { return testing::GoldenTestName(info.param); });
 
 }  // namespace
 }  // namespace shiftadd
