@@ -1,7 +1,7 @@
 // Microseconds of products and of the preparation of activations on one GPU.
 //
-//   cuda_linear_benchmark [table|half|groups|prompt|prepare|sweep|pieces|profile]…
-//   (default: the first five)
+//   cuda_linear_benchmark [table|half|groups|prompt|prepare|sweep|small|pieces|profile]…
+//   (default: the first five; small: sweep's first shape)
 //
 // Every figure is the median of replays of a graph of launches between CUDA events, over the
 // launches. Weights are rotated over more than 300 MB, so that no launch finds its own in L2.
@@ -11,6 +11,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <ctime>
+#include <iterator>
 #include <map>
 #include <memory>
 #include <stdexcept>
@@ -459,11 +460,12 @@ void Prepare(Bench* bench) {
 }
 
 // Launch configurations: paths, warps, and thread blocks of a tile each or (+) that share the
-// tiles.
-void Sweep(Bench* bench) {
+// tiles, for the first `shapes` of kShapes.
+void Sweep(Bench* bench, size_t shapes) {
   for (const Encoding encoding : {Encoding::kBcqShift, Encoding::kBcqFree}) {
     for (const int q : {2, 3, 4}) {
-      for (const Shape& s : kShapes) {
+      for (size_t i = 0; i < shapes; ++i) {
+        const Shape& s = kShapes[i];
         bench->Load(encoding, q, s);
         const double floor = bench->Floor(bench->bytes());
         for (const auto& [precision, m] :
@@ -485,6 +487,11 @@ void Sweep(Bench* bench) {
               options.warps = warps;
               options.blocks = 1 << 20;
               std::printf(" %dw %.2f", warps, bench->Product(m, precision, options));
+              if (m == 1) {
+                options.programmatic = true;
+                std::printf(" pdl %.2f", bench->Product(m, precision, options));
+                options.programmatic = false;
+              }
               if (s.n / 16 * warps < 132 * 16) continue;  // all run at the same time
               options.blocks = -1;
               std::printf(" + %.2f", bench->Product(m, precision, options));
@@ -546,13 +553,15 @@ int Main(int argc, char** argv) {
     } else if (part == "prepare") {
       Prepare(&bench);
     } else if (part == "sweep") {
-      Sweep(&bench);
+      Sweep(&bench, std::size(kShapes));
+    } else if (part == "small") {
+      Sweep(&bench, 1);
     } else if (part == "profile") {
       Profile(&bench);
     } else {
       std::fprintf(stderr,
-                   "unknown part %s, expected table, half, groups, prompt, prepare, sweep, pieces "
-                   "or profile\n",
+                   "unknown part %s, expected table, half, groups, prompt, prepare, sweep, small, "
+                   "pieces or profile\n",
                    part.c_str());
       return 2;
     }

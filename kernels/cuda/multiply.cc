@@ -134,8 +134,8 @@ void ChooseWarps(const CudaMultiplyOptions& options, bool binary, const LaunchPa
   const int64_t resident = int64_t{SmCount()} * (many ? 32 : binary ? 20 : 16);
   config->share = options.blocks != 0;
   if (warps == 0) {
-    // Two columns of short rows leave 16 warps too little each.
-    warps = many && p.x.columns == 2 && shift && p.units <= 16 ? 8 : most;
+    // Two columns of short rows of large blocks leave 16 warps too little each.
+    warps = many && p.x.columns == 2 && shift && q == 4 && p.units <= 16 ? 8 : most;
     while (warps > 4 && p.tiles * warps > resident) warps /= 2;
     // Two warps a tile do for short units, but not where planes are expanded one by one (bcq/free).
     const bool two = binary ? !many : shift && p.x.groups8 <= 4;
