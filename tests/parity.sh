@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# The same bytes at scale: one job with 1 worker, with 3, and with 3 of which one is killed with -9 in the middle of a state
+# The same bytes at scale: one job with 1 worker, with 2, with 3, and with 3 of which one is killed with -9 in the middle of a state
 # (--kill-in profiling, or refining with a recipe that propagates quantized inputs).
 #   tests/parity.sh --bin DIR --model PATH [--bits N] [--sequences N] [--length N] [--recipe FILE] [--calibration FILE]
 #     [--kill-in STATE] [--device cpu|cuda]
-# On cuda the workers of a run share one GPU. Exit code 0 if the three packages, and all candidates behind them, have equal digests.
+# On cuda the workers of a run share one GPU. Exit code 0 if the four packages, and all candidates behind them, have equal digests.
 set -euo pipefail
 
 bin='' model='' bits=3 sequences=32 length=512 recipe='' calibration='' kill_in=profiling device=cpu
@@ -54,7 +54,8 @@ run() {
   data=''
 }
 
-run 1 no; first=$digest;  echo "1 worker                          $digest  $seconds s"
-run 3 no; second=$digest; echo "3 workers                         $digest  $seconds s"
-run 3 kill; third=$digest; echo "3 workers, one killed with -9     $digest  $seconds s"
-[ "$first" = "$second" ] && [ "$first" = "$third" ] && echo "equal"
+run 1 no; first=$digest; echo "1 worker                          $digest  $seconds s"
+run 2 no; two=$digest; echo "2 workers                         $digest  $seconds s"
+run 3 no; three=$digest; echo "3 workers                         $digest  $seconds s"
+run 3 kill; killed=$digest; echo "3 workers, one killed with -9     $digest  $seconds s"
+[ "$first" = "$two" ] && [ "$first" = "$three" ] && [ "$first" = "$killed" ] && echo "equal"

@@ -108,9 +108,9 @@ def row(name, bits, seconds, reports):
     cells = [name, bits, f"{any_quality['stored_bits']:.3f}"]
     quality = {text: report["job"]["quality"] for text, report in reports.items()}
     cells.append(perplexity(quality["test"]["perplexity_quantized"]) if "test" in quality else "-")
-    for text in ("c4", "valid"):
+    for text in ("c4", "valid", "test"):
         cells.append(f"{quality[text]['kl']:.4f} ± {quality[text]['kl_standard_error']:.4f}" if text in quality else "-")
-    cells.append(f"{float(seconds):.0f}")
+    cells.insert(-1, f"{float(seconds):.0f}")
     return "| " + " | ".join(cells) + " |"
 
 

@@ -58,13 +58,13 @@ class Tables(unittest.TestCase):
         def report(kl):
             return {"job": {"quality": {"stored_bits": 2.174, "perplexity_quantized": 88.04, "kl": kl, "kl_standard_error": 0.01}}}
         line = quality.row("wht128-shift", "2", "61.7", {"test": report(1.1), "valid": report(1.2)})
-        self.assertEqual(line, "| wht128-shift | 2 | 2.174 | 88.040 | - | 1.2000 ± 0.0100 | 62 |")
+        self.assertEqual(line, "| wht128-shift | 2 | 2.174 | 88.040 | - | 1.2000 ± 0.0100 | 62 | 1.1000 ± 0.0100 |")
 
     def test_row_of_mixed_widths(self):
         q = {"stored_bits": 2.5, "planes": 2.31, "perplexity_quantized": 50, "kl": 1, "kl_standard_error": 0.1, "published_mixed": True}
         report = {"job": {"quality": q}}
         self.assertEqual(quality.row("lat:paper:2.2", "mixed", "1", {"test": report}),
-                         "| lat:paper:2.2 | mixed 2.310 | 2.500 | 50.000 | - | - | 1 |")
+                         "| lat:paper:2.2 | mixed 2.310 | 2.500 | 50.000 | - | - | 1 | 1.0000 ± 0.1000 |")
         q["published_mixed"] = False
         self.assertIn("| mixed (uniform is better) | 2.500 |", quality.row("lat:paper:2.2", "mixed", "1", {"test": report}))
 

@@ -148,10 +148,10 @@ if [ -z "$out" ] || [ ! -s "$out" ]; then
   emit "Model $(basename "$model"), $("$bin/shiftadd" --version | sed -n 1p)."
   emit "Windows of $length tokens. Calibration: the first $calibration_windows of C4. Perplexity: the first $test_windows of WikiText-2 test."
   emit "KL (± its standard error over windows): $c4_windows of C4 from window $c4_first on; the first $valid_windows of WikiText-2 valid. Seconds: wall time until the"
-  emit "candidates of all widths were made, $workers worker(s)${device:+ on $device}."
+  emit "candidates of all widths were made, $workers worker(s)${device:+ on $device}. KL test: on the windows of the perplexity."
   emit ""
-  emit "| recipe | planes | stored bits | perplexity | KL C4 | KL WikiText-2 | seconds |"
-  emit "|---|---|---|---|---|---|---|"
+  emit "| recipe | planes | stored bits | perplexity | KL C4 | KL WikiText-2 | seconds | KL test |"
+  emit "|---|---|---|---|---|---|---|---|"
 fi
 code=0
 for row in $names; do
