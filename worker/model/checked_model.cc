@@ -1,5 +1,7 @@
 #include "worker/model/checked_model.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <filesystem>
 #include <set>
@@ -23,13 +25,30 @@ std::string ShapeText(const std::vector<int64_t>& shape) {
 // What the source calls a tensor.
 std::string NameIn(const ModelParts& parts, const FamilyTensor& t) {
   if (parts.format == SourceFormat::kGguf) return t.gguf;
-  const std::string& prefix = parts.family->optional_prefix;
-  if (prefix.empty() || !absl::StartsWith(t.hugging_face, prefix) ||
-      parts.tensors->tensors().count(t.hugging_face) > 0) {
-    return t.hugging_face;
+  const auto& there = parts.tensors->tensors();
+  if (there.count(t.hugging_face) > 0) return t.hugging_face;
+  std::vector<std::pair<std::string, std::string>> others = parts.family->nested;
+  if (!parts.family->optional_prefix.empty())
+    others.emplace_back(parts.family->optional_prefix, "");
+  for (const auto& [plain, instead] : others) {
+    if (!absl::StartsWith(t.hugging_face, plain)) continue;
+    const std::string name = instead + t.hugging_face.substr(plain.size());
+    if (there.count(name) > 0) return name;
   }
-  const std::string bare = t.hugging_face.substr(prefix.size());
-  return parts.tensors->tensors().count(bare) > 0 ? bare : t.hugging_face;
+  return t.hugging_face;
+}
+
+// The other way round, for tensors that no spec lists.
+std::string PlainName(const Family& family, const std::string& name) {
+  for (const auto& [plain, nested] : family.nested) {
+    if (absl::StartsWith(name, nested)) return plain + name.substr(nested.size());
+  }
+  return name;
+}
+
+bool LeftOut(const Family& family, const std::string& name) {
+  return std::any_of(family.left_out.begin(), family.left_out.end(),
+                     [&](const std::string& begin) { return absl::StartsWith(name, begin); });
 }
 
 class CheckedModel : public ModelSource {
@@ -188,10 +207,20 @@ std::vector<std::string> TensorFaults(const ModelParts& parts,
                                     ", expected a floating-point or a block-quantized type"));
     }
   }
+  int64_t left_out = 0;
   for (const auto& [name, info] : parts.tensors->tensors()) {
-    if (expected.count(name) > 0 || parts.family->ignored(parts.spec, name)) continue;
+    if (expected.count(name) > 0) continue;
+    if (parts.format == SourceFormat::kHuggingFace && LeftOut(*parts.family, name)) {
+      ++left_out;
+      continue;
+    }
+    if (parts.family->ignored(parts.spec, PlainName(*parts.family, name))) continue;
     faults.push_back(absl::StrCat(info.file, ": tensor '", name, "' ", ShapeText(info.shape),
                                   " is not one that this model has"));
+  }
+  if (left_out > 0) {
+    spdlog::info("{}: {} tensors ({}) are left out: only the language model is read", parts.path,
+                 left_out, absl::StrJoin(parts.family->left_out, ", "));
   }
   return faults;
 }

@@ -5,6 +5,7 @@
 #define SHIFTADD_WORKER_MODEL_FAMILIES_H_
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "absl/status/statusor.h"
@@ -56,6 +57,12 @@ struct Family {
   bool (*ignored)(const ArchitectureSpec& spec, const std::string& source_name);
   // Hugging Face tensors may stand without this, where only the body of the model was saved.
   std::string optional_prefix;
+  // How Hugging Face tensors begin where the language model is part of a larger one: instead of the
+  // first, the second.
+  std::vector<std::pair<std::string, std::string>> nested;
+  // How the tensors of the larger model's other parts begin: they are not read, and the log says
+  // so.
+  std::vector<std::string> left_out;
 };
 
 const std::vector<Family>& Families();

@@ -57,6 +57,12 @@ absl::StatusOr<ArchitectureSpec> Gemma1FromConfig(const json& object, const std:
 absl::Status ReadWindows(const HuggingFaceConfig& config, int64_t window, int64_t period,
                          ArchitectureSpec* s) {
   SA_RETURN_IF_ERROR(config.Count("sliding_window", window, &s->window));
+  // Gemma 2's files say it twice, and implementations differ in which they read.
+  int64_t again = 0;
+  SA_RETURN_IF_ERROR(config.Int("sliding_window_size", s->window, &again));
+  if (again != s->window) {
+    return config.Fault("sliding_window_size", absl::StrCat("sliding_window, ", s->window));
+  }
   SA_RETURN_IF_ERROR(config.Count("sliding_window_pattern", period, &period));
   SA_ASSIGN_OR_RETURN(const bool said, ReadLayerTypes(config, s));
   for (int64_t b = 0; !said && b < s->blocks; ++b) {
@@ -94,7 +100,7 @@ absl::StatusOr<ArchitectureSpec> Gemma2FromConfig(const json& object, const std:
   return s;
 }
 
-absl::StatusOr<ArchitectureSpec> Gemma3FromConfig(const json& object, const std::string& file) {
+absl::StatusOr<ArchitectureSpec> Gemma3TextFromConfig(const json& object, const std::string& file) {
   const HuggingFaceConfig config(object, file);
   SA_RETURN_IF_ERROR(CheckActivation(config, "hidden_activation"));
   SA_RETURN_IF_ERROR(CheckActivation(config, "hidden_act"));
@@ -111,6 +117,29 @@ absl::StatusOr<ArchitectureSpec> Gemma3FromConfig(const json& object, const std:
   SA_RETURN_IF_ERROR(config.Real("rope_local_base_freq", local, &s.rope_local_theta));
   SA_RETURN_IF_ERROR(config.RefuseUnread());
   return s;
+}
+
+// A model that sees pictures too: the language model's fields stand in text_config, and those that
+// are not said there mean the text model's defaults.
+absl::StatusOr<ArchitectureSpec> Gemma3FromConfig(const json& object, const std::string& file) {
+  const HuggingFaceConfig config(object, file);
+  const json* nested = config.Find("text_config");
+  if (nested == nullptr) return Gemma3TextFromConfig(object, file);
+  if (!nested->is_object()) return config.Fault("text_config", "an object");
+  json text = {{"vocab_size", 262208},    {"hidden_size", 2304},      {"intermediate_size", 9216},
+               {"num_hidden_layers", 26}, {"num_attention_heads", 8}, {"num_key_value_heads", 4}};
+  text.update(*nested);
+  for (const char* name : {"bos_token_id", "eos_token_id", "tie_word_embeddings"}) {
+    const json* outside = config.Find(name);
+    if (outside != nullptr && !nested->contains(name)) text[name] = *outside;
+  }
+  // Where pictures come in.
+  for (const char* name : {"boi_token_index", "eoi_token_index", "image_token_index",
+                           "mm_tokens_per_image", "vision_config"}) {
+    config.Find(name);
+  }
+  SA_RETURN_IF_ERROR(config.RefuseUnread());
+  return Gemma3TextFromConfig(text, file + ": text_config");
 }
 
 json ToConfig(const ArchitectureSpec& s, const std::string& architecture,
@@ -219,8 +248,16 @@ Family Gemma2Family() {
           &Gemma2FromGguf, &Gemma2ToConfig,       &Tensors,   &DecoderIgnored};
 }
 Family Gemma3Family() {
-  return {"gemma3",        {"Gemma3ForCausalLM"}, {"gemma3"}, &Gemma3FromConfig,
-          &Gemma3FromGguf, &Gemma3ToConfig,       &Tensors,   &DecoderIgnored};
+  Family family = {"gemma3",        {"Gemma3ForCausalLM", "Gemma3ForConditionalGeneration"},
+                   {"gemma3"},      &Gemma3FromConfig,
+                   &Gemma3FromGguf, &Gemma3ToConfig,
+                   &Tensors,        &DecoderIgnored};
+  family.nested = {{"model.", "model.language_model."},
+                   {"model.", "language_model.model."},
+                   {"lm_head.", "language_model.lm_head."}};
+  family.left_out = {"vision_tower.", "multi_modal_projector.", "model.vision_tower.",
+                     "model.multi_modal_projector."};
+  return family;
 }
 
 }  // namespace shiftadd

@@ -1,5 +1,7 @@
 #include "worker/model/hugging_face_config.h"
 
+#include <tuple>
+
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 
@@ -17,6 +19,7 @@ const std::set<std::string>& SayNothing() {
                                                              "_flash_attn_2_enabled",
                                                              "_name_or_path",
                                                              "_sliding_window_pattern",
+                                                             "activation_dropout",
                                                              "add_cross_attention",
                                                              "architectures",
                                                              "attention_dropout",
@@ -56,6 +59,7 @@ const std::set<std::string>& SayNothing() {
                                                              "length_penalty",
                                                              "masked_softmax_fusion",
                                                              "max_length",
+                                                             "max_sequence_length",
                                                              "max_window_layers",
                                                              "min_length",
                                                              "model_type",
@@ -110,18 +114,31 @@ std::string Shown(const json& value) {
   return text;
 }
 
-// One set of RoPE parameters: theta and a scaling, if it is one of those that are supported.
+// The name of a scaling, under its old or its new field. Empty where none is said.
+absl::Status ReadRopeKind(const HuggingFaceConfig& rope, std::string* field, json* kind) {
+  const json* now = rope.Find("rope_type");
+  const json* old = rope.Find("type");
+  *field = now == nullptr && old != nullptr ? "type" : "rope_type";
+  if (now != nullptr && old != nullptr && *now != *old) {
+    return rope.Unsupported("type", absl::StrCat("what rope_type says, ", Shown(*now)));
+  }
+  *kind = now != nullptr ? *now : old != nullptr ? *old : json("default");
+  return absl::OkStatus();
+}
+
+// One set of RoPE parameters: theta and a scaling, if it is one of those that are supported. What
+// it has beside them is refused by name.
 absl::Status ReadRopeObject(const HuggingFaceConfig& rope, ArchitectureSpec* s) {
   SA_RETURN_IF_ERROR(rope.Real("rope_theta", s->rope_theta, &s->rope_theta));
-  double rotated = 1.0;
-  SA_RETURN_IF_ERROR(rope.Real("partial_rotary_factor", 1.0, &rotated));
-  if (rotated != 1.0) return rope.Unsupported("partial_rotary_factor", "1");
-  const char* kind_field = rope.Find("rope_type") != nullptr ? "rope_type" : "type";
-  const json* kind = rope.Find(kind_field);
-  if (kind == nullptr || *kind == "default") return absl::OkStatus();
-  if (*kind == "linear") {
+  SA_RETURN_IF_ERROR(rope.Only("partial_rotary_factor", 1.0));
+  std::string kind_field;
+  json kind;
+  SA_RETURN_IF_ERROR(ReadRopeKind(rope, &kind_field, &kind));
+  rope.Find("original_max_position_embeddings");  // of the model before, where no ramp reads it
+  if (kind == "default") return rope.RefuseUnread();
+  if (kind == "linear") {
     s->rope_scaling = RopeScaling::kLinear;
-  } else if (*kind == "llama3") {
+  } else if (kind == "llama3") {
     s->rope_scaling = RopeScaling::kLlama3;
     SA_RETURN_IF_ERROR(rope.Real("low_freq_factor", 1.0, &s->rope_low_freq_factor));
     SA_RETURN_IF_ERROR(rope.Real("high_freq_factor", 4.0, &s->rope_high_freq_factor));
@@ -130,7 +147,38 @@ absl::Status ReadRopeObject(const HuggingFaceConfig& rope, ArchitectureSpec* s) 
     return rope.Unsupported(kind_field, "default, linear, llama3");
   }
   if (rope.Find("factor") == nullptr) return rope.Fault("factor", "a number");
-  return rope.Real("factor", 1.0, &s->rope_factor);
+  SA_RETURN_IF_ERROR(rope.Real("factor", 1.0, &s->rope_factor));
+  return rope.RefuseUnread();
+}
+
+// rope_parameters or rope_scaling: one set, or one for the blocks that see everything and one for
+// the local ones.
+absl::Status ReadRopeField(const HuggingFaceConfig& config, const char* field,
+                           ArchitectureSpec* s) {
+  const json* value = config.Find(field);
+  if (!value->is_object()) return config.Fault(field, "an object");
+  const std::string where = absl::StrCat(config.file(), ": ", field);
+  const auto full = value->find("full_attention"), local = value->find("sliding_attention");
+  if (full == value->end()) return ReadRopeObject(HuggingFaceConfig(*value, where), s);
+  if (!full->is_object() || local == value->end() || !local->is_object() || value->size() != 2) {
+    return config.Fault(field, "objects full_attention and sliding_attention and nothing else");
+  }
+  SA_RETURN_IF_ERROR(ReadRopeObject(HuggingFaceConfig(*full, where + ": full_attention"), s));
+  ArchitectureSpec of_local;
+  const HuggingFaceConfig in(*local, where + ": sliding_attention");
+  SA_RETURN_IF_ERROR(ReadRopeObject(in, &of_local));
+  if (of_local.rope_scaling != RopeScaling::kNone) return in.Unsupported("rope_type", "default");
+  s->rope_local_theta = of_local.rope_theta;
+  return absl::OkStatus();
+}
+
+bool SameRope(const ArchitectureSpec& a, const ArchitectureSpec& b) {
+  const auto all = [](const ArchitectureSpec& s) {
+    return std::make_tuple(s.rope_theta, s.rope_local_theta, s.rope_scaling, s.rope_factor,
+                           s.rope_low_freq_factor, s.rope_high_freq_factor,
+                           s.rope_original_context);
+  };
+  return all(a) == all(b);
 }
 
 }  // namespace
@@ -233,25 +281,18 @@ absl::Status ReadRope(const HuggingFaceConfig& config, double default_theta, Arc
   SA_RETURN_IF_ERROR(config.Real("rope_theta", default_theta, &s->rope_theta));
   SA_RETURN_IF_ERROR(config.Only("partial_rotary_factor", 1.0));
   // Newer files keep theta and the scaling together in rope_parameters.
-  const char* field =
-      config.Find("rope_parameters") != nullptr ? "rope_parameters" : "rope_scaling";
-  const json* value = config.Find(field);
-  config.Find("rope_scaling");
-  if (value == nullptr) return absl::OkStatus();
-  if (!value->is_object()) return config.Fault(field, "an object");
-  const std::string where = absl::StrCat(config.file(), ": ", field);
-  const auto full = value->find("full_attention"), local = value->find("sliding_attention");
-  if (full == value->end()) return ReadRopeObject(HuggingFaceConfig(*value, where), s);
-  if (!full->is_object() || local == value->end() || !local->is_object()) {
-    return config.Fault(field, "objects full_attention and sliding_attention in it");
+  const bool old = config.Find("rope_scaling") != nullptr;
+  if (config.Find("rope_parameters") == nullptr) {
+    return old ? ReadRopeField(config, "rope_scaling", s) : absl::OkStatus();
   }
-  SA_RETURN_IF_ERROR(ReadRopeObject(HuggingFaceConfig(*full, where + ": full_attention"), s));
-  ArchitectureSpec of_local;
-  const HuggingFaceConfig in(*local, where + ": sliding_attention");
-  SA_RETURN_IF_ERROR(ReadRopeObject(in, &of_local));
-  if (of_local.rope_scaling != RopeScaling::kNone) return in.Unsupported("rope_type", "default");
-  s->rope_local_theta = of_local.rope_theta;
-  return absl::OkStatus();
+  ArchitectureSpec other = *s;
+  SA_RETURN_IF_ERROR(ReadRopeField(config, "rope_parameters", s));
+  if (!old) return absl::OkStatus();
+  other.rope_theta = s->rope_theta;
+  other.rope_local_theta = s->rope_local_theta;
+  SA_RETURN_IF_ERROR(ReadRopeField(config, "rope_scaling", &other));
+  return SameRope(*s, other) ? absl::OkStatus()
+                             : config.Unsupported("rope_scaling", "what rope_parameters says");
 }
 
 void WriteRope(const ArchitectureSpec& s, json* config) {

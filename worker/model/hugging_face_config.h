@@ -48,8 +48,8 @@ class HuggingFaceConfig {
   mutable std::set<std::string> read_;
 };
 
-// rope_theta, and rope_scaling or rope_parameters. With "full_attention" and "sliding_attention" in
-// rope_parameters the second gives rope_local_theta.
+// rope_theta, and rope_scaling or rope_parameters (both only if they say the same). With
+// "full_attention" and "sliding_attention" in them the second gives rope_local_theta.
 absl::Status ReadRope(const HuggingFaceConfig& config, double default_theta,
                       ArchitectureSpec* spec);
 // The same as ReadRope reads it.

@@ -15,6 +15,7 @@ absl::StatusOr<ArchitectureSpec> FromConfig(const json& object, const std::strin
   const HuggingFaceConfig config(object, file);
   SA_RETURN_IF_ERROR(config.Only("activation_function", "relu"));
   SA_RETURN_IF_ERROR(config.Only("layer_norm_elementwise_affine", true));
+  SA_RETURN_IF_ERROR(config.Only("output_projection", true));  // the head, which every model has
   ArchitectureSpec s;
   s.family = "opt";
   SA_RETURN_IF_ERROR(config.Int("vocab_size", -1, &s.vocab));
