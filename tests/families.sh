@@ -19,23 +19,24 @@ done
 awk '
   / largest error .* of the range of logits/ {
     if (!($1 in seen)) { seen[$1] = 1; names[++count] = $1 }
-    if ($3 == "tokens") {
-      if ($9 > error[$1, "cuda"]) error[$1, "cuda"] = $9
+    if ($3 == "tokens") { # the server on a GPU, for several lengths: the largest
+      if ($9 > error[$1, "served_cuda"]) error[$1, "served_cuda"] = $9
     } else {
       error[$1, $2] = $5
     }
   }
   END {
-    columns = split("cpu operators gguf packed cuda", column)
+    columns = split("cpu operators cuda gguf packed served_cuda", column)
     print "Largest error of a logit against transformers, of the range of logits (tests/golden: tiny models, fp32)."
-    print "cpu: the full-precision executor; operators: its code for GPUs, on the CPU; gguf: the first, from a GGUF file;"
-    print "packed: the server'"'"'s executor on plain weights; cuda: a GPU, where one is here (keys and values in fp16).\n"
+    print "cpu: the full-precision executor; operators: its code for GPUs, on the CPU; cuda: the same on a GPU, where one is here;"
+    print "gguf: the first, from a GGUF file; packed: the server'"'"'s executor on plain weights; served_cuda: that on a GPU (keys and"
+    print "values in fp16).\n"
     printf "%-14s", "family"
-    for (c = 1; c <= columns; ++c) printf " %10s", column[c]
+    for (c = 1; c <= columns; ++c) printf " %11s", column[c]
     print ""
     for (i = 1; i <= count; ++i) {
       printf "%-14s", names[i]
-      for (c = 1; c <= columns; ++c) printf " %10s", ((names[i], column[c]) in error) ? error[names[i], column[c]] : "-"
+      for (c = 1; c <= columns; ++c) printf " %11s", ((names[i], column[c]) in error) ? error[names[i], column[c]] : "-"
       print ""
     }
   }' "$log"
