@@ -4,13 +4,15 @@
 #   deploy/lm-eval.sh URL [--tasks LIST | --local FOLDER] [--model NAME:TAG] [--out FOLDER] [-- OPTIONS OF lm-eval…]
 #
 #   URL            http://host:port of the server; OPENAI_API_KEY is its key, if it asks for one
-#   --tasks LIST   lm-eval's names, with commas between; default those that the paper reports:
-#                  arc_easy,arc_challenge,boolq,copa,piqa,storycloze_2016,rte,mmlu. Their rows come from the Hugging Face
-#                  hub (StoryCloze must be asked for there first, see lm-eval's tasks/storycloze)
+#   --tasks LIST   lm-eval's names, with commas between; default those that the paper reports, but for StoryCloze:
+#                  arc_easy,arc_challenge,boolq,copa,piqa,rte,mmlu. Their rows come from the Hugging Face hub
+#   --storycloze   storycloze_2016 too, whose rows must be asked for by hand (lm-eval's tasks/storycloze says where); without
+#                  them lm-eval fails as a whole
 #   --local FOLDER every task of a folder of YAML files with their rows beside them: no hub is asked. Each row is checked first.
 #                  tests/clients/lm_eval/make_rows.py makes such a folder from any text
 #   --model        default: the server's first
 #   --found        alone: asks no server; exit code 0 if lm-eval is here
+#   --names        alone: asks no server and no hub; prints the default tasks; exit code 0 if lm-eval has every one of them
 #   --out FOLDER   results and, with `-- --log_samples`, every row's scores as JSON
 #
 # Each figure stands with its standard error. lm-eval is looked for in $SHIFTADD_LM_EVAL (a virtual environment's folder), in
@@ -19,7 +21,8 @@ set -euo pipefail
 # shellcheck source-path=SCRIPTDIR source=common.sh
 . "$(dirname "${BASH_SOURCE[0]}")/common.sh"
 
-paper_tasks=arc_easy,arc_challenge,boolq,copa,piqa,storycloze_2016,rte,mmlu
+paper_tasks=arc_easy,arc_challenge,boolq,copa,piqa,rte,mmlu
+storycloze=storycloze_2016
 
 usage() {
   say "$1"
@@ -39,16 +42,40 @@ find_lm_eval() {
   die "lm-eval is not here" "run: deploy/setup.sh lm-eval"
 }
 
+# check_names LIST: every name is one of lm-eval's tasks, groups or tags. Asks no hub.
+check_names() {
+  HF_HUB_OFFLINE=1 "$python" - "$1" <<'PY' || die "lm-eval has not all of these tasks: $1" "lm-eval ls tasks lists them"
+import sys
+from lm_eval.tasks import TaskManager
+names, known = sys.argv[1].split(","), TaskManager()
+missing = [name for name in names if not known.match_tasks([name])]
+for name in missing:
+    print(f"no task '{name}'", file=sys.stderr)
+sys.exit(bool(missing))
+PY
+}
+
 [ $# -gt 0 ] || usage 'which server?'
 case $1 in
   -h | --help) usage '' ;;
   --found) find_lm_eval && exit 0 ;;
+  --names)
+    find_lm_eval
+    check_names "$paper_tasks,$storycloze"
+    echo "$paper_tasks,$storycloze"
+    exit 0
+    ;;
 esac
 url=${1%/} tasks=$paper_tasks local='' model='' out=''
 shift
 while [ $# -gt 0 ]; do
   case $1 in
     --) shift && break ;;
+    --storycloze)
+      tasks+=,$storycloze
+      shift
+      continue
+      ;;
     --tasks | --local | --model | --out) [ $# -gt 1 ] || usage "$1 needs a value" ;;
     *) usage "unknown option $1" ;;
   esac
@@ -66,6 +93,9 @@ if [ -n "$local" ]; then
   tasks=$("$python" "$SHIFTADD_SOURCE/deploy/check_tasks.py" "$local") || exit 1
   options+=(--include_path "$local")
   export HF_HUB_OFFLINE=1
+else
+  [ "$tasks" != "$paper_tasks" ] || say "lm-eval: $storycloze is left out, as its rows must be asked for by hand: --storycloze adds it"
+  check_names "$tasks"
 fi
 key=${OPENAI_API_KEY:-}
 models=$(curl -fsS --max-time 20 ${key:+-H "Authorization: Bearer $key"} "$url/v1/models") ||
