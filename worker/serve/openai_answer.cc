@@ -6,6 +6,7 @@
 #include "absl/time/clock.h"
 #include "absl/time/time.h"
 #include "worker/serve/openai_api.h"
+#include "worker/serve/text_stream.h"
 
 namespace shiftadd::openai {
 namespace {
@@ -69,6 +70,13 @@ Response ClientClosed() {
 
 }  // namespace
 
+TextOffsets Api::OffsetsOf(const Job& job, size_t i) {
+  const Tokenizer* const tokenizer = job.model->tokenizer.get();
+  if (!job.echo) return {tokenizer, "", 0};
+  const int64_t tokens = static_cast<int64_t>(job.sequences[i].prompt.size());
+  return {tokenizer, job.prompt_texts[i / job.fields.n], tokens};
+}
+
 Response Api::Answer(const Job& job, Generation* generation, StreamWriter* writer) {
   const Guard guard(generation);
   Presence presence(writer);
@@ -100,9 +108,10 @@ Response Api::Answer(const Job& job, Generation* generation, StreamWriter* write
       entry["message"] = {{"role", "assistant"}, {"content", choice.text}};
       if (logprobs) entry["logprobs"] = ChatLogprobs(tokenizer, choice.logprobs);
     } else {
-      entry["text"] = (job.echo ? job.prompt_texts[i / job.fields.n] : "") + choice.text;
-      int64_t offset = 0;
-      if (logprobs) entry["logprobs"] = LegacyLogprobs(tokenizer, choice.logprobs, &offset);
+      entry["text"] =
+          (job.echo ? ToValidUtf8(job.prompt_texts[i / job.fields.n]) : "") + choice.text;
+      TextOffsets offsets = OffsetsOf(job, i);
+      if (logprobs) entry["logprobs"] = LegacyLogprobs(tokenizer, choice.logprobs, &offsets);
     }
     list.push_back(std::move(entry));
   }
@@ -159,11 +168,12 @@ Response Api::Stream(const Job& job, Generation* generation, StreamWriter* write
   };
   const size_t count = job.sequences.size();
   for (size_t i = 0; i < count; ++i) {
-    json first = choice(i, job.chat ? "" : job.prompt_texts[i / job.fields.n]);
+    json first = choice(i, job.chat ? "" : ToValidUtf8(job.prompt_texts[i / job.fields.n]));
     if (job.chat) first["delta"]["role"] = "assistant";
     if ((job.chat || job.echo) && !chunks.Choice(std::move(first))) return ClientClosed();
   }
-  std::vector<int64_t> offsets(count, 0);
+  std::vector<TextOffsets> offsets;
+  for (size_t i = 0; i < count && !job.chat; ++i) offsets.push_back(OffsetsOf(job, i));
   int64_t generated = 0, cached = 0;
   const Tokenizer& tokenizer = *job.model->tokenizer;
   for (size_t left = count; left > 0;) {

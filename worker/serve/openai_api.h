@@ -51,6 +51,8 @@ class Api {
   // The model that a body names.
   absl::StatusOr<ModelPtr> FindModel(const nlohmann::json& body) const;
   void AddSequences(const std::vector<int32_t>& prompt, Job* job) const;
+  // Of sequence `i` of a completion.
+  static TextOffsets OffsetsOf(const Job& job, size_t i);
 
   http::Response Run(absl::StatusOr<Job> job, http::StreamWriter* writer);
   http::Response Answer(const Job& job, Generation* generation, http::StreamWriter* writer);

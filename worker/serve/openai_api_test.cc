@@ -8,6 +8,7 @@
 #include <numeric>
 
 #include "worker/serve/testing/tiny_server.h"
+#include "worker/serve/text_stream.h"
 
 namespace shiftadd {
 namespace {
@@ -237,6 +238,47 @@ TEST_F(OpenAiApi, EchoWithLogprobs) {
     for (size_t t = 1; t < values.size(); ++t) {
       EXPECT_EQ(values[t], answer["choices"][i]["logprobs"]["token_logprobs"][t]);
     }
+  }
+}
+
+// The same offsets at once and in a stream; BOS takes room only where it is in the text.
+TEST_F(OpenAiApi, TextOffsetsAreThoseOfTheText) {
+  const json ids = server_->Post("/tokenize", {{"prompt", "héllo the"}})["tokens"];
+  for (const json& prompt : {json("héllo the"), ids}) {
+    json body = Greedy(prompt, 6);
+    body["logprobs"] = 0;
+    body["echo"] = true;
+    const json choice = server_->Post(kCompletions, body)["choices"][0];
+    const json& offsets = choice["logprobs"]["text_offset"];
+    const json& tokens = choice["logprobs"]["tokens"];
+    ASSERT_EQ(offsets.size(), ids.size() + 6);
+    const std::string text = choice["text"];
+    EXPECT_EQ(tokens[0], "<|endoftext|>");
+    EXPECT_EQ(text.find("h"), prompt.is_string() ? 0u : 13u);
+    int whole = 0;
+    for (size_t i = prompt.is_string() ? 1 : 0; i < tokens.size(); ++i) {
+      const std::string token = tokens[i];
+      if (token.rfind("bytes:", 0) == 0) continue;
+      size_t byte = 0;
+      for (int64_t n = offsets[i]; n > 0; --n) {
+        byte += FirstCharacter(absl::string_view(text).substr(byte));
+      }
+      EXPECT_EQ(text.substr(byte, token.size()), token) << i;
+      ++whole;
+    }
+    EXPECT_GE(whole, 4);
+    EXPECT_EQ(offsets[1], prompt.is_string() ? 0 : 13);
+    body["stream"] = true;
+    FakeWriter writer;
+    server_->Call("POST", kCompletions, body.dump(), &writer);
+    json streamed = json::array();
+    for (const json& event : writer.Events()) {
+      if (!event.is_object() || event["choices"].empty()) continue;
+      const json& lp = event["choices"][0]["logprobs"];
+      if (lp.is_null()) continue;
+      streamed.insert(streamed.end(), lp["text_offset"].begin(), lp["text_offset"].end());
+    }
+    EXPECT_EQ(streamed, offsets);
   }
 }
 

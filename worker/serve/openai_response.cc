@@ -1,6 +1,5 @@
 #include "worker/serve/openai_response.h"
 
-#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -45,10 +44,6 @@ ErrorKind KindOf(absl::StatusCode code) {
 
 // JSON knows no infinity; below any float's log-probability.
 double Finite(double logprob) { return std::isfinite(logprob) ? logprob : -9999.0; }
-
-int64_t Characters(const std::string& utf8) {
-  return std::count_if(utf8.begin(), utf8.end(), [](char c) { return (c & 0xc0) != 0x80; });
-}
 
 json Bytes(const std::string& text) {
   json bytes = json::array();
@@ -114,13 +109,12 @@ std::string TokenName(const Tokenizer& tokenizer, int32_t token) {
 }
 
 json LegacyLogprobs(const Tokenizer& tokenizer, const std::vector<TokenLogprob>& logprobs,
-                    int64_t* offset) {
+                    TextOffsets* text_offsets) {
   json tokens = json::array(), values = json::array(), tops = json::array();
   json offsets = json::array();
   for (const TokenLogprob& lp : logprobs) {
     tokens.push_back(TokenName(tokenizer, lp.token));
-    offsets.push_back(*offset);
-    *offset += Characters(tokenizer.Decode({lp.token}, false));
+    offsets.push_back(text_offsets->Next(lp.token));
     if (!lp.known) {
       values.push_back(nullptr);
       tops.push_back(nullptr);

@@ -11,6 +11,7 @@
 #include "services/http/http_server.h"
 #include "worker/serve/generation.h"
 #include "worker/serve/served_model.h"
+#include "worker/serve/text_offsets.h"
 
 namespace shiftadd::openai {
 
@@ -29,10 +30,10 @@ nlohmann::json ErrorBody(const absl::Status& status);
 // UTF-8.
 std::string TokenName(const Tokenizer& tokenizer, int32_t token);
 
-// completions: {tokens, token_logprobs, top_logprobs, text_offset}; offsets count characters from
-// `offset`, which moves on.
+// completions: {tokens, token_logprobs, top_logprobs, text_offset}; `offsets` knows
+// the tokens before these.
 nlohmann::json LegacyLogprobs(const Tokenizer& tokenizer, const std::vector<TokenLogprob>& logprobs,
-                              int64_t* offset);
+                              TextOffsets* offsets);
 // chat: {content: [{token, logprob, bytes, top_logprobs}]}.
 nlohmann::json ChatLogprobs(const Tokenizer& tokenizer, const std::vector<TokenLogprob>& logprobs);
 

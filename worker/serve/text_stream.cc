@@ -55,6 +55,11 @@ std::string ToValidUtf8(absl::string_view bytes) {
   return out;
 }
 
+size_t FirstCharacter(absl::string_view bytes) {
+  bool valid = false;
+  return CharacterOrFault(bytes, &valid);
+}
+
 TextStream::TextStream(std::vector<std::string> stop) : stop_(std::move(stop)) {
   std::erase_if(stop_, [](const std::string& s) { return s.empty(); });
 }

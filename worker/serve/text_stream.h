@@ -14,6 +14,9 @@ namespace shiftadd {
 // off.
 std::string ToValidUtf8(absl::string_view bytes);
 
+// The length of what gives the first character of ToValidUtf8(bytes); `bytes` is not empty.
+size_t FirstCharacter(absl::string_view bytes);
+
 // Not thread-safe.
 class TextStream {
  public:
