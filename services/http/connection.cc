@@ -66,6 +66,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
     stream_.socket().assign(
         address.ss_family == AF_INET6 ? asio::ip::tcp::v6() : asio::ip::tcp::v4(), fd, ignored);
     stream_.socket().set_option(asio::ip::tcp::no_delay(true), ignored);
+    const auto peer = stream_.socket().remote_endpoint(ignored);
+    if (!ignored) peer_address_ = peer.address().to_string();
   }
 
   void Serve() override {
@@ -73,6 +75,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
       parser_.emplace();
       head_ = Request();
       head_.id = NewId("req");
+      head_.peer = peer_address_;
       parser_->header_limit(kMaxHeaderBytes);
       parser_->body_limit(options_.max_body_bytes);
       const ReadResult result = ReadRequest();
@@ -109,7 +112,8 @@ class ConnectionImpl : public Connection, public StreamWriter {
     if (started_) return false;
     started_ = true;
     bhttp::response<bhttp::empty_body> response(static_cast<bhttp::status>(head.status), Version());
-    FillHead(head, KeepAlive(), &response);
+    kept_ = KeepAlive();
+    FillHead(head, kept_, &response);
     chunked_ = Version() >= 11;
     stream_probe_ = head.content_type == kEventStream ? kEmptyEvent : "";
     if (chunked_) {
@@ -368,7 +372,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
     }
     if (threw || !alive_ || !chunked_) return false;  // cut: the client sees that it is incomplete
     if (!IsHead() && WriteBuffers(bhttp::make_chunk_last())) return false;
-    return KeepAlive();
+    return kept_ && !stopping_;
   }
 
   Error Send(const Response& from, bool keep_alive) {
@@ -406,7 +410,10 @@ class ConnectionImpl : public Connection, public StreamWriter {
   unsigned Version() const { return parser_->is_header_done() ? parser_->get().version() : 11; }
   // What may be sent before an answer; HTTP/1.0 has nothing.
   absl::string_view InterimProbe() const { return Version() >= 11 ? kContinue : ""; }
-  bool KeepAlive() const { return !stopping_ && parser_->get().keep_alive(); }
+  bool KeepAlive() const {
+    const bool parting = options_.parting != nullptr && options_.parting();
+    return !stopping_ && !parting && parser_->get().keep_alive();
+  }
   bool IsHead() const {
     return parser_->is_header_done() && parser_->get().method() == bhttp::verb::head;
   }
@@ -417,6 +424,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
   asio::io_context ioc_{1};
   Stream stream_;
   PeerNames peer_;
+  std::string peer_address_;
   asio::steady_timer deadline_;
   beast::flat_buffer buffer_;
   std::optional<bhttp::request_parser<bhttp::string_body>> parser_;
@@ -425,6 +433,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
   bool first_ = true;     // no request was served yet
   bool reading_ = false;  // the serving thread waits for the client; only that thread looks
   bool started_ = false, chunked_ = false, alive_ = true;  // of the response being streamed
+  bool kept_ = false;                                      // its head promises to go on
   bool half_closed_ = false;                               // the client sends nothing more
   absl::string_view stream_probe_;  // what may be put between two writes; empty: nothing
   std::chrono::steady_clock::time_point next_probe_;

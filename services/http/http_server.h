@@ -29,6 +29,7 @@ struct Request {
   // Of the certificate that the client has shown and TLS verified; else empty.
   std::string certificate_uri;      // its first URI
   std::string certificate_subject;  // as RFC 2253 writes it
+  std::string peer;                 // the client's IP address
 };
 
 struct Response {
@@ -79,6 +80,9 @@ struct HttpServerOptions {
   int max_connections = 256;           // beyond: 503
   int header_timeout_seconds = 10;     // from the first byte of a request to its last header: 408
   Guard guard;                         // may be null
+  // While it is true answers say "Connection: close", and every request is served as ever: so that
+  // clients that keep connections go elsewhere before a shutdown. May be null.
+  std::function<bool()> parting;
   // Origins whose pages may read the answers ("*": all), by CORS; none unless named here.
   std::vector<std::string> cors_origins;
 };

@@ -146,6 +146,13 @@ void AddListenFlags(CLI::App* app, ServerFlags* flags) {
       ->envname("SHIFTADD_SERVER_DRAIN_SECONDS")
       ->check(CLI::Range(0.0, 3600.0))
       ->capture_default_str();
+  app->add_option(
+         "--drain-delay-seconds", flags->drain_delay_seconds,
+         "How long /ready says no after SIGTERM while requests are still taken, before the "
+         "server drains: as long as what sends it requests may take to notice")
+      ->envname("SHIFTADD_SERVER_DRAIN_DELAY_SECONDS")
+      ->check(CLI::Range(0.0, 3600.0))
+      ->capture_default_str();
   AddDaemonFlags(app, "server", &flags->daemon);
 }
 

@@ -25,6 +25,7 @@ struct ServerFlags {
   Replacing replacing = Replacing::kAuto;
   int64_t cache_mib = 512;
   double drain_seconds = 30;
+  double drain_delay_seconds = 0;
   bool bench = false;  // measure, print and end in place of serving
   BenchOptions bench_options;
   DaemonFlags daemon;

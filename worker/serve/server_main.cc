@@ -66,6 +66,16 @@ http::Response Health(const ModelRegistry& registry) {
   return openai::JsonResponse(200, {{"status", well ? "ok" : "degraded"}, {"models", models}});
 }
 
+// Empty if every model has a version that serves: else why a request would wait or fail here.
+std::string WithoutVersion(const ModelRegistry& registry) {
+  for (const ModelState& state : registry.States()) {
+    if (!state.digest.empty()) continue;
+    return absl::StrCat(state.reference, ": no version is loaded",
+                        state.error.empty() ? "" : ": " + state.error);
+  }
+  return "";
+}
+
 void RefreshGauges(const ModelRegistry& registry, ServerMetrics* metrics) {
   for (const ModelPtr& model : registry.All()) {
     const EngineStats stats = model->engine->Stats();
@@ -83,8 +93,8 @@ http::HttpServer::Routes Routes(openai::Api* api, const ModelRegistry* registry,
                                 ServerMetrics* metrics, DeviceMetrics* device,
                                 const std::atomic<bool>* draining) {
   http::HttpServer::Routes routes = api->Routes();
-  const auto ready = [draining] {
-    return draining->load() ? std::string("shutting down") : std::string();
+  const auto ready = [registry, draining] {
+    return draining->load() ? "shutting down" : WithoutVersion(*registry);
   };
   for (auto& [path, methods] :
        metrics::DaemonRoutes(prometheus, ready, [registry, metrics, device] {
@@ -189,6 +199,7 @@ absl::Status Serve(const ServerFlags& flags) {
   http::Protect(flags.http, protection, &http_options);
   if (http_options.guard == nullptr) http_options.guard = KeyGuard(only_keys);
   http_options.cors_origins = flags.cors_origins;
+  http_options.parting = [&draining] { return draining.load(); };
   SA_ASSIGN_OR_RETURN(
       const std::unique_ptr<http::HttpServer> http_server,
       http::HttpServer::Start(http_options, Routes(&api, &registry, prometheus, &server_metrics,
@@ -204,9 +215,11 @@ absl::Status Serve(const ServerFlags& flags) {
                absl::StrJoin(registry.References(), ", "), http_server->port(), rpc_server->port());
 
   WaitForShutdown();
-  spdlog::info("shutting down: running requests have {} s", flags.drain_seconds);
+  spdlog::info("shutting down: requests are taken for {} s, then those that run have {} s",
+               flags.drain_delay_seconds, flags.drain_seconds);
   draining = true;
   for (const auto& follower : followers) follower->Retire();
+  absl::SleepFor(absl::Seconds(flags.drain_delay_seconds));
   Drain(registry, absl::Seconds(flags.drain_seconds));
   rpc_server->Shutdown(absl::Seconds(1));
   http_server->Shutdown();
