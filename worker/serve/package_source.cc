@@ -47,23 +47,29 @@ absl::StatusOr<std::string> ConfigDigest(const std::string& manifest_text) {
   return digest.get<std::string>();
 }
 
-// Signed means: the key vouches for the manifest's digest, the manifest has that digest and names
-// the config, and the config is the one it names. Every other blob is verified when it is read.
-absl::Status CheckSigned(const std::string& signer_pem, const std::string& reference,
-                         const std::string& digest, const std::string& manifest,
-                         const std::string& config, const std::vector<std::string>& signatures) {
+absl::Status CheckDigest(const std::string& what, const std::string& digest,
+                         const std::string& bytes) {
+  const std::string found = Sha256Digest(bytes);
+  if (found == digest) return absl::OkStatus();
+  return absl::DataLossError(absl::StrCat(what, ": expected digest ", digest, ", found ", found));
+}
+
+// The manifest has the package's digest and names the config. Every other blob is named by the
+// config and verified when it is read.
+absl::Status CheckDigests(const ResolvedPackage& package, const std::string& manifest) {
+  const std::string name = absl::StrCat("package ", package.name);
+  SA_RETURN_IF_ERROR(CheckDigest(name + ": manifest", package.digest, manifest));
+  const absl::StatusOr<std::string> config = ConfigDigest(manifest);
+  if (!config.ok()) return Annotate(config.status(), name);
+  return CheckDigest(name + ": config", *config, package.config_json);
+}
+
+// Signed means: the key vouches for the manifest's digest, and so for all that CheckDigests finds.
+absl::Status CheckSigned(const std::string& signer_pem, const ResolvedPackage& package,
+                         const std::vector<std::string>& signatures) {
   if (signer_pem.empty()) return absl::OkStatus();
-  if (Sha256Digest(manifest) != digest) {
-    return absl::DataLossError(absl::StrCat("package ", reference, ": manifest: expected digest ",
-                                            digest, ", found ", Sha256Digest(manifest)));
-  }
-  SA_ASSIGN_OR_RETURN(const std::string config_digest, ConfigDigest(manifest));
-  if (Sha256Digest(config) != config_digest) {
-    return absl::DataLossError(absl::StrCat("package ", reference, ": config: expected digest ",
-                                            config_digest, ", found ", Sha256Digest(config)));
-  }
-  return Annotate(packaging::VerifySignatures(signatures, digest, signer_pem),
-                  absl::StrCat("package ", reference));
+  return Annotate(packaging::VerifySignatures(signatures, package.digest, signer_pem),
+                  absl::StrCat("package ", package.name));
 }
 
 // Where a package may lie outside the packager. Of a registry: the repository PREFIX/NAME, as a
@@ -187,12 +193,13 @@ absl::StatusOr<ResolvedPackage> FromPlace(const std::string& reference,
   SA_ASSIGN_OR_RETURN(package.config_json, package.read(manifest->config.digest));
   SA_RETURN_IF_ERROR(
       Annotate(CheckAgrees(package.config_json, manifest->layers), found.place->name()));
+  SA_RETURN_IF_ERROR(CheckDigests(package, found.manifest));
   if (!location.signer_pem.empty()) {
     SA_ASSIGN_OR_RETURN(
         packaging::Referring documents,
         packaging::ReadReferring(found.place.get(), package.digest, {kSignatureArtifactType}));
-    SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest, found.manifest,
-                                   package.config_json, documents[kSignatureArtifactType]));
+    SA_RETURN_IF_ERROR(
+        CheckSigned(location.signer_pem, package, documents[kSignatureArtifactType]));
   }
   return package;
 }
@@ -201,8 +208,9 @@ absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
                                              const PackageLocation& location) {
   const std::shared_ptr<PackageClient> client = PackageClient::Connect(location.packager);
   const std::string name = reference.substr(0, reference.find_first_of(":@"));
-  const absl::StatusOr<v1::Package> found =
-      client->Get(location.digest.empty() ? reference : absl::StrCat(name, "@", location.digest));
+  const std::string asked =
+      location.digest.empty() ? reference : absl::StrCat(name, "@", location.digest);
+  const absl::StatusOr<v1::Package> found = client->Get(asked);
   if (absl::IsNotFound(found.status())) {
     SA_ASSIGN_OR_RETURN(const std::vector<v1::Package> packages, client->List());
     std::vector<std::string> names;
@@ -217,6 +225,11 @@ absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
   ResolvedPackage package;
   package.name = reference;
   package.digest = found->digest();
+  const size_t at = asked.find('@');
+  if (at != std::string::npos && asked.substr(at + 1) != package.digest) {
+    return absl::DataLossError(
+        absl::StrCat("package ", asked, ": the packager answers with ", package.digest));
+  }
   package.created = found->publish_time().seconds();
   package.bytes = static_cast<int64_t>(found->bytes());
   package.read = [client, local](const std::string& digest) -> absl::StatusOr<std::string> {
@@ -230,8 +243,8 @@ absl::StatusOr<ResolvedPackage> FromPackager(const std::string& reference,
   if (package.config_json.empty()) {
     SA_ASSIGN_OR_RETURN(package.config_json, package.read(found->config().digest()));
   }
-  SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, reference, package.digest,
-                                 found->manifest_json(), package.config_json,
+  SA_RETURN_IF_ERROR(CheckDigests(package, found->manifest_json()));
+  SA_RETURN_IF_ERROR(CheckSigned(location.signer_pem, package,
                                  {found->signature_json().begin(), found->signature_json().end()}));
   return package;
 }
