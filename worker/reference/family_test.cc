@@ -10,6 +10,7 @@
 #include "worker/model/families.h"
 #include "worker/model/model_source.h"
 #include "worker/model/testing/golden_family.h"
+#include "worker/reference/counter_random.h"
 #include "worker/reference/reference_model.h"
 #include "worker/reference/testing/difference.h"
 #include "worker/reference/torch_seam.h"
@@ -130,6 +131,38 @@ TEST_P(FamilyTest, SamplesComeFromTheSameLogits) {
     }
   }
   EXPECT_NEAR(nll, entropy, 4 * std::sqrt(variance)) << "four standard deviations";
+}
+
+// Token for token: each is the one that its uniform number picks from the logits of a forward pass
+// without a cache; a number within 2e-3 of a boundary may go either way, for the cache is in
+// halves. The weights are those that the sampler holds, in halves too.
+TEST_P(FamilyTest, EveryDrawIsThatOfTheModelWithoutACache) {
+  ASSERT_TRUE(testing::WriteGoldenFamily(golden_, directory_, "", /*halves=*/true).ok());
+  const auto source = ModelSource::Open(directory_);
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto model = ReferenceModel::Create(source->get(), 1, 0).value();
+  constexpr int64_t kFirst = 2, kSequences = 3, kLength = 40;
+  constexpr double kNear = 2e-3;
+  const auto tokens = model->Sample(77, kFirst, kSequences, kLength, nullptr);
+  ASSERT_TRUE(tokens.ok()) << tokens.status();
+  HiddenStates h = model->Embed(*tokens, kSequences, kLength).value();
+  ASSERT_TRUE(model->RunBlocks(0, model->spec().blocks, &h, nullptr).ok());
+  const int64_t vocab = model->spec().vocab;
+  for (int64_t s = 0; s < kSequences; ++s) {
+    std::vector<float> logits;
+    ASSERT_TRUE(model->Logits(h, s, &logits).ok());
+    for (int64_t t = 1; t < kLength; ++t) {
+      const float* row = logits.data() + (t - 1) * vocab;
+      const int32_t token = (*tokens)[s * kLength + t];
+      double sum = 0, below = 0;
+      for (int64_t i = 0; i < vocab; ++i) sum += std::exp(static_cast<double>(row[i]));
+      for (int64_t i = 0; i < token; ++i) below += std::exp(static_cast<double>(row[i])) / sum;
+      const double u = UniformAt(77, kFirst + s, t);
+      EXPECT_GE(u, below - kNear) << "sequence " << s << " token " << t;
+      EXPECT_LT(u, below + std::exp(static_cast<double>(row[token])) / sum + kNear)
+          << "sequence " << s << " token " << t;
+    }
+  }
 }
 
 TEST_P(FamilyTest, ConfigurationReturns) {
