@@ -9,6 +9,7 @@
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/base/trace.h"
 #include "services/coordinator/criterion.h"
 #include "services/coordinator/job_spec.h"
 #include "services/coordinator/planner.h"
@@ -146,6 +147,7 @@ absl::StatusOr<v1::Job> Coordinator::Submit(const v1::SubmitJobRequest& request,
   job.job.set_owner(owner);
   job.job.set_state(v1::JOB_STATE_QUEUED);
   job.job.set_validate_only(request.validate_only());
+  job.job.set_trace_id(ThisTraceId());
   job.request_id = request.request_id();
   job.fingerprint = Fingerprint(request);
   job.quantizer_version = options_.quantizer_version;

@@ -6,6 +6,7 @@
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/base/trace.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/job_allocation.h"
 #include "services/coordinator/job_spec.h"
@@ -66,7 +67,7 @@ v1::JobSpec ChildSpec(const v1::Job& parent, const v1::PublishBudgetRequest& req
 // What the parent's workers found out, as rows of the child, and how they did: a candidate that is
 // lost is made again from the beginning on. Held-out windows are the child's own; the source is
 // hashed again, as it may have changed.
-std::vector<NewTask> Inherited(const JobView& parent, const std::string& child_id) {
+std::vector<NewTask> Inherited(const JobView& parent, const v1::Job& child) {
   std::vector<NewTask> tasks;
   for (const ViewedTask& t : parent.tasks()) {
     const v1::TaskKind kind = t.record.kind;
@@ -76,7 +77,8 @@ std::vector<NewTask> Inherited(const JobView& parent, const std::string& child_i
                       (kind == v1::TASK_KIND_CALIBRATE && !t.task.calibrate().held_out());
     if (!kept || t.record.state != TaskState::kDone) continue;
     v1::Task task = t.task;
-    task.mutable_context()->set_job_id(child_id);
+    task.mutable_context()->set_job_id(child.job_id());
+    task.mutable_context()->set_trace_id(child.trace_id());
     tasks.push_back({kind, t.record.ordinal, t.record.lane, t.record.rank, task.SerializeAsString(),
                      t.result.SerializeAsString(), t.record.worker});
   }
@@ -146,11 +148,12 @@ absl::StatusOr<v1::Job> Coordinator::PublishBudget(const v1::PublishBudgetReques
   job.set_owner(owner);
   job.set_state(v1::JOB_STATE_QUEUED);
   job.set_device_class(parent.job().device_class());
+  job.set_trace_id(ThisTraceId());
   *job.mutable_spec() = spec;
   SA_RETURN_IF_ERROR(CheckOutput(owner, child));
   *job.mutable_plan() = parent.job().plan();
   child.quantizer_version = options_.quantizer_version;
-  child.tasks = Inherited(parent, job.job_id());
+  child.tasks = Inherited(parent, job);
   // Pinned before the job exists: from here on the parent may be deleted. If this process dies in
   // between, the pins expire by themselves.
   const absl::Status pinned = publisher_->Pin(job.job_id(), parent.KeptBlobs());

@@ -4,6 +4,7 @@
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/base/trace.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/planner.h"
 #include "services/coordinator/progress.h"
@@ -155,6 +156,8 @@ absl::Status Coordinator::StepJob(const JobMark& mark) {
 
 absl::StatusOr<bool> Coordinator::StepOnce(const std::string& job_id) {
   SA_ASSIGN_OR_RETURN(const JobRecord record, store_->GetJob(job_id));
+  // What the packager is asked for it belongs to the job's trace too.
+  const TraceScope trace(CallTraceOf(record.job.trace_id()));
   if (IsTerminal(record.job.state())) {
     SA_RETURN_IF_ERROR(CleanUp(record));
     return false;

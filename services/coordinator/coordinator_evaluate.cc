@@ -6,6 +6,7 @@
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/base/trace.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/evaluated_package.h"
 #include "services/coordinator/evaluation_figures.h"
@@ -92,6 +93,7 @@ absl::StatusOr<v1::Job> Coordinator::EvaluatePackage(const v1::EvaluatePackageRe
   job.set_job_id(NewId("job"));
   job.set_owner(owner);
   job.set_state(v1::JOB_STATE_QUEUED);
+  job.set_trace_id(ThisTraceId());
   *job.mutable_plan() = measured.plan;
   created.quantizer_version = options_.quantizer_version;
   std::vector<std::string> kept = PackageBlobs(*package);

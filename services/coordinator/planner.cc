@@ -25,6 +25,7 @@ v1::Task StartTask(const v1::Job& job, v1::TaskKind kind) {
   v1::TaskContext* context = task.mutable_context();
   context->set_job_id(job.job_id());
   context->set_source(job.spec().source());
+  context->set_trace_id(job.trace_id());
   *context->mutable_recipe() = job.spec().recipe();
   if (job.has_plan()) {
     ExpandOverrides(context->mutable_recipe(), job.plan());

@@ -12,45 +12,13 @@
 #include <grpcpp/support/server_interceptor.h>
 
 #include <memory>
-#include <string>
-#include <vector>
 
-#include "absl/strings/string_view.h"
-#include "services/base/logging.h"
+#include "services/base/trace.h"
 
 namespace shiftadd::rpc {
 
 inline constexpr char kTraceParentKey[] = "traceparent";
 inline constexpr char kRequestIdKey[] = "x-request-id";
-
-struct CallTrace {
-  std::string trace_id;    // 32 hex digits
-  std::string request_id;  // 1 to 128 printable characters
-};
-
-// A new trace; the trace id of the environment variable TRACEPARENT, if that is a valid one.
-CallTrace NewCallTrace();
-// The 32 hex digits of a traceparent, or "" if it is malformed.
-std::string TraceIdOf(absl::string_view traceparent);
-// 00-TRACE-SPAN-01, with a span of its own.
-std::string TraceParent(const CallTrace& trace);
-
-// While it lives, calls of this thread belong to `trace`, and its log lines say so. Ends in the
-// reverse order of its making.
-class TraceScope {
- public:
-  explicit TraceScope(CallTrace trace);
-  ~TraceScope();
-  TraceScope(const TraceScope&) = delete;
-  TraceScope& operator=(const TraceScope&) = delete;
-  // Of this thread; null outside of any.
-  static const CallTrace* Current();
-
- private:
-  const CallTrace trace_;
-  const CallTrace* const outer_;
-  const LogScope fields_;
-};
 
 // For a server and for a channel.
 std::unique_ptr<grpc::experimental::ServerInterceptorFactoryInterface> MakeServerTracing();

@@ -11,8 +11,8 @@
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/base/trace.h"
 #include "services/base/version.h"
-#include "services/rpc/call_trace.h"
 #include "services/rpc/proto_duration.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
@@ -52,7 +52,7 @@ struct LeaseLoop::Leased {
   explicit Leased(const v1::Task& task)
       : task(task),
         kind(v1::TaskKind_Name(task.kind()).substr(sizeof("TASK_KIND_") - 1)),
-        trace(rpc::NewCallTrace()) {}
+        trace(CallTraceOf(task.context().trace_id())) {}
   LogFields Fields(const std::string& worker) const {
     return {{"job", task.context().job_id()},
             {"task", task.task_id()},
@@ -62,8 +62,8 @@ struct LeaseLoop::Leased {
 
   const v1::Task task;
   const std::string kind;
-  // Its renewals and its report belong together, and to what it asks of others.
-  const rpc::CallTrace trace;
+  // Its renewals and its report, and what it asks of others, belong to the job's trace.
+  const CallTrace trace;
   TaskControl control;
   std::unique_ptr<StoringTask> work;
   bool lost = false;  // the lease; known once the heartbeat has ended
@@ -170,7 +170,7 @@ void LeaseLoop::RunTask(const v1::Task& task) {
   auto leased = std::make_unique<Leased>(task);
   Leased* const it = leased.get();
   const LogScope fields(it->Fields(identity_.worker_id));
-  const rpc::TraceScope scope(it->trace);
+  const TraceScope scope(it->trace);
   spdlog::info("task {} {} of {} (attempt {})", task.task_id(), it->kind, task.context().job_id(),
                task.attempt());
   ReachFailPoint("task.lease.after");
@@ -188,7 +188,7 @@ void LeaseLoop::RunTask(const v1::Task& task) {
 
 void LeaseLoop::Close(Leased* leased) {
   const LogScope fields(leased->Fields(identity_.worker_id));
-  const rpc::TraceScope scope(leased->trace);
+  const TraceScope scope(leased->trace);
   const absl::StatusOr<v1::TaskResult> result = leased->work->Finish();
   leased->ended.Notify();
   leased->heartbeat.join();
@@ -225,7 +225,7 @@ void LeaseLoop::AwaitClosed(size_t most) {
 }
 
 void LeaseLoop::Heartbeat(Leased* leased) {
-  const rpc::TraceScope same(leased->trace);
+  const TraceScope same(leased->trace);
   const v1::Task& task = leased->task;
   TaskControl* const control = &leased->control;
   absl::Duration lease = rpc::FromProto(task.lease());
