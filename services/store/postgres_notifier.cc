@@ -61,16 +61,23 @@ void PostgresNotifier::Run() {
 }
 
 void PostgresNotifier::Send(Change change) {
-  if (connection_ == nullptr) {
-    auto connection = PostgresConnection::Connect(url_);
-    if (!connection.ok()) return;
-    connection_ = *std::move(connection);
-    // There is nothing in it that a crash of the server could lose.
-    connection_->Simple("SET synchronous_commit = off").status().IgnoreError();
-  }
-  const auto sent = connection_->Simple(
-      absl::StrCat("NOTIFY ", channel_, ", '", NotificationOf(self_, change), "'"));
-  if (!sent.ok()) connection_ = nullptr;
+  const std::string notify =
+      absl::StrCat("NOTIFY ", channel_, ", '", NotificationOf(self_, change), "'");
+  // That the connection has been ended since is found out by using it: then once more, on another.
+  const bool fresh = connection_ == nullptr;
+  if (!Connect() || connection_->Simple(notify).ok()) return;
+  connection_ = nullptr;
+  if (!fresh && Connect() && !connection_->Simple(notify).ok()) connection_ = nullptr;
+}
+
+bool PostgresNotifier::Connect() {
+  if (connection_ != nullptr) return true;
+  auto connection = PostgresConnection::Connect(url_);
+  if (!connection.ok()) return false;
+  connection_ = *std::move(connection);
+  // There is nothing in it that a crash of the server could lose.
+  connection_->Simple("SET synchronous_commit = off").status().IgnoreError();
+  return true;
 }
 
 }  // namespace shiftadd::sql

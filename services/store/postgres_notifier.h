@@ -32,6 +32,8 @@ class PostgresNotifier {
  private:
   void Run();
   void Send(Change change);
+  // False: the server does not answer.
+  bool Connect();
 
   const PostgresUrl url_;
   const std::string channel_, self_;
