@@ -46,6 +46,7 @@ shiftadd.v1.JobService/PlanBudget         U A
 shiftadd.v1.JobService/PublishBudget      U A
 shiftadd.v1.JobService/EvaluatePackage    U A
 shiftadd.v1.JobService/ListWorkers      V U A
+shiftadd.v1.JobService/GetClusterStatus V U A
 shiftadd.v1.JobService/DrainWorker          A
 shiftadd.v1.TaskService/LeaseTask             W A
 shiftadd.v1.TaskService/RenewLease            W A

@@ -37,6 +37,7 @@ const std::vector<MethodRule>& MethodRules() {
       {"/shiftadd.v1.JobService/PublishBudget", kUser},
       {"/shiftadd.v1.JobService/EvaluatePackage", kUser},
       {"/shiftadd.v1.JobService/ListWorkers", kViewer},
+      {"/shiftadd.v1.JobService/GetClusterStatus", kViewer},
       {"/shiftadd.v1.JobService/DrainWorker", kAdmin},
 
       {"/shiftadd.v1.TaskService/LeaseTask", kWorker},

@@ -2,7 +2,6 @@
 
 #include <filesystem>
 #include <memory>
-#include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
 #include <system_error>
@@ -18,23 +17,18 @@
 #include "services/cli/detach.h"
 #include "services/cli/endpoints.h"
 #include "services/cli/files.h"
-#include "services/cli/http_probe.h"
 #include "services/cli/running_cluster.h"
 #include "services/cli/security.h"
 #include "services/cli/servers.h"
 #include "services/cli/supervisor.h"
-#include "services/cli/table.h"
-#include "services/packaging/package_client.h"
 #include "services/rpc/security.h"
 
 namespace shiftadd::cli {
 namespace {
 
 namespace fs = std::filesystem;
-using OrderedJson = nlohmann::ordered_json;
 
 constexpr absl::Duration kDownTimeout = absl::Seconds(90);
-constexpr size_t kShortDigest = 19;  // "sha256:" and 12 digits
 
 // Children of a supervisor that was killed: they get SIGTERM from the kernel, but may need a
 // moment.
@@ -159,97 +153,6 @@ int Down(Context& context) {
   return kExitOk;
 }
 
-std::string HealthOf(const DaemonInfo& daemon) {
-  if (daemon.given_up) return "given up";
-  if (!RunsBinary(daemon.pid, BinaryOf(daemon))) return "down";
-  return ProbeReady(daemon.http).ok() ? "ready" : "not ready";
-}
-
-std::string StateOf(const v1::Replica& replica) {
-  switch (replica.state()) {
-    case v1::REPLICA_STATE_SERVING:
-      return "serving";
-    case v1::REPLICA_STATE_LOADING:
-      return "loading";
-    case v1::REPLICA_STATE_DRAINING:
-      return "draining";
-    default:
-      return "unknown";
-  }
-}
-
-// Every server that follows a package of this cluster's packager, on this machine or another.
-std::string ReplicaTable(const std::string& packager, OrderedJson* json) {
-  const absl::StatusOr<std::vector<v1::Replica>> replicas =
-      PackageClient::Connect(packager)->ListReplicas();
-  if (!replicas.ok() || replicas->empty()) return "";
-  Table table({"REPLICA OF", "STATE", "DIGEST", "HTTP", "GRPC", "ERROR"});
-  for (const v1::Replica& replica : *replicas) {
-    const std::string state = StateOf(replica);
-    table.Add({replica.reference(), state,
-               replica.digest().empty() ? "-" : replica.digest().substr(0, kShortDigest),
-               replica.http_address(), replica.grpc_address(),
-               replica.error().empty() ? "-" : replica.error()});
-    json->push_back({{"id", replica.id()},
-                     {"reference", replica.reference()},
-                     {"digest", replica.digest()},
-                     {"state", state},
-                     {"error", replica.error()},
-                     {"http", replica.http_address()},
-                     {"grpc", replica.grpc_address()}});
-  }
-  return table.ToString();
-}
-
-int Status(Context& context) {
-  const std::string data_dir = DataDir(context);
-  const absl::StatusOr<ClusterInfo> cluster = ReadCluster(data_dir);
-  if (ClusterLock::Holder(data_dir) == 0 || !cluster.ok()) {
-    return Report(context, absl::UnavailableError(absl::StrCat("no cluster runs in ", data_dir,
-                                                               ": start one with `shiftadd up`")));
-  }
-  Table table({"DAEMON", "STATE", ">PID", "GRPC", "HTTP", ">RESTARTS"});
-  OrderedJson json = {{"data_dir", data_dir},
-                      {"pid", cluster->pid},
-                      {"coordinator", cluster->coordinator},
-                      {"packager", cluster->packager},
-                      {"daemons", OrderedJson::array()},
-                      {"servers", OrderedJson::array()},
-                      {"replicas", OrderedJson::array()}};
-  bool all_ready = true;
-  for (const DaemonInfo& daemon : cluster->daemons) {
-    const std::string health = HealthOf(daemon);
-    all_ready = all_ready && health == "ready";
-    table.Add({daemon.name, health, absl::StrCat(daemon.pid),
-               daemon.grpc.empty() ? "-" : daemon.grpc, daemon.http,
-               absl::StrCat(daemon.restarts)});
-    json["daemons"].push_back({{"name", daemon.name},
-                               {"state", health},
-                               {"pid", daemon.pid},
-                               {"grpc", daemon.grpc},
-                               {"http", daemon.http},
-                               {"restarts", daemon.restarts}});
-  }
-  for (const ServerInfo& server : RunningServers(data_dir)) {
-    const std::string health = ProbeReady(server.http).ok() ? "ready" : "not ready";
-    table.Add({absl::StrCat("server ", server.reference), health, absl::StrCat(server.pid),
-               server.grpc, server.http, "-"});
-    json["servers"].push_back({{"reference", server.reference},
-                               {"state", health},
-                               {"pid", server.pid},
-                               {"grpc", server.grpc},
-                               {"http", server.http}});
-  }
-  const std::string replicas = ReplicaTable(cluster->packager, &json["replicas"]);
-  if (context.json) {
-    context.out << json.dump(2) << "\n";
-  } else {
-    context.out << "data in " << data_dir << ", supervisor pid " << cluster->pid << "\n"
-                << table.ToString() << replicas;
-  }
-  return all_ready ? kExitOk : kExitFailed;
-}
-
 }  // namespace
 
 void AddClusterCommands(CLI::App& app, Context& context) {
@@ -294,12 +197,6 @@ void AddClusterCommands(CLI::App& app, Context& context) {
   CLI::App* down = app.add_subcommand("down", "Stop the local cluster and its servers");
   AddDataDirFlag(down, context);
   down->callback([&context] { context.action = [&context] { return Down(context); }; });
-
-  CLI::App* status =
-      app.add_subcommand("status", "Show the local cluster's daemons, and who serves its packages");
-  AddDataDirFlag(status, context);
-  AddJsonFlag(status, context);
-  status->callback([&context] { context.action = [&context] { return Status(context); }; });
 }
 
 }  // namespace shiftadd::cli

@@ -11,7 +11,8 @@
 
 namespace shiftadd::cli {
 
-void AddClusterCommands(CLI::App& app, Context& context);  // up, down, status
+void AddClusterCommands(CLI::App& app, Context& context);  // up, down
+void AddStatusCommand(CLI::App& app, Context& context);    // status
 void AddDoctorCommand(CLI::App& app, Context& context);    // doctor
 void AddBenchCommand(CLI::App& app, Context& context);     // bench
 void AddSubmitCommand(CLI::App& app, Context& context);    // submit

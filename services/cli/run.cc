@@ -65,6 +65,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   app.fallthrough();
   AddSecurityFlags(app, context);
   AddClusterCommands(app, context);
+  AddStatusCommand(app, context);
   AddDoctorCommand(app, context);
   AddSubmitCommand(app, context);
   AddJobCommands(app, context);

@@ -9,11 +9,11 @@
 #include <thread>
 #include <utility>
 
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/synchronization/notification.h"
 #include "absl/time/clock.h"
 #include "services/base/status_macros.h"
+#include "services/cli/cluster_status.h"
 #include "services/cli/interrupt.h"
 #include "services/cli/progress_view.h"
 
@@ -157,10 +157,17 @@ std::string Notice(const JobClient& client, const v1::Job& job) {
   if (!has_tasks || job.progress().workers() > 0) return "";
   const auto response = client.Call(&JobClient::Stub::ListWorkers, v1::ListWorkersRequest(), kLook);
   if (!response.ok()) return "";
+  int out_of_work = 0;
   for (const v1::WorkerInfo& worker : response->workers()) {
-    if (!absl::StrContains(worker.state(), "lost")) return "";
+    if (IsLost(worker)) continue;
+    if (!IsOutOfWork(worker)) return "";
+    ++out_of_work;
   }
-  return "no worker is connected; tasks wait: see `shiftadd status`";
+  return absl::StrCat(out_of_work == 0
+                          ? "no worker is connected"
+                          : absl::StrCat("no worker takes tasks, ", out_of_work,
+                                         out_of_work == 1 ? " is" : " are", " cordoned or drained"),
+                      "; tasks wait: see `shiftadd status`");
 }
 
 // Calls `look` after every `pause` until the end of its life.

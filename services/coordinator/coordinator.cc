@@ -27,6 +27,8 @@ constexpr int kRetryUpdates = 16;  // against a driver that is faster each time
 // although it has heard of nothing.
 constexpr absl::Duration kWatchWait = absl::Milliseconds(500);
 constexpr absl::Duration kWatchPoll = absl::Seconds(5);
+constexpr int kDefaultFailedJobs = 10;
+constexpr uint32_t kMostFailedJobs = 100;
 
 // The same for equal requests: map entries of a message have no order of their own.
 std::string Fingerprint(const v1::SubmitJobRequest& request) {
@@ -279,15 +281,55 @@ absl::StatusOr<std::vector<v1::WorkerInfo>> Coordinator::Workers() {
     }
     const bool lost = clock_->Now() - r.last_seen > 2 * options_.lease;
     const bool other = !any && !wanted.empty() && wanted.count(r.device_class) == 0;
+    const bool other_version = !r.version.empty() && r.version != options_.quantizer_version;
     const char* standing = r.standing == WorkerStanding::kCordoned   ? "cordoned, "
                            : r.standing == WorkerStanding::kDraining ? "drained, "
                                                                      : "";
     w.set_state(absl::StrCat(standing, lost                 ? "lost"
                                        : !r.task_id.empty() ? "busy"
+                                       : other_version      ? "idle: another quantizer version"
                                        : other              ? "idle: another device class"
                                                             : "idle"));
   }
   return workers;
+}
+
+absl::Status Coordinator::FillStatus(int failed_jobs, v1::ClusterStatus* status) {
+  SA_ASSIGN_OR_RETURN(const auto jobs, store_->CountJobs());
+  for (const auto& [state, count] : jobs) {
+    v1::JobCount* of_state = status->add_jobs();
+    of_state->set_state(state);
+    of_state->set_count(static_cast<uint32_t>(count));
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<JobRecord> failed, store_->ListFailedJobs(failed_jobs));
+  for (const JobRecord& record : failed) {
+    v1::FailedJob* job = status->add_failed();
+    job->set_job_id(record.job.job_id());
+    job->set_output(record.job.spec().output());
+    job->set_error(record.job.error());
+    *job->mutable_end_time() = record.job.end_time();
+  }
+  SA_ASSIGN_OR_RETURN(const TaskCounts tasks, store_->CountTasks());
+  for (const auto& [key, count] : tasks) {
+    const auto add = static_cast<uint32_t>(count);
+    if (key.second == TaskState::kReady) status->set_tasks_ready(status->tasks_ready() + add);
+    if (key.second == TaskState::kRunning) status->set_tasks_running(status->tasks_running() + add);
+  }
+  SA_ASSIGN_OR_RETURN(const std::vector<v1::WorkerInfo> workers, Workers());
+  for (const v1::WorkerInfo& worker : workers) *status->add_workers() = worker;
+  return absl::OkStatus();
+}
+
+v1::ClusterStatus Coordinator::Status(const v1::GetClusterStatusRequest& request) {
+  const int failed_jobs = request.failed_jobs() == 0
+                              ? kDefaultFailedJobs
+                              : static_cast<int>(std::min(request.failed_jobs(), kMostFailedJobs));
+  v1::ClusterStatus status;
+  const absl::Status fault = FillStatus(failed_jobs, &status);
+  if (fault.ok()) return status;
+  status.Clear();  // half of it would look like the whole
+  status.set_store_fault(std::string(fault.message()));
+  return status;
 }
 
 absl::Status Coordinator::DrainWorker(const v1::DrainWorkerRequest& request) {

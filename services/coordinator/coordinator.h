@@ -76,6 +76,8 @@ class Coordinator {
                                           const std::string& owner,
                                           std::vector<FieldFault>* faults);
   absl::StatusOr<std::vector<v1::WorkerInfo>> Workers();
+  // A store that does not answer is told of, and no error.
+  v1::ClusterStatus Status(const v1::GetClusterStatusRequest& request);
   absl::Status DrainWorker(const v1::DrainWorkerRequest& request);
   // Hands events from `from_sequence` on to `send` as they come. Returns OK after the event that
   // ends the job, when `send` says false, or when `stopped` says true.
@@ -123,6 +125,7 @@ class Coordinator {
   static void CheckRequestId(const std::string& id, std::vector<FieldFault>* faults);
   // The packager's sizes, each asked for once.
   BlobSizes Sizes();
+  absl::Status FillStatus(int failed_jobs, v1::ClusterStatus* status);
   absl::StatusOr<v1::Job> WithProgress(JobRecord record);
   v1::Progress Progress(const v1::Job& job, const std::vector<TaskRecord>& tasks);
   double RunningError(const v1::Job& job);

@@ -192,6 +192,15 @@ grpc::Status JobServiceHandler::ListWorkers(grpc::ServerContext*, const v1::List
   });
 }
 
+grpc::Status JobServiceHandler::GetClusterStatus(grpc::ServerContext*,
+                                                 const v1::GetClusterStatusRequest* request,
+                                                 v1::ClusterStatus* response) {
+  return Call("GetClusterStatus", metrics_, [&] {
+    *response = core_->Status(*request);
+    return absl::OkStatus();
+  });
+}
+
 grpc::Status JobServiceHandler::DrainWorker(grpc::ServerContext* context,
                                             const v1::DrainWorkerRequest* request,
                                             v1::DrainWorkerResponse*) {

@@ -227,6 +227,8 @@ class JobStore {
   virtual absl::StatusOr<std::map<std::string, uint64_t>> LastSequences(
       const std::vector<std::string>& job_ids) = 0;
   virtual absl::StatusOr<std::map<v1::JobState, int>> CountJobs() = 0;
+  // FAILED ones, newest first.
+  virtual absl::StatusOr<std::vector<JobRecord>> ListFailedJobs(int limit) = 0;
   // ABORTED if the job has moved since `expected_revision`.
   virtual absl::StatusOr<JobRecord> UpdateJob(const JobUpdate& update) = 0;
   // Ready tasks are cancelled; the job is CANCELLED when no lease is left. OK if it is so already;

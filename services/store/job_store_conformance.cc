@@ -597,6 +597,26 @@ TEST_P(JobStoreConformance, CountsAndWorkers) {
   EXPECT_EQ(store_->ListWorkers()->size(), 1u);
 }
 
+TEST_P(JobStoreConformance, FailedJobsAreListedNewestFirst) {
+  for (const char* id : {"job-a", "job-b", "job-c", "job-d"}) {
+    const JobRecord record = Create(id);
+    if (std::string(id) == "job-b") continue;
+    JobUpdate update;
+    update.job = record.job;
+    update.job.set_state(v1::JOB_STATE_FAILED);
+    update.job.set_error(absl::StrCat(id, " broke"));
+    update.expected_revision = record.revision;
+    ASSERT_TRUE(store_->UpdateJob(update).ok());
+  }
+  const auto failed = store_->ListFailedJobs(2);
+  ASSERT_TRUE(failed.ok()) << failed.status();
+  ASSERT_EQ(failed->size(), 2u);
+  EXPECT_EQ((*failed)[0].job.error(), "job-d broke");
+  EXPECT_EQ((*failed)[1].job.job_id(), "job-c");
+  ASSERT_TRUE(store_->RetryJob("job-d").ok());
+  EXPECT_EQ(store_->ListFailedJobs(10)->size(), 2u);
+}
+
 TEST_P(JobStoreConformance, WaitersSeeChanges) {
   const uint64_t seen = store_->AwaitChange(0, absl::ZeroDuration());
   std::thread writer([&] { Create("job-a"); });

@@ -41,6 +41,7 @@ class SqlJobStore : public JobStore {
   absl::StatusOr<std::map<std::string, uint64_t>> LastSequences(
       const std::vector<std::string>& job_ids) override;
   absl::StatusOr<std::map<v1::JobState, int>> CountJobs() override;
+  absl::StatusOr<std::vector<JobRecord>> ListFailedJobs(int limit) override;
   absl::StatusOr<JobRecord> UpdateJob(const JobUpdate& update) override;
   absl::StatusOr<JobRecord> CancelJob(const std::string& job_id) override;
   absl::StatusOr<JobRecord> RetryJob(const std::string& job_id) override;

@@ -309,6 +309,21 @@ absl::StatusOr<std::map<v1::JobState, int>> SqlJobStore::CountJobs() {
   });
 }
 
+absl::StatusOr<std::vector<JobRecord>> SqlJobStore::ListFailedJobs(int limit) {
+  return sql::Read(db_.get(), [&](Session& s) -> absl::StatusOr<std::vector<JobRecord>> {
+    Statement read(s, absl::StrCat(kJobColumns, "WHERE state = ? ORDER BY number DESC LIMIT ?"));
+    read.Int(v1::JOB_STATE_FAILED).Int(limit);
+    std::vector<JobRecord> jobs;
+    int64_t number = 0;
+    while (true) {
+      SA_ASSIGN_OR_RETURN(const bool row, read.Step());
+      if (!row) return jobs;
+      SA_ASSIGN_OR_RETURN(JobRecord record, ReadJobRow(&read, &number));
+      jobs.push_back(std::move(record));
+    }
+  });
+}
+
 absl::StatusOr<JobRecord> SqlJobStore::UpdateJob(const JobUpdate& update) {
   return sql::Write(db_.get(), [&](Session& s) -> absl::StatusOr<JobRecord> {
     const std::string& job_id = update.job.job_id();

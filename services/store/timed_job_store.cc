@@ -45,6 +45,9 @@ class TimedJobStore : public JobStore {
   absl::StatusOr<std::map<v1::JobState, int>> CountJobs() override {
     return Time("CountJobs", [&] { return store_->CountJobs(); });
   }
+  absl::StatusOr<std::vector<JobRecord>> ListFailedJobs(int limit) override {
+    return Time("ListFailedJobs", [&] { return store_->ListFailedJobs(limit); });
+  }
   absl::StatusOr<JobRecord> UpdateJob(const JobUpdate& update) override {
     return Time("UpdateJob", [&] { return store_->UpdateJob(update); });
   }
