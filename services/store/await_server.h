@@ -31,7 +31,8 @@ auto AwaitServer(const Open& open) {
 inline absl::Status UsePgDump() {
   return absl::InvalidArgumentError(
       "--backup copies a SQLite file; of a PostgreSQL database pg_dump makes consistent copies "
-      "while coordinators run: pg_dump --format=custom --file=FILE DATABASE");
+      "while coordinators run: pg_dump --format=custom --file=FILE --dbname=URL (deploy/README.md, "
+      "Backup)");
 }
 
 }  // namespace shiftadd::sql

@@ -150,6 +150,8 @@ std::string PostgresServer::Url(const std::string& database, const std::string& 
                       "?host=", absl::StrReplaceAll(dir_, {{"/", "%2F"}}), options);
 }
 
+std::string PostgresServer::Program(const std::string& name) { return absl::StrCat(kBin, name); }
+
 std::string PostgresServer::NewDatabase() {
   const std::string name = absl::StrCat("test", ++databases_);
   Sql("postgres", absl::StrCat("CREATE DATABASE ", name));

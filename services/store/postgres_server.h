@@ -34,6 +34,8 @@ class PostgresServer {
   void DropDatabases();
   // To an existing one; `options` is appended, as in "&connect_timeout=1".
   std::string Url(const std::string& database, const std::string& options = "") const;
+  // The path of one of its programs, such as pg_dump.
+  static std::string Program(const std::string& name);
   static const char* Password() { return "s3cr-et/pass:word"; }
   // Runs psql as the superuser; aborts unless it succeeds. What it printed, without headers.
   std::string Sql(const std::string& database, const std::string& sql) const;

@@ -14,6 +14,7 @@
 namespace shiftadd::testing {
 namespace {
 
+constexpr absl::Duration kArmedPatience = absl::Seconds(30);
 constexpr absl::Duration kTick = absl::Milliseconds(3);
 // From the last act on, nobody is disturbed. Longer than a whole job takes on a busy machine.
 constexpr absl::Duration kCalmTimeout = absl::Seconds(180);
@@ -60,8 +61,9 @@ void Disturb(const Schedule& schedule, const Watcher& watcher, Fleet* fleet, Sto
       fleet->Do(act, watcher.state());
     }
   }
-  // Pauses and fail points that are armed still get their time.
-  const absl::Time end = absl::Now() + absl::Seconds(4);
+  // Pauses and fail points that are armed still get their time: the last of them lie at the end of
+  // the job, which goes on all the while.
+  const absl::Time end = absl::Now() + kArmedPatience;
   while (absl::Now() < end && !watcher.ended() && !(fleet->Quiet() && store->quiet())) {
     fleet->Poll(watcher.state());
     store->Poll();

@@ -53,9 +53,9 @@ ActKind PickKind(Dice* dice, bool postgres) {
 }
 
 // How often a point is passed differs by orders of magnitude: a store commits all the time, a tag
-// moves once.
-uint64_t PickNth(Dice* dice, const std::string& point) {
-  if (point.rfind("store.", 0) == 0) return 1 + dice->Roll(30);
+// moves once, and the packager commits a handful of times in a job.
+uint64_t PickNth(Dice* dice, Role role, const std::string& point) {
+  if (point.rfind("store.", 0) == 0) return 1 + dice->Roll(role == Role::kPackager ? 5 : 30);
   if (point.rfind("blob.", 0) == 0) return 1 + dice->Roll(6);
   if (point.rfind("task.", 0) == 0) return 1 + dice->Roll(3);
   return 1;
@@ -77,7 +77,8 @@ Act MakeAct(Dice* dice, const Schedule& schedule, absl::Duration length) {
       const auto& points = FailPointsOf(act.role);
       const std::string& point = points[dice->Roll(points.size())];
       const bool stop = dice->Roll(5) == 0;
-      act.fail_point = absl::StrCat(point, ":", PickNth(dice, point), stop ? ":stop" : ":kill");
+      act.fail_point =
+          absl::StrCat(point, ":", PickNth(dice, act.role, point), stop ? ":stop" : ":kill");
       break;
     }
     case ActKind::kStop:
