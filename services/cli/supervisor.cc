@@ -226,7 +226,6 @@ bool Supervisor::LostItsPorts(const Daemon& daemon) {
 // A port that was free may be another cluster's by the time the daemon binds it. The daemon itself
 // binds what the system gives it, so the second choice cannot be lost.
 absl::Status Supervisor::StartFirst(Daemon& daemon) {
-  SA_RETURN_IF_ERROR(ChoosePorts(daemon, /*any=*/false));
   SA_RETURN_IF_ERROR(Launch(daemon));
   const absl::Status status = AwaitReady(daemon);
   if (status.ok() || daemon.info.pid != 0 || !LostItsPorts(daemon)) return status;
