@@ -9,7 +9,9 @@
 #include "services/packaging/package_client.h"
 #include "services/rpc/rpc.h"
 #include "tests/cluster.h"
+#include "worker/model/model_source.h"
 #include "worker/model/testing/golden_family.h"
+#include "worker/reference/reference_model.h"
 
 namespace shiftadd::testing {
 namespace {
@@ -80,6 +82,35 @@ void ExpectBench(Cluster* cluster, const std::string& name) {
   EXPECT_GT(json.at("speedup").at("token").get<double>(), 0);
 }
 
+// What the server wrote behind `prompt`, against the full-precision executor on the package's own
+// weights (as exported): at every place the token of the largest logit, or one that is within 2 %
+// of the range of logits of it, which the server's rounding may turn round.
+void ExpectGreedy(const std::string& exported, const std::vector<int32_t>& prompt,
+                  const std::vector<int32_t>& written) {
+  const auto source = ModelSource::Open(exported);
+  ASSERT_TRUE(source.ok()) << source.status();
+  const auto model = ReferenceModel::Create(source->get(), 1, 0);
+  ASSERT_TRUE(model.ok()) << model.status();
+  std::vector<int32_t> ids = prompt;
+  ids.insert(ids.end(), written.begin(), written.end());
+  auto h = (*model)->Embed(ids, 1, static_cast<int64_t>(ids.size()));
+  ASSERT_TRUE(h.ok()) << h.status();
+  ASSERT_TRUE((*model)->RunBlocks(0, (*model)->spec().blocks, &*h, nullptr).ok());
+  std::vector<float> logits;
+  ASSERT_TRUE((*model)->Logits(*h, 0, &logits).ok());
+  const int64_t vocab = (*model)->spec().vocab;
+  size_t same = 0;
+  for (size_t i = 0; i < written.size(); ++i) {
+    const float* row = logits.data() + static_cast<int64_t>(prompt.size() + i - 1) * vocab;
+    const float* best = std::max_element(row, row + vocab);
+    const float range = *best - *std::min_element(row, row + vocab);
+    EXPECT_LE(*best - row[written[i]], 0.02f * range)
+        << "token " << i << ": " << written[i] << ", expected " << best - row;
+    same += best - row == written[i] ? 1 : 0;
+  }
+  EXPECT_GE(same, written.size() - 2);
+}
+
 TEST(FamilyClusterTest, QuantizedServedAndExported) {
   const std::string root = NewTempDir("families");
   Cluster cluster(root);
@@ -115,24 +146,32 @@ TEST(FamilyClusterTest, QuantizedServedAndExported) {
 
     const std::string log = absl::StrCat(root, "/", name, ".log");
     const std::string port_file = absl::StrCat(root, "/", name, ".ports");
-    Process server({Binary("shiftadd-server"), "--package", name, "--packager",
-                    cluster.packager_address(), "--blobs", cluster.store_dir(), "--listen",
-                    "127.0.0.1:0", "--http", "127.0.0.1:0", "--port-file", port_file},
-                   log);
+    Process server(
+        {Binary("shiftadd-server"), "--package", name, "--packager", cluster.packager_address(),
+         "--blobs", cluster.store_dir(), "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0",
+         "--port-file", port_file, "--precision", "a16"},
+        log);
     const std::vector<int> ports = WaitForPorts(port_file, &server, log);
     auto stub =
         v1::GenerateService::NewStub(rpc::MakeChannel(absl::StrCat("127.0.0.1:", ports[0])));
     v1::GenerateRequest request;
-    request.set_text("Hello, families");
+    const std::vector<int32_t> prompt = {11, 85, 200, 33, 307, 24, 98, 150};
+    for (const int32_t id : prompt) {
+      request.mutable_tokens()->add_ids(static_cast<uint32_t>(id));
+    }
     request.set_max_tokens(8);
+    request.mutable_sampling()->set_temperature(0);
     request.set_ignore_eos(true);
     grpc::ClientContext context;
     rpc::SetDeadline(&context, absl::Seconds(20));
     auto reader = stub->Generate(&context, request);
-    uint32_t count = 0;
-    for (v1::GenerateResponse r; reader->Read(&r);) count += r.tokens_size();
+    std::vector<int32_t> written;
+    for (v1::GenerateResponse r; reader->Read(&r);) {
+      for (const uint32_t id : r.tokens()) written.push_back(static_cast<int32_t>(id));
+    }
     EXPECT_TRUE(reader->Finish().ok());
-    EXPECT_EQ(count, 8u);
+    ASSERT_EQ(written.size(), 8u);
+    ExpectGreedy(absl::StrCat(root, "/", name, "-hf-fp16"), prompt, written);
     server.Signal(SIGTERM);
     EXPECT_EQ(server.Wait(absl::Seconds(10)), 0);
   }
