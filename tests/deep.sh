@@ -146,7 +146,7 @@ part_tokenizers() {
   SHIFTADD_TOKENIZER_GOLDEN=$venv "$plain/tests/tokenizer_kinds_test"
 }
 
-reference_tests='^(lm_eval_test|lm_eval_names_test|export_transformers_test)$'
+reference_tests='^(lm_eval_test|lm_eval_attach_test|lm_eval_names_test|export_transformers_test)$'
 
 part_references() {
   if [[ -z ${SHIFTADD_TEST_PYTHON:-} ]]; then

@@ -67,9 +67,14 @@ TEST_F(EvalTest, AgreesWithTheJobAndStaysWithThePackage) {
   EXPECT_LT(one["top1_agreement"]["value"], 1);
   EXPECT_LT(one["server_max_logit_error"], 0.05);
 
+  // Windows enough for three tasks, which two workers share.
+  const std::vector<std::string> many = {
+      "eval", "tiny", "--text", root_ + "/text.txt", "--windows", "40", "--length", "16", "--json"};
+  const Json alone = Parse(Shiftadd(many))["package_evaluation"];
+  EXPECT_EQ(alone["windows"], 40);
   cluster_->AddWorker();
-  const Json two = Parse(Shiftadd(eval))["package_evaluation"];
-  EXPECT_EQ(one, two) << "workers change nothing";
+  EXPECT_EQ(Parse(Shiftadd(many))["package_evaluation"], alone) << "workers change nothing";
+  EXPECT_EQ(Parse(Shiftadd(eval))["package_evaluation"], one);
   // All of the text, and another one beside the first.
   const RunResult whole =
       Shiftadd({"eval", "tiny", "--text", root_ + "/text.txt", "--length", "64"});
@@ -80,15 +85,60 @@ TEST_F(EvalTest, AgreesWithTheJobAndStaysWithThePackage) {
 
   const Json inspected = Parse(Shiftadd({"inspect", "tiny", "--json"}));
   EXPECT_EQ(inspected["digest"], job["package_digest"]) << "measuring changes no package";
-  ASSERT_EQ(inspected["evaluations"].size(), 2u);  // the same one twice is once
+  ASSERT_EQ(inspected["evaluations"].size(), 3u);  // the same one twice is once
   EXPECT_EQ(inspected["evaluations"][0]["kl"], one["kl"]);
-  EXPECT_GT(inspected["evaluations"][1]["windows"], 6);
+  EXPECT_EQ(inspected["evaluations"][1]["kl"], alone["kl"]);
+  EXPECT_GT(inspected["evaluations"][2]["windows"], 6);
   const RunResult text = Shiftadd({"inspect", "tiny"});
   EXPECT_NE(text.output.find("measured on 282 tokens"), std::string::npos) << text.output;
   const Json report = Parse(Shiftadd({"report", job["job_id"].get<std::string>(), "--json"}));
-  EXPECT_EQ(report["evaluations"].size(), 2u);
+  EXPECT_EQ(report["evaluations"].size(), 3u);
   const RunResult shown = Shiftadd({"report", job["job_id"].get<std::string>()});
   EXPECT_NE(shown.output.find("Evaluation of the package"), std::string::npos) << shown.output;
+}
+
+// lm-eval's figures become the package's, and those of another model, or none at all, do not.
+TEST_F(EvalTest, KeepsZeroShotFiguresWithThePackage) {
+  ASSERT_EQ(
+      Shiftadd({"submit", root_ + "/tiny", "--bits", "2", "--name", "tiny:v1", "--method", "rtn",
+                "--calibration-sequences", "4", "--calibration-length", "32", "--watch"})
+          .exit_code,
+      0);
+  const std::string job = Parse(Shiftadd({"jobs", "--json"}))["jobs"][0]["job_id"];
+  const std::string file = root_ + "/results.json";
+  const std::vector<std::string> attach = {"eval", "tiny:v1", "--attach-results", file};
+  WriteFile(file, R"({"results": {"copa": {"alias": "copa", "acc,none": 0.75,
+                      "acc_stderr,none": 0.0432}}, "n-shot": {"copa": 0},
+                      "n-samples": {"copa": {"original": 100, "effective": 100}},
+                      "config": {"model_args": {"model": "tiny:v1"}},
+                      "lm_eval_version": "0.4.13", "a new field": 1})");
+  for (int i = 0; i < 2; ++i) {  // the same one twice is once
+    const RunResult attached = Shiftadd(attach);
+    ASSERT_EQ(attached.exit_code, 0) << Errors();
+    EXPECT_NE(attached.output.find("kept with tiny:v1"), std::string::npos) << attached.output;
+  }
+  const Json inspected = Parse(Shiftadd({"inspect", "tiny:v1", "--json"}));
+  ASSERT_EQ(inspected["evaluations"].size(), 1u);
+  EXPECT_EQ(inspected["evaluations"][0]["harness"], "lm-eval 0.4.13");
+  EXPECT_EQ(inspected["evaluations"][0]["tasks"][0]["value"]["standard_error"], 0.0432);
+  for (const auto& shown : {Shiftadd({"inspect", "tiny:v1"}), Shiftadd({"report", job})}) {
+    for (const char* part : {"copa", "0.750", "0.043", "lm-eval 0.4.13"}) {
+      EXPECT_NE(shown.output.find(part), std::string::npos) << part << " in\n" << shown.output;
+    }
+  }
+  ASSERT_EQ(Parse(Shiftadd({"report", job, "--json"}))["evaluations"].size(), 1u);
+
+  WriteFile(file, R"({"results": {"copa": {"acc,none": NaN}}})");
+  EXPECT_NE(Shiftadd(attach).exit_code, 0);
+  EXPECT_NE(Errors().find("results.json: is not JSON"), std::string::npos) << Errors();
+  WriteFile(file, R"({"results": {"copa": {"acc,none": 1}},
+                      "config": {"model_args": "base_url=http://h,model=other:v1"}})");
+  EXPECT_NE(Shiftadd(attach).exit_code, 0);
+  EXPECT_NE(Errors().find("the model is other:v1, expected tiny:v1"), std::string::npos)
+      << Errors();
+  EXPECT_EQ(Shiftadd({"eval", "tiny:v1", "--attach-results", file, "--windows", "3"}).exit_code, 2);
+  EXPECT_EQ(Shiftadd({"eval", "tiny:v1", "--attach-results", file, "--text", file}).exit_code, 2);
+  EXPECT_EQ(Parse(Shiftadd({"inspect", "tiny:v1", "--json"}))["evaluations"].size(), 1u);
 }
 
 // What was measured refers to a package: it goes along to an image layout and to a registry, and
@@ -101,8 +151,10 @@ TEST_F(EvalTest, GoesAlongWithPushAndPull) {
       0)
       << Errors() << cluster_->Logs();
   const auto measure = [this](const char* windows) {
-    return Parse(Shiftadd({"eval", "tiny:v1", "--text", root_ + "/text.txt", "--windows", windows,
-                           "--length", "48", "--json"}))["package_evaluation"];
+    Json found = Parse(Shiftadd({"eval", "tiny:v1", "--text", root_ + "/text.txt", "--windows",
+                                 windows, "--length", "48", "--json"}))["package_evaluation"];
+    for (const char* field : {"tasks", "harness"}) found.erase(field);  // of zero-shot tasks
+    return found;
   };
   const Json first = measure("5");
   std::vector<std::string> places = {root_ + "/layout"};

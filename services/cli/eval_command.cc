@@ -7,17 +7,22 @@
 #include "services/cli/clients.h"
 #include "services/cli/commands.h"
 #include "services/cli/evaluation_format.h"
+#include "services/cli/files.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/reference.h"
 #include "services/cli/submit_spec.h"
+#include "services/cli/task_results.h"
 #include "services/cli/text_flags.h"
 #include "services/cli/watch.h"
+#include "services/packaging/package_format.h"
 
 namespace shiftadd::cli {
 namespace {
 
+constexpr size_t kMaxResults = size_t{64} << 20;
+
 struct EvalFlags {
-  std::string package, text, source;
+  std::string package, text, source, results;
   uint32_t windows = 0, length = 0, skip = 0;
   int32_t priority = 0;
   bool any_device = false, detach = false;
@@ -78,6 +83,29 @@ int Evaluate(Context& context, const EvalFlags& flags) {
   return kExitOk;
 }
 
+// Results that were measured elsewhere become the package's.
+absl::Status AttachResults(Context& context, const EvalFlags& flags) {
+  SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(flags.package));
+  SA_ASSIGN_OR_RETURN(const std::string text, ReadFile(flags.results, kMaxResults));
+  SA_ASSIGN_OR_RETURN(const v1::PackageEvaluation evaluation,
+                      ParseTaskResults(text, flags.results, reference));
+  SA_ASSIGN_OR_RETURN(const auto client, ConnectPackages(context));
+  SA_ASSIGN_OR_RETURN(const std::string digest, client->Resolve(reference));
+  // By its digest: a tag may move meanwhile.
+  const std::string name = reference.substr(0, reference.find_first_of("@:"));
+  SA_RETURN_IF_ERROR(client
+                         ->Attach(absl::StrCat(name, "@", digest), kEvaluationArtifactType,
+                                  TaskResultsJson(evaluation))
+                         .status());
+  if (context.json) {
+    context.out << ToJson(evaluation).dump(2) << "\n";
+  } else {
+    context.out << FormatEvaluation(evaluation) << "kept with " << reference << " (" << digest
+                << ")\n";
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 void AddEvalCommand(CLI::App& app, Context& context) {
@@ -85,8 +113,12 @@ void AddEvalCommand(CLI::App& app, Context& context) {
   CLI::App* command = app.add_subcommand(
       "eval", "Measure a package against its full-precision source and store the result with it");
   command->add_option("package", flags->package, "NAME[:TAG] or NAME@DIGEST")->required();
-  command->add_option("--text", flags->text, "What to measure on (plain, or JSONL with \"text\")")
-      ->required();
+  auto* what = command->add_option_group("What to measure")->require_option(1);
+  CLI::Option* text =
+      what->add_option("--text", flags->text, "A text (plain, or JSONL with \"text\")");
+  what->add_option(
+      "--attach-results", flags->results,
+      "Nothing: keep lm-eval's results file of this package with it (deploy/lm-eval.sh --attach)");
   command->add_option("--windows", flags->windows,
                       "Windows (default all of the text, 4096 at most)");
   command->add_option("--length", flags->length,
@@ -99,6 +131,10 @@ void AddEvalCommand(CLI::App& app, Context& context) {
   command->add_flag("--any-device", flags->any_device,
                     "Let unlike workers share the job; the last digits may then differ");
   command->add_flag("--detach", flags->detach, "Print the job's id and leave");
+  for (const char* name :
+       {"--windows", "--length", "--skip", "--source", "--priority", "--any-device", "--detach"}) {
+    command->get_option(name)->needs(text);
+  }
   AddCoordinatorFlag(command, context);
   AddPackagerFlag(command, context);
   AddJsonFlag(command, context);
@@ -109,7 +145,10 @@ void AddEvalCommand(CLI::App& app, Context& context) {
       "distribution with full precision's. `shiftadd inspect` and `report` show what was "
       "measured.");
   command->callback([&context, flags] {
-    context.action = [&context, flags] { return Evaluate(context, *flags); };
+    context.action = [&context, flags] {
+      if (flags->results.empty()) return Evaluate(context, *flags);
+      return Report(context, AttachResults(context, *flags));
+    };
   });
 }
 

@@ -19,7 +19,25 @@ int Digits(double error) {
   return std::clamp(1 - static_cast<int>(std::floor(std::log10(error))), 0, kMostDigits);
 }
 
+std::string FormatTasks(const v1::PackageEvaluation& e) {
+  Table table({"task", "metric", ">", ">+- standard error", ">rows", ">shots"});
+  for (const v1::TaskFigure& figure : e.tasks()) {
+    const auto [value, error] = EstimateParts(figure.value());
+    table.Add({figure.task(), figure.metric(), value, error,
+               figure.rows() > 0 ? FormatCount(figure.rows()) : "-",
+               std::to_string(figure.shots())});
+  }
+  return absl::StrCat(table.ToString(), "by ", e.harness().empty() ? "?" : e.harness(), "\n");
+}
+
 }  // namespace
+
+std::pair<std::string, std::string> EstimateParts(const v1::Estimate& estimate) {
+  const std::string text = FormatEstimate(estimate);
+  const size_t sign = text.find(" +- ");
+  if (sign == std::string::npos) return {text, "not known"};
+  return {text.substr(0, sign), text.substr(sign + 4)};
+}
 
 std::string FormatEstimate(const v1::Estimate& estimate) {
   if (!estimate.has_standard_error()) return FormatFixed(estimate.value(), 4);
@@ -36,12 +54,11 @@ std::string FormatEvaluationLine(const v1::PackageEvaluation& e) {
 }
 
 std::string FormatEvaluation(const v1::PackageEvaluation& e) {
+  if (e.tasks_size() > 0) return FormatTasks(e);
   Table table({"", ">", ">+- standard error"});
   const auto add = [&table](const char* name, const v1::Estimate& estimate) {
-    const std::string text = FormatEstimate(estimate);
-    const size_t sign = text.find(" +- ");
-    table.Add({name, text.substr(0, sign),
-               sign == std::string::npos ? "not known" : text.substr(sign + 4)});
+    const auto [value, error] = EstimateParts(estimate);
+    table.Add({name, value, error});
   };
   add("perplexity, full precision", e.perplexity_full());
   add("perplexity", e.perplexity());
@@ -65,7 +82,8 @@ std::vector<v1::PackageEvaluation> ParseEvaluations(
     std::vector<std::string> faults;
     v1::PackageEvaluation evaluation;
     if (json.is_object()) FromJson(json, "evaluation", &evaluation, &faults);
-    if (json.is_object() && evaluation.windows() > 0) evaluations.push_back(std::move(evaluation));
+    const bool known = evaluation.windows() > 0 || evaluation.tasks_size() > 0;
+    if (json.is_object() && known) evaluations.push_back(std::move(evaluation));
   }
   return evaluations;
 }

@@ -5,6 +5,7 @@
 #include <google/protobuf/repeated_field.h>
 
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "shiftadd/v1/job.pb.h"
@@ -14,10 +15,13 @@ namespace shiftadd::cli {
 // "21.83 +- 0.41", digits enough for the error to show two of its own; without an error the value.
 std::string FormatEstimate(const v1::Estimate& estimate);
 
-// One line, no newline.
+// The value and its error apart: "21.83" and "0.41", or "not known".
+std::pair<std::string, std::string> EstimateParts(const v1::Estimate& estimate);
+
+// One line, no newline; of an evaluation on windows.
 std::string FormatEvaluationLine(const v1::PackageEvaluation& evaluation);
 
-// A table of every figure, and what it was measured on.
+// A table of every figure, and what it was measured on, or what asked the tasks.
 std::string FormatEvaluation(const v1::PackageEvaluation& evaluation);
 
 // Evaluation documents of a package (v1::Package.evaluation_json), but for those that are of a kind

@@ -52,20 +52,34 @@ std::string QualitySummary(const v1::Job& job) {
 }
 
 std::string Evaluations(const std::vector<v1::PackageEvaluation>& evaluations) {
-  if (evaluations.empty()) return "";
-  std::vector<std::vector<std::string>> rows;
+  std::vector<std::vector<std::string>> rows, tasks;
   for (const v1::PackageEvaluation& e : evaluations) {
+    for (const v1::TaskFigure& figure : e.tasks()) {
+      tasks.push_back({figure.task(), figure.metric(), FormatEstimate(figure.value()),
+                       figure.rows() > 0 ? FormatCount(figure.rows()) : "-",
+                       std::to_string(figure.shots()), e.harness()});
+    }
+    if (e.tasks_size() > 0) continue;
     rows.push_back({absl::StrCat(e.text_digest().substr(0, 19), "…"),
                     absl::StrCat(e.windows(), " x ", e.window_length()),
                     FormatEstimate(e.perplexity_full()), FormatEstimate(e.perplexity()),
                     FormatEstimate(e.kl()), FormatEstimate(e.kl_p99()), FormatEstimate(e.kl_max()),
                     FormatEstimate(e.top1_agreement())});
   }
-  return absl::StrCat("<section id=\"evaluations\"><h2>Evaluations</h2><div class=\"scroll\">",
-                      Table({"text", ">windows", ">perplexity, full", ">perplexity", ">KL (nats)",
-                             ">KL p99", ">KL max", ">same top token"},
-                            rows),
-                      "</div></section>\n");
+  std::string tables;
+  const auto add = [&tables](const std::string& table) {
+    absl::StrAppend(&tables, "<div class=\"scroll\">", table, "</div>");
+  };
+  if (!rows.empty()) {
+    add(Table({"text", ">windows", ">perplexity, full", ">perplexity", ">KL (nats)", ">KL p99",
+               ">KL max", ">same top token"},
+              rows));
+  }
+  if (!tasks.empty()) {
+    add(Table({"task", "metric", ">value", ">rows", ">shots", "by"}, tasks));
+  }
+  if (tables.empty()) return "";
+  return absl::StrCat("<section id=\"evaluations\"><h2>Evaluations</h2>", tables, "</section>\n");
 }
 
 std::string Provenance(const v1::JobReport& report) {

@@ -68,6 +68,25 @@ ReportData Sample() {
   return data;
 }
 
+TEST(ReportPage, HoldsZeroShotFigures) {
+  ReportData data = Sample();
+  EXPECT_THAT(ReportPage(data), Not(HasSubstr("id=\"evaluations\"")));
+  v1::PackageEvaluation& e = data.evaluations.emplace_back();
+  e.set_harness("lm-eval 0.4.13");
+  v1::TaskFigure* figure = e.add_tasks();
+  figure->set_task("arc<easy>");
+  figure->set_metric("acc_norm");
+  figure->mutable_value()->set_value(0.5);
+  figure->mutable_value()->set_standard_error(0.0125);
+  figure->set_rows(80);
+  const std::string page = ReportPage(data);
+  for (const char* part : {"id=\"evaluations\"", "arc&lt;easy&gt;", "acc_norm", "0.500 +- 0.013",
+                           ">80<", "lm-eval 0.4.13"}) {
+    EXPECT_THAT(page, HasSubstr(part));
+  }
+  EXPECT_THAT(page, Not(HasSubstr("perplexity, full")));
+}
+
 TEST(ReportPage, HoldsEveryFigureAndItsNumbers) {
   const std::string page = ReportPage(Sample());
   for (const char* id :
