@@ -60,6 +60,8 @@ TEST_F(EvalTest, AgreesWithTheJobAndStaysWithThePackage) {
   EXPECT_NEAR(one["perplexity_full"]["value"], job["quality"]["perplexity_full"], 1e-9);
   EXPECT_NEAR(one["kl"]["value"], job["quality"]["kl"], 1e-12);
   EXPECT_NEAR(one["kl"]["standard_error"], job["quality"]["kl_standard_error"], 1e-12);
+  EXPECT_NEAR(one["perplexity"]["standard_error"],
+              job["quality"]["perplexity_quantized_standard_error"], 1e-9);
   EXPECT_EQ(one["tokens"], 6 * 47);
   EXPECT_GE(one["kl_max"]["value"], one["kl_p99"]["value"]);
   EXPECT_GT(one["kl_p99"]["value"], one["kl"]["value"]);

@@ -19,6 +19,7 @@ std::vector<ComparisonRow> ComparisonRun::Run() {
     for (const uint32_t bits : plan_.bits) {
       ComparisonRow& row = rows.emplace_back();
       row.recipe = recipe.name;
+      row.simulated = recipe.recipe.method() == v1::METHOD_ACC;
       row.bits = bits;
       row.package = Package(row);
     }

@@ -278,5 +278,17 @@ TEST(ComparisonText, FiguresThatAreNotFinite) {
   EXPECT_EQ(ComparisonJson({row})["rows"][0]["perplexity"], nullptr);
 }
 
+TEST(ComparisonText, WhatCannotBePackedIsMarked) {
+  ComparisonRow rtn, acc;
+  rtn.recipe = "rtn";
+  acc.recipe = "acc";
+  acc.simulated = true;
+  EXPECT_THAT(FormatComparison({rtn}), Not(HasSubstr("simulated")));
+  EXPECT_THAT(FormatComparison({rtn, acc}), HasSubstr("\nacc *"));
+  EXPECT_THAT(FormatComparison({rtn, acc}), HasSubstr("\n* simulated, not packed: "));
+  EXPECT_EQ(ComparisonJson({rtn, acc})["rows"][0]["simulated"], false);
+  EXPECT_EQ(ComparisonJson({rtn, acc})["rows"][1]["simulated"], true);
+}
+
 }  // namespace
 }  // namespace shiftadd::cli

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "services/cli/quality_format.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
 
@@ -35,6 +36,7 @@ std::string FormatComparison(const std::vector<ComparisonRow>& rows) {
                "0", "-"});
   }
   std::string reasons;
+  bool simulated = false;
   for (const ComparisonRow& row : rows) {
     const v1::Quality& q = row.quality;
     if (!row.error.empty()) {
@@ -42,8 +44,10 @@ std::string FormatComparison(const std::vector<ComparisonRow>& rows) {
       absl::StrAppend(&reasons, row.recipe, ", ", row.bits, " planes: ", row.error, "\n");
       continue;
     }
-    table.Add({row.recipe, FormatFixed(q.planes(), 2), FormatFixed(q.stored_bits(), 3),
-               FormatBytes(q.package_bytes()), FormatFixed(q.perplexity_quantized(), 3),
+    simulated |= row.simulated;
+    table.Add({absl::StrCat(row.recipe, row.simulated ? " *" : ""), FormatFixed(q.planes(), 2),
+               FormatFixed(q.stored_bits(), 3), FormatBytes(q.package_bytes()),
+               FormatFixed(q.perplexity_quantized(), 3),
                absl::StrCat(FormatFixed(q.kl(), 4), " +- ", FormatFixed(q.kl_standard_error(), 4)),
                FormatSeconds(row.seconds)});
   }
@@ -53,6 +57,7 @@ std::string FormatComparison(const std::vector<ComparisonRow>& rows) {
                     measured->quality.window_length(),
                     " tokens; quantized in: wall time, all widths of a recipe together\n");
   }
+  if (simulated) absl::StrAppend(&text, "* ", kSimulated, "\n");
   return text + reasons;
 }
 
@@ -71,6 +76,7 @@ OrderedJson ComparisonJson(const std::vector<ComparisonRow>& rows) {
     };
     json["rows"].push_back({{"recipe", row.recipe},
                             {"bits", row.bits},
+                            {"simulated", row.simulated},
                             {"planes", figure(q.planes())},
                             {"stored_bits", figure(q.stored_bits())},
                             {"package_bytes", q.package_bytes()},

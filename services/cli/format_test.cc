@@ -136,7 +136,9 @@ v1::JobReport SampleReport() {
   quality->set_kl(0.1234);
   quality->set_kl_standard_error(0.0101);
   quality->set_perplexity_full(10);
+  quality->set_perplexity_full_standard_error(0.5);
   quality->set_perplexity_quantized(11);
+  quality->set_perplexity_quantized_standard_error(0.625);
   quality->set_windows(8);
   quality->set_window_length(512);
   quality->set_kl_uniform(0.2);
@@ -203,10 +205,10 @@ blocks.0.gate     2         32  80.0 %   0.125      32
 blocks.0.q        3          8  20.0 %  0.0625       8
 
 Quality
-                KL to full (nats)  perplexity   change
-full precision                  0      10.000
-published        0.1234 +- 0.0101      11.000  +10.0 %
-uniform 2 bits             0.2000      12.000  +20.0 %
+                KL to full (nats)       perplexity   change
+full precision                  0  10.000 +- 0.500
+published        0.1234 +- 0.0101  11.000 +- 0.625  +10.0 %
+uniform 2 bits             0.2000           12.000  +20.0 %
 measured on 8 held-out windows of 512 tokens; published: the mixed allocation
 the server's logits differ from the reference's by at most 0.0001 of their range
 
@@ -244,15 +246,24 @@ TEST(ReportText, FitsAHundredColumns) {
   }
 }
 
+TEST(ReportText, WhatCannotBePackedIsCalledSimulated) {
+  v1::JobReport report = SampleReport();
+  EXPECT_EQ(FormatReport(report, false).find("simulated, not packed"), std::string::npos);
+  report.mutable_job()->mutable_spec()->mutable_recipe()->set_method(v1::METHOD_ACC);
+  EXPECT_NE(FormatReport(report, false).find("\nsimulated, not packed: "), std::string::npos)
+      << FormatReport(report, false);
+}
+
 TEST(ReportText, RefinedLayersAreTold) {
   v1::JobReport report = SampleReport();
   for (v1::LayerReport& layer : *report.mutable_layers()) {
     layer.mutable_refined()->set_output_error(0.05);
   }
   report.mutable_job()->mutable_quality()->set_kl_unrefined(0.15);
+  report.mutable_job()->mutable_quality()->set_kl_unrefined_standard_error(0.02);
   report.mutable_job()->mutable_quality()->set_perplexity_unrefined(11.5);
   EXPECT_NE(FormatReport(report, false)
-                .find("\nbefore refining             0.1500      11.500  +15.0 %\n"),
+                .find("\nbefore refining   0.1500 +- 0.0200           11.500  +15.0 %\n"),
             std::string::npos)
       << FormatReport(report, false);
   EXPECT_NE(FormatReport(report, false)

@@ -8,6 +8,7 @@
 #include "services/cli/commands.h"
 #include "services/cli/evaluation_format.h"
 #include "services/cli/proto_json.h"
+#include "services/cli/quality_format.h"
 #include "services/cli/reference.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
@@ -94,6 +95,9 @@ std::string InspectText(const v1::Package& package) {
                               "quantizer_version", "inputs"}) {
       if (config.contains(field)) absl::StrAppend(&text, field, ": ", config[field].dump(), "\n");
     }
+  }
+  if (config.is_object() && config.value("simulated", false)) {
+    absl::StrAppend(&text, kSimulated, "\n");
   }
   absl::StrAppend(
       &text, "provenance: ", package.provenance_json().empty() ? "none" : package.provenance_json(),

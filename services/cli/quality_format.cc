@@ -15,6 +15,12 @@ std::string Change(double from, double to) {
   return absl::StrFormat("%+.1f %%", (to / from - 1) * 100);
 }
 
+std::string WithError(double value, double standard_error, int digits) {
+  std::string text = FormatFixed(value, digits);
+  if (standard_error > 0) absl::StrAppend(&text, " +- ", FormatFixed(standard_error, digits));
+  return text;
+}
+
 }  // namespace
 
 std::string FormatQualityLine(const v1::Quality& q) {
@@ -28,19 +34,20 @@ std::string FormatQualityLine(const v1::Quality& q) {
 
 std::string FormatQuality(const v1::Quality& q) {
   Table table({"", ">KL to full (nats)", ">perplexity", ">change"});
-  table.Add({"full precision", "0", FormatFixed(q.perplexity_full(), 3), ""});
-  table.Add({"published",
-             absl::StrCat(FormatFixed(q.kl(), 4), " +- ", FormatFixed(q.kl_standard_error(), 4)),
-             FormatFixed(q.perplexity_quantized(), 3),
+  table.Add({"full precision", "0",
+             WithError(q.perplexity_full(), q.perplexity_full_standard_error(), 3), ""});
+  table.Add({"published", WithError(q.kl(), q.kl_standard_error(), 4),
+             WithError(q.perplexity_quantized(), q.perplexity_quantized_standard_error(), 3),
              Change(q.perplexity_full(), q.perplexity_quantized())});
   if (q.perplexity_unrefined() > 0) {
-    table.Add({"before refining", FormatFixed(q.kl_unrefined(), 4),
-               FormatFixed(q.perplexity_unrefined(), 3),
+    table.Add({"before refining", WithError(q.kl_unrefined(), q.kl_unrefined_standard_error(), 4),
+               WithError(q.perplexity_unrefined(), q.perplexity_unrefined_standard_error(), 3),
                Change(q.perplexity_full(), q.perplexity_unrefined())});
   }
   if (q.uniform_bits() > 0) {
-    table.Add({absl::StrCat("uniform ", q.uniform_bits(), " bits"), FormatFixed(q.kl_uniform(), 4),
-               FormatFixed(q.perplexity_uniform(), 3),
+    table.Add({absl::StrCat("uniform ", q.uniform_bits(), " bits"),
+               WithError(q.kl_uniform(), q.kl_uniform_standard_error(), 4),
+               WithError(q.perplexity_uniform(), q.perplexity_uniform_standard_error(), 3),
                Change(q.perplexity_full(), q.perplexity_uniform())});
   }
   std::string text = table.ToString();

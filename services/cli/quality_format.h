@@ -8,6 +8,12 @@
 
 namespace shiftadd::cli {
 
+// Said of method acc wherever its figures stand.
+inline constexpr char kSimulated[] =
+    "simulated, not packed: no kernel multiplies these codes; bits and stored bits are what they "
+    "would "
+    "take, the package holds the weights that they stand for, in 16 bits";
+
 // One line, no newline: KL with its standard error, both perplexities, planes and stored bits.
 std::string FormatQualityLine(const v1::Quality& quality);
 

@@ -304,7 +304,11 @@ std::string FormatReport(const v1::JobReport& report, bool with_layers,
   section("Most sensitive layers (figures at the width that was chosen)",
           FormatMostSensitive(report, kMostSensitive));
   section("Refined", FormatRefined(report));
-  if (job.has_quality()) section("Quality", FormatQuality(job.quality()));
+  if (job.has_quality()) {
+    const bool simulated = job.spec().recipe().method() == v1::METHOD_ACC;
+    section("Quality", absl::StrCat(FormatQuality(job.quality()), simulated ? kSimulated : "",
+                                    simulated ? "\n" : ""));
+  }
   section("Time (phase: on the wall; task, stage, worker: sum over workers)", FormatTimes(report));
   return text;
 }

@@ -30,31 +30,11 @@ void SetDeviation(const std::vector<double>& by_window, double factor, v1::Estim
   out->set_standard_error(factor * std::sqrt(squares / (n - 1) / n));
 }
 
-std::vector<double> ByWindow(const Windows& windows,
-                             const std::function<double(const v1::WindowScore&)>& sum) {
+std::vector<double> ByWindow(const Windows& windows, const WindowSum& sum) {
   std::vector<double> means;
   means.reserve(windows.size());
   for (const v1::WindowScore& w : windows) means.push_back(sum(w) / w.tokens());
   return means;
-}
-
-double Sum(const Windows& windows, const std::function<double(const v1::WindowScore&)>& of) {
-  double sum = 0;
-  for (const v1::WindowScore& w : windows) sum += of(w);
-  return sum;
-}
-
-// exp of the mean cross entropy; its error by the derivative.
-void FillPerplexity(const Windows& windows, double tokens,
-                    const std::function<double(const v1::WindowScore&)>& nll, v1::Estimate* out) {
-  out->set_value(std::exp(Sum(windows, nll) / tokens));
-  SetDeviation(ByWindow(windows, nll), out->value(), out);
-}
-
-void FillMean(const Windows& windows, double tokens,
-              const std::function<double(const v1::WindowScore&)>& sum, v1::Estimate* out) {
-  out->set_value(Sum(windows, sum) / tokens);
-  SetDeviation(ByWindow(windows, sum), 1, out);
 }
 
 // Every token's divergence with its window, the greatest first.
@@ -140,6 +120,28 @@ nlohmann::json EstimateJson(const v1::Estimate& estimate) {
 
 }  // namespace
 
+v1::Estimate MeanOver(const Windows& windows, const WindowSum& sum) {
+  double total = 0, tokens = 0;
+  for (const v1::WindowScore& w : windows) {
+    total += sum(w);
+    tokens += w.tokens();
+  }
+  v1::Estimate mean;
+  mean.set_value(total / tokens);
+  SetDeviation(ByWindow(windows, sum), 1, &mean);
+  return mean;
+}
+
+v1::Estimate PerplexityOver(const Windows& windows, const WindowSum& nll) {
+  const v1::Estimate mean = MeanOver(windows, nll);
+  v1::Estimate perplexity;
+  perplexity.set_value(std::exp(mean.value()));
+  if (mean.has_standard_error()) {
+    perplexity.set_standard_error(perplexity.value() * mean.standard_error());
+  }
+  return perplexity;
+}
+
 absl::StatusOr<v1::PackageEvaluation> EvaluationFigures(const Windows& windows) {
   if (absl::Status status = Check(windows); !status.ok()) return status;
   v1::PackageEvaluation e;
@@ -147,18 +149,13 @@ absl::StatusOr<v1::PackageEvaluation> EvaluationFigures(const Windows& windows) 
   uint64_t tokens = 0;
   for (const v1::WindowScore& w : windows) tokens += w.tokens();
   e.set_tokens(tokens);
-  const auto all = static_cast<double>(tokens);
-  FillPerplexity(
-      windows, all, [](const v1::WindowScore& w) { return w.nll_full(); },
-      e.mutable_perplexity_full());
-  FillPerplexity(
-      windows, all, [](const v1::WindowScore& w) { return w.nll(0); }, e.mutable_perplexity());
-  FillMean(
-      windows, all, [](const v1::WindowScore& w) { return w.kl(0); }, e.mutable_kl());
-  FillMean(
-      windows, all,
-      [](const v1::WindowScore& w) { return static_cast<double>(w.top1_agreements()); },
-      e.mutable_top1_agreement());
+  *e.mutable_perplexity_full() =
+      PerplexityOver(windows, [](const v1::WindowScore& w) { return w.nll_full(); });
+  *e.mutable_perplexity() =
+      PerplexityOver(windows, [](const v1::WindowScore& w) { return w.nll(0); });
+  *e.mutable_kl() = MeanOver(windows, [](const v1::WindowScore& w) { return w.kl(0); });
+  *e.mutable_top1_agreement() =
+      MeanOver(windows, [](const v1::WindowScore& w) { return double{1} * w.top1_agreements(); });
   FillTail(windows, &e);
   if (!std::isfinite(e.perplexity().value()) || !std::isfinite(e.perplexity_full().value())) {
     return absl::InternalError(absl::StrCat("evaluation: perplexity ", e.perplexity().value(),

@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_SERVICES_COORDINATOR_EVALUATION_FIGURES_H_
 #define SHIFTADD_SERVICES_COORDINATOR_EVALUATION_FIGURES_H_
 
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -9,6 +10,16 @@
 #include "shiftadd/v1/task.pb.h"
 
 namespace shiftadd::coordinator {
+
+// A window's sum over its tokens.
+using WindowSum = std::function<double(const v1::WindowScore&)>;
+
+// The mean over all tokens, with its standard error over windows if there are two or more; every
+// window has tokens.
+v1::Estimate MeanOver(const std::vector<v1::WindowScore>& windows, const WindowSum& sum);
+
+// exp of that mean, of sums of cross entropies; its error by the derivative.
+v1::Estimate PerplexityOver(const std::vector<v1::WindowScore>& windows, const WindowSum& nll);
 
 // Fills the figures over all windows, each with scores of one variant and of its single tokens;
 // what was measured and on what is left to the caller. A function of the windows and their order

@@ -6,6 +6,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_format.h"
 #include "services/base/status_macros.h"
+#include "services/coordinator/evaluation_figures.h"
 #include "services/coordinator/package_config.h"
 #include "services/coordinator/planner_internal.h"
 #include "services/coordinator/refine_plan.h"
@@ -13,56 +14,31 @@
 namespace shiftadd::coordinator::internal {
 namespace {
 
-// Scores of one variant over all windows, summed in order of parts and windows.
+using Windows = std::vector<v1::WindowScore>;
+
+// Of one variant.
 struct Score {
-  double kl = 0;  // mean over tokens
-  double kl_standard_error = 0;
-  double perplexity = 0;
+  v1::Estimate kl, perplexity;
 };
 
-struct Windows {
-  std::vector<v1::WindowScore> list;
-  double tokens = 0;
-  double nll_full = 0;
-};
-
+// In order of parts and windows.
 Windows Collect(const JobView& view) {
-  Windows w;
+  Windows windows;
   for (const ViewedTask* t : view.Evaluation()) {
-    for (const v1::WindowScore& score : t->result.evaluate().windows()) {
-      w.list.push_back(score);
-      w.tokens += score.tokens();
-      w.nll_full += score.nll_full();
-    }
+    const auto& scores = t->result.evaluate().windows();
+    windows.insert(windows.end(), scores.begin(), scores.end());
   }
-  return w;
+  return windows;
 }
 
 Score ScoreOf(const Windows& windows, int variant) {
-  double kl = 0, nll = 0;
-  for (const v1::WindowScore& w : windows.list) {
-    kl += w.kl(variant);
-    nll += w.nll(variant);
-  }
-  Score score;
-  score.kl = kl / windows.tokens;
-  score.perplexity = std::exp(nll / windows.tokens);
-  const auto n = static_cast<double>(windows.list.size());
-  if (n < 2) return score;
-  double mean = 0, squares = 0;
-  for (const v1::WindowScore& w : windows.list) mean += w.kl(variant) / w.tokens();
-  mean /= n;
-  for (const v1::WindowScore& w : windows.list) {
-    const double d = w.kl(variant) / w.tokens() - mean;
-    squares += d * d;
-  }
-  score.kl_standard_error = std::sqrt(squares / (n - 1) / n);
-  return score;
+  return {MeanOver(windows, [variant](const v1::WindowScore& w) { return w.kl(variant); }),
+          PerplexityOver(windows, [variant](const v1::WindowScore& w) { return w.nll(variant); })};
 }
 
 absl::Status CheckWindows(const Windows& windows, size_t variants) {
-  if (windows.list.empty()) return absl::InternalError("evaluation: no window was scored");
-  for (const v1::WindowScore& w : windows.list) {
+  if (windows.empty()) return absl::InternalError("evaluation: no window was scored");
+  for (const v1::WindowScore& w : windows) {
     if (w.tokens() == 0 || static_cast<size_t>(w.kl_size()) != variants ||
         static_cast<size_t>(w.nll_size()) != variants) {
       return absl::InternalError(absl::StrCat("evaluation: a window has ", w.tokens(),
@@ -77,7 +53,9 @@ absl::Status CheckWindows(const Windows& windows, size_t variants) {
 void CompareWithUnrefined(JobUpdate* update, const v1::Quality& before) {
   v1::Quality* q = update->job.mutable_quality();
   q->set_kl_unrefined(before.kl());
+  q->set_kl_unrefined_standard_error(before.kl_standard_error());
   q->set_perplexity_unrefined(before.perplexity_quantized());
+  q->set_perplexity_unrefined_standard_error(before.perplexity_quantized_standard_error());
   AddLog(update,
          absl::StrFormat("refined: KL %.4f (before %.4f), perplexity %.2f (before %.2f)", q->kl(),
                          before.kl(), q->perplexity_quantized(), before.perplexity_quantized()));
@@ -126,26 +104,33 @@ MaybeUpdate PlanEvaluating(const JobView& view) {
   const Score mixed = ScoreOf(windows, 0);
   const Score uniform = variants.size() > 1 ? ScoreOf(windows, 1) : mixed;
   if (q->uniform_bits() > 0 && !refined) {  // the uniform variant itself was not refined
-    q->set_kl_uniform(uniform.kl);
-    q->set_perplexity_uniform(uniform.perplexity);
+    q->set_kl_uniform(uniform.kl.value());
+    q->set_kl_uniform_standard_error(uniform.kl.standard_error());
+    q->set_perplexity_uniform(uniform.perplexity.value());
+    q->set_perplexity_uniform_standard_error(uniform.perplexity.standard_error());
   }
   // Written so that a NaN loses. A single variant keeps what the allocation said of it.
   if (variants.size() > 1) {
-    q->set_published_mixed(!(uniform.kl < mixed.kl || std::isnan(mixed.kl)));
+    q->set_published_mixed(
+        !(uniform.kl.value() < mixed.kl.value() || std::isnan(mixed.kl.value())));
   }
   const bool publish_uniform = variants.size() > 1 && !q->published_mixed();
   const Score& best = publish_uniform ? uniform : mixed;
-  if (!std::isfinite(best.kl) || !std::isfinite(best.perplexity)) {
-    return absl::InternalError(absl::StrCat("evaluation: KL ", best.kl, ", perplexity ",
-                                            best.perplexity,
+  if (!std::isfinite(best.kl.value()) || !std::isfinite(best.perplexity.value())) {
+    return absl::InternalError(absl::StrCat("evaluation: KL ", best.kl.value(), ", perplexity ",
+                                            best.perplexity.value(),
                                             ": expected finite numbers; the quantized model is "
                                             "not usable, try wider candidates"));
   }
-  q->set_kl(best.kl);
-  q->set_kl_standard_error(best.kl_standard_error);
-  q->set_perplexity_quantized(best.perplexity);
-  q->set_perplexity_full(std::exp(windows.nll_full / windows.tokens));
-  q->set_windows(static_cast<uint32_t>(windows.list.size()));
+  const v1::Estimate full =
+      PerplexityOver(windows, [](const v1::WindowScore& w) { return w.nll_full(); });
+  q->set_kl(best.kl.value());
+  q->set_kl_standard_error(best.kl.standard_error());
+  q->set_perplexity_quantized(best.perplexity.value());
+  q->set_perplexity_quantized_standard_error(best.perplexity.standard_error());
+  q->set_perplexity_full(full.value());
+  q->set_perplexity_full_standard_error(full.standard_error());
+  q->set_windows(static_cast<uint32_t>(windows.size()));
   q->set_window_length(view.job().spec().evaluation().length());
   for (const ViewedTask* t : view.Evaluation()) {
     if (!t->task.evaluate().check_server()) continue;
