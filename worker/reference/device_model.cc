@@ -13,9 +13,11 @@
 #include <chrono>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/machine/gpu.h"
 #include "worker/reference/device_sum.h"
 #include "worker/reference/torch_seam.h"
 
@@ -64,7 +66,7 @@ DeviceModel::DeviceModel(const WeightProvider* weights, int threads, int residen
 
 void DeviceModel::DropBlocks() {
   TorchModel::DropBlocks();
-  sampler_.reset();
+  DropSampler();
 }
 
 at::Tensor DeviceModel::Load(const float* rows, int64_t tokens) const {
@@ -79,7 +81,7 @@ void DeviceModel::Store(const at::Tensor& values, float* rows) const {
 absl::Status DeviceModel::Run(int64_t block, HiddenStates* h, int threads, const Visit& visit,
                               TaskControl* control) {
   SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));
-  sampler_.reset();
+  DropSampler();
   SA_ASSIGN_OR_RETURN(const BlockWeights* const weights, PrepareBlock(block, h->length));
   RopeTensors rope;
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
@@ -144,7 +146,7 @@ absl::Status DeviceModel::VisitInput(int64_t block, BlockInput input, const Hidd
 
 absl::StatusOr<std::vector<const BlockWeights*>> DeviceModel::PrepareBlocks(
     int64_t begin, int64_t end, int64_t length, RopeTensors* rope, TaskControl* control) {
-  sampler_.reset();
+  DropSampler();
   std::vector<const BlockWeights*> weights;
   for (int64_t block = begin; block < end; ++block) {
     SA_RETURN_IF_ERROR(Check(control));
@@ -304,14 +306,38 @@ absl::Status DeviceModel::ScoreTokens(const std::vector<Scored>& models, int64_t
                                                  ": the logits are not finite"));
 }
 
+absl::Status DeviceModel::LoadSampler(int64_t length) {
+  if (device_sampler_ != nullptr && device_sampler_->length() == length) return absl::OkStatus();
+  TorchModel::DropBlocks();
+  DropSampler();
+  const at::ScalarType type = device_.is_cuda() ? at::kBFloat16 : products_;
+  // By what the GPU has, not by what is free: the same model is sampled the same way by every
+  // worker with such a GPU.
+  const std::optional<Gpu> gpu = device_.is_cuda() ? FindGpu() : std::nullopt;
+  if (gpu.has_value() && DeviceSampler::Bytes(s_, type, length) > gpu->memory_bytes / 4 * 3) {
+    cpu_sampler_ =
+        std::make_unique<TorchModel>(&weights_, sampling_threads_, /*resident_blocks=*/0);
+    return absl::OkStatus();
+  }
+  SA_ASSIGN_OR_RETURN(device_sampler_, DeviceSampler::Create(weights_, device_, type, length));
+  return absl::OkStatus();
+}
+
+void DeviceModel::DropSampler() {
+  device_sampler_.reset();
+  cpu_sampler_.reset();
+}
+
 absl::StatusOr<std::vector<int32_t>> DeviceModel::Sample(uint64_t seed, int64_t first,
                                                          int64_t count, int64_t length,
                                                          TaskControl* control) {
-  if (sampler_ == nullptr) {
-    TorchModel::DropBlocks();
-    sampler_ = std::make_unique<TorchModel>(&weights_, sampling_threads_, /*resident_blocks=*/0);
-  }
-  return sampler_->Sample(seed, first, count, length, control);
+  SA_RETURN_IF_ERROR(CheckSampling(first, count, length));
+  SA_RETURN_IF_ERROR(LoadSampler(length));
+  if (cpu_sampler_ != nullptr) return cpu_sampler_->Sample(seed, first, count, length, control);
+  std::vector<int32_t> out(count * length);
+  SA_RETURN_IF_ERROR(
+      device_sampler_->Sample(seed, first, count, length, sampling_threads_, control, out.data()));
+  return out;
 }
 
 }  // namespace shiftadd::reference

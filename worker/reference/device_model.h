@@ -5,6 +5,7 @@
 
 #include <memory>
 
+#include "worker/reference/device_sampler.h"
 #include "worker/reference/torch_block.h"
 #include "worker/reference/torch_model.h"
 
@@ -63,8 +64,13 @@ class DeviceModel : public TorchModel {
   at::Tensor Load(const float* rows, int64_t tokens) const;
   void Store(const at::Tensor& values, float* rows) const;
 
+  // While sampling: a decoder on the device, or, of a model that does not fit there, on the CPU.
+  absl::Status LoadSampler(int64_t length);
+  void DropSampler();
+
   const int sampling_threads_;
-  std::unique_ptr<TorchModel> sampler_;  // on the CPU, while sampling
+  std::unique_ptr<DeviceSampler> device_sampler_;
+  std::unique_ptr<TorchModel> cpu_sampler_;
 };
 
 }  // namespace shiftadd::reference

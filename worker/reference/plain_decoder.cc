@@ -16,6 +16,7 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
+#include <ATen/ops/zeros_like.h>
 
 #include <algorithm>
 #include <optional>
@@ -36,11 +37,11 @@ at::Tensor PlainDecoder::Product::operator()(const at::Tensor& x) const {
 
 class PlainDecoder::Reader {
  public:
-  Reader(const WeightProvider& weights, at::Device device, at::ScalarType type)
-      : weights_(weights), s_(weights.spec()), device_(device), type_(type) {}
+  Reader(const WeightProvider& weights, at::Device device, const Options& options)
+      : weights_(weights), s_(weights.spec()), device_(device), options_(options) {}
 
   absl::StatusOr<at::Tensor> Tensor(const std::string& name, std::vector<int64_t> shape) const {
-    return ReadToDevice(weights_, name, shape, type_, device_);
+    return ReadToDevice(weights_, name, shape, options_.type, device_);
   }
 
   absl::StatusOr<NormWeights> Norm(const std::string& name) const {
@@ -67,7 +68,7 @@ class PlainDecoder::Reader {
     return out;
   }
 
-  absl::StatusOr<PlainDecoder::Block> Block(int64_t index, int64_t length) const {
+  absl::StatusOr<PlainDecoder::Block> Block(int64_t index) const {
     const std::string prefix = absl::StrCat("blocks.", index, ".");
     PlainDecoder::Block b;
     SA_ASSIGN_OR_RETURN(b.attn_norm, Norm(prefix + "attn_norm"));
@@ -86,9 +87,10 @@ class PlainDecoder::Reader {
     SA_ASSIGN_OR_RETURN(b.o, Joined(index, BlockInput::kAttnOut));
     SA_ASSIGN_OR_RETURN(b.gate_up, Joined(index, BlockInput::kMlp));
     SA_ASSIGN_OR_RETURN(b.down, Joined(index, BlockInput::kMlpAct));
-    const at::TensorOptions options = at::TensorOptions(device_).dtype(type_);
-    b.keys = at::zeros({1, s_.kv_heads, length, s_.head_dim}, options);
-    b.values = at::zeros({1, s_.kv_heads, length, s_.head_dim}, options);
+    const std::vector<int64_t> cache = {options_.sequences, s_.kv_heads, options_.length,
+                                        s_.head_dim};
+    b.keys = at::zeros(cache, at::TensorOptions(device_).dtype(options_.type));
+    b.values = at::zeros_like(b.keys);
     return b;
   }
 
@@ -99,6 +101,7 @@ class PlainDecoder::Reader {
     if (!s_.tied_embeddings) {
       SA_ASSIGN_OR_RETURN(out->head_.weight, Tensor("head", {s_.vocab, width}));
     }
+    if (options_.float_logits) out->head_.weight = out->head_.weight.to(at::kFloat);
     if (s_.has_final_norm) {
       SA_ASSIGN_OR_RETURN(out->final_norm_, Norm("final_norm"));
     }
@@ -116,40 +119,41 @@ class PlainDecoder::Reader {
     return absl::OkStatus();
   }
 
-  void Positions(int64_t length, PlainDecoder* out) const {
+  void Positions(PlainDecoder* out) const {
+    const int64_t length = options_.length;
     if (s_.rope()) {
       const RopeTensors rope = MakeRopeTensors(RopeTable(s_, length), length, device_);
       const auto angles = [&](const at::Tensor& cos, const at::Tensor& sin) -> Angles {
         if (!cos.defined()) return {};
-        return {at::cat({cos, cos}, 2).to(type_), at::cat({-sin, sin}, 2).to(type_)};
+        return {at::cat({cos, cos}, 2).to(options_.type),
+                at::cat({-sin, sin}, 2).to(options_.type)};
       };
       out->angles_ = angles(rope.cos, rope.sin);
       out->local_angles_ = angles(rope.local_cos, rope.local_sin);
     }
     if (s_.position != PositionKind::kAlibi) return;
     const at::Tensor slopes = at::tensor(AlibiSlopes(s_.heads), at::kDouble).view({-1, 1, 1});
-    out->alibi_ = (slopes * at::arange(1 - length, 1, at::kDouble)).to(type_).to(device_);
+    out->alibi_ = (slopes * at::arange(1 - length, 1, at::kDouble)).to(options_.type).to(device_);
   }
 
  private:
   const WeightProvider& weights_;
   const ArchitectureSpec& s_;
   const at::Device device_;
-  const at::ScalarType type_;
+  const Options options_;
 };
 
 absl::StatusOr<std::unique_ptr<PlainDecoder>> PlainDecoder::Create(const WeightProvider& weights,
                                                                    at::Device device,
-                                                                   at::ScalarType type,
-                                                                   int64_t length) {
-  auto out = std::unique_ptr<PlainDecoder>(new PlainDecoder(weights.spec()));
-  const Reader reader(weights, device, type);
+                                                                   const Options& options) {
+  auto out = std::unique_ptr<PlainDecoder>(new PlainDecoder(weights.spec(), options));
+  const Reader reader(weights, device, options);
   SA_RETURN_IF_ERROR(reader.Ends(out.get()));
   for (int64_t b = 0; b < out->s_.blocks; ++b) {
-    SA_ASSIGN_OR_RETURN(out->blocks_.emplace_back(), reader.Block(b, length));
+    SA_ASSIGN_OR_RETURN(out->blocks_.emplace_back(), reader.Block(b));
   }
-  reader.Positions(length, out.get());
-  out->token_ = at::zeros({1}, at::TensorOptions(device).dtype(at::kLong));
+  reader.Positions(out.get());
+  out->token_ = at::zeros({options.sequences}, at::TensorOptions(device).dtype(at::kLong));
   return out;
 }
 
@@ -170,7 +174,7 @@ uint64_t PlainDecoder::bytes() const {
   norm(final_norm_);
   product(embed_proj_);
   product(head_proj_);
-  if (!s_.tied_embeddings) product(head_);
+  if (!head_.weight.is_same(embed_)) product(head_);
   for (const Block& b : blocks_) {
     for (const NormWeights* n : {&b.attn_norm, &b.mlp_norm, &b.attn_post_norm, &b.mlp_post_norm})
       norm(*n);
@@ -211,16 +215,16 @@ at::Tensor PlainDecoder::Embed(const at::Tensor& tokens, int64_t position) const
   if (s_.embed_scale != 1.0) x = x * s_.embed_scale;
   if (embed_proj_.weight.defined()) x = embed_proj_(x);
   if (positions_.defined()) {
-    x = x + positions_.narrow(0, s_.position_offset + position, tokens.size(0));
+    x = x + positions_.narrow(0, s_.position_offset + position, tokens.size(0) / sequences_);
   }
   return Norm(x, embed_norm_);
 }
 
-// x [n, heads, dim], by halves.
+// x [sequences * n, heads, dim], by halves.
 at::Tensor PlainDecoder::Rotate(const at::Tensor& x, bool local, int64_t position) const {
   const Angles& angles = local && local_angles_.cos.defined() ? local_angles_ : angles_;
   if (!angles.cos.defined()) return x;
-  const int64_t half = s_.head_dim / 2, n = x.size(0);
+  const int64_t half = s_.head_dim / 2, n = x.size(0) / sequences_;
   const at::Tensor swapped = at::cat({x.narrow(2, half, half), x.narrow(2, 0, half)}, 2);
   return x * angles.cos.narrow(0, position, n) + swapped * angles.sin.narrow(0, position, n);
 }
@@ -248,18 +252,19 @@ at::Tensor PlainDecoder::Mix(const at::Tensor& queries, const at::Tensor& keys,
         /*is_causal=*/n > 1 && !bias.defined(), s_.score_scale(), /*enable_gqa=*/group != 1);
   }
   // No fused form caps scores.
-  const at::Tensor q = queries.view({s_.kv_heads, group, n, s_.head_dim}) * s_.score_scale();
-  at::Tensor scores = at::matmul(q, keys.squeeze(0).unsqueeze(1).transpose(2, 3));
+  const at::Tensor q =
+      queries.reshape({sequences_, s_.kv_heads, group, n, s_.head_dim}) * s_.score_scale();
+  at::Tensor scores = at::matmul(q, keys.unsqueeze(2).transpose(3, 4));
   SoftCap(s_.attention_cap, scores);
   // A bias for each head (ALiBi) comes with a key for each query: group is 1 then.
-  if (bias.defined()) scores = scores + bias.transpose(0, 1);
-  const at::Tensor mixed = at::matmul(at::softmax(scores, -1), values.squeeze(0).unsqueeze(1));
-  return mixed.view({1, s_.heads, n, s_.head_dim});
+  if (bias.defined()) scores = scores + bias.unsqueeze(2);
+  const at::Tensor mixed = at::matmul(at::softmax(scores, -1), values.unsqueeze(2));
+  return mixed.reshape({sequences_, s_.heads, n, s_.head_dim});
 }
 
 at::Tensor PlainDecoder::Attend(const Block& block, const at::Tensor& x, int64_t position) const {
-  const int64_t n = x.size(0), d = s_.head_dim;
-  const at::Tensor qkv = block.qkv(x).view({n, s_.heads + 2 * s_.kv_heads, d});
+  const int64_t rows = x.size(0), n = rows / sequences_, d = s_.head_dim;
+  const at::Tensor qkv = block.qkv(x).view({rows, s_.heads + 2 * s_.kv_heads, d});
   // Queries and keys are turned together.
   at::Tensor turned = qkv.narrow(1, 0, s_.heads + s_.kv_heads);
   if (block.q_norm.defined()) {
@@ -271,15 +276,18 @@ at::Tensor PlainDecoder::Attend(const Block& block, const at::Tensor& x, int64_t
   }
   turned = Rotate(turned, block.local, position);
   const int64_t first = block.window > 0 ? std::max<int64_t>(0, position - block.window + 1) : 0;
-  const auto keep = [&](const at::Tensor& cache, const at::Tensor& rows) {
-    cache.narrow(2, position, n).copy_(rows.transpose(0, 1).unsqueeze(0));
+  const auto by_head = [&](const at::Tensor& heads) {  // [sequences, heads, n, d]
+    return heads.unflatten(0, {sequences_, n}).transpose(1, 2);
+  };
+  const auto keep = [&](const at::Tensor& cache, const at::Tensor& heads) {
+    cache.narrow(2, position, n).copy_(by_head(heads));
     return cache.narrow(2, first, position + n - first);
   };
   const at::Tensor keys = keep(block.keys, turned.narrow(1, s_.heads, s_.kv_heads));
   const at::Tensor values = keep(block.values, qkv.narrow(1, s_.heads + s_.kv_heads, s_.kv_heads));
-  const at::Tensor queries = turned.narrow(1, 0, s_.heads).transpose(0, 1).unsqueeze(0);
+  const at::Tensor queries = by_head(turned.narrow(1, 0, s_.heads));
   const at::Tensor mixed = Mix(queries, keys, values, Bias(block, position, n, first));
-  return mixed.squeeze(0).transpose(0, 1).reshape({n, s_.heads * d});
+  return mixed.transpose(1, 2).reshape({rows, s_.heads * d});
 }
 
 at::Tensor PlainDecoder::Mlp(const Block& block, const at::Tensor& x) const {
@@ -307,9 +315,9 @@ void PlainDecoder::Run(const at::Tensor& tokens, int64_t position) {
     h = Joined(block.attn_norm, block.attn_post_norm, h, block.o(mixed));
     h = Joined(block.mlp_norm, block.mlp_post_norm, h, Mlp(block, Input(block.mlp_norm, h)));
   }
-  at::Tensor last = Norm(h.narrow(0, h.size(0) - 1, 1), final_norm_);
+  at::Tensor last = Norm(sequences_ > 1 ? h : h.narrow(0, h.size(0) - 1, 1), final_norm_);
   if (head_proj_.weight.defined()) last = head_proj_(last);
-  logits_ = head_(last);
+  logits_ = head_(last.to(head_.weight.scalar_type()));
   SoftCap(s_.logit_cap, logits_);
   token_.copy_(at::argmax(logits_, -1));
 }

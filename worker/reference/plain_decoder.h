@@ -1,5 +1,5 @@
-// A decoder as one writes it in LibTorch: what a package's speed is compared with. ATen types:
-// include from .cc files of worker/reference only.
+// A decoder as one writes it in LibTorch: what a package's speed is compared with, and what samples
+// on a device. ATen types: include from .cc files of worker/reference only.
 #ifndef SHIFTADD_WORKER_REFERENCE_PLAIN_DECODER_H_
 #define SHIFTADD_WORKER_REFERENCE_PLAIN_DECODER_H_
 
@@ -14,21 +14,29 @@
 
 namespace shiftadd::reference {
 
-// One sequence of any family, with a key/value cache: LibTorch's fused norms and attention where it
-// has them, q, k and v in one product, gate and up in one. Everything has the type of the weights.
+// Sequences of any family, side by side, with a key/value cache: LibTorch's fused norms and
+// attention where it has them, q, k and v in one product, gate and up in one. Everything has the
+// type of the weights.
 class PlainDecoder {
  public:
-  // Room for `length` tokens. INVALID_ARGUMENT names a tensor that does not fit its model.
+  struct Options {
+    at::ScalarType type = at::kFloat;
+    int64_t length = 0;  // tokens of a sequence that there is room for
+    int64_t sequences = 1;
+    bool float_logits = false;  // the head and its product in fp32, whatever the type
+  };
+  // INVALID_ARGUMENT names a tensor that does not fit its model.
   static absl::StatusOr<std::unique_ptr<PlainDecoder>> Create(const WeightProvider& weights,
                                                               at::Device device,
-                                                              at::ScalarType type, int64_t length);
+                                                              const Options& options);
 
-  // tokens [n] (I64) behind `position` others: logits() of the next token, whose likeliest id goes
-  // to token(). With one token nothing crosses between device and host.
+  // tokens (I64) behind `position` others: [n] of the one sequence, or one of each of several,
+  // [sequences]. logits() of the tokens that follow, the likeliest ids of which go to token(). With
+  // one token a sequence nothing crosses between device and host.
   void Run(const at::Tensor& tokens, int64_t position);
 
-  const at::Tensor& logits() const { return logits_; }  // [1, vocab]
-  const at::Tensor& token() const { return token_; }    // [1], the same tensor each time
+  const at::Tensor& logits() const { return logits_; }  // [sequences, vocab]
+  const at::Tensor& token() const { return token_; }    // [sequences], the same tensor each time
   uint64_t bytes() const;                               // of all weights
 
  private:
@@ -42,19 +50,20 @@ class PlainDecoder {
     at::Tensor q_norm, k_norm;      // [head_dim], or undefined
     bool local = false;
     int64_t window = 0;
-    at::Tensor keys, values;  // [1, kv_heads, length, head_dim]
+    at::Tensor keys, values;  // [sequences, kv_heads, length, head_dim]
   };
   struct Angles {
     at::Tensor cos, sin;  // [length, 1, head_dim]; undefined: none
   };
   class Reader;
 
-  explicit PlainDecoder(const ArchitectureSpec& spec) : s_(spec) {}
+  PlainDecoder(const ArchitectureSpec& spec, const Options& options)
+      : s_(spec), sequences_(options.sequences) {}
   at::Tensor Embed(const at::Tensor& tokens, int64_t position) const;
   at::Tensor Norm(const at::Tensor& x, const NormWeights& norm) const;
   at::Tensor Rotate(const at::Tensor& x, bool local, int64_t position) const;
   at::Tensor Attend(const Block& block, const at::Tensor& x, int64_t position) const;
-  // Softmax of the scores of `queries` [1, heads, n, dim], and the values' sum.
+  // Softmax of the scores of `queries` [sequences, heads, n, dim], and the values' sum.
   at::Tensor Mix(const at::Tensor& queries, const at::Tensor& keys, const at::Tensor& values,
                  const at::Tensor& bias) const;
   // What is added to scores; undefined: nothing but what is_causal says.
@@ -66,6 +75,7 @@ class PlainDecoder {
   at::Tensor Input(const NormWeights& norm, const at::Tensor& h) const;
 
   const ArchitectureSpec s_;
+  const int64_t sequences_;
   std::vector<Block> blocks_;
   at::Tensor embed_, positions_;
   NormWeights embed_norm_, final_norm_;

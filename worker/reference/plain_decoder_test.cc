@@ -38,7 +38,7 @@ class PlainDecoderTest : public ::testing::TestWithParam<std::string> {
   void TearDown() override { std::filesystem::remove_all(directory_); }
 
   std::unique_ptr<PlainDecoder> Create(at::ScalarType type = at::kFloat) {
-    auto decoder = PlainDecoder::Create(*source_, at::kCPU, type, Length());
+    auto decoder = PlainDecoder::Create(*source_, at::kCPU, {type, Length()});
     EXPECT_TRUE(decoder.ok()) << decoder.status();
     return decoder.ok() ? *std::move(decoder) : nullptr;
   }

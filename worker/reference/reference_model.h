@@ -228,9 +228,11 @@ class ReferenceModel {
   // key/value cache. Token 0 is BOS (without one: drawn evenly from the vocabulary); token t of
   // sequence s is drawn with a uniform number that is a function of (seed, s, t) only. End-of-text
   // tokens do not stop a sequence. Output [count, length]. A sequence is the same whichever call
-  // makes it and however many are made together; up to 16 are decoded side by side, and threads
-  // share the sequences. Weights, keys and values are rounded to half precision. Holds the whole
-  // model so whatever resident_blocks says, until a block is run. Sets control's progress.
+  // makes it and however many are made together. On the CPU up to 16 are decoded side by side,
+  // threads share the sequences, and weights, keys and values are rounded to half precision; on a
+  // GPU 16 are decoded at a time, in bf16 but for the logits, or on the CPU if weights and caches
+  // would take more than three quarters of its memory. Holds the whole model so whatever
+  // resident_blocks says, until a block is run. Sets control's progress.
   // INVALID_ARGUMENT: logits that are not finite, naming sequence and token.
   virtual absl::StatusOr<std::vector<int32_t>> Sample(uint64_t seed, int64_t first, int64_t count,
                                                       int64_t length, TaskControl* control) = 0;

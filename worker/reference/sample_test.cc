@@ -105,10 +105,10 @@ void RoundToHalf(RandomModel* model) {
 
 // Every token must be the one that its uniform number picks from the float64 forward pass without a
 // cache; a number that falls within 1e-3 of a boundary may go either way: the cache is in halves.
-void ExpectDrawnFromTheModel(const ArchitectureSpec& spec) {
+void ExpectDrawnFromTheModel(const ArchitectureSpec& spec, Device device) {
   RandomModel weights(spec, 21);
   RoundToHalf(&weights);
-  auto model = ReferenceModel::Create(&weights, 1, 0).value();
+  auto model = ReferenceModel::Create(&weights, 1, 0, device).value();
   const int64_t length = 24;
   const std::vector<int32_t> tokens = model->Sample(77, 2, 3, length, nullptr).value();
   ASSERT_EQ(tokens.size(), 3u * length);
@@ -132,36 +132,39 @@ void ExpectDrawnFromTheModel(const ArchitectureSpec& spec) {
   }
 }
 
-TEST(Sample, CachedDecodingDrawsFromTheUncachedModel) {
-  ExpectDrawnFromTheModel(TinySpec());
+// The CPU's own decoder, and a device's on the CPU.
+class SampleTest : public ::testing::TestWithParam<Device> {};
+
+TEST_P(SampleTest, CachedDecodingDrawsFromTheUncachedModel) {
+  ExpectDrawnFromTheModel(TinySpec(), GetParam());
   ArchitectureSpec s = TinySpec();
   s.tied_embeddings = s.qkv_bias = s.o_bias = s.mlp_bias = true;
   s.bos_token = -1;
-  ExpectDrawnFromTheModel(s);
+  ExpectDrawnFromTheModel(s, GetParam());
   s = TinySpec();
   s.head_dim = 20;  // no whole register
   s.kv_heads = 6;
-  ExpectDrawnFromTheModel(s);
+  ExpectDrawnFromTheModel(s, GetParam());
 }
 
-TEST(Sample, ASequenceIsTheSameWhicheverCallMakesIt) {
+TEST_P(SampleTest, ASequenceIsTheSameWhicheverCallMakesIt) {
   const RandomModel weights(TinySpec(), 22);
-  auto one = ReferenceModel::Create(&weights, 1, 0).value();
-  auto two = ReferenceModel::Create(&weights, 2, 1).value();
+  auto one = ReferenceModel::Create(&weights, 1, 0, GetParam()).value();
+  auto two = ReferenceModel::Create(&weights, 2, 1, GetParam()).value();
   const int64_t count = 2 * kMicrobatch + 3, length = 12;
   const std::vector<int32_t> all = one->Sample(5, 0, count, length, nullptr).value();
   EXPECT_EQ(all, two->Sample(5, 0, count, length, nullptr).value());
   const std::vector<int32_t> part = two->Sample(5, kMicrobatch - 1, 3, length, nullptr).value();
   EXPECT_EQ(part, std::vector<int32_t>(all.begin() + (kMicrobatch - 1) * length,
                                        all.begin() + (kMicrobatch + 2) * length));
-  auto many = ReferenceModel::Create(&weights, 7, 1).value();
+  auto many = ReferenceModel::Create(&weights, 7, 1, GetParam()).value();
   EXPECT_EQ(all, many->Sample(5, 0, count, length, nullptr).value());
   EXPECT_NE(all, one->Sample(6, 0, count, length, nullptr).value());
 }
 
-TEST(Sample, BlocksRunAfterwardsAsBefore) {
+TEST_P(SampleTest, BlocksRunAfterwardsAsBefore) {
   const RandomModel weights(TinySpec(), 23);
-  auto model = ReferenceModel::Create(&weights, 1, 0).value();
+  auto model = ReferenceModel::Create(&weights, 1, 0, GetParam()).value();
   HiddenStates before = model->Embed({1, 2, 3}, 1, 3).value(), after = before;
   ASSERT_TRUE(model->RunBlock(0, &before, nullptr, nullptr).ok());
   ASSERT_TRUE(model->Sample(1, 0, 1, 4, nullptr).ok());
@@ -169,9 +172,9 @@ TEST(Sample, BlocksRunAfterwardsAsBefore) {
   EXPECT_EQ(before.data, after.data);
 }
 
-TEST(Sample, ReportsProgressAndStopsWhenCancelled) {
+TEST_P(SampleTest, ReportsProgressAndStopsWhenCancelled) {
   const RandomModel weights(TinySpec(), 24);
-  auto model = ReferenceModel::Create(&weights, 1, 0).value();
+  auto model = ReferenceModel::Create(&weights, 1, 0, GetParam()).value();
   TaskControl control;
   ASSERT_TRUE(model->Sample(1, 0, 2, 10, &control).ok());
   EXPECT_GE(control.progress_count, 9u);
@@ -181,15 +184,25 @@ TEST(Sample, ReportsProgressAndStopsWhenCancelled) {
   EXPECT_EQ(model->Sample(1, 0, 2, 0, nullptr).status().code(), absl::StatusCode::kInvalidArgument);
 }
 
-TEST(Sample, LogitsThatAreNotFiniteAreAnError) {
+TEST_P(SampleTest, LogitsThatAreNotFiniteAreAnError) {
   RandomModel weights(TinySpec(), 25);
   weights.tensors["final_norm"][0] = std::numeric_limits<float>::infinity();
-  auto model = ReferenceModel::Create(&weights, 1, 0).value();
+  auto model = ReferenceModel::Create(&weights, 1, 0, GetParam()).value();
   const absl::Status status = model->Sample(1, 0, 1, 4, nullptr).status();
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(status.ToString(), HasSubstr("not finite"));
 }
 
+TEST_P(SampleTest, PartsAreThoseOfTheWhole) {
+  RandomModel weights(TinySpec(), 27);
+  auto model = ReferenceModel::Create(&weights, 1, 0, GetParam()).value();
+  const auto tokens = model->Sample(1, kMicrobatch + 5, 2, 6, nullptr).value();
+  const auto all = model->Sample(1, 0, 2 * kMicrobatch, 6, nullptr).value();
+  EXPECT_EQ(tokens, std::vector<int32_t>(all.begin() + (kMicrobatch + 5) * 6,
+                                         all.begin() + (kMicrobatch + 7) * 6));
+}
+
+// Of half precision, which the CPU has them in.
 TEST(Sample, NamesTheLayerThatMakesActivationsInfinite) {
   RandomModel weights(TinySpec(), 26);
   for (float& w : weights.tensors["blocks.1.mlp.down"]) w *= 1e30f;
@@ -198,6 +211,12 @@ TEST(Sample, NamesTheLayerThatMakesActivationsInfinite) {
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
   EXPECT_THAT(status.ToString(), HasSubstr("blocks.1.mlp.down"));
 }
+
+INSTANTIATE_TEST_SUITE_P(Devices, SampleTest,
+                         ::testing::Values(Device::kCpu, Device::kCpuOperators),
+                         [](const auto& info) {
+                           return info.param == Device::kCpu ? "Cpu" : "CpuOperators";
+                         });
 
 }  // namespace
 }  // namespace shiftadd

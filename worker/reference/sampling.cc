@@ -56,8 +56,7 @@ absl::Status TorchModel::SampleTogether(uint64_t seed, int64_t first, int64_t co
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::vector<int32_t>> TorchModel::Sample(uint64_t seed, int64_t first, int64_t count,
-                                                        int64_t length, TaskControl* control) {
+absl::Status TorchModel::CheckSampling(int64_t first, int64_t count, int64_t length) const {
   if (first < 0 || count < 0 || length < 1) {
     return absl::InvalidArgumentError(
         absl::StrCat("sampling: first ", first, ", count ", count, ", length ", length));
@@ -66,6 +65,12 @@ absl::StatusOr<std::vector<int32_t>> TorchModel::Sample(uint64_t seed, int64_t f
     return absl::InvalidArgumentError(
         absl::StrCat("sampling: BOS is ", s_.bos_token, ", the vocabulary ", s_.vocab));
   }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::vector<int32_t>> TorchModel::Sample(uint64_t seed, int64_t first, int64_t count,
+                                                        int64_t length, TaskControl* control) {
+  SA_RETURN_IF_ERROR(CheckSampling(first, count, length));
   SA_RETURN_IF_ERROR(LoadDecoder(control));
   const int64_t together =
       std::clamp<int64_t>((count + threads_ - 1) / threads_, kFewestTogether, kDecodeLanes);

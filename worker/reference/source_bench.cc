@@ -68,7 +68,7 @@ absl::StatusOr<BenchFigures> BenchIn(const WeightProvider& weights, at::ScalarTy
   at::set_num_threads(threads);
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     SA_ASSIGN_OR_RETURN(const auto decoder,
-                        PlainDecoder::Create(weights, where, type, options.context + 1));
+                        PlainDecoder::Create(weights, where, {type, options.context + 1}));
     SA_RETURN_IF_ERROR(Measure(decoder.get(), where, weights.spec().vocab, options, &meter, &out));
     out.weight_bytes = decoder->bytes();
     out.resident_bytes = ResidentBytes();

@@ -66,6 +66,7 @@ class TorchModel : public ReferenceModel {
 
  protected:
   absl::Status LoadHead();
+  absl::Status CheckSampling(int64_t first, int64_t count, int64_t length) const;
   absl::Status CheckRun(int64_t begin, int64_t end, const HiddenStates& h) const;
   // Logits of some tokens of a sequence, [tokens, vocab], where the head is (LoadHead first).
   virtual at::Tensor HeadLogits(const HiddenStates& h, int64_t sequence, int64_t begin,
