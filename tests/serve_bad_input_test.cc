@@ -32,7 +32,7 @@ class ServeBadInput : public ::testing::Test {
   static void SetUpTestSuite() {
     serving_ = new Serving();
     serving_->Publish(kModel, 1);
-    serving_->StartServer({kModel}, {"--queue", "2", "--sequences", "2"});
+    serving_->StartServer({kModel}, {"--queue", "2", "--client-queue", "2", "--sequences", "2"});
   }
   static void TearDownTestSuite() {
     delete serving_;

@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <csignal>
+#include <filesystem>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -196,6 +197,68 @@ TEST(TagTest, TwoModelsMoveAlone) {
   EXPECT_TRUE(serving.AwaitHealth("other:x", moved, false)) << serving.ServerLog();
   EXPECT_TRUE(serving.AwaitHealth(kTag, live, false));
   EXPECT_EQ(serving.packages().ListReplicas()->size(), 2u);
+}
+
+// One version at a time: what runs ends on the old one, what comes meanwhile waits for the new one,
+// and what runs too long is told why it ends.
+TEST(TagTest, OneVersionAtATime) {
+  Serving serving;
+  serving.Publish(kTag, 1);
+  serving.StartServer({kTag}, {"--replace", "drain", "--drain-seconds", "2"});
+  const auto ask = [&](int tokens, size_t prompts) {
+    const json body = {
+        {"model", kTag},        {"prompt", std::vector<std::vector<int>>(prompts, {5, 80})},
+        {"max_tokens", tokens}, {"n", 8},
+        {"temperature", 0},     {"ignore_eos", true},
+        {"stream", true}};
+    return HttpClient(serving.http_port()).Post("/v1/completions", body.dump());
+  };
+  HttpAnswer endless, during;
+  // Far more than two seconds of work.
+  std::thread runs([&] { endless = ask(200, 200); });
+  for (int i = 0; i < 1000 && Metric(serving, "shiftadd_running_sequences") == "0"; ++i) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  const std::string second = serving.Publish(kTag, 2);
+  for (int i = 0; i < 3000 && serving.Get("/ready").status == 200; ++i) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  during = ask(8, 1);
+  runs.join();
+  EXPECT_TRUE(during.ok()) << during.status << during.body;
+  EXPECT_THAT(during.body, HasSubstr(Fingerprint(second)));
+  EXPECT_TRUE(serving.AwaitHealth(kTag, second, false)) << serving.ServerLog();
+  EXPECT_EQ(serving.Get("/ready").status, 200);
+  EXPECT_THAT(endless.body, HasSubstr("a new version takes this one's place"));
+  EXPECT_THAT(endless.body, HasSubstr("--drain-seconds"));
+}
+
+// The new version cannot be loaded and the old one is lost: /ready says no, requests are told why
+// at once, and a version that can be loaded brings both back.
+TEST(TagTest, NoVersionIsLeft) {
+  Serving serving;
+  serving.Publish(kTag, 1);
+  serving.StartServer({kTag}, {"--replace", "drain"});
+  const json config = json::parse(serving.packages().Get(kTag)->config_json());
+  const std::string layer = config["layers"][1]["digest"];
+  EXPECT_EQ(serving.Get("/ready").status, 200);
+  ASSERT_TRUE(std::filesystem::remove(serving.dir() + "/store/blobs/sha256/" + layer.substr(7)));
+  const std::string broken = serving.Publish(kTag, 2, Damage::kNotTensors);
+  HttpAnswer ready;
+  for (int i = 0; i < 3000 && ready.body.find(broken) == std::string::npos; ++i) {
+    ready = serving.Get("/ready");
+    absl::SleepFor(absl::Milliseconds(10));
+  }
+  EXPECT_EQ(ready.status, 503);
+  EXPECT_THAT(ready.body, HasSubstr("no version is loaded: version " + broken));
+  EXPECT_EQ(serving.Get("/health").status, 200);
+  const HttpAnswer refused = serving.Post("/v1/completions", {{"prompt", "a"}});
+  EXPECT_EQ(refused.status, 503);
+  EXPECT_THAT(refused.body, HasSubstr("no version is loaded"));
+  const std::string good = serving.Publish(kTag, 3);
+  EXPECT_TRUE(serving.AwaitHealth(kTag, good, false)) << serving.ServerLog();
+  EXPECT_EQ(serving.Get("/ready").status, 200);
+  EXPECT_TRUE(serving.Post("/v1/completions", {{"prompt", "a"}}).ok());
 }
 
 TEST(TagTest, SigtermLetsStreamsEnd) {

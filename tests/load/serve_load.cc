@@ -48,17 +48,11 @@ int Parse(int argc, char** argv, Flags* flags) {
 
 // A server of a package from a layout.
 Process StartServer(const Flags& flags, const std::string& dir, int* port) {
-  std::vector<std::string> argv = {Binary("shiftadd-server"),
-                                   "--package",
-                                   flags.package,
-                                   "--package-dir",
-                                   flags.package_dir,
-                                   "--listen",
-                                   "127.0.0.1:0",
-                                   "--http",
-                                   "127.0.0.1:0",
-                                   "--port-file",
-                                   dir + "/ports"};
+  std::vector<std::string> argv = {Binary("shiftadd-server"), "--package", flags.package,
+                                   "--package-dir", flags.package_dir, "--listen", "127.0.0.1:0",
+                                   "--http", "127.0.0.1:0", "--port-file", dir + "/ports",
+                                   // All its clients come from one address.
+                                   "--client-queue", "64"};
   argv.insert(argv.end(), flags.server.begin(), flags.server.end());
   Process server(argv, dir + "/server.log");
   *port = WaitForPorts(dir + "/ports", &server, dir + "/server.log", absl::Seconds(120))[1];

@@ -1,6 +1,7 @@
 #include "worker/serve/engine.h"
 
 #include <algorithm>
+#include <map>
 #include <new>
 #include <utility>
 
@@ -26,6 +27,7 @@ EngineOptions Completed(EngineOptions options) {
   const int64_t context = Pages(options.context);
   if (options.cache_pages <= 0) options.cache_pages = context * options.sequences;
   options.cache_pages = std::max(options.cache_pages, context);
+  if (options.client_queue <= 0) options.client_queue = std::max(options.queue / 2, 1);
   return options;
 }
 
@@ -73,7 +75,28 @@ absl::Status Engine::Check(const GenerateParams& params) const {
   return absl::OkStatus();
 }
 
-absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(std::vector<GenerateParams> request) {
+absl::Status Engine::CheckQueue(const std::string& client) const {
+  // A free slot is no place in the queue.
+  const int64_t free = options_.sequences - static_cast<int64_t>(running_.size());
+  const int64_t waiting = static_cast<int64_t>(queue_.size());
+  if (waiting >= options_.queue + free) {
+    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", waiting - free,
+                                                     " requests wait (limit ", options_.queue,
+                                                     "); try again later"));
+  }
+  const int64_t own = std::count_if(queue_.begin(), queue_.end(), [&](const Request& request) {
+    return request.front()->generation().client() == client;
+  });
+  if (own >= options_.client_queue + free) {
+    return absl::ResourceExhaustedError(
+        absl::StrCat("this client's share of the queue is full: ", own - free,
+                     " of its requests wait (limit ", options_.client_queue, "); try again later"));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(std::vector<GenerateParams> request,
+                                                           const std::string& client) {
   for (const GenerateParams& params : request) SA_RETURN_IF_ERROR(Check(params));
   const Sequence::Shared shared{tokenizer_,
                                 &eos_,
@@ -82,20 +105,14 @@ absl::StatusOr<std::shared_ptr<Generation>> Engine::Submit(std::vector<GenerateP
                                 options_.context,
                                 model_->spec().vocab,
                                 model_->can_sample()};
-  const auto generation = std::make_shared<Generation>(std::move(request));
+  const auto generation = std::make_shared<Generation>(std::move(request), client);
   Request sequences;
   for (size_t i = 0; i < generation->sequences().size(); ++i) {
     sequences.push_back(std::make_unique<Sequence>(shared, generation, i));
   }
   std::lock_guard<std::mutex> lock(mutex_);
-  if (draining_) return absl::UnavailableError("the server is shutting down");
-  // A free slot is no place in the queue.
-  const size_t free = static_cast<size_t>(options_.sequences) - running_.size();
-  if (queue_.size() >= static_cast<size_t>(options_.queue) + free) {
-    return absl::ResourceExhaustedError(absl::StrCat("the queue is full: ", queue_.size() - free,
-                                                     " requests wait (limit ", options_.queue,
-                                                     "); try again later"));
-  }
+  if (draining_) return absl::UnavailableError(why_cancelled_);
+  SA_RETURN_IF_ERROR(CheckQueue(client));
   if (!sequences.empty()) queue_.push_back(std::move(sequences));
   changed_.notify_all();
   return generation;
@@ -106,19 +123,42 @@ void Engine::Admit() {
   }
 }
 
-bool Engine::AdmitOne() {
+std::vector<Engine::Queue::iterator> Engine::Due() {
+  std::map<std::string, int64_t> running;
+  for (const auto& sequence : running_) ++running[sequence->generation().client()];
+  std::vector<std::pair<int64_t, Queue::iterator>> due;
   for (auto it = queue_.begin(); it != queue_.end(); ++it) {
+    const Sequence& next = *it->front();
+    // What has begun and had to give up its pages goes on first.
+    due.emplace_back(next.started() ? -1 : running[next.generation().client()], it);
+  }
+  std::stable_sort(due.begin(), due.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<Queue::iterator> out;
+  for (const auto& [rank, it] : due) out.push_back(it);
+  return out;
+}
+
+bool Engine::AdmitOne() {
+  if (queue_.empty()) return false;
+  for (const Queue::iterator& it : Due()) {
     Sequence* const next = it->front().get();
+    const std::string client = next->generation().client();
     next->FinishIfNothingToDo();
     const Admission admission = next->finished() ? Admission::kStarted : Start(next);
     // Who needs many pages is not overtaken by those who need few.
     if (admission == Admission::kNoPages) return false;
     if (admission == Admission::kPrefixToCome) continue;
+    next->SetStarted();
     if (!next->finished()) running_.push_back(std::move(it->front()));
     Request rest = std::move(*it);
     rest.pop_front();
     queue_.erase(it);
     if (!rest.empty()) queue_.push_back(std::move(rest));  // behind the others
+    // And so are this client's other requests: clients take turns.
+    std::stable_partition(queue_.begin(), queue_.end(), [&](const Request& request) {
+      return request.front()->generation().client() != client;
+    });
     return true;
   }
   return false;
@@ -188,7 +228,7 @@ void Engine::Preempt() {
 
 void Engine::DropCancelled() {
   const auto drop = [this](std::unique_ptr<Sequence>& sequence) {
-    if (cancel_all_) sequence->Fail(absl::UnavailableError("the server is shutting down"));
+    if (cancel_all_) sequence->Fail(absl::UnavailableError(why_cancelled_));
     if (sequence->generation().cancelled()) sequence->Fail(absl::CancelledError("cancelled"));
     return sequence->finished();
   };
@@ -307,10 +347,11 @@ bool Engine::draining() const {
   return draining_;
 }
 
-void Engine::Drain(absl::Duration grace) {
+void Engine::Drain(absl::Duration grace, const std::string& why) {
   const auto idle = [this] { return running_.empty() && queue_.empty(); };
   std::unique_lock<std::mutex> lock(mutex_);
   draining_ = true;
+  why_cancelled_ = why;
   const auto deadline = absl::ToChronoTime(absl::Now() + grace);
   if (changed_.wait_until(lock, deadline, idle)) return;
   cancel_all_ = true;

@@ -8,6 +8,7 @@
 #include <memory>
 #include <mutex>
 #include <set>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -36,6 +37,7 @@ struct EngineOptions {
   // 0: a whole context for every slot.
   int64_t cache_pages = 0;
   bool reuse_prefixes = true;  // keep caches for prompts that begin alike
+  int client_queue = 0;        // of the requests that may wait, one client's; 0: half, at least one
 };
 
 struct EngineStats {
@@ -48,8 +50,9 @@ struct EngineStats {
 };
 
 // Every step takes one token of each running sequence and part of a prompt, so that a long prompt
-// holds nobody up for long. Requests that wait take turns, one sequence each: a request of a
-// hundred prompts does not keep others waiting.
+// holds nobody up for long. A free slot goes to the client with the fewest running sequences, and
+// among the requests of one client they take turns, one sequence each: neither a client of a
+// hundred requests nor a request of a hundred prompts keeps others waiting.
 //
 // Memory: a sequence starts once the pages of its prompt are free. When the running ones outgrow
 // the cache, kept prefixes go first, oldest first; then the sequence that started last gives up its
@@ -68,14 +71,16 @@ class Engine {
   Engine(const Engine&) = delete;
   Engine& operator=(const Engine&) = delete;
 
-  // Takes all sequences of a request or none. RESOURCE_EXHAUSTED: the queue is full; UNAVAILABLE:
-  // draining; OUT_OF_RANGE: a prompt does not fit the context; INVALID_ARGUMENT: a token id outside
-  // the vocabulary, an empty prompt.
-  absl::StatusOr<std::shared_ptr<Generation>> Submit(std::vector<GenerateParams> request);
+  // Takes all sequences of a request or none. `client`: whose it is; requests of nobody in
+  // particular ("") are one client's. RESOURCE_EXHAUSTED: the queue is full, or the client's share;
+  // UNAVAILABLE: draining; OUT_OF_RANGE: a prompt does not fit the context; INVALID_ARGUMENT: a
+  // token id outside the vocabulary, an empty prompt.
+  absl::StatusOr<std::shared_ptr<Generation>> Submit(std::vector<GenerateParams> request,
+                                                     const std::string& client = "");
 
-  // Refuses new requests, lets what is there end for `grace`, then cancels it. Returns when nothing
-  // runs.
-  void Drain(absl::Duration grace);
+  // Refuses new requests, lets what is there end for `grace`, then ends it with UNAVAILABLE, which
+  // says why. Returns when nothing runs.
+  void Drain(absl::Duration grace, const std::string& why = "the server is shutting down");
   bool draining() const;
   EngineStats Stats() const;
 
@@ -83,6 +88,7 @@ class Engine {
 
  private:
   using Request = std::deque<std::unique_ptr<Sequence>>;
+  using Queue = std::deque<Request>;
 
   enum class Admission { kStarted, kNoPages, kPrefixToCome };
   // A sequence in a step, and which of the step's logits are the first of its own, which of the
@@ -94,9 +100,13 @@ class Engine {
 
   absl::Status Check(const GenerateParams& params) const;
   void Loop();
-  // Fills free slots, round robin over requests. Under mutex_.
+  // Fills free slots. Under mutex_.
   void Admit();
   bool AdmitOne();
+  // The requests that wait, in the order in which they are due.
+  std::vector<Queue::iterator> Due();
+  // Whether one more request may wait.
+  absl::Status CheckQueue(const std::string& client) const;
   // Gives the sequence its cache, or says why not now. Under mutex_.
   Admission Start(Sequence* sequence);
   // Pages that running sequences will still take for tokens they have.
@@ -121,9 +131,10 @@ class Engine {
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<Request> queue_;
+  Queue queue_;
   bool draining_ = false;
   bool cancel_all_ = false;
+  std::string why_cancelled_ = "the server is shutting down";
   bool stop_ = false;
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first; the loop's, under mutex_
   EngineStats totals_;                              // its counters; the loop's, under mutex_

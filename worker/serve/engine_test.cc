@@ -93,6 +93,7 @@ TEST(Engine, EndsAtAnEndOfSequenceToken) {
 TEST(Engine, AFullQueueRefuses) {
   TinyServerOptions options;
   options.engine = {512, 2, 1};
+  options.engine.client_queue = 2;
   TinyServer server(options);
   std::vector<std::shared_ptr<Generation>> accepted;
   int refused = 0;
@@ -129,6 +130,54 @@ TEST(Engine, ManyPromptsOfOneRequestLeaveRoomForOthers) {
   while (const auto event = many->Next(absl::ZeroDuration())) ended += event->last() ? 1 : 0;
   EXPECT_LT(ended, 20);
   many->Cancel();
+}
+
+TEST(Engine, AClientFillsNoMoreThanItsShareOfTheQueue) {
+  TinyServerOptions options;
+  options.engine = {512, 8, 1};  // of 8 waiting requests 4 may be one client's
+  TinyServer server(options);
+  std::vector<std::shared_ptr<Generation>> accepted;
+  int refused = 0;
+  for (int i = 0; i < 40; ++i) {
+    const auto generation = server.engine->Submit({Params(2, 500)}, "greedy");
+    if (generation.ok()) {
+      accepted.push_back(*generation);
+    } else {
+      EXPECT_EQ(generation.status().code(), absl::StatusCode::kResourceExhausted);
+      EXPECT_NE(generation.status().message().find("this client's share"), std::string::npos);
+      ++refused;
+    }
+  }
+  EXPECT_GE(accepted.size(), 5u);  // one runs, four wait
+  EXPECT_GE(refused, 20);
+  // Another client still finds room, and its turn comes before those that wait already.
+  const auto other = server.engine->Submit({Params(3, 2)}, "modest");
+  ASSERT_TRUE(other.ok()) << other.status();
+  EXPECT_TRUE(Collect(other->get()).status[0].ok());
+  int ended = 0;
+  for (const auto& generation : accepted) {
+    while (const auto event = generation->Next(absl::ZeroDuration())) ended += event->last();
+  }
+  EXPECT_LT(ended, static_cast<int>(accepted.size()) - 2);
+  for (const auto& generation : accepted) generation->Cancel();
+}
+
+TEST(Engine, ClientsShareTheSlots) {
+  TinyServerOptions options;
+  options.engine = {512, 16, 2};
+  TinyServer server(options);
+  std::vector<std::shared_ptr<Generation>> many;
+  for (int i = 0; i < 8; ++i) many.push_back(*server.engine->Submit({Params(2 + i, 400)}, "many"));
+  std::vector<std::shared_ptr<Generation>> few;
+  for (int i = 0; i < 3; ++i) few.push_back(*server.engine->Submit({Params(2 + i, 5)}, "few"));
+  for (const auto& generation : few) EXPECT_TRUE(Collect(generation.get()).status[0].ok());
+  // Three came and went while the eight were at their first.
+  int ended = 0;
+  for (const auto& generation : many) {
+    while (const auto event = generation->Next(absl::ZeroDuration())) ended += event->last();
+  }
+  EXPECT_LT(ended, 6);
+  for (const auto& generation : many) generation->Cancel();
 }
 
 // The tokens that went through the model for `request`.
@@ -264,9 +313,10 @@ TEST(Engine, DrainRefusesAndThenCancels) {
   options.engine = {512, 8, 1};
   TinyServer slow(options);
   const auto long_one = *slow.engine->Submit({Params(3, 500), Params(3, 500), Params(3, 500)});
-  slow.engine->Drain(absl::Milliseconds(1));
+  slow.engine->Drain(absl::Milliseconds(1), "it makes room");
   const auto out = Collect(long_one.get());
-  EXPECT_EQ(out.status[2].code(), absl::StatusCode::kUnavailable);
+  EXPECT_EQ(out.status[2], absl::UnavailableError("it makes room"));
+  EXPECT_EQ(slow.engine->Submit({Params(3, 5)}).status(), absl::UnavailableError("it makes room"));
 }
 
 }  // namespace

@@ -11,6 +11,7 @@
 #include "services/rpc/rpc.h"
 #include "services/rpc/stall_guard.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
+#include "worker/serve/client_name.h"
 #include "worker/serve/text_stream.h"
 
 namespace shiftadd {
@@ -128,8 +129,12 @@ void Fill(const TokenLogprob& from, v1::TokenScore* to) {
 
 class Service : public v1::GenerateService::Service {
  public:
-  Service(const ModelRegistry* registry, const ApiKeys* keys, ServerMetrics* metrics)
-      : registry_(registry), keys_(keys), metrics_(metrics) {}
+  Service(const ModelRegistry* registry, const ApiKeys* keys, ServerMetrics* metrics,
+          bool keys_checked)
+      : registry_(registry),
+        keys_(keys),
+        keys_checked_(keys_checked || keys != nullptr),
+        metrics_(metrics) {}
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
@@ -184,6 +189,14 @@ class Service : public v1::GenerateService::Service {
     return rpc::ToGrpc(status);
   }
 
+  // One whose key was checked, else by address.
+  std::string ClientOf(const grpc::ServerContext& context) const {
+    const auto found = context.client_metadata().find("authorization");
+    const bool checked = keys_checked_ && found != context.client_metadata().end();
+    return ClientName(checked ? absl::string_view(found->second.data(), found->second.size()) : "",
+                      "", context.peer());
+  }
+
   // Checks the caller's key first.
   absl::StatusOr<ModelPtr> Find(const grpc::ServerContext& context,
                                 const std::string& model) const {
@@ -195,7 +208,7 @@ class Service : public v1::GenerateService::Service {
               : absl::string_view(found->second.data(), found->second.size());
       SA_RETURN_IF_ERROR(keys_->Check(value));
     }
-    return registry_->Find(model);
+    return registry_->Find(model, [&context] { return !context.IsCancelled(); });
   }
 
   absl::Status Run(grpc::ServerContext* context, const v1::GenerateRequest& request,
@@ -204,7 +217,7 @@ class Service : public v1::GenerateService::Service {
     SA_ASSIGN_OR_RETURN(GenerateParams params, Params(request, model->served));
     const uint32_t prompt_tokens = static_cast<uint32_t>(params.prompt.size());
     SA_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
-                        model->engine->Submit({std::move(params)}));
+                        model->engine->Submit({std::move(params)}, ClientOf(*context)));
     const absl::Status status = Copy(context, prompt_tokens, generation.get(), writer);
     generation->Cancel();  // if it was left early
     return status;
@@ -215,7 +228,7 @@ class Service : public v1::GenerateService::Service {
     SA_ASSIGN_OR_RETURN(const ModelPtr model, Find(*context, request.model()));
     SA_ASSIGN_OR_RETURN(GenerateParams params, Params(request, model->served));
     SA_ASSIGN_OR_RETURN(const std::shared_ptr<Generation> generation,
-                        model->engine->Submit({std::move(params)}));
+                        model->engine->Submit({std::move(params)}, ClientOf(*context)));
     while (!context->IsCancelled()) {
       const std::optional<GenerateEvent> event = generation->Next(kPoll);
       if (!event.has_value()) continue;
@@ -254,14 +267,16 @@ class Service : public v1::GenerateService::Service {
 
   const ModelRegistry* const registry_;
   const ApiKeys* const keys_;
+  const bool keys_checked_;
   ServerMetrics* const metrics_;
 };
 
 }  // namespace
 
 std::unique_ptr<grpc::Service> NewGenerateService(const ModelRegistry* registry,
-                                                  const ApiKeys* keys, ServerMetrics* metrics) {
-  return std::make_unique<Service>(registry, keys, metrics);
+                                                  const ApiKeys* keys, ServerMetrics* metrics,
+                                                  bool keys_checked) {
+  return std::make_unique<Service>(registry, keys, metrics, keys_checked);
 }
 
 }  // namespace shiftadd

@@ -13,9 +13,11 @@
 namespace shiftadd {
 
 // All must outlive the service; `keys` (null: everybody may) and `metrics` may be null.
-// Thread-safe.
+// Thread-safe. `keys_checked`: every call's authorization was checked before it comes here, which
+// tells clients apart as `keys` do; else addresses do.
 std::unique_ptr<grpc::Service> NewGenerateService(const ModelRegistry* registry,
-                                                  const ApiKeys* keys, ServerMetrics* metrics);
+                                                  const ApiKeys* keys, ServerMetrics* metrics,
+                                                  bool keys_checked = false);
 
 }  // namespace shiftadd
 

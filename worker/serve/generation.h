@@ -53,8 +53,10 @@ struct GenerateEvent {
 // Thread-safe: the engine pushes, one consumer takes.
 class Generation {
  public:
-  explicit Generation(std::vector<GenerateParams> sequences) : sequences_(std::move(sequences)) {}
+  explicit Generation(std::vector<GenerateParams> sequences, std::string client = "")
+      : sequences_(std::move(sequences)), client_(std::move(client)) {}
 
+  const std::string& client() const { return client_; }  // whose it is
   const std::vector<GenerateParams>& sequences() const { return sequences_; }
 
   // The next event of any sequence, or nothing if none came for `timeout`. Every sequence has one
@@ -70,6 +72,7 @@ class Generation {
 
  private:
   const std::vector<GenerateParams> sequences_;
+  const std::string client_;
   std::atomic<bool> cancelled_{false};
   std::mutex mutex_;
   std::condition_variable changed_;

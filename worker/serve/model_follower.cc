@@ -10,7 +10,6 @@
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/package_watch.h"
-#include "worker/serve/memory_room.h"
 #include "worker/serve/package_config.h"
 
 namespace shiftadd {
@@ -22,8 +21,8 @@ constexpr absl::Duration kAfterCancel = absl::Seconds(30);
 // What loading a package may take at its peak: its blobs as they come and the form that kernels
 // read, and the cache that its engine may fill.
 bool FitsBeside(const ResolvedPackage& package, const LoadOptions& load) {
-  const int64_t need = 2 * package.bytes + load.cache_bytes;
-  const int64_t room = MemoryRoom();
+  const int64_t need = 2 * package.bytes + WantedCacheBytes(load);
+  const int64_t room = UnpromisedRoom(load.memory_root);
   if (need <= room) return true;
   spdlog::info("{} ({}) needs up to {} MB, {} MB are free: the old version goes first",
                package.name, package.digest, need / 1'000'000, room / 1'000'000);
@@ -249,7 +248,10 @@ absl::StatusOr<ModelPtr> ModelFollower::LoadAfterDrain(const PackageLocation& ne
     if (!AwaitUnused(old, 0, options_.drain)) {
       spdlog::warn("{}: requests that run longer than {} are cancelled", location_.reference,
                    absl::FormatDuration(options_.drain));
-      old->engine->Drain(absl::ZeroDuration());
+      old->engine->Drain(
+          absl::ZeroDuration(),
+          absl::StrCat("a new version takes this one's place, which waits no longer than ",
+                       absl::FormatDuration(options_.drain), " (--drain-seconds)"));
       AwaitUnused(old, 0, kAfterCancel);
     }
   }

@@ -3,9 +3,13 @@
 #include <algorithm>
 #include <cmath>
 #include <memory>
+#include <mutex>
+#include <set>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "absl/strings/str_format.h"
 #include "absl/time/clock.h"
 #include "kernels/cpu_linear.h"
 #include "services/base/logging.h"
@@ -21,12 +25,52 @@ namespace {
 constexpr int64_t kDefaultContext = 8192;
 constexpr int64_t kDefaultCacheBytes = int64_t{512} << 20;
 
-int64_t CachePages(const PackedModel& model, const LoadOptions& options, int64_t context) {
+// For what a step computes with.
+constexpr int64_t kSpareBytes = int64_t{16} << 20;
+
+// The versions that are loaded.
+struct Loaded {
+  std::mutex mutex;
+  std::set<const ModelVersion*> versions;
+};
+Loaded& TheLoaded() {
+  static auto* const loaded = new Loaded;
+  return *loaded;
+}
+
+std::string Megabytes(int64_t bytes) { return absl::StrFormat("%.1f MB", bytes / 1e6); }
+
+// Weights are read blob by blob, and stay about as large as they come.
+absl::Status CheckWeightsFit(const ResolvedPackage& package, const LoadOptions& options) {
+  const int64_t room = UnpromisedRoom(options.memory_root);
+  if (package.bytes <= room) return absl::OkStatus();
+  return absl::ResourceExhaustedError(
+      absl::StrCat(package.name, " does not fit in memory: its weights are ",
+                   Megabytes(package.bytes), ", ", Megabytes(room), " are free"));
+}
+
+// How many pages the caches may have, once the weights are loaded.
+absl::StatusOr<int64_t> CachePages(const PackedModel& model, const LoadOptions& options,
+                                   int64_t context) {
   const int64_t page = model.cache_page_bytes();
   const int64_t whole = (context + kCachePageTokens - 1) / kCachePageTokens;
   if (page <= 0) return whole * options.sequences;
-  const int64_t bytes = options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
-  return std::max(bytes / page, whole);
+  const int64_t wanted = std::max(WantedCacheBytes(options) / page, whole);
+  if (model.device() != "cpu") return wanted;  // the GPU's memory, which holds them already
+  const int64_t room = UnpromisedRoom(options.memory_root);
+  const int64_t fit = std::max<int64_t>(0, room - kSpareBytes) / page;
+  if (wanted <= fit) return wanted;
+  if (options.cache_bytes == 0 && fit >= whole) {
+    spdlog::warn("caches get {} in place of {}: {} are free", Megabytes(fit * page),
+                 Megabytes(wanted * page), Megabytes(room));
+    return fit;
+  }
+  return absl::ResourceExhaustedError(absl::StrCat(
+      "the caches do not fit in memory beside ",
+      Megabytes(static_cast<int64_t>(model.weight_bytes())), " of weights: they may take ",
+      Megabytes(wanted * page), " (", options.cache_bytes > 0 ? "--cache-mib, " : "",
+      "a context of ", context, " tokens takes ", Megabytes(whole * page), "), ", Megabytes(room),
+      " are free; a smaller --cache-mib or --context would do"));
 }
 
 // On the device that was asked for; the log names it.
@@ -41,11 +85,14 @@ absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage&
   } else if (cuda) {
     SA_RETURN_IF_ERROR(Annotate(CudaServes(), "--device cuda"));
   }
-  if (!cuda) return PackedModel::Load(package.config_json, package.read, options.model);
+  if (!cuda) {
+    SA_RETURN_IF_ERROR(CheckWeightsFit(package, options));
+    return PackedModel::Load(package.config_json, package.read, options.model);
+  }
   CudaModelOptions gpu;
   gpu.precision = options.model.precision;
   gpu.batch_invariant = options.batch_invariant;
-  gpu.cache_bytes = options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
+  gpu.cache_bytes = WantedCacheBytes(options);
   gpu.cache_tokens =
       options.context > 0 ? options.context : std::min(config.spec.context, kDefaultContext);
   absl::StatusOr<std::unique_ptr<PackedModel>> model =
@@ -68,6 +115,22 @@ absl::Status TryOut(PackedModel* model) {
 
 }  // namespace
 
+int64_t UnpromisedRoom(const std::string& memory_root) {
+  int64_t room = MemoryRoom(memory_root);
+  const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
+  for (const ModelVersion* version : TheLoaded().versions) {
+    if (version->model->device() != "cpu") continue;
+    const EngineStats stats = version->engine->Stats();
+    const int64_t to_come = std::max<int64_t>(0, stats.pages_total - stats.pages_used);
+    room -= to_come * version->model->cache_page_bytes();
+  }
+  return std::max<int64_t>(room, 0);
+}
+
+int64_t WantedCacheBytes(const LoadOptions& options) {
+  return options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
+}
+
 absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOptions& options,
                                    ServerMetrics* metrics) {
   const absl::Time start = absl::Now();
@@ -75,6 +138,10 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   SA_ASSIGN_OR_RETURN(const PackageConfig config, ParsePackageConfig(package.config_json));
   // Whoever lets go of it last gives its memory back.
   const ModelPtr out(new ModelVersion, [](ModelVersion* version) {
+    {
+      const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
+      TheLoaded().versions.erase(version);
+    }
     delete version;
     ReturnFreeMemory();
   });
@@ -100,9 +167,15 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   engine.context = served.context;
   engine.queue = options.queue;
   engine.sequences = options.sequences;
-  engine.cache_pages = CachePages(*out->model, options, served.context);
+  engine.client_queue = options.client_queue;
+  // What reading it took is free again.
+  ReturnFreeMemory();
+  SA_ASSIGN_OR_RETURN(engine.cache_pages, CachePages(*out->model, options, served.context));
   out->engine = std::make_unique<Engine>(out->model.get(), out->tokenizer.get(), engine, metrics);
-  ReturnFreeMemory();  // what reading it took
+  {
+    const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
+    TheLoaded().versions.insert(out.get());
+  }
   spdlog::info(
       "loaded {} ({}) in {:.2f} s: {:.1f} MB of weights, on {}, {} kernels, {} threads, cache of "
       "{} "

@@ -22,14 +22,24 @@ struct LoadOptions {
   Device device = Device::kCpu;
   bool batch_invariant = false;  // CudaModelOptions
   int64_t context = 0;           // 0: the trained length, at most 8192
-  int64_t cache_bytes =
-      0;  // for the caches of all sequences; 0: 512 MiB, or a whole context if more
+  // For the caches of all sequences; 0: 512 MiB, or what memory leaves if less, but at least a
+  // whole context.
+  int64_t cache_bytes = 0;
   int queue = 64;
+  int client_queue = 0;  // EngineOptions
   int sequences = 16;
+  std::string memory_root;  // of MemoryRoom: for tests
 };
 
+// What MemoryRoom says, less what the caches of the versions that are loaded may yet grow by on the
+// CPU.
+int64_t UnpromisedRoom(const std::string& memory_root = "");
+// Bytes of cache that a version will ask for, but for the least that it needs.
+int64_t WantedCacheBytes(const LoadOptions& options);
+
 // Loads the package that `location` names now, checks every blob's digest, and runs a token through
-// it: INTERNAL if what comes out are no numbers. Errors else as ResolvePackage and
+// it: INTERNAL if what comes out are no numbers; RESOURCE_EXHAUSTED with the figures if weights and
+// caches do not fit in memory. Errors else as ResolvePackage and
 // PackedModel::Load say. `metrics` may be null and must outlive the version.
 absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOptions& options,
                                    ServerMetrics* metrics);

@@ -4,12 +4,13 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
-#include "absl/time/clock.h"
 
 namespace shiftadd {
 namespace {
 
 constexpr size_t kShownName = 200;  // of a name that a client made up
+// How often a client that waits is looked for.
+constexpr std::chrono::milliseconds kLook(200);
 
 }  // namespace
 
@@ -37,6 +38,7 @@ void ModelRegistry::Put(ModelPtr version) {
   if (slot == nullptr) slot = &slots_.emplace_back();
   slot->state = {version->served.name, version->served.digest, "serving", ""};
   old = std::exchange(slot->version, std::move(version));
+  slot->replacing = false;
   changed_.notify_all();
 }
 
@@ -46,6 +48,7 @@ ModelPtr ModelRegistry::Take(const std::string& reference) {
   if (slot == nullptr) return nullptr;
   slot->state.digest.clear();
   slot->state.state = "waiting";
+  slot->replacing = true;
   return std::move(slot->version);
 }
 
@@ -56,11 +59,13 @@ void ModelRegistry::Note(const std::string& reference, const std::string& state,
   if (slot == nullptr) return;
   if (!state.empty()) slot->state.state = state;
   slot->state.error = error;
+  if (state == "waiting") slot->replacing = false;
+  changed_.notify_all();
 }
 
-absl::StatusOr<ModelPtr> ModelRegistry::Find(absl::string_view asked, absl::Duration wait) const {
+absl::StatusOr<ModelPtr> ModelRegistry::Find(absl::string_view asked,
+                                             absl::FunctionRef<bool()> there) const {
   std::unique_lock<std::mutex> lock(mutex_);
-  const auto deadline = absl::ToChronoTime(absl::Now() + wait);
   while (true) {
     const Slot* slot = Match(asked);
     if (slot == nullptr) {
@@ -72,10 +77,15 @@ absl::StatusOr<ModelPtr> ModelRegistry::Find(absl::string_view asked, absl::Dura
           "\" is not served here; this server ", "has ", absl::StrJoin(slots_, ", ", quoted)));
     }
     if (slot->version != nullptr) return slot->version;
-    if (changed_.wait_until(lock, deadline) == std::cv_status::timeout) {
+    if (!slot->replacing) {
       return absl::UnavailableError(
-          absl::StrCat("model \"", slot->state.reference, "\" is being replaced; try again later"));
+          absl::StrCat("model \"", slot->state.reference, "\": no version is loaded",
+                       slot->state.error.empty() ? "" : ": " + slot->state.error));
     }
+    if (changed_.wait_for(lock, kLook) != std::cv_status::timeout) continue;
+    lock.unlock();
+    if (!there()) return absl::CancelledError("the client has gone, or the server shuts down");
+    lock.lock();
   }
 }
 

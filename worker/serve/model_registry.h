@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "absl/functional/function_ref.h"
 #include "absl/status/statusor.h"
 #include "absl/strings/string_view.h"
 #include "absl/time/time.h"
@@ -41,15 +42,17 @@ class ModelRegistry {
  public:
   // Puts a version in; replaces the one of the same name.
   void Put(ModelPtr version);
-  // Takes the version out, to make room for another: requests for it wait in Find.
+  // Takes the version out, to make room for another: requests for it wait in Find until Put, or
+  // until Note says that it is not coming.
   ModelPtr Take(const std::string& reference);
-  // Says what happens to a model; empty `state` leaves that as it is.
+  // Says what happens to a model; empty `state` leaves that as it is. "waiting": no version is on
+  // its way now.
   void Note(const std::string& reference, const std::string& state, const std::string& error);
 
-  // By name:tag, or name alone; empty: the first model. Waits up to `wait` for one that is being
-  // replaced. NOT_FOUND names those that are there; UNAVAILABLE: none came in time.
-  absl::StatusOr<ModelPtr> Find(absl::string_view asked,
-                                absl::Duration wait = absl::Seconds(60)) const;
+  // By name:tag, or name alone; empty: the first model. Waits for one that is being replaced as
+  // long as that goes on and `there`, asked now and then, is true of the client. NOT_FOUND names
+  // those that are there; UNAVAILABLE: no version could be loaded; CANCELLED: the client has gone.
+  absl::StatusOr<ModelPtr> Find(absl::string_view asked, absl::FunctionRef<bool()> there) const;
   std::vector<ModelPtr> All() const;
   std::vector<ModelState> States() const;
   // References in the order they were put in.
@@ -59,6 +62,7 @@ class ModelRegistry {
   struct Slot {
     ModelState state;
     ModelPtr version;
+    bool replacing = false;  // taken out, and the next is on its way
   };
   Slot* FindSlot(absl::string_view reference);
   const Slot* Match(absl::string_view asked) const;

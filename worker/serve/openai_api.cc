@@ -13,6 +13,7 @@
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/http/percent_encoding.h"
+#include "worker/serve/client_name.h"
 #include "worker/serve/json_fields.h"
 #include "worker/serve/text_stream.h"
 
@@ -73,15 +74,16 @@ http::HttpServer::Routes Api::Routes() {
       [this](const Request& r, StreamWriter* w) { return Completions(r, w); });
   add("/v1/chat/completions", "POST",
       [this](const Request& r, StreamWriter* w) { return ChatCompletions(r, w); });
-  add("/tokenize", "POST", [this](const Request& r, StreamWriter*) { return Tokenize(r); });
-  add("/detokenize", "POST", [this](const Request& r, StreamWriter*) { return Detokenize(r); });
+  add("/tokenize", "POST", [this](const Request& r, StreamWriter* w) { return Tokenize(r, w); });
+  add("/detokenize", "POST",
+      [this](const Request& r, StreamWriter* w) { return Detokenize(r, w); });
   add("/tokenizer_info", "GET",
-      [this](const Request& r, StreamWriter*) { return TokenizerInfoAnswer(r); });
+      [this](const Request& r, StreamWriter* w) { return TokenizerInfoAnswer(r, w); });
   add("/v1/models", "GET", [this](const Request&, StreamWriter*) { return Models(); });
   // Clients may write the colon of a tag, and slashes, as %3A and %2F.
   routes[absl::StrCat(kModelPaths, "*")]["GET"] =
-      Counted("/v1/models/{model}", [this](const Request& r, StreamWriter*) {
-        return Model(http::PercentDecoded(r.path.substr(sizeof(kModelPaths) - 1)));
+      Counted("/v1/models/{model}", [this](const Request& r, StreamWriter* w) {
+        return Model(http::PercentDecoded(r.path.substr(sizeof(kModelPaths) - 1)), w);
       });
   return routes;
 }
@@ -101,16 +103,28 @@ Response Api::Models() {
   return JsonResponse(200, {{"object", "list"}, {"data", data}});
 }
 
-Response Api::Model(const std::string& reference) {
-  const absl::StatusOr<ModelPtr> model = registry_->Find(reference);
+Response Api::Model(const std::string& reference, StreamWriter* writer) {
+  const absl::StatusOr<ModelPtr> model = FindModel(reference, writer);
   if (!model.ok()) return ErrorResponse(model.status());
   return JsonResponse(200, ModelJson((*model)->served));
 }
 
-absl::StatusOr<ModelPtr> Api::FindModel(const json& body) const {
+absl::StatusOr<ModelPtr> Api::FindModel(const std::string& name, StreamWriter* writer) const {
+  return registry_->Find(name, [writer] { return writer->Connected(); });
+}
+
+absl::StatusOr<ModelPtr> Api::FindModel(const json& body, StreamWriter* writer) const {
   std::string name;
   SA_RETURN_IF_ERROR(JsonFields(body).Read("model", &name));
-  return registry_->Find(name);
+  return FindModel(name, writer);
+}
+
+std::string Api::ClientOf(const Request& request) const {
+  const auto key = request.headers.find("authorization");
+  const std::string& certificate =
+      request.certificate_uri.empty() ? request.certificate_subject : request.certificate_uri;
+  return ClientName(keys_checked_ && key != request.headers.end() ? key->second : "", certificate,
+                    request.peer);
 }
 
 void Api::AddSequences(const std::vector<int32_t>& prompt, Job* job) const {
@@ -123,10 +137,10 @@ void Api::AddSequences(const std::vector<int32_t>& prompt, Job* job) const {
   }
 }
 
-absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body) const {
+absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body, StreamWriter* writer) const {
   SA_ASSIGN_OR_RETURN(const json parsed, ParseObject(body));
   Job job;
-  SA_ASSIGN_OR_RETURN(job.model, FindModel(parsed));
+  SA_ASSIGN_OR_RETURN(job.model, FindModel(parsed, writer));
   const ServedModel& served = job.model->served;
   SA_ASSIGN_OR_RETURN(const CompletionFields fields,
                       ParseCompletion(parsed, served.model->spec().vocab));
@@ -145,10 +159,10 @@ absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body) const {
   return job;
 }
 
-absl::StatusOr<Api::Job> Api::ChatJob(const std::string& body) const {
+absl::StatusOr<Api::Job> Api::ChatJob(const std::string& body, StreamWriter* writer) const {
   SA_ASSIGN_OR_RETURN(const json parsed, ParseObject(body));
   Job job;
-  SA_ASSIGN_OR_RETURN(job.model, FindModel(parsed));
+  SA_ASSIGN_OR_RETURN(job.model, FindModel(parsed, writer));
   const ServedModel& served = job.model->served;
   SA_ASSIGN_OR_RETURN(const ChatFields fields, ParseChat(parsed, served.model->spec().vocab));
   job.fields = fields;
@@ -165,11 +179,11 @@ absl::StatusOr<Api::Job> Api::ChatJob(const std::string& body) const {
 }
 
 Response Api::Completions(const Request& request, StreamWriter* writer) {
-  return Run(CompletionJob(request.body), writer);
+  return Run(CompletionJob(request.body, writer), request, writer);
 }
 
 Response Api::ChatCompletions(const Request& request, StreamWriter* writer) {
-  return Run(ChatJob(request.body), writer);
+  return Run(ChatJob(request.body, writer), request, writer);
 }
 
 namespace {
@@ -195,10 +209,10 @@ absl::StatusOr<std::vector<int32_t>> RequestTokens(const json& body, const Serve
 
 }  // namespace
 
-Response Api::Tokenize(const Request& request) {
+Response Api::Tokenize(const Request& request, StreamWriter* writer) {
   const absl::StatusOr<json> body = ParseObject(request.body);
   if (!body.ok()) return ErrorResponse(body.status());
-  const absl::StatusOr<ModelPtr> model = FindModel(*body);
+  const absl::StatusOr<ModelPtr> model = FindModel(*body, writer);
   if (!model.ok()) return ErrorResponse(model.status());
   const ServedModel& served = (*model)->served;
   const absl::StatusOr<std::vector<int32_t>> ids = RequestTokens(*body, served);
@@ -207,10 +221,10 @@ Response Api::Tokenize(const Request& request) {
       200, {{"tokens", *ids}, {"count", ids->size()}, {"max_model_len", served.context}});
 }
 
-Response Api::Detokenize(const Request& request) {
+Response Api::Detokenize(const Request& request, StreamWriter* writer) {
   const absl::StatusOr<json> body = ParseObject(request.body);
   if (!body.ok()) return ErrorResponse(body.status());
-  const absl::StatusOr<ModelPtr> model = FindModel(*body);
+  const absl::StatusOr<ModelPtr> model = FindModel(*body, writer);
   if (!model.ok()) return ErrorResponse(model.status());
   const json* tokens = JsonFields(*body).Find("tokens");
   if (tokens == nullptr) return ErrorResponse(FieldError("tokens", "is missing"));
@@ -220,13 +234,13 @@ Response Api::Detokenize(const Request& request) {
   return JsonResponse(200, {{"prompt", served.tokenizer->Decode(*ids, false)}});
 }
 
-Response Api::TokenizerInfoAnswer(const Request& request) {
+Response Api::TokenizerInfoAnswer(const Request& request, StreamWriter* writer) {
   // ?model=NAME where there are several.
   std::string name;
   for (const absl::string_view part : absl::StrSplit(request.query, '&')) {
     if (absl::StartsWith(part, "model=")) name = std::string(part.substr(6));
   }
-  const absl::StatusOr<ModelPtr> model = registry_->Find(http::PercentDecoded(name));
+  const absl::StatusOr<ModelPtr> model = FindModel(http::PercentDecoded(name), writer);
   if (!model.ok()) return ErrorResponse(model.status());
   const auto or_null = [](const std::string& s) { return s.empty() ? json() : json(s); };
   const TokenizerInfo& info = (*model)->served.info;
@@ -236,10 +250,10 @@ Response Api::TokenizerInfoAnswer(const Request& request) {
                             {"chat_template", or_null(info.chat_template)}});
 }
 
-Response Api::Run(absl::StatusOr<Job> job, StreamWriter* writer) {
+Response Api::Run(absl::StatusOr<Job> job, const Request& request, StreamWriter* writer) {
   if (!job.ok()) return ErrorResponse(job.status());
   const absl::StatusOr<std::shared_ptr<Generation>> generation =
-      job->model->engine->Submit(job->sequences);
+      job->model->engine->Submit(job->sequences, ClientOf(request));
   if (!generation.ok()) return ErrorResponse(generation.status());
   return job->fields.stream ? Stream(*job, generation->get(), writer)
                             : Answer(*job, generation->get(), writer);

@@ -18,9 +18,10 @@ namespace shiftadd::openai {
 // Thread-safe. Everything that is pointed to must outlive the API; `metrics` may be null.
 class Api {
  public:
-  // Answers for the models that `registry` holds now, by their names.
-  Api(const ModelRegistry* registry, ServerMetrics* metrics)
-      : registry_(registry), metrics_(metrics) {}
+  // Answers for the models that `registry` holds now, by their names. `keys_checked`: requests come
+  // here only with an Authorization that was checked, which tells clients apart; else addresses do.
+  Api(const ModelRegistry* registry, ServerMetrics* metrics, bool keys_checked = false)
+      : registry_(registry), metrics_(metrics), keys_checked_(keys_checked) {}
 
   // All but /health, /ready and /metrics.
   http::HttpServer::Routes Routes();
@@ -39,22 +40,25 @@ class Api {
   };
 
   http::Response Models();
-  http::Response Model(const std::string& reference);
+  http::Response Model(const std::string& reference, http::StreamWriter* writer);
   http::Response Completions(const http::Request& request, http::StreamWriter* writer);
   http::Response ChatCompletions(const http::Request& request, http::StreamWriter* writer);
-  http::Response Tokenize(const http::Request& request);
-  http::Response Detokenize(const http::Request& request);
-  http::Response TokenizerInfoAnswer(const http::Request& request);
+  http::Response Tokenize(const http::Request& request, http::StreamWriter* writer);
+  http::Response Detokenize(const http::Request& request, http::StreamWriter* writer);
+  http::Response TokenizerInfoAnswer(const http::Request& request, http::StreamWriter* writer);
 
-  absl::StatusOr<Job> CompletionJob(const std::string& body) const;
-  absl::StatusOr<Job> ChatJob(const std::string& body) const;
-  // The model that a body names.
-  absl::StatusOr<ModelPtr> FindModel(const nlohmann::json& body) const;
+  absl::StatusOr<Job> CompletionJob(const std::string& body, http::StreamWriter* writer) const;
+  absl::StatusOr<Job> ChatJob(const std::string& body, http::StreamWriter* writer) const;
+  // The model of this name, or that a body names. A client that leaves waits for none.
+  absl::StatusOr<ModelPtr> FindModel(const std::string& name, http::StreamWriter* writer) const;
+  absl::StatusOr<ModelPtr> FindModel(const nlohmann::json& body, http::StreamWriter* writer) const;
+  std::string ClientOf(const http::Request& request) const;
   void AddSequences(const std::vector<int32_t>& prompt, Job* job) const;
   // Of sequence `i` of a completion.
   static TextOffsets OffsetsOf(const Job& job, size_t i);
 
-  http::Response Run(absl::StatusOr<Job> job, http::StreamWriter* writer);
+  http::Response Run(absl::StatusOr<Job> job, const http::Request& request,
+                     http::StreamWriter* writer);
   http::Response Answer(const Job& job, Generation* generation, http::StreamWriter* writer);
   http::Response Stream(const Job& job, Generation* generation, http::StreamWriter* writer);
   // Wraps a handler so that its answers are counted.
@@ -62,6 +66,7 @@ class Api {
 
   const ModelRegistry* const registry_;
   ServerMetrics* const metrics_;
+  const bool keys_checked_;
 };
 
 }  // namespace shiftadd::openai

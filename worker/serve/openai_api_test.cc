@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <thread>
 
 #include "worker/serve/testing/tiny_server.h"
 #include "worker/serve/text_stream.h"
@@ -500,6 +501,52 @@ TEST(OpenAiModels, AreChosenByName) {
   body["model"] = "third";
   EXPECT_THAT(server.Post(kCompletions, body, 404)["error"]["message"].get<std::string>(),
               HasSubstr("\"other:v1\""));
+}
+
+// One address with many requests is told 429; another address is served, and so is a key.
+TEST(OpenAiClients, OneThatAsksTooMuchDoesNotShutOutOthers) {
+  testing::TinyServerOptions options;
+  options.engine = {512, 4, 1};  // of four that wait two may be one client's
+  TinyServer server(options);
+  openai::Api by_key(&server.registry, nullptr, /*keys_checked=*/true);
+  const auto routes = by_key.Routes();
+  const auto post = [](const http::HttpServer::Routes& from, const std::string& peer,
+                       const std::string& key, int max_tokens, FakeWriter* writer) {
+    http::Request request;
+    request.method = "POST";
+    request.path = kCompletions;
+    request.body = Greedy({5, 80}, max_tokens).dump();
+    request.peer = peer;
+    if (!key.empty()) request.headers["authorization"] = key;
+    return from.at(kCompletions).at("POST")(request, writer);
+  };
+  const auto crowd = [&](const http::HttpServer::Routes& from, const std::string& peer,
+                         const std::string& key) {
+    FakeWriter writers[3];
+    std::vector<std::thread> threads;
+    for (FakeWriter& writer : writers) {
+      threads.emplace_back([&] { post(from, peer, key, 500, &writer); });
+    }
+    const auto busy = [&] {
+      const EngineStats stats = server.engine->Stats();
+      return stats.running + stats.waiting;
+    };
+    for (int i = 0; i < 1000 && busy() < 3; ++i) absl::SleepFor(absl::Milliseconds(1));
+    FakeWriter over, other;
+    // While the first of the three still runs; where all have ended already there is no crowd.
+    const http::Response refused = post(from, peer, key, 500, &over);
+    const bool held = busy() >= 3;
+    EXPECT_EQ(post(from, "10.0.0.9", key.empty() ? "" : "Bearer other", 1, &other).status, 200);
+    for (std::thread& thread : threads) thread.join();
+    if (!held) return;
+    EXPECT_EQ(refused.status, 429);
+    EXPECT_THAT(refused.body, HasSubstr("this client's share of the queue is full"));
+    EXPECT_EQ(refused.headers.at("Retry-After"), "1");
+  };
+  crowd(server.routes, "10.0.0.1", "");
+  // Who invents keys where none are checked is known by the address.
+  crowd(server.routes, "10.0.0.1", "Bearer x");
+  crowd(routes, "10.0.0.1", "Bearer x");
 }
 
 TEST_F(OpenAiApi, WhatIsNotJsonIs415) {

@@ -35,6 +35,8 @@ ErrorKind KindOf(absl::StatusCode code) {
       return {404, "invalid_request_error", "model_not_found"};
     case absl::StatusCode::kResourceExhausted:
       return {429, "rate_limit_error", "queue_full"};
+    case absl::StatusCode::kCancelled:
+      return {499, "invalid_request_error", "client_closed_request"};  // nobody reads it
     case absl::StatusCode::kUnavailable:
       return {503, "service_unavailable_error", nullptr};
     default:

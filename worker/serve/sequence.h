@@ -45,6 +45,9 @@ class Sequence {
   // wanted, and none whose log-probabilities are still owed.
   int64_t Reusable() const;
   bool finished() const { return finished_; }
+  // True once it had a slot, which it may have lost again.
+  bool started() const { return started_; }
+  void SetStarted() { started_ = true; }
   // True while more than the newest token is left to go through the model, or nothing came yet.
   bool in_prompt() const {
     return generated_ == 0 || static_cast<int64_t>(tokens_.size()) - position_ > 1;
@@ -101,6 +104,7 @@ class Sequence {
   int64_t scored_ = 0;   // prompt tokens whose successor's log-probability is out
   bool opened_ = false;  // the first token's empty log-probability is out
   int64_t cached_ = 0;   // tokens that another cache gave at the first start; -1: told
+  bool started_ = false;
   bool finished_ = false;
 };
 

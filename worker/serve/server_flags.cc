@@ -82,14 +82,19 @@ void AddModelFlags(CLI::App* app, ServerFlags* flags) {
       ->capture_default_str();
   app->add_option("--cache-mib", flags->cache_mib,
                   "Memory for the key/value caches of all sequences, kept prefixes among them; a "
-                  "whole context always fits")
+                  "whole context always fits. By default 512, or on the CPU what memory leaves if "
+                  "that is less; more than it leaves is refused")
       ->envname("SHIFTADD_SERVER_CACHE_MIB")
-      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24))
-      ->capture_default_str();
+      ->check(CLI::Range(int64_t{1}, int64_t{1} << 24));
   app->add_option("--queue", flags->load.queue, "Requests that may wait; beyond: 429")
       ->envname("SHIFTADD_SERVER_QUEUE")
       ->check(CLI::Range(0, 100000))
       ->capture_default_str();
+  app->add_option("--client-queue", flags->load.client_queue,
+                  "Of these, one client's (by its key, its certificate, else its address: behind a "
+                  "proxy all without a key are one); beyond: 429. Half of --queue by default")
+      ->envname("SHIFTADD_SERVER_CLIENT_QUEUE")
+      ->check(CLI::Range(1, 100000));
 }
 
 void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
@@ -117,7 +122,8 @@ void AddReplacingFlag(CLI::App* app, ServerFlags* flags) {
   app->add_option(
          "--replace", flags->replacing,
          "When a tag moves: beside (the new version is loaded while the old one serves), "
-         "drain (the old one ends its requests and goes first; new requests wait), or auto "
+         "drain (the old one ends its requests and goes first; new requests wait until the new one "
+         "is loaded; those that run longer than --drain-seconds end with an error), or auto "
          "(beside if memory allows)")
       ->envname("SHIFTADD_SERVER_REPLACE")
       ->transform(

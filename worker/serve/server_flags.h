@@ -23,7 +23,7 @@ struct ServerFlags {
   std::string advertise;  // host; empty: that of each address
   LoadOptions load;
   Replacing replacing = Replacing::kAuto;
-  int64_t cache_mib = 512;
+  int64_t cache_mib = 0;  // 0: LoadOptions::cache_bytes
   double drain_seconds = 30;
   double drain_delay_seconds = 0;
   bool bench = false;  // measure, print and end in place of serving

@@ -187,11 +187,12 @@ absl::Status Serve(const ServerFlags& flags) {
   const bool on_gpu = registry.All()[0]->model->device() != "cpu";
   DeviceMetrics device_metrics(prometheus.get(), DeviceMeter(on_gpu), on_gpu ? "gpu" : "cpu",
                                server_metrics.energy);
-  openai::Api api(&registry, &server_metrics);
+  const bool keys_checked = only_keys != nullptr || protection.access->required();
+  openai::Api api(&registry, &server_metrics, keys_checked);
   std::atomic<bool> draining{false};
 
   const std::unique_ptr<grpc::Service> service =
-      NewGenerateService(&registry, only_keys, &server_metrics);
+      NewGenerateService(&registry, only_keys, &server_metrics, keys_checked);
   SA_ASSIGN_OR_RETURN(
       const std::unique_ptr<rpc::Server> rpc_server,
       rpc::Server::Start(rpc::Protected(flags.listen, protection), {service.get()}));

@@ -1,0 +1,26 @@
+#include "worker/serve/client_name.h"
+
+#include <gtest/gtest.h>
+
+namespace shiftadd {
+namespace {
+
+TEST(ClientName, ProofGoesBeforeAddress) {
+  EXPECT_EQ(ClientName("Bearer a", "spiffe://x/client/ann", "10.0.0.1"),
+            "certificate spiffe://x/client/ann");
+  const std::string key = ClientName("Bearer secret", "", "10.0.0.1");
+  EXPECT_EQ(key, ClientName("Bearer secret", "", "10.0.0.2"));
+  EXPECT_NE(key, ClientName("Bearer other", "", "10.0.0.1"));
+  EXPECT_EQ(key.find("secret"), std::string::npos);
+}
+
+TEST(ClientName, AnAddressIsTheSameOverHttpAndGrpcAndFromEveryPort) {
+  EXPECT_EQ(ClientName("", "", "10.0.0.1"), "address 10.0.0.1");
+  EXPECT_EQ(ClientName("", "", "ipv4:10.0.0.1:4711"), "address 10.0.0.1");
+  EXPECT_EQ(ClientName("", "", "ipv6:%5B2001:db8::1%5D:4711"), "address 2001:db8::1");
+  EXPECT_EQ(ClientName("", "", "ipv6:[2001:db8::1]:4711"), "address 2001:db8::1");
+  EXPECT_EQ(ClientName("", "", "2001:db8::1"), "address 2001:db8::1");
+}
+
+}  // namespace
+}  // namespace shiftadd
