@@ -123,6 +123,7 @@ class CudaLinearTest : public ::testing::Test {
     Check(cudaDeviceSynchronize());
     return y.ToHost();
   }
+  void ExpectTheBitsOfOneLaunchEach(const std::vector<int64_t>& sizes, CudaWorkspace* workspace);
 };
 
 TEST_F(CudaLinearTest, PreparesTheBitsOfTheCpu) {
@@ -229,21 +230,20 @@ TEST_F(CudaLinearTest, SiluMulIsFused) {
 }
 
 // One launch of several matrices gives the bits of one launch each.
-TEST_F(CudaLinearTest, SeveralMatricesShareALaunch) {
+void CudaLinearTest::ExpectTheBitsOfOneLaunchEach(const std::vector<int64_t>& sizes,
+                                                  CudaWorkspace* workspace) {
   const TestMatrix q({.q = 2, .n = 40, .k = kInputs}, 1);
   const TestMatrix k({.q = 4, .n = 17, .k = kInputs}, 2);
   const TestMatrix v({.encoding = Encoding::kBcqFree, .q = 3, .zeta = true, .n = 100, .k = kInputs},
                      3);
   const TestMatrix other({.encoding = Encoding::kInt8Group, .n = 33, .k = kInputs}, 4);
   const TestMatrix odd({.q = 5, .n = 30, .k = kInputs}, 5);
-  std::unique_ptr<CudaWorkspace> workspace;
-  Check(CudaWorkspace::Create(300, kInputs, 100 * 2 * 1408, &workspace));
   for (const std::vector<const TestMatrix*>& set :
        {std::vector{&q, &k, &v}, std::vector{&v, &other, &odd, &k}}) {
-    for (const int64_t m : {1, 2, 3, 7, 16, 40, 300}) {
+    for (const int64_t m : sizes) {
       const auto x = Activate(TestActivations(m * kInputs, 6), m);
       CudaMultiplyOptions options;
-      if (m == 300) options.workspace = workspace.get();
+      options.workspace = workspace;
       std::vector<std::unique_ptr<CudaLinear>> linears;
       std::vector<DeviceVector<float>> outputs;
       std::vector<CudaProduct> products;
@@ -260,6 +260,17 @@ TEST_F(CudaLinearTest, SeveralMatricesShareALaunch) {
       }
     }
   }
+}
+
+TEST_F(CudaLinearTest, SeveralMatricesShareALaunch) {
+  ExpectTheBitsOfOneLaunchEach({1, 2, 3, 7, 16, 40}, nullptr);
+}
+
+TEST_F(CudaLinearTest, SeveralDenseMatricesShareALaunch) {
+  constexpr int64_t kMany = 300;
+  std::unique_ptr<CudaWorkspace> workspace;
+  Check(CudaWorkspace::Create(kMany, kInputs, 100 * 2 * 1408, &workspace));
+  ExpectTheBitsOfOneLaunchEach({kMany}, workspace.get());
 }
 
 // A chain of preparation and product, plain, in a graph, and with programmatic launches.

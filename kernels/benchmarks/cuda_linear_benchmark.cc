@@ -438,7 +438,7 @@ void Prepare(Bench* bench) {
   constexpr const char* kSources[] = {"plain", "RMSNorm", "SiLU*up"};
   for (const Precision precision : kPrecisions) {
     for (int source = 0; source < 3; ++source) {
-      for (const int64_t m : {1, 8, 32}) {
+      for (const int64_t m : {1, 2, 4, 8, 16, 32}) {
         std::printf("%-8s %-3s M=%-14ld ", kSources[source], Name(precision), static_cast<long>(m));
         for (const int64_t k : {4096, 8192, 14336, 28672}) {
           std::printf(" %8.2f", bench->Preparation(k, m, precision, source));

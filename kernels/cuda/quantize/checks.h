@@ -18,6 +18,7 @@ inline CudaStatus Invalid(std::string message) {
 
 inline CudaStatus ToStatus(cudaError_t error, const std::string& doing) {
   if (error == cudaSuccess) return {};
+  (void)cudaGetLastError();  // or the next launch that asks for it would fail for this one
   CudaCode code = CudaCode::kInternal;
   if (error == cudaErrorMemoryAllocation) code = CudaCode::kOutOfMemory;
   if (error == cudaErrorNoDevice || error == cudaErrorInsufficientDriver ||
