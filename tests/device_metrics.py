@@ -48,6 +48,7 @@ class Run:
         self.work = pathlib.Path(tempfile.mkdtemp())
         self.env = dict(os.environ, SHIFTADD_DATA_DIR=str(self.work / "data"))
         self.samples = {"worker": [], "server": []}  # (time, {name: value})
+        self.job = (0.0, 0.0)  # when it began and ended: a worker counts joules while tasks run
         self.faults, self.over = [], threading.Event()
 
     def expect(self, holds, what):
@@ -87,7 +88,9 @@ class Run:
         threads = [threading.Thread(target=self.watch, args=("worker", worker))]
         threads[0].start()
         try:
+            began = time.time()
             self.shiftadd(*job, "tiny:one")
+            self.job = (began, time.time())
             server = http_address(
                 self.shiftadd("serve", "tiny:one", "--device", self.device, "--port", "0", "--grpc-port", "0", "--detach"))
             for target in ((self.watch, ("server", server)), (self.load, (server,))):
@@ -118,7 +121,10 @@ class Run:
             ours, theirs = (sum(s[k] for _, s in samples) for k in ("power_watts", "smi_watts"))
             self.expect(0.7 < ours / theirs < 1.4, f"{who}: power is {ours / theirs:.2f} times nvidia-smi's, on average")
         if last["joules"] is not None and last["power_watts"]:
-            metered = [(t, s) for t, s in samples if s["joules"] is not None and s["power_watts"]]
+            begin, end = self.job if who == "worker" else (0.0, time.time())
+            # The worker's counter appears with its first task, at 0.
+            metered = [(t, dict(s, joules=s["joules"] or 0.0)) for t, s in samples
+                       if begin <= t <= end and s["power_watts"] and (who == "worker" or s["joules"] is not None)]
             integral = sum((b[0] - a[0]) * (a[1]["power_watts"] + b[1]["power_watts"]) / 2 for a, b in zip(metered, metered[1:]))
             counted = metered[-1][1]["joules"] - metered[0][1]["joules"]
             self.expect(0.7 < counted / integral < 1.4, f"{who}: {counted:.1f} J counted, the integral of the power is {integral:.1f} J")

@@ -27,7 +27,8 @@ from served import http_address
 SOURCE = pathlib.Path(__file__).resolve().parent.parent
 # Where no device has a meter; the code must export them all the same (deploy/check_dashboards.py).
 QUIET = {"shiftadd_device_power_watts",
-         "sum by (instance, device) (increase(shiftadd_server_energy_joules_total[1m]))"}
+         "sum by (instance, device) (increase(shiftadd_server_energy_joules_total[1m]))",
+         "sum by (instance, device) (increase(shiftadd_worker_energy_joules_total[1m]))"}
 
 
 def free_port():

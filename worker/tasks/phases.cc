@@ -31,9 +31,8 @@ WorkerMetrics::WorkerMetrics(prometheus::Registry* registry)
                .Register(*registry);
   energy = &prometheus::BuildCounter()
                 .Name("shiftadd_worker_energy_joules_total")
-                .Help("Joules of the GPU while tasks ran, by its own meter")
-                .Register(*registry)
-                .Add({});
+                .Help("Joules of the device while tasks ran, by its own meter, whoever used them")
+                .Register(*registry);
   busy = &prometheus::BuildGauge()
               .Name("shiftadd_worker_busy")
               .Help("1 while a task runs")

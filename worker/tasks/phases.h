@@ -58,8 +58,9 @@ struct WorkerMetrics {
   prometheus::Counter* tokens;  // shiftadd_worker_calibration_tokens_total
   prometheus::Counter* layers;  // shiftadd_worker_layers_quantized_total
   prometheus::Family<prometheus::Counter>* tasks;  // shiftadd_worker_tasks_total{kind,outcome}
-  // shiftadd_worker_energy_joules_total: of the GPU, by its meter, while tasks ran on it.
-  prometheus::Counter* energy;
+  // shiftadd_worker_energy_joules_total{device}: of the GPU, or of a CPU (RAPL), by its meter,
+  // while tasks ran; no series where there is no meter.
+  prometheus::Family<prometheus::Counter>* energy;
   prometheus::Gauge* busy;  // shiftadd_worker_busy: 1 while a task runs
 };
 

@@ -11,6 +11,7 @@
 #include "services/base/fail_point.h"
 #include "services/base/status_macros.h"
 #include "worker/machine/gpu.h"
+#include "worker/machine/machine.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/job_session.h"
 #include "worker/tasks/patient_blob_store.h"
@@ -20,23 +21,33 @@ namespace shiftadd {
 
 namespace {
 
-// Adds what the GPU uses until this ends.
+// Adds what the device uses until this ends.
 class EnergyMeter {
  public:
-  EnergyMeter(Device device, prometheus::Counter* counter) : counter_(*counter) {
-    if (device == Device::kCuda) start_ = GpuJoules();
+  EnergyMeter(Device device, prometheus::Family<prometheus::Counter>* counters)
+      : gpu_(device == Device::kCuda), start_(Joules()) {
+    // From the first task on, so that a meter that stands still is seen.
+    if (start_.has_value()) counter_ = &counters->Add({{"device", gpu_ ? "gpu" : "cpu"}});
   }
   ~EnergyMeter() {
-    if (!start_.has_value()) return;
-    const std::optional<double> end = GpuJoules();
-    if (end.has_value() && *end > *start_) counter_.Increment(*end - *start_);
+    if (counter_ == nullptr) return;
+    const std::optional<double> end = Joules();
+    if (end.has_value() && *end > *start_) counter_->Increment(*end - *start_);
   }
   EnergyMeter(const EnergyMeter&) = delete;
   EnergyMeter& operator=(const EnergyMeter&) = delete;
 
  private:
-  prometheus::Counter& counter_;
-  std::optional<double> start_;
+  std::optional<double> Joules() {
+    if (gpu_) return GpuJoules();
+    if (!cpu_.fault().empty()) return std::nullopt;
+    return cpu_.Joules();
+  }
+
+  const bool gpu_;
+  CpuMeter cpu_;
+  const std::optional<double> start_;
+  prometheus::Counter* counter_ = nullptr;
 };
 
 // `work`, with what it throws as a status.
