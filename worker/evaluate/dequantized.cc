@@ -1,4 +1,5 @@
 // A package's weights as numbers.
+#include <algorithm>
 #include <map>
 #include <utility>
 
@@ -6,9 +7,12 @@
 #include "services/base/status_macros.h"
 #include "worker/evaluate/evaluate.h"
 #include "worker/packed/packed_blob.h"
+#include "worker/reference/torch_seam.h"
 
 namespace shiftadd {
 namespace {
+
+constexpr int64_t kPieceRows = 16;  // that a thread takes at once
 
 struct LayerSource {
   LinearLayer layer;
@@ -18,12 +22,13 @@ struct LayerSource {
 class DequantizedPackage : public WeightProvider {
  public:
   DequantizedPackage(const ArchitectureSpec& spec, std::map<std::string, LayerSource> layers,
-                     std::string head_digest, PackedContext context, ReadBlobFn read)
+                     std::string head_digest, PackedContext context, ReadBlobFn read, int threads)
       : spec_(spec),
         layers_(std::move(layers)),
         head_digest_(std::move(head_digest)),
         context_(std::move(context)),
-        read_(std::move(read)) {}
+        read_(std::move(read)),
+        threads_(threads) {}
 
   const ArchitectureSpec& spec() const override { return spec_; }
 
@@ -47,9 +52,16 @@ class DequantizedPackage : public WeightProvider {
     return name == "embed" || (name == "head" && !spec_.tied_embeddings);
   }
 
-  static std::vector<float> Dequantize(const PackedLayer& packed) {
+  absl::StatusOr<std::vector<float>> Dequantize(const PackedLayer& packed) const {
     std::vector<float> weight(packed.rows * packed.cols);
-    DequantizeLayerRows(packed, 0, packed.rows, weight.data());
+    // A row does not depend on its neighbours: any split gives the same numbers.
+    const int64_t pieces = (packed.rows + kPieceRows - 1) / kPieceRows;
+    SA_RETURN_IF_ERROR(ParallelFor(pieces, threads_, [&](int64_t piece) {
+      const int64_t begin = piece * kPieceRows;
+      DequantizeLayerRows(packed, begin, std::min<int64_t>(packed.rows, begin + kPieceRows),
+                          weight.data() + begin * packed.cols);
+      return absl::OkStatus();
+    }));
     return weight;
   }
 
@@ -74,13 +86,15 @@ class DequantizedPackage : public WeightProvider {
   const std::string head_digest_;
   const PackedContext context_;
   const ReadBlobFn read_;
+  const int threads_;
 };
 
 }  // namespace
 
 absl::StatusOr<std::unique_ptr<WeightProvider>> OpenDequantized(
     const ArchitectureSpec& spec, std::map<std::string, std::string> layer_digest,
-    const std::string& head_digest, const std::string& unquantized_digest, ReadBlobFn read) {
+    const std::string& head_digest, const std::string& unquantized_digest, ReadBlobFn read,
+    int threads) {
   std::map<std::string, LayerSource> layers;
   for (int64_t block = 0; block < spec.blocks; ++block) {
     for (LinearLayer& layer : BlockLayers(spec, block)) {
@@ -104,7 +118,7 @@ absl::StatusOr<std::unique_ptr<WeightProvider>> OpenDequantized(
   SA_ASSIGN_OR_RETURN(context.unquantized,
                       ParseUnquantized(std::move(blob), spec, unquantized_digest));
   return std::unique_ptr<WeightProvider>(std::make_unique<DequantizedPackage>(
-      spec, std::move(layers), head_digest, std::move(context), std::move(read)));
+      spec, std::move(layers), head_digest, std::move(context), std::move(read), threads));
 }
 
 }  // namespace shiftadd

@@ -47,8 +47,9 @@ struct Package {
       return found->second;
     };
   }
-  absl::StatusOr<std::unique_ptr<WeightProvider>> Open(const ArchitectureSpec& spec) const {
-    return OpenDequantized(spec, layers, head, unquantized, Reader());
+  absl::StatusOr<std::unique_ptr<WeightProvider>> Open(const ArchitectureSpec& spec,
+                                                       int threads = 1) const {
+    return OpenDequantized(spec, layers, head, unquantized, Reader(), threads);
   }
 };
 
@@ -121,6 +122,16 @@ TEST(OpenDequantized, ReadsWhatTheQuantizerWrote) {
       SCOPED_TRACE(static_cast<int>(recipe.method));
       ExpectReadsBack(model, Quantize(model, recipe, 3, tied));
     }
+  }
+}
+
+TEST(OpenDequantized, SameNumbersForAnyThreads) {
+  const RandomModel model(Spec(false), 5);
+  const Package package = Quantize(model, QuantRecipe(), 3, true);
+  const auto one = package.Open(model.spec(), 1).value(),
+             many = package.Open(model.spec(), 3).value();
+  for (const auto& [name, values] : model.tensors) {
+    EXPECT_EQ(one->Read(name).value(), many->Read(name).value()) << name;
   }
 }
 

@@ -53,13 +53,14 @@ absl::StatusOr<std::vector<std::vector<double>>> MeasureLayers(
 // Weights of a package, dequantized when read: layers from their blobs, the rest from head and
 // unquantized blobs. `layer_digest`: canonical layer name -> blob, for every linear layer of
 // `spec`. Blobs are read through `read` on demand and not kept, but for the unquantized one, which
-// is read at once. Thread-safe if `read` is. INVALID_ARGUMENT names the blob and what in it is not
-// as services/packaging/package_format.h and `spec` say. Shift scales use
-// kernels::DefaultExponentTable.
+// is read at once. A tensor is dequantized by `threads` threads. Thread-safe if `read` is.
+// INVALID_ARGUMENT names the blob and what in it is not as services/packaging/package_format.h and
+// `spec` say. Shift scales use kernels::DefaultExponentTable.
 using ReadBlobFn = std::function<absl::StatusOr<std::string>(const std::string& digest)>;
 absl::StatusOr<std::unique_ptr<WeightProvider>> OpenDequantized(
     const ArchitectureSpec& spec, std::map<std::string, std::string> layer_digest,
-    const std::string& head_digest, const std::string& unquantized_digest, ReadBlobFn read);
+    const std::string& head_digest, const std::string& unquantized_digest, ReadBlobFn read,
+    int threads);
 
 }  // namespace shiftadd
 

@@ -22,7 +22,8 @@ absl::StatusOr<std::unique_ptr<WeightProvider>> OpenVariant(const v1::EvaluateTa
   for (const v1::VariantLayer& layer : variant.layers()) digests[layer.layer()] = layer.digest();
   return OpenDequantized(
       session->source().spec(), std::move(digests), task.head_digest(), task.unquantized_digest(),
-      [session](const std::string& digest) { return session->store().Get(digest); });
+      [session](const std::string& digest) { return session->store().Get(digest); },
+      session->threads());
 }
 
 // The models of the task's variants: those of the last task if they are the same. On a GPU they
