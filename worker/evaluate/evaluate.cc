@@ -60,13 +60,15 @@ absl::StatusOr<std::vector<SequenceScores>> ScoreAll(
     const std::vector<ReferenceModel::Scored>& variants, const std::vector<int32_t>& tokens,
     int threads, RunProgress* progress) {
   std::vector<SequenceScores> scores(hidden.count);
-  SA_RETURN_IF_ERROR(ParallelFor(hidden.count, threads, [&](int64_t window) -> absl::Status {
-    SA_ASSIGN_OR_RETURN(scores[window],
-                        full->ScoreSequence(hidden, window, tokens.data() + window * hidden.length,
-                                            variants, progress->control()));
-    progress->Done(1);
-    return absl::OkStatus();
-  }));
+  SA_RETURN_IF_ERROR(
+      ParallelFor(hidden.count, full->ScoringThreads(threads), [&](int64_t window) -> absl::Status {
+        SA_ASSIGN_OR_RETURN(
+            scores[window],
+            full->ScoreSequence(hidden, window, tokens.data() + window * hidden.length, variants,
+                                progress->control()));
+        progress->Done(1);
+        return absl::OkStatus();
+      }));
   return scores;
 }
 

@@ -24,6 +24,8 @@
 namespace shiftadd::reference {
 namespace {
 
+constexpr int64_t kDoubleTokens = 64;  // whose log-probabilities exist together in float64
+
 // s_t of one sequence, [tokens, 1].
 at::Tensor Scales(const InputToSum& sum, int64_t sequence, const at::Tensor& x) {
   const int64_t tokens = x.size(0);
@@ -273,32 +275,40 @@ absl::Status DeviceModel::ScoreTokens(const std::vector<Scored>& models, int64_t
   const at::Tensor label = at::from_blob(const_cast<int32_t*>(labels.data()), {count, 1}, at::kInt)
                                .to(at::kLong)
                                .to(device_);
-  const auto log_softmax = [&](const Scored& scored) {
+  const auto logits = [&](const Scored& scored) {
     const auto* model = static_cast<const DeviceModel*>(scored.model);
-    return at::log_softmax(model->HeadLogits(*scored.hidden, sequence, begin, count), -1,
+    return model->HeadLogits(*scored.hidden, sequence, begin, count);
+  };
+  // In float64 only a few tokens at a time: at a vocabulary of 128256 a chunk of 512 would take
+  // 0.5 GB for each tensor.
+  const auto log_softmax = [&](const at::Tensor& of, int64_t first) {
+    return at::log_softmax(of.narrow(0, first, std::min(kDoubleTokens, count - first)), -1,
                            at::kDouble);
   };
-  const auto nll = [&](const at::Tensor& log_p) {
-    return -log_p.gather(1, label).sum().item<double>();
+  const auto nll = [&](const at::Tensor& log_p, int64_t first) {
+    return -log_p.gather(1, label.narrow(0, first, log_p.size(0))).sum().item<double>();
   };
-  const at::Tensor log_p = log_softmax(models[0]);
   bool finite = true;
   const auto add = [&](double value, double* sum) {
     finite = finite && std::isfinite(value);
     *sum += value;
   };
-  add(nll(log_p), &out->nll_full);
-  const at::Tensor p = log_p.exp();
+  const at::Tensor full = logits(models[0]);
+  for (int64_t first = 0; first < count; first += kDoubleTokens)
+    add(nll(log_softmax(full, first), first), &out->nll_full);
   for (size_t v = 0; v + 1 < models.size(); ++v) {
-    const at::Tensor log_q = log_softmax(models[v + 1]);
-    add(nll(log_q), &out->nll[v]);
-    const at::Tensor terms = p * (log_p - log_q);
-    add(terms.sum().item<double>(), &out->kl[v]);
-    if (v > 0) continue;
-    const at::Tensor kl = terms.sum(-1).to(at::kFloat).cpu();
-    out->token_kl.insert(out->token_kl.end(), kl.const_data_ptr<float>(),
-                         kl.const_data_ptr<float>() + count);
-    out->top1_agreements += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
+    const at::Tensor variant = logits(models[v + 1]);
+    for (int64_t first = 0; first < count; first += kDoubleTokens) {
+      const at::Tensor log_p = log_softmax(full, first), log_q = log_softmax(variant, first);
+      add(nll(log_q, first), &out->nll[v]);
+      const at::Tensor kl = (log_p.exp() * (log_p - log_q)).sum(-1);
+      add(kl.sum().item<double>(), &out->kl[v]);
+      if (v > 0) continue;
+      const at::Tensor of_tokens = kl.to(at::kFloat).cpu();
+      out->token_kl.insert(out->token_kl.end(), of_tokens.const_data_ptr<float>(),
+                           of_tokens.const_data_ptr<float>() + of_tokens.numel());
+      out->top1_agreements += log_p.argmax(-1).eq(log_q.argmax(-1)).sum().item<int64_t>();
+    }
   }
   if (finite) return absl::OkStatus();
   return absl::InvalidArgumentError(absl::StrCat("evaluation: window ", sequence, ", tokens ",

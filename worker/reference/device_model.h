@@ -45,6 +45,8 @@ class DeviceModel : public TorchModel {
                      const GuidedOptions& options, TaskControl* control,
                      GuidedStatistics* out) override;
   int64_t ScoreChunk() const override { return 512; }
+  // Several threads on one device would only hold more of its memory.
+  int ScoringThreads(int) const override { return 1; }
 
  private:
   DeviceModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device,

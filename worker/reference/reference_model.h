@@ -153,6 +153,8 @@ class ReferenceModel {
   virtual const WeightProvider& weights() const = 0;
   virtual bool keeps_blocks() const = 0;     // resident_blocks is 0
   virtual bool stays_on_device() const = 0;  // RunBlocks moves a sequence to a device and back once
+  // How many of `threads` should call ScoreSequence together.
+  virtual int ScoringThreads(int threads) const { return threads; }
   // Frees blocks, not the embedding and the head. They are read again when they are needed.
   virtual void DropBlocks() = 0;
 

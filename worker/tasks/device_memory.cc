@@ -12,6 +12,7 @@ constexpr uint64_t kHalf = 2, kFloat = 4, kDouble = 8;
 constexpr uint64_t kMicrobatchTokens = 8192;         // half_model.cc
 constexpr uint64_t kHeadTokens = 2048;               // half_guide.cc: logits that exist together
 constexpr uint64_t kScoreTokens = 512;               // device_model.h: likewise
+constexpr uint64_t kDoubleTokens = 64;               // device_model.cc: likewise, in fp64
 constexpr uint64_t kScoreQueries = 1024;             // torch_block.cc: whose scores exist together
 constexpr uint64_t kRefitBytes = uint64_t{1} << 30;  // cuda_quantize.h
 // Square fp64 matrices that live together while one is mirrored, rotated, factored and inverted
@@ -171,7 +172,8 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
   out.push_back(Phase("evaluation", 2 * (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf, 0,
                       0,
                       shapes.ForwardBytes(window, kFloat) + shapes.ScoreBytes(window) +
-                          shapes.LogitBytes(std::min(window, kScoreTokens), 5),
+                          shapes.LogitBytes(std::min(window, kScoreTokens), 3) +
+                          shapes.LogitBytes(std::min(window, kDoubleTokens), 6 * kDouble / kFloat),
                       2 * windows * window * row));
   return out;
 }
