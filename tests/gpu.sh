@@ -30,7 +30,7 @@ trap 'rm -rf "$logs"' EXIT
 shopt -s nullglob
 kernels=("$directory"/kernels_cuda_*_test "$directory"/serve_cuda_test*)
 worker=()
-for name in half_model_test device_model_test family_test quantize_device_test tasks_test; do
+for name in half_model_test device_model_test evaluate_test family_test quantize_device_test tasks_test; do
   [[ ! -x $directory/$name ]] || worker+=("$directory/$name")
 done
 [[ ${#kernels[@]} -gt 0 || ${#worker[@]} -gt 0 || $what == metrics ]] || { echo "no kernels_cuda_*_test in $directory" >&2; exit 1; }
@@ -42,7 +42,7 @@ date -u '+%Y-%m-%d %H:%M UTC'
 
 race_filter() {
   case $1 in
-    kernels_cuda_linear_test) echo 'CudaLinearTest.*-*Dense*:*SeveralMatrices*' ;;
+    kernels_cuda_linear_test) echo 'CudaLinearTest.*:*LinearEncodingTest.Gathers*:*LinearEncodingTest.Extremes*-*Dense*' ;;
     kernels_cuda_quantize_test)
       echo 'CudaFitGroups.*:*/shift_q3_g96_17x250:*/shift_q2_g32_9x100:*/free_q4_g64_16x128:*/free_offset_q2_g128_1x7' ;;
     serve_cuda_test)
@@ -54,6 +54,7 @@ race_filter() {
 worker_filter() {
   case $1 in
     half_model_test | device_model_test) echo '*/1:HalfModelMemory*' ;;  # the second device is CUDA
+    evaluate_test) echo 'Mixed.*:*Gpu*' ;;
     family_test) echo '*Logits*:*TokenWeights*:*Bf16*' ;;
     tasks_test) echo '*Gpu*:*Bf16*' ;;
     *) echo '*' ;;

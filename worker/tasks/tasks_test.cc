@@ -181,11 +181,12 @@ TEST(DeviceMemoryTest, A70BFitsOneCardWhenActivationsMayWaitOnTheHost) {
   // Candidates of 2 + 3 + 4 planes and their scales, of three blocks, twice; ENDS's blobs likewise.
   EXPECT_EQ(phases[2].host_bytes(), ahead + block / 2 * 12 / 8 * 6 + 2 * ends);
   // Two models; a window's activations in fp32, 1024 queries' scores for the way there and back,
-  // and logits of 512 tokens, five times.
+  // and logits of 512 tokens, three times, of 64 of them in fp64, six times.
   EXPECT_EQ(phases[3].weight_bytes(), 2 * (block + ends));
   EXPECT_EQ(phases[3].work_bytes(),
             uint64_t{2048} * 4 * (2 * 8192 + 8192 + 2 * 10240 + 8192 + 3 * 28672) +
-                uint64_t{4} * 64 * 1024 * 2048 * 4 + uint64_t{5} * 512 * 128256 * 4);
+                uint64_t{4} * 64 * 1024 * 2048 * 4 + uint64_t{3} * 512 * 128256 * 4 +
+                uint64_t{6} * 64 * 128256 * 8);
   for (const v1::DevicePhase& phase : phases) {
     EXPECT_LT(phase.weight_bytes() + phase.hessian_bytes() + phase.work_bytes(),
               uint64_t{80'000'000'000} * 95 / 100)
@@ -490,9 +491,10 @@ class GatedStore : public PatientBlobStore {
 };
 
 // What a task has made is stored beside the next task, and is what a task that waits gives.
-TEST_F(TasksTest, BlobsAreStoredBesideTheNextTask) {
-  SetGuided(2);
-  for (const Device device : {Device::kCpu, Device::kCpuHalf}) {
+class StoringTest : public TasksTest {
+ protected:
+  void ExpectStoredBeside(Device device) {
+    SetGuided(2);
     auto plain = NewRunner("", 2, device);
     const std::vector<std::string> parts = Calibrate(plain.get());
     const std::vector<v1::ForwardResult> forward = Guide({plain.get()}, parts, 2);
@@ -523,11 +525,19 @@ TEST_F(TasksTest, BlobsAreStoredBesideTheNextTask) {
     ASSERT_TRUE(last.ok()) << last.status();
     EXPECT_EQ(first->forward().SerializeAsString(), forward[0].SerializeAsString());
     EXPECT_EQ(Digests(*last), Digests(*profiled));
-    if (device == Device::kCpu) continue;
+    if (device == Device::kCpu) return;
     const auto made = tasks[1]->Finish(), expected = Run(NewRunner().get(), ends);
     ASSERT_TRUE(made.ok()) << made.status();
     EXPECT_EQ(made->ends().SerializeAsString(), expected->ends().SerializeAsString());
   }
+};
+
+TEST_F(StoringTest, BlobsAreStoredBesideTheNextTask) {
+  for (const Device device : {Device::kCpu, Device::kCpuHalf}) ExpectStoredBeside(device);
+}
+TEST_F(StoringTest, BlobsOfAGpuAreStoredBesideTheNextTask) {
+  if (!HasCuda()) GTEST_SKIP() << "no GPU";
+  ExpectStoredBeside(Device::kCuda);
 }
 
 TEST_F(TasksTest, AStoreThatIsFullFailsTheTaskWhoseBlobsThoseAre) {
@@ -552,24 +562,33 @@ TEST_F(TasksTest, AStoreThatIsFullFailsTheTaskWhoseBlobsThoseAre) {
 }
 
 // A worker on a device reads no boundary that it has stored itself.
-TEST_F(TasksTest, OwnBoundariesAreNotReadAgain) {
-  SetGuided(1);
-  auto runner = NewRunner("", 2, Device::kCpuHalf), other = NewRunner("", 1, Device::kCpuHalf);
-  const std::vector<std::string> parts = Calibrate(runner.get());
-  const auto forward = Guide({runner.get()}, parts, 1);
-  v1::Task task = ProfileOf(2, parts);
-  AddWeights(forward, &task);
-  for (const v1::ForwardResult& part : forward)
-    *task.mutable_profile()->add_boundaries() = part.boundaries(0);
-  const auto expected = Run(other.get(), task);
-  ASSERT_TRUE(expected.ok()) << expected.status();
-  for (const v1::ForwardResult& part : forward)
-    ASSERT_TRUE(store_->DeleteScratchBlob("job-1", part.boundaries(0).digest()).ok());
-  const auto found = Run(runner.get(), task);
-  ASSERT_TRUE(found.ok()) << found.status();
-  EXPECT_EQ(Digests(*found), Digests(*expected));
-  EXPECT_EQ(Run(NewRunner("", 1, Device::kCpuHalf).get(), task).status().code(),
-            absl::StatusCode::kNotFound);
+class BoundariesTest : public TasksTest {
+ protected:
+  void ExpectNotReadAgain(Device device) {
+    SetGuided(1);
+    auto runner = NewRunner("", 2, device), other = NewRunner("", 1, device);
+    const std::vector<std::string> parts = Calibrate(runner.get());
+    const auto forward = Guide({runner.get()}, parts, 1);
+    v1::Task task = ProfileOf(2, parts);
+    AddWeights(forward, &task);
+    for (const v1::ForwardResult& part : forward)
+      *task.mutable_profile()->add_boundaries() = part.boundaries(0);
+    const auto expected = Run(other.get(), task);
+    ASSERT_TRUE(expected.ok()) << expected.status();
+    for (const v1::ForwardResult& part : forward)
+      ASSERT_TRUE(store_->DeleteScratchBlob("job-1", part.boundaries(0).digest()).ok());
+    const auto found = Run(runner.get(), task);
+    ASSERT_TRUE(found.ok()) << found.status();
+    EXPECT_EQ(Digests(*found), Digests(*expected));
+    EXPECT_EQ(Run(NewRunner("", 1, device).get(), task).status().code(),
+              absl::StatusCode::kNotFound);
+  }
+};
+
+TEST_F(BoundariesTest, OwnBoundariesAreNotReadAgain) { ExpectNotReadAgain(Device::kCpuHalf); }
+TEST_F(BoundariesTest, AGpusOwnBoundariesAreNotReadAgain) {
+  if (!HasCuda()) GTEST_SKIP() << "no GPU";
+  ExpectNotReadAgain(Device::kCuda);
 }
 
 TEST(MadeBoundariesTest, TheOldestGoFirst) {
