@@ -49,7 +49,7 @@ class IdentityTest : public ::testing::Test {
     dir_ = new std::string(NewTempDir("identity"));
     TinyLlamaOptions options;
     options.blocks = 1;
-    ASSERT_TRUE(WriteTinyLlamaDirectory(*dir_ + "/model", options).ok());
+    ASSERT_TRUE(WriteTinyLlamaDirectory(*dir_ + "/models/tiny", options).ok());
     const std::vector<std::string> commands = Commands("Identity");
     ASSERT_GE(commands.size(), 3u) << "deploy/README.md has no section Identity";
     for (const std::string& command : commands) {
@@ -140,7 +140,7 @@ TEST_F(IdentityTest, AJobFromAUsersTokenAndWhoMayTouchIt) {
                     eve = absl::StrReplaceAll(ann, {{"ann.token", "eve.token"}});
   const RunResult submitted =
       Stranger(absl::StrCat("shiftadd submit ", *dir_,
-                            "/model --bits 3 --name tiny --watch --calibration-sequences 4 "
+                            "/models/tiny --bits 3 --name tiny --watch --calibration-sequences 4 "
                             "--calibration-length 32 --eval-sequences 2 --eval-length 32"),
                ann);
   ASSERT_EQ(submitted.exit_code, 0) << submitted.output;
@@ -152,7 +152,7 @@ TEST_F(IdentityTest, AJobFromAUsersTokenAndWhoMayTouchIt) {
   EXPECT_THAT(ReadFile(*dir_ + "/data/logs/coordinator.log"),
               HasSubstr(absl::StrCat("audit: by=ann action=SubmitJob object=", id)));
   const RunResult viewer =
-      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/model --bits 3 --name other"), eve);
+      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/models/tiny --bits 3 --name other"), eve);
   EXPECT_EQ(viewer.exit_code, 1);
   EXPECT_THAT(viewer.output, AllOf(HasSubstr("eve may not call"), HasSubstr("user")));
   const RunResult others = Stranger("shiftadd cancel " + id, bob);
@@ -171,7 +171,7 @@ TEST_F(IdentityTest, AJobFromAUsersTokenAndWhoMayTouchIt) {
     EXPECT_THAT(moved.output, HasSubstr("belongs to ann: bob may not move it"));
   }
   const RunResult job_of_bob =
-      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/model --bits 3 --name tiny"), bob);
+      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/models/tiny --bits 3 --name tiny"), bob);
   EXPECT_EQ(job_of_bob.exit_code, 1);
   EXPECT_THAT(job_of_bob.output, HasSubstr("tag tiny:latest belongs to ann, a job of bob"));
   EXPECT_THAT(ReadFile(*dir_ + "/data/logs/packager.log"),
@@ -229,6 +229,17 @@ TEST_F(IdentityTest, AJobFromAUsersTokenAndWhoMayTouchIt) {
               HasSubstr("shut"));
 }
 
+TEST_F(IdentityTest, WorkersReadOnlyWhereModelsAre) {
+  const RunResult unnamed =
+      Shell("shiftadd up --certs $HOME/.shiftadd/certs", "SHIFTADD_DATA_DIR=$HOME/none");
+  EXPECT_EQ(unnamed.exit_code, 2);
+  EXPECT_THAT(unnamed.output, HasSubstr("--source-root: expected the folder of the models"));
+  const RunResult outside =
+      Shell(absl::StrCat("shiftadd submit ", *dir_, "/.shiftadd/certs --bits 3 --name x --watch"));
+  EXPECT_EQ(outside.exit_code, 1);
+  EXPECT_THAT(outside.output, HasSubstr("expected a path under"));
+}
+
 // Each change that others see leaves a line: who, what, and what came of it.
 TEST_F(IdentityTest, TheAuditLogSaysWhoCancelledAndDeleted) {
   const std::string ann =
@@ -236,7 +247,8 @@ TEST_F(IdentityTest, TheAuditLogSaysWhoCancelledAndDeleted) {
                    "/.shiftadd/ann.token");
   const size_t before = JobsOf("ann").size();
   ASSERT_EQ(
-      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/model --bits 2 --name unwanted"), ann)
+      Stranger(absl::StrCat("shiftadd submit ", *dir_, "/models/tiny --bits 2 --name unwanted"),
+               ann)
           .exit_code,
       0);
   const std::vector<std::string> jobs = JobsOf("ann");

@@ -94,6 +94,12 @@ int Up(Context& context, UpOptions options, std::optional<int> workers, bool for
                                  "makes: the daemons themselves have certificates and no tokens"));
     }
   }
+  if (!options.certs.empty() && options.source_roots.empty()) {
+    return Report(context,
+                  absl::InvalidArgumentError(
+                      "--source-root: expected the folder of the models, as with --certs others "
+                      "than you may name files for this machine's workers to read"));
+  }
   if (!options.certs.empty()) {
     const absl::Status certs = CheckCerts(options.certs, {"coordinator", "packager", "worker"});
     if (!certs.ok()) return Report(context, certs);
@@ -173,7 +179,8 @@ void AddClusterCommands(CLI::App& app, Context& context) {
                  "gRPC port (default 7071, or any if that is taken; 0: any)")
       ->check(CLI::Range(0, 65535));
   up->add_option("--source-root", options->source_roots,
-                 "Folder that workers may read models from, repeatable (default /)")
+                 "Folder that workers may read models from, repeatable (default /, as whoever "
+                 "submits is a user of this machine; with --certs one has to be named)")
       ->check(CLI::ExistingDirectory);
   up->add_option("--blobs", options->blobs,
                  "Blob store: a folder, or http[s]://HOST[:PORT]/PREFIX, an OCI registry (default "

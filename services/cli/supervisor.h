@@ -23,7 +23,7 @@ struct UpOptions {
   // Ports: -1 = the usual one (7070, 7071) or, if that is taken, any; 0 = any.
   int coordinator_port = -1;
   int packager_port = -1;
-  std::vector<std::string> source_roots;  // empty = "/"
+  std::vector<std::string> source_roots;  // empty = "/", which only a cluster without certs has
   std::string blobs;                      // a folder or a registry; empty = data_dir/store
   std::string certs;                      // absolute; empty = plain text
   std::string tokens;                     // absolute; empty = none
