@@ -6,11 +6,9 @@
 #include <algorithm>
 #include <vector>
 
-#include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
-#include "worker/reference/counter_random.h"
-#include "worker/reference/draw.h"
 #include "worker/reference/microbatch.h"
+#include "worker/reference/sampling.h"
 #include "worker/reference/torch_model.h"
 #include "worker/reference/torch_seam.h"
 
@@ -65,10 +63,7 @@ absl::Status DeviceSampler::SampleGroup(uint64_t seed, int64_t group, int64_t be
   const int64_t first = group * kMicrobatch;
   std::vector<int64_t> ids(kMicrobatch);
   for (int64_t i = 0; i < kMicrobatch; ++i) {
-    ids[i] =
-        s_.bos_token >= 0
-            ? s_.bos_token
-            : static_cast<int64_t>(UniformAt(seed, first + i, 0) * static_cast<double>(s_.vocab));
+    ids[i] = FirstToken(s_, seed, first + i);
     tokens[i * length] = static_cast<int32_t>(ids[i]);
   }
   for (int64_t t = 1; t < length; ++t) {
@@ -80,14 +75,12 @@ absl::Status DeviceSampler::SampleGroup(uint64_t seed, int64_t group, int64_t be
     }));
     const float* const logits = host_logits_.const_data_ptr<float>();
     SA_RETURN_IF_ERROR(ParallelFor(kMicrobatch, threads, [&](int64_t i) -> absl::Status {
-      ids[i] = DrawFromSoftmax(logits + i * s_.vocab, s_.vocab, UniformAt(seed, first + i, t));
-      if (ids[i] >= 0) return absl::OkStatus();
-      if (first + i < begin || first + i >= end) {
-        ids[i] = 0;
-        return absl::OkStatus();
-      }
-      return absl::InvalidArgumentError(absl::StrCat("sampling: the logits of sequence ", first + i,
-                                                     ", token ", t, " are not finite"));
+      const absl::StatusOr<int32_t> token =
+          NextToken(s_, logits + i * s_.vocab, seed, first + i, t);
+      const bool asked = begin <= first + i && first + i < end;
+      if (!token.ok() && asked) return token.status();
+      ids[i] = token.value_or(0);
+      return absl::OkStatus();
     }));
     for (int64_t i = 0; i < kMicrobatch; ++i) {
       tokens[i * length + t] = static_cast<int32_t>(ids[i]);

@@ -1,4 +1,6 @@
 // Self-written calibration text: TorchModel::Sample.
+#include "worker/reference/sampling.h"
+
 #include <algorithm>
 #include <utility>
 
@@ -18,6 +20,20 @@ constexpr int64_t kFewestTogether = 4;
 
 }  // namespace
 
+int32_t FirstToken(const ArchitectureSpec& spec, uint64_t seed, int64_t sequence) {
+  return static_cast<int32_t>(spec.bos_token >= 0
+                                  ? spec.bos_token
+                                  : UniformAt(seed, sequence, 0) * static_cast<double>(spec.vocab));
+}
+
+absl::StatusOr<int32_t> NextToken(const ArchitectureSpec& spec, const float* logits, uint64_t seed,
+                                  int64_t sequence, int64_t t) {
+  const int64_t token = DrawFromSoftmax(logits, spec.vocab, UniformAt(seed, sequence, t));
+  if (token >= 0) return static_cast<int32_t>(token);
+  return absl::InvalidArgumentError(absl::StrCat("sampling: the logits of sequence ", sequence,
+                                                 ", token ", t, " are not finite"));
+}
+
 absl::Status TorchModel::LoadDecoder(TaskControl* control) {
   if (decoder_ != nullptr) return absl::OkStatus();
   blocks_.Clear();
@@ -31,21 +47,13 @@ absl::Status TorchModel::SampleTogether(uint64_t seed, int64_t first, int64_t co
   Decoder decoder(decoder_.get(), static_cast<int>(count), length);
   std::vector<int32_t> tokens(count);
   for (int64_t i = 0; i < count; ++i) {
-    tokens[i] = static_cast<int32_t>(s_.bos_token >= 0 ? s_.bos_token
-                                                       : UniformAt(seed, first + i, 0) *
-                                                             static_cast<double>(s_.vocab));
+    tokens[i] = FirstToken(s_, seed, first + i);
     out[i * length] = tokens[i];
   }
   for (int64_t t = 1; t < length; ++t) {
     SA_ASSIGN_OR_RETURN(const float* const logits, decoder.Step(tokens, control));
     for (int64_t i = 0; i < count; ++i) {
-      const int64_t token =
-          DrawFromSoftmax(logits + i * s_.vocab, s_.vocab, UniformAt(seed, first + i, t));
-      if (token < 0) {
-        return absl::InvalidArgumentError(absl::StrCat(
-            "sampling: the logits of sequence ", first + i, ", token ", t, " are not finite"));
-      }
-      tokens[i] = static_cast<int32_t>(token);
+      SA_ASSIGN_OR_RETURN(tokens[i], NextToken(s_, logits + i * s_.vocab, seed, first + i, t));
       out[i * length + t] = tokens[i];
     }
     if (control != nullptr) {
