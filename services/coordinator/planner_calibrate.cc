@@ -83,6 +83,18 @@ bool WindowsDone(const JobView& view, bool held_out) {
   });
 }
 
+// The digests of the source's files go into the plan once they are known; false: nothing new.
+bool NoteDigests(const JobView& view, JobUpdate* update) {
+  const auto hashes = view.OfKind(v1::TASK_KIND_HASH);
+  const auto& files = view.job().plan().source_files();
+  if (hashes.empty() || hashes[0]->record.state != TaskState::kDone || files.empty() ||
+      !files[0].digest().empty()) {
+    return false;
+  }
+  *update->job.mutable_plan()->mutable_source_files() = hashes[0]->result.hash().files();
+  return true;
+}
+
 // One for each part of the calibration whose windows are there, as soon as they are.
 void AddForwardTasks(const JobView& view, int workers, JobUpdate* update) {
   std::set<uint32_t> planned;
@@ -166,14 +178,6 @@ std::string MissingWindows(const JobView& view) {
 MaybeUpdate PlanIngesting(const JobView& view, int workers) {
   if (!view.AllDone()) return std::nullopt;
   JobUpdate update = StartUpdate(view);
-  const auto hashes = view.OfKind(v1::TASK_KIND_HASH);
-  if (!hashes.empty()) {
-    *update.job.mutable_plan()->mutable_source_files() = hashes[0]->result.hash().files();
-    AddCalibrationTasks(update.job, &update);
-    if (HeldOutAtOnce(update.job.spec(), workers)) AddHeldOutTasks(update.job, &update);
-    update.job.set_state(v1::JOB_STATE_CALIBRATING);
-    return update;
-  }
   v1::Plan* plan = update.job.mutable_plan();
   *plan = view.OfKind(v1::TASK_KIND_INGEST).front()->result.ingest().plan();
   if (absl::Status status = CheckPlan(*plan); !status.ok()) return status;
@@ -187,17 +191,22 @@ MaybeUpdate PlanIngesting(const JobView& view, int workers) {
     return update;
   }
   if (!plan->budget_feasible()) return absl::FailedPreconditionError(plan->budget_message());
+  // Gigabytes to be read, and nothing waits for their digests: beside the windows.
   AddHashTask(update.job, 0, &update);
+  AddCalibrationTasks(update.job, &update);
+  if (HeldOutAtOnce(update.job.spec(), workers)) AddHeldOutTasks(update.job, &update);
+  update.job.set_state(v1::JOB_STATE_CALIBRATING);
   return update;
 }
 
 MaybeUpdate PlanCalibrating(const JobView& view, int workers) {
   JobUpdate update = StartUpdate(view);
+  const bool noted = NoteDigests(view, &update);
   AddForwardTasks(view, workers, &update);
   const bool sampled = HeldOutText(view.job().spec()).empty();
-  if (!WindowsDone(view, /*held_out=*/false) ||
+  if (!view.Done(v1::TASK_KIND_HASH) || !WindowsDone(view, /*held_out=*/false) ||
       (!sampled && !WindowsDone(view, /*held_out=*/true))) {
-    return update.tasks.empty() ? MaybeUpdate(std::nullopt) : update;
+    return update.tasks.empty() && !noted ? MaybeUpdate(std::nullopt) : update;
   }
   if (const std::string missing = MissingWindows(view); !missing.empty()) {
     return absl::InvalidArgumentError(missing);

@@ -115,7 +115,8 @@ absl::Status CheckSource(const JobView& view) {
   }
   for (const v1::SourceFile& file : hashes.back()->result.hash().files()) {
     const std::string& expected = quantized[file.path()];
-    if (file.digest() == expected) continue;
+    // Not yet noted: it is the first to say.
+    if (expected.empty() || file.digest() == expected) continue;
     return absl::FailedPreconditionError(
         absl::StrCat("source: ", file.path(), " has changed since it was quantized: expected ",
                      expected, ", found ", file.digest()));

@@ -65,6 +65,9 @@ TEST(GuidedJob, APartGoesForwardAsSoonAsItsWindowsAreThere) {
   cluster.RunTo(job.job_id(), v1::JOB_STATE_CALIBRATING, 2);
   // Two workers have enough to do with the calibration's three parts.
   EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_CALIBRATE), 3);
+  const auto hash = cluster.Lease("w0");
+  ASSERT_EQ(hash->kind(), v1::TASK_KIND_HASH);
+  ASSERT_TRUE(cluster.Complete("w0", *hash).ok());
   const auto slow = cluster.Lease("w0"), quick = cluster.Lease("w1");
   ASSERT_TRUE(cluster.Complete("w1", *quick).ok());
   ASSERT_TRUE(cluster.core->Tick().ok());
@@ -84,6 +87,28 @@ TEST(GuidedJob, APartGoesForwardAsSoonAsItsWindowsAreThere) {
   EXPECT_EQ(Open(cluster, job.job_id(), v1::TASK_KIND_CALIBRATE), 2);
   cluster.Run(2);
   EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
+}
+
+TEST(Job, HashesTheSourceBesideTheWindowsAndNotesTheDigestsAtOnce) {
+  SimulatedCluster cluster;
+  for (const char* w : {"w0", "w1"}) cluster.Lease(w);
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  cluster.RunTo(job.job_id(), v1::JOB_STATE_CALIBRATING, 2);
+  const auto hash = cluster.Lease("w0"), windows = cluster.Lease("w1");
+  ASSERT_EQ(hash->kind(), v1::TASK_KIND_HASH);
+  ASSERT_EQ(windows->kind(), v1::TASK_KIND_CALIBRATE);
+  // All windows are there before the digests are: PROFILING waits.
+  ASSERT_TRUE(cluster.Complete("w1", *windows).ok());
+  for (auto task = cluster.Lease("w1"); task.has_value(); task = cluster.Lease("w1")) {
+    ASSERT_TRUE(cluster.Complete("w1", *task).ok());
+    ASSERT_TRUE(cluster.core->Tick().ok());
+  }
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_CALIBRATING);
+  EXPECT_EQ(cluster.Get(job.job_id()).plan().source_files(0).digest(), "");
+  ASSERT_TRUE(cluster.Complete("w0", *hash).ok());
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_PROFILING);
+  EXPECT_NE(cluster.Get(job.job_id()).plan().source_files(0).digest(), "");
 }
 
 TEST(GuidedJob, HeldOutWindowsAreWrittenAtOnceWhereAWorkerIsFree) {

@@ -60,7 +60,7 @@ double Expected(v1::TaskKind kind, const v1::Job& job) {
 v1::TaskKind KindOfState(v1::JobState state, const std::map<v1::TaskKind, Kind>& kinds) {
   switch (state) {
     case v1::JOB_STATE_INGESTING:
-      return kinds.at(v1::TASK_KIND_HASH).open > 0 ? v1::TASK_KIND_HASH : v1::TASK_KIND_INGEST;
+      return v1::TASK_KIND_INGEST;
     case v1::JOB_STATE_CALIBRATING:
     case v1::JOB_STATE_ALLOCATING:  // a child's held-out windows
       return v1::TASK_KIND_CALIBRATE;

@@ -26,9 +26,9 @@ TaskRank Rank(const SchedulableTask& task, const Lanes& lanes, bool held, const 
     crowd = lanes.at(task.lane).running;
     left = -lanes.at(task.lane).ready;
   }
-  // Needs no device: a worker with one does it beside its blocks, and so has to begin early.
-  const bool first =
-      task.kind == v1::TASK_KIND_ENDS && absl::StartsWith(query.device_class, kDevicePrefix);
+  // Needs no device: a worker with one does it beside its other work, and so has to begin early.
+  const bool beside = task.kind == v1::TASK_KIND_HASH || task.kind == v1::TASK_KIND_ENDS;
+  const bool first = beside && absl::StartsWith(query.device_class, kDevicePrefix);
   return {task.last_worker == query.worker, !first, task.rank, !held, crowd, left, task.ordinal};
 }
 

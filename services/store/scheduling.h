@@ -34,12 +34,12 @@ struct SchedulableJob {
 
 // Owners in turn, then priority, then age; within a job by rank, and for PROFILE the block whose
 // input the worker holds, otherwise the lane with the fewest workers: one that nobody is in before
-// ENDS, and ENDS before one that somebody is in; on a GPU ENDS before all. A worker that would come
-// into another's lane when that is nearly done, and would have to run all blocks of it before its
-// own, gets nothing there. A task that this worker has lost goes to it only if `other_workers` is
-// false. A job in which something is to be repaired offers its last REPAIR task and nothing else:
-// what waits for the blob would fail again, and so would a repair that an even later one was made
-// for. Returns the task's id, or "" with the reason.
+// ENDS, and ENDS before one that somebody is in; on a GPU HASH and ENDS, which need none, before
+// all. A worker that would come into another's lane when that is nearly done, and would have to run
+// all blocks of it before its own, gets nothing there. A task that this worker has lost goes to it
+// only if `other_workers` is false. A job in which something is to be repaired offers its last
+// REPAIR task and nothing else: what waits for the blob would fail again, and so would a repair
+// that an even later one was made for. Returns the task's id, or "" with the reason.
 std::string PickTask(const std::vector<SchedulableJob>& jobs, const LeaseQuery& query,
                      bool other_workers, std::string* idle_reason);
 

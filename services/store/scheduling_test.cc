@@ -56,6 +56,24 @@ SchedulableTask Ends() {
   return ends;
 }
 
+TEST(PickTask, AGpuBeginsWhatNeedsNone) {
+  for (const v1::TaskKind kind : {v1::TASK_KIND_HASH, v1::TASK_KIND_ENDS}) {
+    SchedulableTask beside = Ends(), calibrate;
+    beside.kind = kind;
+    beside.rank = 1;
+    calibrate.task_id = "calibrate";
+    calibrate.kind = v1::TASK_KIND_CALIBRATE;
+    SchedulableJob job;
+    job.tasks = {calibrate, beside};
+    LeaseQuery query;
+    std::string reason;
+    query.device_class = "cpu";
+    EXPECT_EQ(PickTask({job}, query, false, &reason), "calibrate");
+    query.device_class = "gpu-sm_90";
+    EXPECT_EQ(PickTask({job}, query, false, &reason), "ends");
+  }
+}
+
 TEST(PickTask, WhoseLaneIsDoneTakesEndsBeforeAnothersLane) {
   SchedulableJob job;
   job.job_id = "job";

@@ -3,25 +3,27 @@
 # coordinator, packager, workers, store; candidates of 2, 3 and 4 planes. Prints the seconds of every state and task kind, the
 # stages of PROFILE, and a digest over all candidates of the job.
 #   tests/bench/llama3_8b_quantize.sh --bin DIR [--folder DIR] [--blocks N] [--sequences N] [--length N] [--workers N] [--kill]
-#     [--self-written] [--until STATE] [--tasks FILE]
+#     [--self-written] [--until STATE] [--tasks FILE] [--timeline FILE]
 # --until PROFILING stops when that state has ended, where the layers are made: EVALUATING reads the model anew. --self-written lets
 # the model write its calibration windows (CALIBRATE's seconds: it samples on the CPU) instead of giving a text. --kill kills
 # worker-1 with -9 once a task of PROFILING is done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
-# in order (two such files tell where two jobs part). Files go to /dev/shm.
+# in order (two such files tell where two jobs part). --timeline writes when each worker began and ended each task, in seconds from
+# the first of them. Files go to /dev/shm.
 set -euo pipefail
 
-bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks='' written=''
+bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks='' timeline='' written=''
 while [ $# -gt 0 ]; do
   case $1 in
     --kill) kill=1; shift; continue ;;
     --self-written) written=1; shift; continue ;;
     --bin) bin=$2 ;; --folder) folder=$2 ;; --blocks) blocks=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;;
     --workers) workers=$2 ;; --until) until=$2 ;; --tasks) tasks=$2 ;;
+    --timeline) timeline=$2 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
   shift 2
 done
-[ -n "$bin" ] || { sed -n 2,11p "$0" >&2; exit 2; }
+[ -n "$bin" ] || { sed -n 2,12p "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 [ -e "$folder/config.json" ] || python3 "$here/llama3_8b_folder.py" "$folder" --blocks "$blocks"
 
@@ -80,6 +82,21 @@ rows = sqlite3.connect(sys.argv[1]).execute("SELECT kind, ordinal, result FROM t
 for kind, ordinal, result in rows:
     made = re.findall(rb"sha256:([0-9a-f]{64})", bytes(result))
     print(kinds[kind] if kind < len(kinds) else kind, ordinal, *(d.decode()[:16] for d in made))
+PY
+fi
+if [ -n "$timeline" ]; then
+  python3 - "$data"/logs/worker*.log >"$timeline" <<'PY'
+import datetime, os, re, sys
+events = []
+for path in sys.argv[1:]:
+    for line in open(path, errors="replace"):
+        at = re.search(r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d\.\d+", line)
+        task = re.search(r"task (\S+) ([A-Z]+) (of|done in)( [0-9.]+ s)?", line)
+        if at and task:
+            events.append((datetime.datetime.fromisoformat(at[0]).timestamp(), os.path.basename(path)[:-4], task[1].split("-")[-1], task[2],
+                           "begins" if task[3] == "of" else "ends after" + task[4]))
+for at, *rest in sorted(events):
+    print(f"{at - min(events)[0]:8.2f}", *rest)
 PY
 fi
 sed -n '/^Time (phase/,$p' "$data/report.txt" | sed -n 1,60p

@@ -216,22 +216,19 @@ absl::StatusOr<std::string> HashFile(const std::filesystem::path& path, uint64_t
                                                     " now"));
 }
 
-}  // namespace
-
-absl::StatusOr<v1::HashResult> RunHash(const v1::HashTask& task, JobSession* session,
-                                       TaskControl* control) {
-  const std::filesystem::path root = session->source_path();
+// Fills `result`; a file a thread, in the task's order.
+absl::Status HashFiles(const v1::HashTask& task, const std::filesystem::path& root,
+                       const std::vector<std::string>& source_files, int threads,
+                       TaskControl* control, v1::HashResult* result) {
   std::error_code error;
   const bool directory = std::filesystem::is_directory(root, error);
-  std::set<std::string> known;
-  for (const std::string& file : session->source().files()) known.insert(file);
+  const std::set<std::string> known(source_files.begin(), source_files.end());
   uint64_t total = 1;
   for (const v1::SourceFile& file : task.files()) total += file.bytes();
   std::atomic<uint64_t> done{0};
   std::vector<std::string> digests(task.files_size());
-  // A file a thread; their order in the result is the task's.
-  SA_RETURN_IF_ERROR(quantize::ParallelFor(
-      task.files_size(), session->threads(), control, [&](int64_t i) -> absl::Status {
+  SA_RETURN_IF_ERROR(
+      quantize::ParallelFor(task.files_size(), threads, control, [&](int64_t i) -> absl::Status {
         const v1::SourceFile& file = task.files(static_cast<int>(i));
         const std::filesystem::path path = directory ? root / file.path() : root;
         if (!known.count(path.string())) {
@@ -244,13 +241,24 @@ absl::StatusOr<v1::HashResult> RunHash(const v1::HashTask& task, JobSession* ses
                             }));
         return absl::OkStatus();
       }));
-  v1::HashResult result;
   for (int i = 0; i < task.files_size(); ++i) {
-    v1::SourceFile* out = result.add_files();
+    v1::SourceFile* out = result->add_files();
     *out = task.files(i);
     out->set_digest(digests[i]);
   }
-  return result;
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status RunHash(const v1::HashTask& task, JobSession* session, TaskControl* control,
+                     v1::HashResult* result, Closing* closing) {
+  const auto hash = [task, root = session->source_path(), files = session->source().files(),
+                     threads = session->threads(), control,
+                     result] { return HashFiles(task, root, files, threads, control, result); };
+  if (session->device() == Device::kCpu) return hash();
+  *closing = hash;
+  return absl::OkStatus();
 }
 
 }  // namespace shiftadd

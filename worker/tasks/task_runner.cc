@@ -174,10 +174,8 @@ absl::Status TaskRunner::Impl::Dispatch(const v1::Task& task, TaskControl* contr
                           RunIngest(task.context(), task.ingest(), session));
       return absl::OkStatus();
     }
-    case v1::Task::kHash: {
-      SA_ASSIGN_OR_RETURN(*result->mutable_hash(), RunHash(task.hash(), session, control));
-      return absl::OkStatus();
-    }
+    case v1::Task::kHash:
+      return RunHash(task.hash(), session, control, result->mutable_hash(), closing);
     case v1::Task::kCalibrate: {
       SA_ASSIGN_OR_RETURN(*result->mutable_calibrate(),
                           RunCalibrate(task.context(), task.calibrate(), session, control));

@@ -17,8 +17,10 @@ using Closing = std::function<absl::Status()>;
 
 absl::StatusOr<v1::IngestResult> RunIngest(const v1::TaskContext& context,
                                            const v1::IngestTask& task, JobSession* session);
-absl::StatusOr<v1::HashResult> RunHash(const v1::HashTask& task, JobSession* session,
-                                       TaskControl* control);
+// On a device all of it is left to `closing`: it needs none. `result` and `control` must outlive
+// it.
+absl::Status RunHash(const v1::HashTask& task, JobSession* session, TaskControl* control,
+                     v1::HashResult* result, Closing* closing);
 absl::StatusOr<v1::CalibrateResult> RunCalibrate(const v1::TaskContext& context,
                                                  const v1::CalibrateTask& task, JobSession* session,
                                                  TaskControl* control);
