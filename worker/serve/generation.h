@@ -25,6 +25,7 @@ struct GenerateParams {
   SamplingParams sampling;
   uint64_t stream = 0;  // of the sampler: the choice's number
   std::vector<std::string> stop;
+  std::vector<int32_t> stop_tokens;  // as ends of a sequence, whatever ignore_eos says
   bool ignore_eos = false;
   int64_t top_logprobs = -1;     // -1: no log-probabilities; else how many of the likeliest tokens
   bool prompt_logprobs = false;  // of the prompt's tokens too; needs top_logprobs >= 0
@@ -42,7 +43,7 @@ struct GenerateEvent {
   size_t index = 0;  // the sequence's number in the request
   std::string text;  // valid UTF-8; runs behind the tokens while something is held back
   std::vector<int32_t>
-      tokens;  // generated; an end-of-sequence token is among them but not in the text
+      tokens;  // generated; an end-of-sequence or stop token is among them, not in the text
   std::vector<TokenLogprob> logprobs;  // of the prompt's tokens first (once), then of `tokens`
   int64_t cached = 0;         // first event: prompt tokens that an earlier sequence's cache gave
   std::string finish_reason;  // last event: "stop" or "length"

@@ -150,7 +150,7 @@ absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body, StreamWrite
   for (const Prompt& prompt : fields.prompts) {
     std::vector<int32_t> ids = prompt.ids;
     if (prompt.is_text) {
-      SA_ASSIGN_OR_RETURN(ids, served.Encode(prompt.text, /*add_special=*/true));
+      SA_ASSIGN_OR_RETURN(ids, served.Encode(prompt.text, fields.add_special_tokens));
       if (ids.empty()) return FieldError("prompt", "is empty");
     }
     job.prompt_texts.push_back(prompt.is_text ? prompt.text : served.tokenizer->Decode(ids, false));
@@ -172,8 +172,8 @@ absl::StatusOr<Api::Job> Api::ChatJob(const std::string& body, StreamWriter* wri
   SA_ASSIGN_OR_RETURN(
       const std::string text,
       served.tokenizer->RenderChat(fields.messages, true, fields.template_variables));
-  // The template writes what special tokens it wants itself.
-  SA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids, served.Encode(text, /*add_special=*/false));
+  SA_ASSIGN_OR_RETURN(const std::vector<int32_t> ids,
+                      served.Encode(text, fields.add_special_tokens));
   AddSequences(ids, &job);
   return job;
 }

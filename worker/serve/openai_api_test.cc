@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cmath>
 #include <numeric>
+#include <set>
 #include <thread>
 
 #include "worker/serve/testing/tiny_server.h"
@@ -151,6 +152,126 @@ TEST_F(OpenAiApi, BadInputTable) {
     } else {
       EXPECT_EQ(error["code"], row.status);
     }
+  }
+}
+
+// What would change the answer is carried out or refused by name; what would not passes.
+TEST_F(OpenAiApi, FieldsThatAreNotBuiltAreRefusedByName) {
+  const struct {
+    const char* field;
+    json refused;
+    std::vector<json> passed;
+  } rows[] = {
+      {"response_format", {{"type", "json_object"}}, {json::object({{"type", "text"}})}},
+      {"response_format", {{"type", "json_schema"}, {"json_schema", {{"name", "x"}}}}, {}},
+      {"structured_outputs", {{"regex", "a+"}}, {json::object()}},
+      {"structural_tag", "{}", {}},
+      {"json_schema", {{"type", "object"}}, {}},
+      {"grammar", "root ::= \"a\"", {""}},
+      {"ebnf", "root ::= \"a\"", {}},
+      {"regex", "a+", {}},
+      {"guided_json", {{"type", "object"}}, {}},
+      {"guided_regex", "a+", {}},
+      {"guided_choice", {"a", "b"}, {}},
+      {"guided_grammar", "root ::= \"a\"", {}},
+      {"guided_json_object", true, {false}},
+      {"logits_processors", {"x"}, {json::array()}},
+      {"allowed_token_ids", {1}, {}},
+      {"bad_words", {"x"}, {json::array()}},
+      {"tools", {{{"type", "function"}}}, {json::array()}},
+      {"functions", {{{"name", "f"}}}, {json::array()}},
+      {"tool_choice", "auto", {"none"}},
+      {"tool_choice", "required", {}},
+      {"function_call", {{"name", "f"}}, {"none"}},
+      {"web_search_options", json::object(), {}},
+      {"audio", {{"voice", "a"}}, {}},
+      {"modalities", {"text", "audio"}, {json::array({"text"})}},
+      {"documents", {{{"text", "x"}}}, {json::array()}},
+      {"prompt_embeds", "AAAA", {}},
+      {"suffix", "x", {""}},
+      {"chat_template", "{{ messages }}", {""}},
+      {"reasoning_effort", "high", {"none"}},
+      {"verbosity", "low", {"medium"}},
+      {"truncate_prompt_tokens", 5, {}},
+      {"lora", {{{"id", 0}, {"scale", 1}}}, {json::array()}},
+      {"use_beam_search", true, {false}},
+      {"best_of", 3, {1}},
+      {"length_penalty", 0.5, {1, 1.0}},
+      {"early_stopping", true, {false}},
+      {"min_tokens", 4, {0}},
+      {"min_length", 4, {0}},
+      {"no_repeat_ngram_size", 3, {0}},
+      {"repeat_penalty", 1.1, {1, 1.0}},
+      {"typical_p", 0.9, {1}},
+      {"tfs_z", 0.9, {1}},
+      {"top_a", 0.1, {0}},
+      {"top_n_sigma", 1, {-1, 0}},
+      {"epsilon_cutoff", 1e-4, {0}},
+      {"eta_cutoff", 1e-4, {0}},
+      {"smoothing_factor", 0.2, {0}},
+      {"mirostat", 2, {0}},
+      {"mirostat_mode", 2, {0}},
+      {"xtc_probability", 0.5, {0}},
+      {"dry_multiplier", 0.8, {0}},
+      {"dynatemp_range", 0.5, {0}},
+      {"n_predict", 5, {}},
+      {"prompt_logprobs", 1, {}},
+      {"n_probs", 3, {0}},
+      {"skip_special_tokens", false, {true}},
+      {"include_stop_str_in_output", true, {false}},
+      {"detokenize", false, {true}},
+      {"return_token_ids", true, {false}},
+      {"return_tokens_as_token_ids", true, {false}},
+      // Built, within limits.
+      {"repetition_penalty", 0, {0.01, 1, 2}},
+      {"repetition_penalty", 2.5, {}},
+      {"repetition_penalty", "1.1", {}},
+      {"stop_token_ids", {320}, {json::array(), json::array({5})}},
+      {"stop_token_ids", 5, {}},
+      {"stop_token_ids", std::vector<int>(200, 5), {}},
+      {"add_special_tokens", "no", {true, false}},
+      {"logit_bias", {{"5", 101}}, {json::object()}},
+      {"min_p", -0.1, {0, 1}},
+      {"top_k", 1.5, {-1, 0, 1, 1000000}},
+  };
+  for (const auto& row : rows) {
+    for (const auto& [path, base] : {std::pair<const char*, json>{kCompletions, Greedy("ab", 2)},
+                                     std::pair<const char*, json>{kChat, ChatBody("ab")}}) {
+      json body = base;
+      body[row.field] = row.refused;
+      const http::Response response = server_->Call("POST", path, body.dump());
+      EXPECT_EQ(response.status, 400) << body << "\n" << response.body;
+      EXPECT_THAT(response.body, HasSubstr(std::string("\"") + row.field + ": ")) << body;
+      std::vector<json> passed = row.passed;
+      passed.push_back(nullptr);
+      for (const json& value : passed) {
+        body[row.field] = value;
+        const http::Response answer = server_->Call("POST", path, body.dump());
+        EXPECT_EQ(answer.status, 200) << body << "\n" << answer.body;
+      }
+    }
+  }
+  json chat = ChatBody("ab");
+  chat["echo"] = true;
+  server_->Post(kChat, chat, 400);
+  chat["echo"] = false;
+  // Who asks, what is kept and how soon it comes change no answer, nor does what nobody knows.
+  chat.update({{"user", "u"},
+               {"store", true},
+               {"metadata", {{"a", "b"}}},
+               {"service_tier", "auto"},
+               {"parallel_tool_calls", false},
+               {"prompt_cache_key", "k"},
+               {"priority", 3},
+               {"no_such_field", {1, 2}}});
+  json plain = ChatBody("ab");
+  EXPECT_EQ(server_->Post(kChat, chat)["choices"], server_->Post(kChat, plain)["choices"]);
+  for (const char* name : {"tool_calls", "function_call", "audio"}) {
+    json body = ChatBody("ab");
+    body["messages"][0][name] = {{{"id", "x"}}};
+    const http::Response response = server_->Call("POST", kChat, body.dump());
+    EXPECT_EQ(response.status, 400) << body;
+    EXPECT_THAT(response.body, HasSubstr(std::string("messages[0].") + name));
   }
 }
 
@@ -575,6 +696,57 @@ TEST_F(OpenAiApi, PenaltiesAndBiasChangeTheText) {
   body["frequency_penalty"] = 2;
   body["logit_bias"] = {{"100", 3}};
   EXPECT_NE(plain, server_->Post(kCompletions, body)["choices"][0]["text"]);
+}
+
+// What the model would write most likely, token by token, with the penalty that the API describes.
+TEST_F(OpenAiApi, ARepetitionPenaltyWeighsOnPromptAndAnswer) {
+  const json ids = server_->Post("/tokenize", {{"prompt", "hello"}})["tokens"];
+  json body = Greedy(ids, 12);
+  body["repetition_penalty"] = 1.5;
+  body["logprobs"] = 0;
+  const json answer = server_->Post(kCompletions, body)["choices"][0]["logprobs"]["tokens"];
+  std::vector<int32_t> tokens = ids.get<std::vector<int32_t>>();
+  for (const json& name : answer) {
+    const std::vector<double> all = ReferenceLogits(server_->package, tokens);
+    std::vector<float> logits(all.end() - server_->package.spec.vocab, all.end());
+    for (const int32_t seen : std::set<int32_t>(tokens.begin(), tokens.end())) {
+      logits[seen] *= logits[seen] > 0 ? 1 / 1.5f : 1.5f;
+    }
+    tokens.push_back(ArgMax(logits.data(), static_cast<int64_t>(logits.size())));
+    EXPECT_EQ(name, openai::TokenName(*server_->tokenizer, tokens.back()));
+  }
+  EXPECT_EQ(answer.size(), 12u);
+  body["repetition_penalty"] = 1;
+  EXPECT_NE(server_->Post(kCompletions, body)["choices"][0]["logprobs"]["tokens"], answer);
+}
+
+TEST_F(OpenAiApi, AStopTokenEndsTheTextBeforeIt) {
+  json body = Greedy("hello", 12);
+  body["logit_bias"] = {{"100", 100}};
+  const json whole = server_->Post(kCompletions, body);
+  EXPECT_EQ(whole["choices"][0]["finish_reason"], "length");
+  body["stop_token_ids"] = {7, 100};  // ignore_eos does not hide it
+  const json ended = server_->Post(kCompletions, body);
+  EXPECT_EQ(ended["choices"][0]["finish_reason"], "stop");
+  EXPECT_EQ(ended["choices"][0]["text"], "");
+  EXPECT_EQ(ended["usage"]["completion_tokens"], 1);
+}
+
+TEST_F(OpenAiApi, SpecialTokensAreAddedWhereTheRequestSaysSo) {
+  const auto prompt_tokens = [](const char* path, json body, const json& add) {
+    body["add_special_tokens"] = add;
+    return server_->Post(path, body)["usage"]["prompt_tokens"].get<int64_t>();
+  };
+  const auto tokens = [](bool add) {
+    return server_->Post("/tokenize", {{"prompt", "hello"}, {"add_special_tokens", add}})["count"]
+        .get<int64_t>();
+  };
+  const int64_t added = tokens(true) - tokens(false);
+  EXPECT_EQ(added, 1);
+  EXPECT_EQ(prompt_tokens(kCompletions, Greedy("hello", 1), nullptr), tokens(true));
+  EXPECT_EQ(prompt_tokens(kCompletions, Greedy("hello", 1), false), tokens(false));
+  const int64_t chat = prompt_tokens(kChat, ChatBody("hello"), nullptr);
+  EXPECT_EQ(prompt_tokens(kChat, ChatBody("hello"), true), chat + added);
 }
 
 }  // namespace

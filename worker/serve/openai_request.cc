@@ -1,5 +1,6 @@
 #include "worker/serve/openai_request.h"
 
+#include <algorithm>
 #include <limits>
 #include <random>
 #include <utility>
@@ -17,34 +18,93 @@ using nlohmann::json;
 // Templates look them up one by one.
 constexpr size_t kMaxTemplateVariables = 16 << 10;  // bytes as JSON
 constexpr int64_t kMaxTokens = std::numeric_limits<int32_t>::max();
+// It divides logits: 0 would make infinities of them.
+constexpr double kLeastRepetitionPenalty = 0.01;
 
-// Fields that would change the answer in a way that is not built; `allowed`, if set, is their
-// harmless value.
+// A field of OpenAI's API, vLLM's or llama.cpp's that would change the answer in a way that is not
+// built, its values that change nothing, and what to say besides.
+struct RefusedField {
+  const char* name;
+  std::vector<json> harmless;
+  const char* hint = "";
+};
+
+const std::vector<RefusedField>& RefusedFields() {
+  static const auto* const fields = new std::vector<RefusedField>{
+      // What an answer must look like.
+      {"response_format", {json::object({{"type", "text"}})}},
+      {"structured_outputs", {json::object()}},
+      {"structural_tag", {}},
+      {"json_schema", {}},
+      {"grammar", {""}},
+      {"ebnf", {}},
+      {"regex", {}},
+      {"guided_json", {}},
+      {"guided_regex", {}},
+      {"guided_choice", {}},
+      {"guided_grammar", {}},
+      {"guided_json_object", {false}},
+      {"logits_processors", {json::array()}},
+      {"allowed_token_ids", {}},
+      {"bad_words", {json::array()}},
+      // Tools, and what a prompt is made of.
+      {"tools", {json::array()}},
+      {"functions", {json::array()}},
+      {"tool_choice", {"none"}},
+      {"function_call", {"none"}},
+      {"web_search_options", {}},
+      {"audio", {}},
+      {"modalities", {json::array({"text"})}},
+      {"documents", {json::array()}},
+      {"prompt_embeds", {}},
+      {"suffix", {""}},
+      {"chat_template", {""}},
+      {"add_generation_prompt", {true}},
+      {"continue_final_message", {false}},
+      {"reasoning_effort", {"none"}, "; what a chat template reads is set by chat_template_kwargs"},
+      {"verbosity", {"medium"}},
+      {"truncate_prompt_tokens", {}},
+      {"lora", {json::array()}},
+      // How tokens are chosen.
+      {"use_beam_search", {false}},
+      {"length_penalty", {1}},
+      {"early_stopping", {false}},
+      {"min_tokens", {0}},
+      {"min_length", {0}},
+      {"no_repeat_ngram_size", {0}},
+      {"repeat_penalty", {1}, "; repetition_penalty is"},
+      {"typical_p", {1}},
+      {"tfs_z", {1}},
+      {"top_a", {0}},
+      {"top_n_sigma", {-1, 0}},
+      {"epsilon_cutoff", {0}},
+      {"eta_cutoff", {0}},
+      {"smoothing_factor", {0}},
+      {"mirostat", {0}},
+      {"mirostat_mode", {0}},
+      {"xtc_probability", {0}},
+      {"dry_multiplier", {0}},
+      {"dynatemp_range", {0}},
+      {"n_predict", {}, "; max_tokens is"},
+      // What an answer holds.
+      {"prompt_logprobs", {}},
+      {"n_probs", {0}, "; logprobs is"},
+      {"skip_special_tokens", {true}},
+      {"include_stop_str_in_output", {false}},
+      {"detokenize", {true}},
+      {"return_token_ids", {false}},
+      {"return_tokens_as_token_ids", {false}}};
+  return *fields;
+}
+
 absl::Status RefuseUnsupported(const JsonFields& fields) {
-  const struct {
-    const char* name;
-    json harmless;
-  } refused[] = {{"tools", json::array()},
-                 {"functions", json::array()},
-                 {"tool_choice", "none"},
-                 {"function_call", "none"},
-                 {"response_format", {{"type", "text"}}},
-                 {"audio", nullptr},
-                 {"suffix", ""},
-                 {"chat_template", ""},
-                 {"grammar", ""},
-                 {"json_schema", nullptr},
-                 {"guided_json", nullptr},
-                 {"guided_regex", nullptr},
-                 {"prompt_logprobs", nullptr},
-                 {"modalities", json::array({"text"})},
-                 {"add_generation_prompt", true},
-                 {"continue_final_message", false}};
-  for (const auto& field : refused) {
+  for (const RefusedField& field : RefusedFields()) {
     const json* value = fields.Find(field.name);
-    if (value != nullptr && *value != field.harmless) {
-      return FieldError(field.name, "is not supported by this server");
+    if (value == nullptr) continue;
+    if (std::find(field.harmless.begin(), field.harmless.end(), *value) != field.harmless.end()) {
+      continue;
     }
+    return FieldError(field.name, absl::StrCat("is not supported by this server", field.hint));
   }
   return absl::OkStatus();
 }
@@ -64,6 +124,17 @@ absl::Status ParseStop(const JsonFields& fields, std::vector<std::string>* stop)
     }
     if (!s.get_ref<const std::string&>().empty()) stop->push_back(s.get<std::string>());
   }
+  return absl::OkStatus();
+}
+
+absl::Status ParseStopTokens(const JsonFields& fields, int64_t vocab, std::vector<int32_t>* stop) {
+  const json* value = fields.Find("stop_token_ids");
+  if (value == nullptr) return absl::OkStatus();
+  if (!value->is_array() || value->size() > kMaxStopTokens) {
+    return FieldError("stop_token_ids", absl::StrCat("must be a list of at most ", kMaxStopTokens,
+                                                     " token ids, not ", Shown(*value)));
+  }
+  SA_ASSIGN_OR_RETURN(*stop, ParseTokenIds(*value, "stop_token_ids", vocab));
   return absl::OkStatus();
 }
 
@@ -94,6 +165,8 @@ absl::Status ParseSampling(const JsonFields& fields, int64_t vocab, SamplingPara
   SA_RETURN_IF_ERROR(fields.Read("min_p", 0.0, 1.0, &sampling->min_p));
   SA_RETURN_IF_ERROR(fields.Read("frequency_penalty", -2.0, 2.0, &sampling->frequency_penalty));
   SA_RETURN_IF_ERROR(fields.Read("presence_penalty", -2.0, 2.0, &sampling->presence_penalty));
+  SA_RETURN_IF_ERROR(fields.Read("repetition_penalty", kLeastRepetitionPenalty, 2.0,
+                                 &sampling->repetition_penalty));
   SA_RETURN_IF_ERROR(ParseLogitBias(fields, vocab, sampling));
   if (fields.Find("seed") == nullptr) {
     std::random_device device;
@@ -128,6 +201,8 @@ absl::Status ParseCommon(const JsonFields& fields, int64_t vocab, CommonFields* 
   if (best_of != out->n) return FieldError("best_of", "is supported only where it equals n");
   SA_RETURN_IF_ERROR(fields.Read("ignore_eos", &out->params.ignore_eos));
   SA_RETURN_IF_ERROR(ParseStop(fields, &out->params.stop));
+  SA_RETURN_IF_ERROR(ParseStopTokens(fields, vocab, &out->params.stop_tokens));
+  SA_RETURN_IF_ERROR(fields.Read("add_special_tokens", &out->add_special_tokens));
   SA_RETURN_IF_ERROR(ParseSampling(fields, vocab, &out->params.sampling));
   return ParseStreaming(fields, out);
 }
@@ -198,6 +273,10 @@ absl::StatusOr<ChatMessage> ParseMessage(const json& message, const std::string&
   const json* calls = fields.Find("tool_calls");
   if (calls != nullptr && *calls != json::array()) {
     return FieldError(field + ".tool_calls", "is not supported by this server");
+  }
+  for (const char* name : {"function_call", "audio"}) {
+    if (fields.Find(name) == nullptr) continue;
+    return FieldError(absl::StrCat(field, ".", name), "is not supported by this server");
   }
   const json* content = fields.Find("content");
   if (content == nullptr) return FieldError(field + ".content", "is missing");
@@ -288,7 +367,11 @@ absl::StatusOr<ChatFields> ParseChat(const json& body, int64_t vocab) {
   const JsonFields fields(body);
   ChatFields out;
   out.params.max_tokens = kMaxTokens;  // to the end of the context
+  out.add_special_tokens = false;      // the template writes what it wants itself
   SA_RETURN_IF_ERROR(ParseCommon(fields, vocab, &out));
+  bool echo = false;
+  SA_RETURN_IF_ERROR(fields.Read("echo", &echo));
+  if (echo) return FieldError("echo", "is supported by /v1/completions only");
   bool logprobs = false;
   int64_t top = 0;
   SA_RETURN_IF_ERROR(fields.Read("logprobs", &logprobs));

@@ -17,6 +17,7 @@ inline constexpr int64_t kMaxChoices = 8;
 inline constexpr int64_t kMaxPrompts = 1024;
 inline constexpr int64_t kMaxTopLogprobs = 20;
 inline constexpr size_t kMaxStops = 16;
+inline constexpr size_t kMaxStopTokens = 128;
 
 // What completions and chat completions share.
 struct CommonFields {
@@ -25,6 +26,7 @@ struct CommonFields {
   int64_t n = 1;
   bool stream = false;
   bool include_usage = false;
+  bool add_special_tokens = true;  // those that the model puts before a text
 };
 
 struct Prompt {

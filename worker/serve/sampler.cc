@@ -66,10 +66,17 @@ std::vector<std::pair<int32_t, float>> TopTokens(const float* logits, int64_t vo
 
 const float* Sampler::Adjust(const float* logits, int64_t vocab) {
   const bool penalties = params_.frequency_penalty != 0 || params_.presence_penalty != 0;
-  if (params_.logit_bias.empty() && !(penalties && !counts_.empty())) return logits;
+  if (params_.logit_bias.empty() && !(penalties && !counts_.empty()) && seen_.empty()) {
+    return logits;
+  }
   adjusted_.assign(logits, logits + vocab);
   for (const auto& [token, bias] : params_.logit_bias) {
     adjusted_[token] += static_cast<float>(bias);
+  }
+  for (const int32_t token : seen_) {
+    const float penalty = static_cast<float>(params_.repetition_penalty);
+    adjusted_[token] =
+        adjusted_[token] > 0 ? adjusted_[token] / penalty : adjusted_[token] * penalty;
   }
   if (penalties) {
     for (const auto& [token, count] : counts_) {
@@ -90,12 +97,13 @@ absl::StatusOr<int32_t> Sampler::Next(const float* logits, int64_t vocab) {
 bool Sampler::IsPlain() const {
   return params_.top_p >= 1 && params_.top_k <= 0 && params_.min_p <= 0 &&
          params_.frequency_penalty == 0 && params_.presence_penalty == 0 &&
-         params_.logit_bias.empty();
+         params_.repetition_penalty == 1 && params_.logit_bias.empty();
 }
 
 void Sampler::Count(int32_t token) {
   ++drawn_;
   if (params_.frequency_penalty != 0 || params_.presence_penalty != 0) ++counts_[token];
+  if (params_.repetition_penalty != 1) seen_.insert(token);
 }
 
 double Sampler::Weigh(const float* logits, int64_t vocab, float maximum) {

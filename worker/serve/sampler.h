@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <map>
+#include <set>
 #include <utility>
 #include <vector>
 
@@ -13,8 +14,8 @@
 
 namespace shiftadd {
 
-// Filters apply in this order: penalties and bias, temperature, top_k, top_p (of what top_k left),
-// min_p (against the likeliest token).
+// Filters apply in this order: bias, penalties (repetition first), temperature, top_k, top_p (of
+// what top_k left), min_p (against the likeliest token).
 struct SamplingParams {
   double temperature = 0;  // 0: greedy
   double top_p = 1;        // (0, 1]
@@ -23,6 +24,9 @@ struct SamplingParams {
   uint64_t seed = 0;
   double frequency_penalty = 0;  // times how often a token was generated
   double presence_penalty = 0;   // once it was generated
+  // Over 0: divides a logit above 0, multiplies one below, of what stands in the prompt or was
+  // generated. 1: none.
+  double repetition_penalty = 1;
   std::map<int32_t, double> logit_bias;
 };
 
@@ -30,12 +34,16 @@ struct SamplingParams {
 // ones whatever runs beside it.
 double CounterUniform(uint64_t seed, uint64_t stream, uint64_t counter);
 
-// The sampler of one sequence. `stream` tells apart the choices of one request. Not thread-safe.
+// The sampler of one sequence that begins with `prompt`. `stream` tells apart the choices of one
+// request. Not thread-safe.
 class Sampler {
  public:
   Sampler(SamplingParams params, uint64_t stream,
-          const VectorOps& ops = VectorOpsFor(kernels::DetectIsa()))
-      : params_(std::move(params)), stream_(stream), ops_(ops) {}
+          const VectorOps& ops = VectorOpsFor(kernels::DetectIsa()),
+          const std::vector<int32_t>& prompt = {})
+      : params_(std::move(params)), stream_(stream), ops_(ops) {
+    if (params_.repetition_penalty != 1) seen_.insert(prompt.begin(), prompt.end());
+  }
 
   // Draws a token and counts it. NaN logits are never drawn; ties go to the lower id. INTERNAL if
   // there is no number among the logits.
@@ -72,7 +80,8 @@ class Sampler {
   uint64_t stream_;
   const VectorOps& ops_;
   uint64_t drawn_ = 0;
-  std::map<int32_t, int64_t> counts_;
+  std::map<int32_t, int64_t> counts_;  // of what was generated
+  std::set<int32_t> seen_;             // with the prompt; empty without a repetition penalty
   std::vector<float> adjusted_;
   // Kept for their memory.
   std::vector<Candidate> candidates_;

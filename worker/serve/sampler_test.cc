@@ -112,6 +112,24 @@ TEST(Sampler, PenaltiesWeighOnWhatWasGenerated) {
   EXPECT_EQ(out, (std::vector<int32_t>{0, 1, 0, 1}));
 }
 
+TEST(Sampler, ARepetitionPenaltyWeighsOnThePromptToo) {
+  const std::vector<float> logits = {2.0f, 1.5f, -0.5f, -0.6f};
+  SamplingParams params = At(0);
+  params.repetition_penalty = 2;
+  EXPECT_FALSE(Sampler(params, 0).IsPlain());
+  Sampler sampler(params, 0, VectorOpsFor(kernels::DetectIsa()), {0});
+  // 1.0 against 1.5, then against 0.75; once each, however often it was there.
+  EXPECT_EQ(*sampler.Next(logits.data(), 4), 1);
+  EXPECT_EQ(*sampler.Next(logits.data(), 4), 0);
+  EXPECT_EQ(*sampler.Next(logits.data(), 4), 0);
+  // Below 0 it multiplies: -1.0 against -0.6.
+  const std::vector<float> below(logits.begin() + 2, logits.end());
+  Sampler other(params, 0, VectorOpsFor(kernels::DetectIsa()), {0});
+  EXPECT_EQ(*other.Next(below.data(), 2), 1);
+  params.repetition_penalty = 1;
+  EXPECT_TRUE(Sampler(params, 0).IsPlain());
+}
+
 TEST(Sampler, TopTokensFallWithTiesInOrder) {
   const std::vector<float> logits = {1, 4, kNan, 4, 2, 3};
   const auto top = TopTokens(logits.data(), 6, 3);

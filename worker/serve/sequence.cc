@@ -14,7 +14,7 @@ Sequence::Sequence(const Shared& shared, std::shared_ptr<Generation> generation,
       index_(index),
       arrival_(absl::Now()),
       tokens_(params().prompt),
-      sampler_(params().sampling, params().stream, *shared.ops),
+      sampler_(params().sampling, params().stream, *shared.ops, params().prompt),
       text_(params().stop),
       max_tokens_(
           std::min(params().max_tokens, shared.context - static_cast<int64_t>(prompt().size()))) {}
@@ -145,7 +145,9 @@ void Sequence::TakeToken(const absl::StatusOr<int32_t>& token, const float* logi
   ++generated_;
   event->tokens.push_back(*token);
   if (params().top_logprobs >= 0) event->logprobs.push_back(Logprob(logits, *token));
-  if (!params().ignore_eos && shared_.eos->count(*token) > 0) {
+  const std::vector<int32_t>& stops = params().stop_tokens;
+  if ((!params().ignore_eos && shared_.eos->count(*token) > 0) ||
+      std::find(stops.begin(), stops.end(), *token) != stops.end()) {
     return Finish("stop", event);
   }
   event->text += text_.Push(shared_.tokenizer->Decode({*token}, /*skip_special=*/true));
