@@ -146,6 +146,40 @@ void DequantizeRow(const PackedMatrix& m, int64_t row, double* out) {
   }
 }
 
+// The same numbers by a table of the 2^q sums of each run of inputs that share their scales.
+void DequantizeRowByTable(const PackedMatrix& m, int64_t row, double* out) {
+  const bool int8 = m.encoding == Encoding::kInt8Group;
+  const int64_t run = m.encoding == Encoding::kBcqBlock8 ? 8 : std::min(m.group, m.k);
+  if (!int8 && (int64_t{1} << m.q) > 2 * run) return DequantizeRow(m, row, out);
+  const int64_t words = m.plane_words();
+  const uint32_t* const planes = int8 ? nullptr : m.planes + row * words;
+  double alpha[kMaxPlanes], table[1 << kMaxPlanes];
+  for (int64_t begin = 0; begin < m.k; begin += run) {
+    const int64_t end = std::min(m.k, begin + run), at = row * m.groups() + begin / m.group;
+    if (int8) {
+      const double scale = HalfToFloat(m.scale[at]);
+      for (int64_t col = begin; col < end; ++col) out[col] = scale * m.codes[row * m.k + col];
+      continue;
+    }
+    ScalesAt(m, row, begin, alpha);
+    const double zeta = m.zeta != nullptr ? HalfToFloat(m.zeta[at]) : 0;
+    for (int code = 0; code < 1 << m.q; ++code) {
+      double sum = 0;
+      for (int i = 0; i < m.q; ++i) {
+        const int p = (code >> i) & 1;
+        sum += alpha[i] * (m.zeta != nullptr ? 2 * p : 2 * p - 1);
+      }
+      table[code] = m.zeta != nullptr ? sum + zeta : sum;
+    }
+    for (int64_t col = begin; col < end; ++col) {
+      uint32_t code = 0;
+      for (int i = 0; i < m.q; ++i)
+        code |= ((planes[i * m.n * words + col / 32] >> (col % 32)) & 1u) << i;
+      out[col] = table[code];
+    }
+  }
+}
+
 }  // namespace
 
 ExponentTable DefaultExponentTable(int q) {
@@ -212,7 +246,7 @@ void DequantizeRows(const PackedMatrix& m, int64_t row_begin, int64_t row_end, d
 void DequantizeUnrotated(const PackedMatrix& m, int64_t row_begin, int64_t row_end, float* out) {
   std::vector<double> values(static_cast<size_t>(m.k));
   for (int64_t row = row_begin; row < row_end; ++row) {
-    DequantizeRow(m, row, values.data());
+    DequantizeRowByTable(m, row, values.data());
     // A row of W = W~ D is D^T applied to the row as a column.
     if (m.rotation == Rotation::kWht128) Unrotate(values.data(), m.k, m.signs);
     std::transform(values.begin(), values.end(), out + (row - row_begin) * m.k,

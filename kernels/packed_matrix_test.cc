@@ -142,6 +142,28 @@ TEST(Dequantize, Block8SharesScalesByRowsAndInputs) {
   }
 }
 
+// One goes by tables, the other by the definition, weight by weight.
+TEST(Dequantize, UnrotatedRowsAreTheDefinitions) {
+  for (const Encoding encoding :
+       {Encoding::kBcqShift, Encoding::kBcqFree, Encoding::kBcqBlock8, Encoding::kInt8Group}) {
+    for (const int q : {1, 2, 3, 4, 7, 8}) {
+      for (const int64_t group : {32, 128, 461}) {
+        const bool zeta = encoding <= Encoding::kBcqFree && group == 128;
+        const TestMatrix m(
+            {.encoding = encoding, .q = q, .zeta = zeta, .n = 7, .k = 461, .group = group}, 3);
+        std::vector<double> expected(7 * 461);
+        DequantizeRows(m.view, 0, 7, expected.data());
+        std::vector<float> found(4 * 461);
+        DequantizeUnrotated(m.view, 2, 6, found.data());
+        for (size_t i = 0; i < found.size(); ++i) {
+          ASSERT_EQ(found[i], static_cast<float>(expected[2 * 461 + i]))
+              << static_cast<int>(encoding) << " q " << q << " group " << group << " at " << i;
+        }
+      }
+    }
+  }
+}
+
 TEST(StoredBytes, AsTheDesignSays) {
   const auto bits = [](const TestMatrixOptions& o) {
     const TestMatrix m(o, 1);

@@ -1,6 +1,9 @@
 // A package's weights as numbers.
 #include <algorithm>
 #include <map>
+#include <memory>
+#include <mutex>
+#include <string>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -37,9 +40,12 @@ class DequantizedPackage : public WeightProvider {
   }
 
   absl::StatusOr<std::vector<float>> Read(const std::string& name) const override {
-    if (const auto layer = layers_.find(name); layer != layers_.end())
-      return ReadLayer(layer->second);
-    if (IsEnd(name)) return ReadEnd(name);
+    if (HasRows(name)) {
+      SA_ASSIGN_OR_RETURN(const std::shared_ptr<const PackedLayer> packed, Parsed(name));
+      std::vector<float> weight(packed->rows * packed->cols);
+      SA_RETURN_IF_ERROR(Dequantize(*packed, 0, packed->rows, weight.data()));
+      return weight;
+    }
     if (const auto v = context_.unquantized->values.find(name);
         v != context_.unquantized->values.end()) {
       return v->second;
@@ -47,38 +53,61 @@ class DequantizedPackage : public WeightProvider {
     return absl::NotFoundError(absl::StrCat("the package has no tensor '", name, "'"));
   }
 
+  bool HasRows(const std::string& name) const override {
+    return layers_.count(name) > 0 || IsEnd(name);
+  }
+
+  // Rows are asked for in their order: the blob stays parsed until its last row has gone.
+  absl::Status ReadRows(const std::string& name, int64_t rows, int64_t cols, int64_t begin,
+                        int64_t end, float* out) const override {
+    if (!HasRows(name)) return WeightProvider::ReadRows(name, rows, cols, begin, end, out);
+    SA_ASSIGN_OR_RETURN(const std::shared_ptr<const PackedLayer> packed, Parsed(name));
+    if (packed->rows != rows || packed->cols != cols) {
+      return absl::InvalidArgumentError(absl::StrCat("tensor ", name, ": found ", packed->rows,
+                                                     " x ", packed->cols, " values, expected ",
+                                                     rows, " x ", cols));
+    }
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      parsed_ = end < rows ? packed : nullptr;
+      parsed_name_ = name;
+    }
+    return Dequantize(*packed, begin, end, out);
+  }
+
  private:
   bool IsEnd(const std::string& name) const {
     return name == "embed" || (name == "head" && !spec_.tied_embeddings);
   }
 
-  absl::StatusOr<std::vector<float>> Dequantize(const PackedLayer& packed) const {
-    std::vector<float> weight(packed.rows * packed.cols);
+  absl::Status Dequantize(const PackedLayer& packed, int64_t begin, int64_t end, float* out) const {
     // A row does not depend on its neighbours: any split gives the same numbers.
-    const int64_t pieces = (packed.rows + kPieceRows - 1) / kPieceRows;
-    SA_RETURN_IF_ERROR(ParallelFor(pieces, threads_, [&](int64_t piece) {
-      const int64_t begin = piece * kPieceRows;
-      DequantizeLayerRows(packed, begin, std::min<int64_t>(packed.rows, begin + kPieceRows),
-                          weight.data() + begin * packed.cols);
+    const int64_t pieces = (end - begin + kPieceRows - 1) / kPieceRows;
+    return ParallelFor(pieces, threads_, [&](int64_t piece) {
+      const int64_t first = begin + piece * kPieceRows;
+      DequantizeLayerRows(packed, first, std::min<int64_t>(end, first + kPieceRows),
+                          out + (first - begin) * packed.cols);
       return absl::OkStatus();
-    }));
-    return weight;
+    });
   }
 
-  absl::StatusOr<std::vector<float>> ReadLayer(const LayerSource& source) const {
-    const LinearLayer& layer = source.layer;
+  absl::StatusOr<std::shared_ptr<const PackedLayer>> Parsed(const std::string& name) const {
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      if (parsed_ != nullptr && parsed_name_ == name) return parsed_;
+    }
+    if (IsEnd(name)) {
+      SA_ASSIGN_OR_RETURN(std::string blob, read_(head_digest_));
+      SA_ASSIGN_OR_RETURN(PackedHead packed, ParsePackedHead(std::move(blob), spec_, head_digest_));
+      return std::make_shared<const PackedLayer>(
+          std::move(name == "embed" ? packed.embed : *packed.head));
+    }
+    const LayerSource& source = layers_.at(name);
     SA_ASSIGN_OR_RETURN(std::string blob, read_(source.digest));
-    SA_ASSIGN_OR_RETURN(const PackedLayer packed,
-                        ParsePackedLayer(std::move(blob), layer.name, layer.rows, layer.cols,
-                                         context_, source.digest));
-    return Dequantize(packed);
-  }
-
-  absl::StatusOr<std::vector<float>> ReadEnd(const std::string& name) const {
-    SA_ASSIGN_OR_RETURN(std::string blob, read_(head_digest_));
-    SA_ASSIGN_OR_RETURN(const PackedHead packed,
-                        ParsePackedHead(std::move(blob), spec_, head_digest_));
-    return Dequantize(name == "embed" ? packed.embed : *packed.head);
+    SA_ASSIGN_OR_RETURN(PackedLayer packed,
+                        ParsePackedLayer(std::move(blob), name, source.layer.rows,
+                                         source.layer.cols, context_, source.digest));
+    return std::make_shared<const PackedLayer>(std::move(packed));
   }
 
   const ArchitectureSpec spec_;
@@ -87,6 +116,9 @@ class DequantizedPackage : public WeightProvider {
   const PackedContext context_;
   const ReadBlobFn read_;
   const int threads_;
+  mutable std::mutex mutex_;
+  mutable std::shared_ptr<const PackedLayer> parsed_;  // of which rows are being read; guarded
+  mutable std::string parsed_name_;
 };
 
 }  // namespace

@@ -14,15 +14,25 @@ class VariantModel::WatchedWeights : public WeightProvider {
   const ArchitectureSpec& spec() const override { return weights_.spec(); }
   bool Has(const std::string& name) const override { return weights_.Has(name); }
   absl::StatusOr<std::vector<float>> Read(const std::string& name) const override {
-    if (TaskControl* const control = control_) {
-      SA_RETURN_IF_ERROR(control->Check());
-      ++control->progress_count;
-    }
+    SA_RETURN_IF_ERROR(Look());
     return weights_.Read(name);
+  }
+  bool HasRows(const std::string& name) const override { return weights_.HasRows(name); }
+  absl::Status ReadRows(const std::string& name, int64_t rows, int64_t cols, int64_t begin,
+                        int64_t end, float* out) const override {
+    SA_RETURN_IF_ERROR(Look());
+    return weights_.ReadRows(name, rows, cols, begin, end, out);
   }
   void Watch(TaskControl* control) { control_ = control; }
 
  private:
+  absl::Status Look() const {
+    TaskControl* const control = control_;
+    if (control == nullptr) return absl::OkStatus();
+    ++control->progress_count;
+    return control->Check();
+  }
+
   const WeightProvider& weights_;
   std::atomic<TaskControl*> control_{nullptr};
 };

@@ -72,6 +72,7 @@ class CheckedModel : public ModelSource {
   const ArchitectureSpec& spec() const override { return parts_.spec; }
   bool Has(const std::string& name) const override { return by_name_.count(name) > 0; }
   absl::StatusOr<std::vector<float>> Read(const std::string& name) const override;
+  bool HasRows(const std::string& name) const override;
   absl::Status ReadRows(const std::string& name, int64_t rows, int64_t cols, int64_t begin,
                         int64_t end, float* out) const override;
   std::optional<RawTensor> Raw(const std::string& name) const override;
@@ -156,12 +157,17 @@ absl::StatusOr<std::vector<float>> CheckedModel::Read(const std::string& name) c
   return values;
 }
 
+bool CheckedModel::HasRows(const std::string& name) const {
+  const auto it = by_name_.find(name);
+  // What is stored as it is read, and nothing else.
+  return it != by_name_.end() && Plain(plan_[it->second]);
+}
+
 absl::Status CheckedModel::ReadRows(const std::string& name, int64_t rows, int64_t cols,
                                     int64_t begin, int64_t end, float* out) const {
   const auto it = by_name_.find(name);
-  // What is stored as it is read, and nothing else.
-  const bool plain = it != by_name_.end() && Plain(plan_[it->second]) &&
-                     listed_[it->second].info.shape == std::vector<int64_t>{rows, cols};
+  const bool plain =
+      HasRows(name) && listed_[it->second].info.shape == std::vector<int64_t>{rows, cols};
   if (!plain) return WeightProvider::ReadRows(name, rows, cols, begin, end, out);
   const absl::Status read =
       parts_.tensors->ReadRows(listed_[it->second].info.name, begin, end, out);

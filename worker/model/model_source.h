@@ -29,8 +29,10 @@ class WeightProvider {
   virtual bool Has(const std::string& name) const = 0;
   // The whole tensor as float32, row-major, finite. NOT_FOUND names what is missing.
   virtual absl::StatusOr<std::vector<float>> Read(const std::string& name) const = 0;
-  // Rows [begin, end) of a matrix [rows, cols], as Read gives them. Costs a Read, unless the source
-  // can do with the rows. INVALID_ARGUMENT: it has another size.
+  // Whether ReadRows of the matrix costs no more than the rows: no Read of all of it.
+  virtual bool HasRows(const std::string&) const { return false; }
+  // Rows [begin, end) of a matrix [rows, cols], as Read gives them. Costs a Read, unless HasRows.
+  // INVALID_ARGUMENT: it has another size.
   virtual absl::Status ReadRows(const std::string& name, int64_t rows, int64_t cols, int64_t begin,
                                 int64_t end, float* out) const {
     const absl::StatusOr<std::vector<float>> all = Read(name);

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/List.h>
 #include <ATen/core/dispatch/Dispatcher.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 #include <ATen/ops/linear.h>
 #include <ATen/ops/mm.h>
@@ -50,6 +51,14 @@ at::Tensor TensorFromVector(std::vector<float> values, at::IntArrayRef shape) {
 
 absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::string& name,
                                       at::IntArrayRef shape, at::Device device) {
+  const c10::InferenceMode normal(false);
+  if (shape.size() == 2 && weights.HasRows(name)) {
+    // Into memory that nothing has set to zero before.
+    const at::Tensor values = at::empty(shape, at::kFloat);
+    SA_RETURN_IF_ERROR(
+        weights.ReadRows(name, shape[0], shape[1], 0, shape[0], values.mutable_data_ptr<float>()));
+    return values.to(device);
+  }
   SA_ASSIGN_OR_RETURN(std::vector<float> values, weights.Read(name));
   int64_t expected = 1;
   for (int64_t d : shape) expected *= d;
@@ -57,7 +66,6 @@ absl::StatusOr<at::Tensor> ReadTensor(const WeightProvider& weights, const std::
     return absl::InvalidArgumentError(
         absl::StrCat("tensor ", name, ": ", values.size(), " elements, expected ", expected));
   }
-  const c10::InferenceMode normal(false);
   return TensorFromVector(std::move(values), shape).to(device);
 }
 

@@ -213,15 +213,14 @@ void LeaseLoop::Close(Leased* leased) {
 }
 
 void LeaseLoop::AwaitClosed(size_t most) {
-  for (auto it = closing_.begin(); it != closing_.end();) {
-    const bool wait = closing_.size() > most && it == closing_.begin();
-    if (!wait && !(*it)->closed.HasBeenNotified()) {
-      ++it;
-      continue;
-    }
+  const auto end = [this](std::list<std::unique_ptr<Leased>>::iterator it) {
     (*it)->closer.join();
-    it = closing_.erase(it);
-  }
+    return closing_.erase(it);
+  };
+  // Those that are done first: a long one does not keep back what comes after short ones.
+  for (auto it = closing_.begin(); it != closing_.end();)
+    it = (*it)->closed.HasBeenNotified() ? end(it) : std::next(it);
+  while (closing_.size() > most) end(closing_.begin());
 }
 
 void LeaseLoop::Heartbeat(Leased* leased) {
