@@ -6,17 +6,23 @@
 #include <c10/core/InferenceMode.h>
 
 #include <algorithm>
+#include <cstring>
 #include <optional>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/reference/host_memory.h"
 #include "worker/reference/linear.h"
+#include "worker/reference/torch_seam.h"
 
 namespace shiftadd::reference {
 namespace {
 
 constexpr int64_t kPieceNumbers = int64_t{16} << 20;  // of a matrix on its way to a device
+constexpr int64_t kPieceBytes = kPieceNumbers * 4;
+constexpr int64_t kCopyBytes = int64_t{4} << 20;  // that a thread copies at once
+constexpr unsigned kCopyThreads = 8;              // more gain nothing: memory is what they wait for
 
 at::ScalarType TypeOf(DType dtype) {
   switch (dtype) {
@@ -27,6 +33,31 @@ at::ScalarType TypeOf(DType dtype) {
     default:
       return at::kFloat;
   }
+}
+
+// A file's mapped bytes on a device: through memory that it reads by itself, where several threads
+// bring them, as a page that nobody has touched yet costs more than its copy.
+absl::StatusOr<at::Tensor> BytesToDevice(absl::string_view bytes, at::Device device) {
+  const auto size = static_cast<int64_t>(bytes.size());
+  const at::Tensor mapped = at::from_blob(const_cast<char*>(bytes.data()), {size}, at::kByte);
+  // A copy either way: the file's bytes may lie at any address.
+  if (device.is_cpu()) return mapped.clone();
+  if (size <= kCopyBytes) return mapped.to(device);
+  const auto threads =
+      static_cast<int>(std::clamp(std::thread::hardware_concurrency(), 1u, kCopyThreads));
+  const at::Tensor out = at::empty({size}, at::TensorOptions(at::kByte).device(device));
+  const at::Tensor piece = HostEmpty({std::min(size, kPieceBytes)}, at::kByte, device);
+  for (int64_t begin = 0; begin < size; begin += kPieceBytes) {
+    const int64_t count = std::min(kPieceBytes, size - begin);
+    SA_RETURN_IF_ERROR(ParallelFor((count + kCopyBytes - 1) / kCopyBytes, threads, [&](int64_t i) {
+      const int64_t from = i * kCopyBytes;
+      std::memcpy(piece.mutable_data_ptr<uint8_t>() + from, bytes.data() + begin + from,
+                  static_cast<size_t>(std::min(kCopyBytes, count - from)));
+      return absl::OkStatus();
+    }));
+    out.narrow(0, begin, count).copy_(piece.narrow(0, 0, count));
+  }
+  return out;
 }
 
 // In pieces, through memory that the device reads by itself.
@@ -73,10 +104,8 @@ absl::StatusOr<at::Tensor> ReadToDevice(const WeightProvider& weights, const std
                                                    " bytes, expected ", count, " numbers of ",
                                                    c10::elementSize(stored), " bytes"));
   }
-  const at::Tensor mapped = at::from_blob(const_cast<char*>(raw->bytes.data()), {bytes}, at::kByte);
-  // A copy either way: the file's bytes may lie at any address.
-  const at::Tensor values =
-      (device.is_cpu() ? mapped.clone() : mapped.to(device)).view(stored).view(shape);
+  SA_ASSIGN_OR_RETURN(const at::Tensor copied, BytesToDevice(raw->bytes, device));
+  const at::Tensor values = copied.view(stored).view(shape);
   if (!at::isfinite(values).all().item<bool>()) {
     // The reader knows which number it is.
     SA_ASSIGN_OR_RETURN(const std::vector<float> unused, weights.Read(name));
