@@ -48,7 +48,8 @@ class Meter {
         by_bus(id, &device_) != 0)
       return;
     energy_ = Find<int(void*, unsigned long long*)>(nvml, "nvmlDeviceGetTotalEnergyConsumption");
-    memory_ = Find<int(void*, Memory*)>(nvml, "nvmlDeviceGetMemoryInfo");
+    memory_ = Find<int(void*, Memory*)>(nvml, "nvmlDeviceGetMemoryInfo_v2");
+    old_memory_ = Find<int(void*, OldMemory*)>(nvml, "nvmlDeviceGetMemoryInfo");
     utilization_ = Find<int(void*, Utilization*)>(nvml, "nvmlDeviceGetUtilizationRates");
     power_ = Find<int(void*, unsigned*)>(nvml, "nvmlDeviceGetPowerUsage");
   }
@@ -59,8 +60,11 @@ class Meter {
   }
   std::optional<uint64_t> BytesInUse() const {
     Memory memory = {};
-    if (memory_ == nullptr || memory_(device_, &memory) != 0) return std::nullopt;
-    return memory.used;
+    memory.version = sizeof(Memory) | (2u << 24);
+    if (memory_ != nullptr && memory_(device_, &memory) == 0) return memory.used;
+    OldMemory old = {};
+    if (old_memory_ == nullptr || old_memory_(device_, &old) != 0) return std::nullopt;
+    return old.used;
   }
   std::optional<double> Busy() const {
     Utilization percent = {};
@@ -74,7 +78,12 @@ class Meter {
   }
 
  private:
+  // As nvidia-smi has it: what the driver keeps for itself is not in use.
   struct Memory {
+    unsigned version;
+    unsigned long long total, reserved, free, used;
+  };
+  struct OldMemory {  // of drivers before 510
     unsigned long long total, free, used;
   };
   struct Utilization {
@@ -83,6 +92,7 @@ class Meter {
   void* device_ = nullptr;
   int (*energy_)(void*, unsigned long long*) = nullptr;
   int (*memory_)(void*, Memory*) = nullptr;
+  int (*old_memory_)(void*, OldMemory*) = nullptr;
   int (*utilization_)(void*, Utilization*) = nullptr;
   int (*power_)(void*, unsigned*) = nullptr;
 };
