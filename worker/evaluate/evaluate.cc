@@ -1,9 +1,12 @@
 #include "worker/evaluate/evaluate.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/base/status_macros.h"
 #include "worker/evaluate/run_progress.h"
 #include "worker/reference/torch_seam.h"
@@ -89,8 +92,14 @@ absl::StatusOr<std::vector<WindowScores>> ScoreWindows(ReferenceModel* full,
   RunProgress progress(control, blocks + count);
   std::vector<HiddenStates> hidden;
   for (ReferenceModel* model : models) {
+    const absl::Time begin = absl::Now();
     SA_ASSIGN_OR_RETURN(HiddenStates states, model->Embed(tokens, count, length));
+    const absl::Time embedded = absl::Now();
     SA_RETURN_IF_ERROR(RunWatched(model, 0, model->spec().blocks, &states, &progress));
+    spdlog::info("evaluation: {} of {} models over {} windows in {:.1f} s, embedding {:.1f}",
+                 hidden.size() + 1, models.size(), count,
+                 absl::ToDoubleSeconds(absl::Now() - begin),
+                 absl::ToDoubleSeconds(embedded - begin));
     hidden.push_back(std::move(states));
     if (!model->keeps_blocks()) model->DropBlocks();
   }

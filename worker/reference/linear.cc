@@ -98,7 +98,7 @@ absl::StatusOr<Linear> ReadLinear(const WeightProvider& weights, const std::stri
                                   int64_t rows, int64_t cols, bool bias, at::Device device,
                                   at::ScalarType type) {
   at::Tensor weight;
-  if (type == at::kFloat) {
+  if (type == at::kFloat && device.is_cpu()) {
     SA_ASSIGN_OR_RETURN(weight, ReadTensor(weights, name, {rows, cols}, device));
   } else {
     SA_ASSIGN_OR_RETURN(weight, ReadToDevice(weights, name, {rows, cols}, type, device));

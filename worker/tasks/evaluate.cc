@@ -2,10 +2,13 @@
 // reference.
 #include "worker/evaluate/evaluate.h"
 
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <cmath>
 
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "services/base/status_macros.h"
 #include "worker/serve/packed_model.h"
 #include "worker/tasks/tasks.h"
@@ -55,7 +58,8 @@ absl::StatusOr<JobSession::Variants*> OpenVariants(const v1::EvaluateTask& task,
 }
 
 // The largest difference of the packed executor's logits from the reference's on dequantized
-// weights, as a fraction of the reference logits' range.
+// weights, as a fraction of the reference logits' range. The reference runs in fp32 where the
+// session runs: it wants every weight as a number once.
 absl::StatusOr<double> ServerLogitError(const v1::EvaluateTask& task, const WeightProvider& variant,
                                         const TokenWindows& windows, JobSession* session,
                                         TaskControl* control) {
@@ -63,8 +67,9 @@ absl::StatusOr<double> ServerLogitError(const v1::EvaluateTask& task, const Weig
   const std::vector<int32_t> tokens(windows.tokens.begin(), windows.tokens.begin() + length);
   std::vector<float> expected;
   {
+    const Device device = session->device() == Device::kCuda ? Device::kCuda : Device::kCpu;
     SA_ASSIGN_OR_RETURN(auto reference, ReferenceModel::Create(&variant, session->threads(),
-                                                               /*resident_blocks=*/1));
+                                                               /*resident_blocks=*/1, device));
     SA_ASSIGN_OR_RETURN(HiddenStates hidden, reference->Embed(tokens, 1, length));
     for (int64_t block = 0; block < variant.spec().blocks; ++block) {
       SA_RETURN_IF_ERROR(reference->RunBlock(block, &hidden, nullptr, control));
@@ -141,9 +146,12 @@ absl::StatusOr<v1::EvaluateResult> RunEvaluate(const v1::EvaluateTask& task, Job
     }
   }
   if (task.check_server()) {
+    const absl::Time begin = absl::Now();
     SA_ASSIGN_OR_RETURN(const double error, ServerLogitError(task, *variants->weights.front(),
                                                              windows, session, control));
     result.set_server_max_logit_error(error);
+    spdlog::info("evaluation: the server's executor compared with the reference in {:.1f} s",
+                 absl::ToDoubleSeconds(absl::Now() - begin));
   }
   return result;
 }
