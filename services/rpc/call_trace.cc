@@ -49,6 +49,9 @@ class ServerTracing : public grpc::experimental::Interceptor {
       const grpc::Status status = methods->GetSendStatus();
       spdlog::debug("{}: {} {}", method_, static_cast<int>(status.error_code()),
                     status.error_message());
+      if (const CallTrace* trace = TraceScope::Current(); trace != nullptr) {
+        methods->GetSendTrailingMetadata()->insert({kRequestIdKey, trace->request_id});
+      }
       ServedByThread().reset();
     }
     methods->Proceed();

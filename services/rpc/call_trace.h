@@ -4,7 +4,8 @@
 // Every call carries two metadata, `traceparent` and `x-request-id`, put there by MakeChannel's
 // channels and read by Server. What the caller's thread stands in is handed on; without any, a
 // trace begins with the call. A server's log lines of a call have the fields trace_id, request_id
-// and method, and the calls that it makes on that thread belong to the same trace.
+// and method, and the calls that it makes on that thread belong to the same trace. Its answer has
+// the request id in the trailing metadata, whatever the status: who calls need not send one.
 #ifndef SHIFTADD_SERVICES_RPC_CALL_TRACE_H_
 #define SHIFTADD_SERVICES_RPC_CALL_TRACE_H_
 

@@ -53,6 +53,7 @@ class Recorder : public v1::PackageService::Service {
     }
     spdlog::info("resolving {}", request->reference());
     NoteInCall(note);
+    if (request->reference() == "none") return {grpc::StatusCode::NOT_FOUND, "none"};
     if (request->reference() != "outer") return grpc::Status::OK;
     grpc::ClientContext context;
     v1::ResolveReferenceRequest inner;
@@ -83,15 +84,22 @@ class CallTraceTest : public ::testing::Test {
     bare_ = v1::PackageService::NewStub(
         grpc::CreateChannel(address, grpc::InsecureChannelCredentials()));
   }
-  static void Resolve(v1::PackageService::Stub* stub, const std::string& reference,
-                      const std::vector<std::pair<std::string, std::string>>& metadata = {}) {
+  // Gives the request ids of the answer.
+  static std::vector<std::string> Resolve(
+      v1::PackageService::Stub* stub, const std::string& reference,
+      const std::vector<std::pair<std::string, std::string>>& metadata = {},
+      grpc::StatusCode expected = grpc::StatusCode::OK) {
     grpc::ClientContext context;
     for (const auto& [key, value] : metadata) context.AddMetadata(key, value);
     v1::ResolveReferenceRequest request;
     request.set_reference(reference);
     v1::ResolveReferenceResponse response;
     const grpc::Status status = stub->ResolveReference(&context, request, &response);
-    EXPECT_TRUE(status.ok()) << status.error_message();
+    EXPECT_EQ(status.error_code(), expected) << status.error_message();
+    std::vector<std::string> ids;
+    const auto [begin, end] = context.GetServerTrailingMetadata().equal_range(kRequestIdKey);
+    for (auto it = begin; it != end; ++it) ids.emplace_back(it->second.data(), it->second.size());
+    return ids;
   }
 
   Recorder recorder_;
@@ -138,6 +146,16 @@ TEST_F(CallTraceTest, ForeignMetadataIsReadAndFaultyOneIgnored) {
   EXPECT_NE(traces[1].trace_id, kTraceId);
   EXPECT_EQ(absl::StrContains(traces[1].request_id, " "), false);
   EXPECT_LT(traces[2].request_id.size(), 129u);
+}
+
+TEST_F(CallTraceTest, AnAnswerNamesTheRequest) {
+  const auto sent = Resolve(bare_.get(), "a", {{"x-request-id", "abc"}});
+  EXPECT_EQ(sent, std::vector<std::string>{"abc"});
+  const auto failed =
+      Resolve(bare_.get(), "none", {{"x-request-id", "abc"}}, grpc::StatusCode::NOT_FOUND);
+  EXPECT_EQ(failed, std::vector<std::string>{"abc"});
+  const auto made = Resolve(bare_.get(), "b");
+  EXPECT_EQ(made, std::vector<std::string>{recorder_.traces().back().request_id});
 }
 
 TEST_F(CallTraceTest, LogLinesOfAHandlerNameTheCall) {

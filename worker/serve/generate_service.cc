@@ -5,9 +5,13 @@
 #include <utility>
 #include <vector>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/str_cat.h"
+#include "absl/time/clock.h"
 #include "kernels/cpu_linear.h"
+#include "services/base/logging.h"
 #include "services/base/status_macros.h"
+#include "services/base/trace.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/stall_guard.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
@@ -138,38 +142,43 @@ class Service : public v1::GenerateService::Service {
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
-    return Done("Generate", Run(context, *request, writer));
+    const absl::Time start = absl::Now();
+    return Done("Generate", start, Run(context, *request, writer));
   }
 
   grpc::Status Score(grpc::ServerContext* context, const v1::ScoreRequest* request,
                      v1::ScoreResponse* response) override {
-    return Done("Score", Run(context, *request, response));
+    const absl::Time start = absl::Now();
+    return Done("Score", start, Run(context, *request, response));
   }
 
   grpc::Status Tokenize(grpc::ServerContext* context, const v1::TokenizeRequest* request,
                         v1::TokenizeResponse* response) override {
+    const absl::Time start = absl::Now();
     const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
-    if (!model.ok()) return Done("Tokenize", model.status());
+    if (!model.ok()) return Done("Tokenize", start, model.status());
     for (const int32_t id :
          (*model)->tokenizer->Encode(request->text(), request->add_special_tokens(), true)) {
       response->add_ids(static_cast<uint32_t>(id));
     }
-    return Done("Tokenize", absl::OkStatus());
+    return Done("Tokenize", start, absl::OkStatus());
   }
 
   grpc::Status Detokenize(grpc::ServerContext* context, const v1::DetokenizeRequest* request,
                           v1::DetokenizeResponse* response) override {
+    const absl::Time start = absl::Now();
     const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
-    if (!model.ok()) return Done("Detokenize", model.status());
+    if (!model.ok()) return Done("Detokenize", start, model.status());
     const auto ids = CheckedIds(request->ids(), (*model)->model->spec().vocab, "ids");
     if (ids.ok()) response->set_text(ToValidUtf8((*model)->tokenizer->Decode(*ids, false)));
-    return Done("Detokenize", ids.status());
+    return Done("Detokenize", start, ids.status());
   }
 
   grpc::Status GetModelInfo(grpc::ServerContext* context, const v1::GetModelInfoRequest* request,
                             v1::ModelInfo* info) override {
+    const absl::Time start = absl::Now();
     const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
-    if (!model.ok()) return Done("GetModelInfo", model.status());
+    if (!model.ok()) return Done("GetModelInfo", start, model.status());
     const ServedModel& served = (*model)->served;
     info->set_name(served.name);
     info->set_digest(served.digest);
@@ -177,11 +186,17 @@ class Service : public v1::GenerateService::Service {
     info->set_vocabulary(static_cast<uint32_t>(served.model->spec().vocab));
     info->set_weight_bytes(served.model->weight_bytes());
     info->set_isa(kernels::IsaName(served.model->isa()));
-    return Done("GetModelInfo", absl::OkStatus());
+    return Done("GetModelInfo", start, absl::OkStatus());
   }
 
  private:
-  grpc::Status Done(const char* method, const absl::Status& status) {
+  // Counted and logged as requests over HTTP are.
+  grpc::Status Done(const char* method, absl::Time start, const absl::Status& status) {
+    const CallTrace* const trace = TraceScope::Current();
+    spdlog::info("{} grpc {} {} {:.3f} s{}", trace != nullptr ? trace->request_id : "", method,
+                 absl::StatusCodeToString(status.code()),
+                 absl::ToDoubleSeconds(absl::Now() - start),
+                 status.ok() ? "" : " " + absl::Utf8SafeCEscape(status.message().substr(0, 300)));
     if (metrics_ != nullptr) {
       metrics_->Requests(absl::StrCat("grpc ", method), static_cast<int>(status.code()))
           .Increment();

@@ -23,6 +23,7 @@
 namespace shiftadd {
 namespace {
 
+using ::testing::ContainsRegex;
 using ::testing::HasSubstr;
 namespace fs = std::filesystem;
 
@@ -193,6 +194,41 @@ TEST_F(ServerProcess, AnswersOverBothAndEndsOnSigterm) {
   }
   process.Signal(SIGTERM);
   EXPECT_EQ(process.Wait(), 0);
+}
+
+TEST_F(ServerProcess, RequestIdsOverGrpcAreInTheAnswerAndInTheLog) {
+  Process process(dir_, Args("tiny:one"));
+  int grpc_port = 0, http_port = 0;
+  ASSERT_TRUE(Ports(&grpc_port, &http_port)) << process.Stderr();
+  // A client that knows nothing of our metadata.
+  const auto stub = v1::GenerateService::NewStub(grpc::CreateChannel(
+      absl::StrCat("127.0.0.1:", grpc_port), grpc::InsecureChannelCredentials()));
+  // Calls and gives the answer's id.
+  const auto generate = [&](uint32_t token, const char* id) {
+    grpc::ClientContext context;
+    rpc::SetDeadline(&context, absl::Seconds(60));
+    if (id != nullptr) context.AddMetadata("x-request-id", id);
+    v1::GenerateRequest request;
+    request.mutable_tokens()->add_ids(token);
+    request.set_max_tokens(2);
+    v1::GenerateResponse response;
+    const auto reader = stub->Generate(&context, request);
+    while (reader->Read(&response)) {
+    }
+    EXPECT_EQ(reader->Finish().ok(), token < 320);
+    const auto found = context.GetServerTrailingMetadata().find("x-request-id");
+    if (found == context.GetServerTrailingMetadata().end()) return std::string();
+    return std::string(found->second.data(), found->second.size());
+  };
+  const std::string made = generate(5, nullptr);
+  EXPECT_NE(made, "");
+  EXPECT_EQ(generate(5, "mine-7"), "mine-7");
+  EXPECT_EQ(generate(9999, "mine-8"), "mine-8");
+  process.Signal(SIGTERM);
+  EXPECT_EQ(process.Wait(), 0);
+  EXPECT_THAT(process.Stderr(), HasSubstr(made + " grpc Generate OK "));
+  EXPECT_THAT(process.Stderr(), HasSubstr("mine-7 grpc Generate OK "));
+  EXPECT_THAT(process.Stderr(), ContainsRegex("mine-8 grpc Generate INVALID_ARGUMENT .*9999"));
 }
 
 // The log-probabilities of gRPC are those of HTTP's echo.
