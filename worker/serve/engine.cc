@@ -8,6 +8,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/base/logging.h"
+#include "services/base/memory_room.h"
 #include "services/base/status_macros.h"
 
 namespace shiftadd {
@@ -17,6 +18,13 @@ namespace {
 // when somebody does.
 int64_t PromptRows(const PackedModel& model, bool decoding) {
   return decoding ? model.step_rows() * 3 / 8 : model.step_rows();
+}
+
+// For what a step computes with, beside the cache.
+constexpr int64_t kSpareBytes = int64_t{8} << 20;
+
+absl::Status NoMemory() {
+  return absl::UnavailableError("the server has no memory for this request now; try again later");
 }
 
 int64_t Pages(int64_t tokens) { return (tokens + kCachePageTokens - 1) / kCachePageTokens; }
@@ -192,6 +200,15 @@ Engine::Admission Engine::Start(Sequence* sequence) {
     sequence->TakeCache();
     return Admission::kNoPages;
   }
+  bool memory = HasMemory(need, kSpareBytes);
+  while (!memory && kept_.EvictOldest()) memory = HasMemory(need, kSpareBytes);
+  if (!memory) {
+    sequence->TakeCache();
+    if (!running_.empty()) return Admission::kNoPages;
+    spdlog::error("a prompt of {} tokens is refused: no memory for its cache", Size(tokens));
+    sequence->Fail(NoMemory());
+    return Admission::kStarted;
+  }
   totals_.reused_tokens += reused;
   if (metrics_ != nullptr) metrics_->reused_tokens->Increment(static_cast<double>(reused));
   return Admission::kStarted;
@@ -224,6 +241,31 @@ void Engine::Preempt() {
   queue_.push_front(std::move(alone));
   ++totals_.preemptions;
   if (metrics_ != nullptr) metrics_->preemptions->Increment();
+}
+
+bool Engine::HasMemory(int64_t pages, int64_t spare) const {
+  if (!options_.memory_room || pages <= 0) return true;
+  const int64_t bytes = pages * model_->cache_page_bytes() + spare;
+  if (options_.memory_room() >= bytes) return true;
+  ReturnFreeMemory();  // what was freed since counts
+  return options_.memory_room() >= bytes;
+}
+
+int64_t Engine::TakeMemory(int64_t tokens, size_t index) {
+  Sequence* const sequence = running_[index].get();
+  const int64_t pages = Pages(tokens) - Pages(sequence->position());
+  while (true) {
+    const int64_t before = model_->cache_pages();
+    if (HasMemory(pages, 0) && sequence->MakeRoom(tokens)) return model_->cache_pages() - before;
+    if (kept_.EvictOldest()) continue;
+    if (index == 0 && running_.size() == 1) break;
+    const bool itself = running_.size() == index + 1;
+    Preempt();
+    if (itself) return -1;
+  }
+  spdlog::error("a sequence of {} tokens ends: no memory for its cache", tokens);
+  sequence->Fail(NoMemory());
+  return -1;
 }
 
 void Engine::DropCancelled() {
@@ -280,7 +322,9 @@ void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Part>* parts) {
     const int64_t room = MakeRoom(Pages(sequence->position() + count) - held, planned, i) + held;
     count = std::min(count, room * kCachePageTokens - sequence->position());
     if (count <= 0) continue;
-    planned += Pages(sequence->position() + count) - held;
+    const int64_t taken = TakeMemory(sequence->position() + count, i);
+    if (taken < 0) continue;
+    planned += Pages(sequence->position() + count) - held - taken;
     parts->push_back({sequence, logits, sampled});
     sequence->AddRows(count, rows);
     for (auto row = rows->end() - count; row != rows->end(); ++row) {
@@ -300,6 +344,8 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>&
   } catch (const std::bad_alloc&) {
     status = absl::ResourceExhaustedError("out of memory");
   }
+  // The queue is not what was full.
+  if (absl::IsResourceExhausted(status)) status = absl::UnavailableError(status.message());
   if (!status.ok()) {
     spdlog::error("forward pass of {} tokens failed: {}", rows.size(),
                   std::string(status.message()));
@@ -307,6 +353,7 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>&
       part.sequence->Fail(status);
       part.sequence->TakeCache();  // half a step may stand in it
     }
+    if (absl::IsUnavailable(status)) kept_.Clear();
     return;
   }
   model_->ForEach(static_cast<int64_t>(parts.size()), [&](int64_t i) {
@@ -336,8 +383,10 @@ void Engine::Step() {
     std::lock_guard<std::mutex> lock(mutex_);
     Plan(&rows, &parts);
   }
-  if (metrics_ != nullptr) metrics_->batch_size->Observe(static_cast<double>(rows.size()));
-  Forward(rows, parts);
+  if (!rows.empty()) {  // memory may have ended the only one
+    if (metrics_ != nullptr) metrics_->batch_size->Observe(static_cast<double>(rows.size()));
+    Forward(rows, parts);
+  }
   std::lock_guard<std::mutex> lock(mutex_);
   Retire();
 }

@@ -5,6 +5,7 @@
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
+#include <functional>
 #include <memory>
 #include <mutex>
 #include <set>
@@ -38,6 +39,8 @@ struct EngineOptions {
   int64_t cache_pages = 0;
   bool reuse_prefixes = true;  // keep caches for prompts that begin alike
   int client_queue = 0;        // of the requests that may wait, one client's; 0: half, at least one
+  // Bytes that may be taken for cache pages now; null: as many as there are pages.
+  std::function<int64_t()> memory_room;
 };
 
 struct EngineStats {
@@ -57,8 +60,10 @@ struct EngineStats {
 // Memory: a sequence starts once the pages of its prompt are free. When the running ones outgrow
 // the cache, kept prefixes go first, oldest first; then the sequence that started last gives up its
 // pages and waits, and later computes its tokens again: the oldest always goes on, and no text
-// changes by it. A prompt that begins like one that is being computed waits for those pages rather
-// than compute them too.
+// changes by it. The same steps are taken where memory itself is short, as others than this server
+// may take it: a sequence starts once there is memory for its prompt, and what is left with nobody
+// to give way ends with UNAVAILABLE. A prompt that begins like one that is being computed waits for
+// those pages rather than compute them too.
 //
 // Thread-safe. `model`, `tokenizer` and `metrics` (may be null) must outlive the engine; the model
 // is called from the engine's thread only.
@@ -115,6 +120,12 @@ class Engine {
   // gives how many of `pages` are free. `planned` are taken by the step that is being planned.
   int64_t MakeRoom(int64_t pages, int64_t planned, size_t index);
   void Preempt();
+  // Whether there is memory for so many more pages and `spare` bytes.
+  bool HasMemory(int64_t pages, int64_t spare) const;
+  // Takes memory for the first `tokens` tokens of running sequence `index`, which kept prefixes and
+  // sequences behind it give back if there is none; gives how many pages that added to those in
+  // use, or -1: it was preempted or failed.
+  int64_t TakeMemory(int64_t tokens, size_t index);
   // One forward pass over the running sequences.
   void Step();
   // What goes through the model in the next step, in the order of `parts`.

@@ -2,9 +2,33 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+#include <atomic>
+#include <cstdlib>
+#include <limits>
+#include <new>
 #include <thread>
 
+#include "absl/time/clock.h"
 #include "worker/serve/testing/tiny_server.h"
+
+namespace {
+
+// Allocations of so many bytes, which no other than a cache page has, and how many of them succeed
+// before one fails, and how many fail then.
+std::atomic<size_t> g_page_bytes{0};
+std::atomic<int> g_pages_left{0}, g_pages_failing{0};
+
+}  // namespace
+
+// The pages' memory, which fails where a test says so.
+void* operator new[](size_t size) {
+  if (size == g_page_bytes && g_pages_left-- <= 0 && g_pages_failing-- > 0) throw std::bad_alloc();
+  if (void* memory = std::malloc(std::max<size_t>(size, 1))) return memory;
+  throw std::bad_alloc();
+}
+void operator delete[](void* memory) noexcept { std::free(memory); }
+void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
 
 namespace shiftadd {
 namespace {
@@ -317,6 +341,87 @@ TEST(Engine, DrainRefusesAndThenCancels) {
   const auto out = Collect(long_one.get());
   EXPECT_EQ(out.status[2], absl::UnavailableError("it makes room"));
   EXPECT_EQ(slow.engine->Submit({Params(3, 5)}).status(), absl::UnavailableError("it makes room"));
+}
+
+// Makes page allocations of a model fail while it lives.
+class NoPages {
+ public:
+  NoPages(const PackedModel& model, int succeed, int fail) {
+    g_pages_left = succeed;
+    g_pages_failing = fail;
+    g_page_bytes = static_cast<size_t>(model.cache_page_bytes());
+  }
+  ~NoPages() { g_page_bytes = 0; }
+};
+
+TEST(Engine, WithoutMemoryForAPageTheLastGivesWay) {
+  TinyServerOptions options;
+  options.engine = {256, 8, 3};
+  options.engine.reuse_prefixes = false;
+  TinyServer server(options);
+  const std::vector<GenerateParams> request = {Params(40, 100), Params(50, 100), Params(3, 100)};
+  const auto plain = Collect(server.engine->Submit(request)->get());
+  const int64_t before = server.engine->Stats().preemptions;
+  for (int succeed = 0; succeed < 12; ++succeed) {
+    const NoPages fault(*server.model, succeed, 2);
+    const auto out = Collect(server.engine->Submit(request)->get());
+    // Nobody fails but who is alone with the fault.
+    for (size_t i = 0; i < request.size(); ++i) {
+      if (out.status[i].ok()) {
+        EXPECT_EQ(out.tokens[i], plain.tokens[i]) << succeed;
+      } else {
+        EXPECT_TRUE(absl::IsUnavailable(out.status[i])) << out.status[i];
+      }
+    }
+    EXPECT_LE(g_pages_failing, 0) << succeed;
+    EXPECT_TRUE(out.status[0].ok()) << out.status[0];
+  }
+  EXPECT_GT(server.engine->Stats().preemptions, before);
+  // All are given back, a moment after the last answer.
+  for (int i = 0; i < 2000 && server.model->cache_pages() > 0; ++i) {
+    absl::SleepFor(absl::Milliseconds(5));
+  }
+  EXPECT_EQ(server.model->cache_pages(), 0);
+}
+
+TEST(Engine, LivesThroughMemoryThatRunsOut) {
+  TinyServer server;
+  const std::vector<GenerateParams> request = {Params(40, 30), Params(7, 60)};
+  const auto plain = Collect(server.engine->Submit(request)->get());
+  {
+    const NoPages fault(*server.model, 0, 1'000'000);
+    const auto out = Collect(server.engine->Submit(request)->get());
+    for (const absl::Status& status : out.status) {
+      EXPECT_TRUE(absl::IsUnavailable(status)) << status;
+    }
+  }
+  {
+    const NoPages fault(*server.model, 3, 1'000'000);  // in mid-flight
+    const auto out = Collect(server.engine->Submit(request)->get());
+    EXPECT_TRUE(absl::IsUnavailable(out.status[0])) << out.status[0];
+  }
+  const auto again = Collect(server.engine->Submit(request)->get());
+  EXPECT_EQ(again.tokens, plain.tokens);
+}
+
+TEST(Engine, StartsNothingThatMemoryHasNoRoomFor) {
+  std::atomic<int64_t> room{0};
+  TinyServerOptions options;
+  options.engine.memory_room = [&room] { return room.load(); };
+  TinyServer server(options);
+  auto out = Collect(server.engine->Submit({Params(40, 10)})->get());
+  EXPECT_TRUE(absl::IsUnavailable(out.status[0])) << out.status[0];
+  EXPECT_EQ(server.model->cache_pages(), 0);
+  room = std::numeric_limits<int64_t>::max();
+  out = Collect(server.engine->Submit({Params(40, 10)})->get());
+  EXPECT_TRUE(out.status[0].ok()) << out.status[0];
+  // Memory that goes while it runs: it ends at the next page, and the next is refused.
+  const auto running = *server.engine->Submit({Params(40, 200)});
+  ASSERT_TRUE(running->Next(absl::Seconds(60)).has_value());
+  room = 0;
+  EXPECT_TRUE(absl::IsUnavailable(Collect(running.get()).status[0]));
+  room = std::numeric_limits<int64_t>::max();
+  EXPECT_TRUE(Collect(server.engine->Submit({Params(40, 10)})->get()).status[0].ok());
 }
 
 }  // namespace

@@ -1,6 +1,8 @@
 #include "worker/serve/kv_cache.h"
 
 #include <algorithm>
+#include <memory>
+#include <new>
 #include <utility>
 
 namespace shiftadd {
@@ -28,14 +30,14 @@ int64_t PagedKvCache::PageBytes(const ArchitectureSpec& spec, bool halves) {
 }
 
 PagedKvCache::Page PagedKvCache::NewPage() const {
-  // The counter follows the page, whichever cache lets go of it last.
-  Page page(new std::byte[static_cast<size_t>(PageBytes())](),
-            [counter = counter_](std::byte* data) {
-              delete[] data;
-              --*counter;
-            });
+  auto memory = std::make_unique<std::byte[]>(static_cast<size_t>(PageBytes()));
+  // The counter follows the page, whichever cache lets go of it last. Counted first: where memory
+  // fails, the deleter runs.
   ++*counter_;
-  return page;
+  return Page(memory.release(), [counter = counter_](std::byte* data) {
+    delete[] data;
+    --*counter;
+  });
 }
 
 void PagedKvCache::Truncate(int64_t length) {
@@ -61,11 +63,23 @@ int64_t PagedKvCache::SharePrefix(const KvCache& from, int64_t tokens) {
   return length_;
 }
 
-void PagedKvCache::Reserve(int64_t length) {
-  const size_t need = static_cast<size_t>((length + kPageTokens - 1) / kPageTokens);
-  const size_t writes = static_cast<size_t>(length_ / kPageTokens);  // the first page written
-  bool changed = need > pages_.size();
-  for (size_t p = writes; p < std::min(need, pages_.size()); ++p) {
+bool PagedKvCache::MakeRoom(int64_t length) {
+  const size_t first = static_cast<size_t>(length_ / kPageTokens);  // that is written
+  const size_t end = static_cast<size_t>((length + kPageTokens - 1) / kPageTokens);
+  try {
+    MakePages(first, end);
+    return true;
+  } catch (const std::bad_alloc&) {
+    return false;
+  }
+}
+
+// Pages up to `end`, those from `first` on its own. Where memory fails, fewer: what there is
+// counts.
+void PagedKvCache::MakePages(size_t first, size_t end) {
+  bool changed = end > pages_.size();
+  pages_.reserve(end);
+  for (size_t p = first; p < std::min(end, pages_.size()); ++p) {
     if (pages_[p].use_count() == 1) continue;
     Page own = NewPage();
     std::copy_n(pages_[p].get(), PageBytes(), own.get());
@@ -73,8 +87,8 @@ void PagedKvCache::Reserve(int64_t length) {
     changed = true;
   }
   if (!changed) return;
-  while (pages_.size() < need) pages_.push_back(NewPage());
-  IndexPages(writes);
+  while (pages_.size() < end) pages_.push_back(NewPage());
+  IndexPages(first);
 }
 
 void PagedKvCache::IndexPages(size_t from) {

@@ -22,7 +22,7 @@ using PageCounter = std::shared_ptr<std::atomic<int64_t>>;
 // or in fp16.
 // Pages are made when first written and zeroed, and freed once no cache holds them. A page that
 // other caches hold too is copied before it is written. Not thread-safe, nor are caches that share
-// pages; different rows and heads may be stored by different threads after Reserve.
+// pages; different rows and heads may be stored by different threads after MakeRoom.
 class PagedKvCache : public KvCache {
  public:
   PagedKvCache(const ArchitectureSpec& spec, int64_t capacity, bool halves, PageCounter counter);
@@ -34,13 +34,14 @@ class PagedKvCache : public KvCache {
   int64_t SharePrefix(const KvCache& from, int64_t tokens) override;
 
   // Makes room for tokens up to `length`, which does not become the length yet.
-  void Reserve(int64_t length);
+  bool MakeRoom(int64_t length) override;
   void SetLength(int64_t length) { length_ = length; }
-  // Stores k and v ([head_dim] each) of one head of a block at a position that was reserved. E:
-  // float, or uint16_t for halves, as the cache was made.
+  // Stores k and v ([head_dim] each) of one head of a block at a position that was made room for.
+  // E: float, or uint16_t for halves, as the cache was made.
   template <class E>
   void Store(int64_t block, int64_t kv_head, int64_t position, const E* k, const E* v);
-  // Page pointers of a head, as AttentionTile wants them; valid until the next Reserve or Truncate.
+  // Page pointers of a head, as AttentionTile wants them; valid until the next MakeRoom or
+  // Truncate.
   const void* const* Keys(int64_t block, int64_t kv_head) const;
   const void* const* Values(int64_t block, int64_t kv_head) const;
   int64_t value_stride() const { return value_stride_; }
@@ -52,6 +53,7 @@ class PagedKvCache : public KvCache {
  private:
   using Page = std::shared_ptr<std::byte[]>;
 
+  void MakePages(size_t first, size_t end);  // throws std::bad_alloc
   int64_t PageBytes() const { return blocks_ * kv_heads_ * (key_bytes_ + value_bytes_); }
   Page NewPage() const;
   // Page pointers from page `from` on; those before are right.

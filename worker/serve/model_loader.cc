@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 #include <memory>
 #include <mutex>
+#include <new>
 #include <set>
 #include <utility>
 #include <vector>
@@ -13,9 +15,9 @@
 #include "absl/time/clock.h"
 #include "kernels/cpu_linear.h"
 #include "services/base/logging.h"
+#include "services/base/memory_room.h"
 #include "services/base/status_macros.h"
 #include "worker/serve/cuda/cuda_model.h"
-#include "worker/serve/memory_room.h"
 #include "worker/serve/package_config.h"
 #include "worker/serve/server_device.h"
 
@@ -28,10 +30,11 @@ constexpr int64_t kDefaultCacheBytes = int64_t{512} << 20;
 // For what a step computes with.
 constexpr int64_t kSpareBytes = int64_t{16} << 20;
 
-// The versions that are loaded.
+// The versions that are loaded, and what loads under way were promised.
 struct Loaded {
   std::mutex mutex;
   std::set<const ModelVersion*> versions;
+  int64_t promised = 0;
 };
 Loaded& TheLoaded() {
   static auto* const loaded = new Loaded;
@@ -40,24 +43,36 @@ Loaded& TheLoaded() {
 
 std::string Megabytes(int64_t bytes) { return absl::StrFormat("%.1f MB", bytes / 1e6); }
 
-// Weights are read blob by blob, and stay about as large as they come.
-absl::Status CheckWeightsFit(const ResolvedPackage& package, const LoadOptions& options) {
-  const int64_t room = UnpromisedRoom(options.memory_root);
-  if (package.bytes <= room) return absl::OkStatus();
-  return absl::ResourceExhaustedError(
-      absl::StrCat(package.name, " does not fit in memory: its weights are ",
-                   Megabytes(package.bytes), ", ", Megabytes(room), " are free"));
+// Under the lock.
+int64_t Unpromised(const Loaded& loaded, const std::string& memory_root) {
+  int64_t room = MemoryRoom(memory_root) - loaded.promised;
+  for (const ModelVersion* version : loaded.versions) {
+    if (version->model->device() != "cpu") continue;
+    const EngineStats stats = version->engine->Stats();
+    const int64_t to_come = std::max<int64_t>(0, stats.pages_total - stats.pages_used);
+    room -= to_come * version->model->cache_page_bytes();
+  }
+  return std::max<int64_t>(room, 0);
 }
 
-// How many pages the caches may have, once the weights are loaded.
+// Weights are read blob by blob, and stay about as large as they come.
+absl::Status PromiseWeights(const ResolvedPackage& package, PromisedMemory* promised) {
+  return promised->Promise([&](int64_t room) -> absl::StatusOr<int64_t> {
+    if (package.bytes <= room) return package.bytes;
+    return absl::ResourceExhaustedError(
+        absl::StrCat(package.name, " does not fit in memory: its weights are ",
+                     Megabytes(package.bytes), ", ", Megabytes(room), " are free"));
+  });
+}
+
+// How many pages the caches may have of `room`, once the weights are loaded.
 absl::StatusOr<int64_t> CachePages(const PackedModel& model, const LoadOptions& options,
-                                   int64_t context) {
+                                   int64_t context, int64_t room) {
   const int64_t page = model.cache_page_bytes();
   const int64_t whole = (context + kCachePageTokens - 1) / kCachePageTokens;
   if (page <= 0) return whole * options.sequences;
   const int64_t wanted = std::max(WantedCacheBytes(options) / page, whole);
   if (model.device() != "cpu") return wanted;  // the GPU's memory, which holds them already
-  const int64_t room = UnpromisedRoom(options.memory_root);
   const int64_t fit = std::max<int64_t>(0, room - kSpareBytes) / page;
   if (wanted <= fit) return wanted;
   if (options.cache_bytes == 0 && fit >= whole) {
@@ -76,7 +91,8 @@ absl::StatusOr<int64_t> CachePages(const PackedModel& model, const LoadOptions& 
 // On the device that was asked for; the log names it.
 absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage& package,
                                                           const PackageConfig& config,
-                                                          const LoadOptions& options) {
+                                                          const LoadOptions& options,
+                                                          PromisedMemory* promised) {
   bool cuda = options.device == Device::kCuda;
   if (options.device == Device::kAuto) {
     const absl::Status fault = CudaServes();
@@ -86,8 +102,13 @@ absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage&
     SA_RETURN_IF_ERROR(Annotate(CudaServes(), "--device cuda"));
   }
   if (!cuda) {
-    SA_RETURN_IF_ERROR(CheckWeightsFit(package, options));
-    return PackedModel::Load(package.config_json, package.read, options.model);
+    SA_RETURN_IF_ERROR(PromiseWeights(package, promised));
+    const BlobReader read = [&](const std::string& digest) {
+      absl::StatusOr<std::string> blob = package.read(digest);
+      if (blob.ok()) promised->Use(static_cast<int64_t>(blob->size()));
+      return blob;
+    };
+    return PackedModel::Load(package.config_json, read, options.model);
   }
   CudaModelOptions gpu;
   gpu.precision = options.model.precision;
@@ -113,26 +134,8 @@ absl::Status TryOut(PackedModel* model) {
   return absl::OkStatus();
 }
 
-}  // namespace
-
-int64_t UnpromisedRoom(const std::string& memory_root) {
-  int64_t room = MemoryRoom(memory_root);
-  const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
-  for (const ModelVersion* version : TheLoaded().versions) {
-    if (version->model->device() != "cpu") continue;
-    const EngineStats stats = version->engine->Stats();
-    const int64_t to_come = std::max<int64_t>(0, stats.pages_total - stats.pages_used);
-    room -= to_come * version->model->cache_page_bytes();
-  }
-  return std::max<int64_t>(room, 0);
-}
-
-int64_t WantedCacheBytes(const LoadOptions& options) {
-  return options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
-}
-
-absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOptions& options,
-                                   ServerMetrics* metrics) {
+absl::StatusOr<ModelPtr> Load(const PackageLocation& location, const LoadOptions& options,
+                              ServerMetrics* metrics) {
   const absl::Time start = absl::Now();
   SA_ASSIGN_OR_RETURN(const ResolvedPackage package, ResolvePackage(location));
   SA_ASSIGN_OR_RETURN(const PackageConfig config, ParsePackageConfig(package.config_json));
@@ -145,7 +148,9 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
     delete version;
     ReturnFreeMemory();
   });
-  SA_ASSIGN_OR_RETURN(out->model, LoadOnDevice(package, config, options));
+  PromisedMemory promised(options.memory_root);
+  SA_ASSIGN_OR_RETURN(out->model, LoadOnDevice(package, config, options, &promised));
+  promised.Release();  // the weights are there
   SA_ASSIGN_OR_RETURN(const std::string tokenizer_json, package.read(config.tokenizer));
   SA_ASSIGN_OR_RETURN(out->tokenizer, Tokenizer::FromJson(tokenizer_json));
   SA_RETURN_IF_ERROR(TryOut(out->model.get()));
@@ -163,6 +168,7 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
     spdlog::warn("--context {} is beyond the trained length of {} tokens", served.context,
                  config.spec.context);
   }
+  const bool cpu = out->model->device() == "cpu";
   EngineOptions engine;
   engine.context = served.context;
   engine.queue = options.queue;
@@ -170,12 +176,17 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
   engine.client_queue = options.client_queue;
   // What reading it took is free again.
   ReturnFreeMemory();
-  SA_ASSIGN_OR_RETURN(engine.cache_pages, CachePages(*out->model, options, served.context));
+  SA_RETURN_IF_ERROR(promised.Promise([&](int64_t room) -> absl::StatusOr<int64_t> {
+    SA_ASSIGN_OR_RETURN(engine.cache_pages, CachePages(*out->model, options, served.context, room));
+    return cpu ? engine.cache_pages * out->model->cache_page_bytes() : 0;
+  }));
+  if (cpu) engine.memory_room = [root = options.memory_root] { return MemoryRoom(root); };
   out->engine = std::make_unique<Engine>(out->model.get(), out->tokenizer.get(), engine, metrics);
   {
     const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
     TheLoaded().versions.insert(out.get());
   }
+  promised.Release();  // what is loaded counts by itself
   spdlog::info(
       "loaded {} ({}) in {:.2f} s: {:.1f} MB of weights, on {}, {} kernels, {} threads, cache of "
       "{} "
@@ -184,6 +195,44 @@ absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOp
       static_cast<double>(out->model->weight_bytes()) / 1e6, out->model->device(),
       kernels::IsaName(out->model->isa()), out->model->threads(), engine.cache_pages);
   return out;
+}
+
+}  // namespace
+
+int64_t UnpromisedRoom(const std::string& memory_root) {
+  const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
+  return Unpromised(TheLoaded(), memory_root);
+}
+
+absl::Status PromisedMemory::Promise(
+    absl::FunctionRef<absl::StatusOr<int64_t>(int64_t room)> wanted) {
+  const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
+  SA_ASSIGN_OR_RETURN(const int64_t bytes, wanted(Unpromised(TheLoaded(), memory_root_)));
+  bytes_ += bytes;
+  TheLoaded().promised += bytes;
+  return absl::OkStatus();
+}
+
+void PromisedMemory::Use(int64_t bytes) {
+  const std::lock_guard<std::mutex> lock(TheLoaded().mutex);
+  bytes = std::min(bytes, bytes_);
+  bytes_ -= bytes;
+  TheLoaded().promised -= bytes;
+}
+
+void PromisedMemory::Release() { Use(std::numeric_limits<int64_t>::max()); }
+
+int64_t WantedCacheBytes(const LoadOptions& options) {
+  return options.cache_bytes > 0 ? options.cache_bytes : kDefaultCacheBytes;
+}
+
+absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOptions& options,
+                                   ServerMetrics* metrics) {
+  try {
+    return Load(location, options, metrics);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("memory ran out while the package was loaded");
+  }
 }
 
 }  // namespace shiftadd

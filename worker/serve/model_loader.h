@@ -4,7 +4,10 @@
 
 #include <cstdint>
 #include <string>
+#include <utility>
 
+#include "absl/functional/function_ref.h"
+#include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "worker/serve/engine.h"
 #include "worker/serve/model_registry.h"
@@ -32,14 +35,35 @@ struct LoadOptions {
 };
 
 // What MemoryRoom says, less what the caches of the versions that are loaded may yet grow by on the
-// CPU.
+// CPU, and less what loads that are under way will yet take.
 int64_t UnpromisedRoom(const std::string& memory_root = "");
 // Bytes of cache that a version will ask for, but for the least that it needs.
 int64_t WantedCacheBytes(const LoadOptions& options);
 
+// What a load that is under way will yet take of the memory that is free: no other load counts on
+// it. Thread-safe.
+class PromisedMemory {
+ public:
+  explicit PromisedMemory(std::string memory_root) : memory_root_(std::move(memory_root)) {}
+  ~PromisedMemory() { Release(); }
+  PromisedMemory(const PromisedMemory&) = delete;
+  PromisedMemory& operator=(const PromisedMemory&) = delete;
+
+  // Asks `wanted` how much it wants of the room there is, and promises that much more. No other
+  // load asks meanwhile.
+  absl::Status Promise(absl::FunctionRef<absl::StatusOr<int64_t>(int64_t room)> wanted);
+  // So much of it is in use now: what is free says so by itself.
+  void Use(int64_t bytes);
+  void Release();
+
+ private:
+  const std::string memory_root_;
+  int64_t bytes_ = 0;  // under the lock of what is loaded
+};
+
 // Loads the package that `location` names now, checks every blob's digest, and runs a token through
 // it: INTERNAL if what comes out are no numbers; RESOURCE_EXHAUSTED with the figures if weights and
-// caches do not fit in memory. Errors else as ResolvePackage and
+// caches do not fit in memory beside what other loads will take. Errors else as ResolvePackage and
 // PackedModel::Load say. `metrics` may be null and must outlive the version.
 absl::StatusOr<ModelPtr> LoadModel(const PackageLocation& location, const LoadOptions& options,
                                    ServerMetrics* metrics);

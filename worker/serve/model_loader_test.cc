@@ -6,6 +6,7 @@
 
 #include <filesystem>
 #include <fstream>
+#include <thread>
 
 #include "absl/strings/str_cat.h"
 #include "worker/serve/testing/tiny_package.h"
@@ -75,6 +76,62 @@ TEST_F(ModelLoaderTest, WhatWasAskedForIsNotMadeSmaller) {
   EXPECT_EQ(UnpromisedRoom(options_.memory_root), int64_t{100} << 20);
   options_.cache_bytes = int64_t{50} << 20;
   EXPECT_TRUE(Load().ok());
+}
+
+TEST_F(ModelLoaderTest, ALoadUnderWayIsCounted) {
+  SetAvailable(100);
+  PromisedMemory other(options_.memory_root);
+  ASSERT_TRUE(other.Promise([](int64_t room) -> absl::StatusOr<int64_t> { return room; }).ok());
+  const absl::Status status = Load().status();
+  EXPECT_EQ(status.code(), absl::StatusCode::kResourceExhausted) << status;
+  EXPECT_THAT(std::string(status.message()), HasSubstr("its weights are"));
+  // What it has read is in use, which the machine says by itself.
+  other.Use(int64_t{60} << 20);
+  EXPECT_EQ(UnpromisedRoom(options_.memory_root), int64_t{60} << 20);
+  options_.cache_bytes = int64_t{30} << 20;
+  EXPECT_TRUE(Load().ok());
+  options_.cache_bytes = int64_t{80} << 20;
+  EXPECT_EQ(Load().status().code(), absl::StatusCode::kResourceExhausted);
+  // Refused, it promises nothing.
+  const auto refuse = [](int64_t) -> absl::StatusOr<int64_t> { return absl::AbortedError("no"); };
+  EXPECT_TRUE(absl::IsAborted(other.Promise(refuse)));
+  other.Release();
+  EXPECT_EQ(UnpromisedRoom(options_.memory_root), int64_t{100} << 20);
+  EXPECT_TRUE(Load().ok());
+}
+
+TEST_F(ModelLoaderTest, OfTwoLoadsAtOnceOneFits) {
+  SetAvailable(100);
+  options_.cache_bytes = int64_t{60} << 20;
+  for (int round = 0; round < 8; ++round) {
+    absl::StatusOr<ModelPtr> versions[2];
+    std::thread threads[2];
+    for (int i = 0; i < 2; ++i) threads[i] = std::thread([&, i] { versions[i] = Load(); });
+    for (std::thread& thread : threads) thread.join();
+    EXPECT_NE(versions[0].ok(), versions[1].ok()) << versions[0].status() << versions[1].status();
+    for (const auto& version : versions) {
+      EXPECT_TRUE(version.ok() || absl::IsResourceExhausted(version.status()));
+    }
+  }
+  EXPECT_EQ(UnpromisedRoom(options_.memory_root), int64_t{100} << 20);
+}
+
+TEST_F(ModelLoaderTest, WhatOthersTookSinceIsNotCountedOn) {
+  SetAvailable(1024);
+  const auto version = Load();
+  ASSERT_TRUE(version.ok()) << version.status();
+  GenerateParams params;
+  params.prompt = {5, 6, 7};
+  params.max_tokens = 1;
+  const auto status = [&] {
+    const auto generation = (*version)->engine->Submit({params});
+    return (*generation)->Next(absl::Seconds(60))->status;
+  };
+  EXPECT_TRUE(status().ok());
+  SetAvailable(0);
+  EXPECT_TRUE(absl::IsUnavailable(status())) << status();
+  SetAvailable(1024);
+  EXPECT_TRUE(status().ok());
 }
 
 TEST_F(ModelLoaderTest, WeightsBeyondMemoryAreNotRead) {

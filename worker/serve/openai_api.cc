@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <exception>
+#include <new>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -53,6 +54,9 @@ http::Handler Api::Counted(const std::string& api, http::Handler handler) {
     Response response;
     try {
       response = IsJson(request) ? handler(request, writer) : NotJson(request);
+    } catch (const std::bad_alloc&) {
+      spdlog::error("{} {} {}: out of memory", request.id, request.method, request.path);
+      response = ErrorResponse(absl::UnavailableError("the server is out of memory"));
     } catch (const std::exception& e) {
       spdlog::error("{} {} {}: {}", request.id, request.method, request.path, e.what());
       response = ErrorResponse(absl::InternalError("internal error"));

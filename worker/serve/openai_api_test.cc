@@ -4,6 +4,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <numeric>
 #include <set>
@@ -747,6 +748,25 @@ TEST_F(OpenAiApi, SpecialTokensAreAddedWhereTheRequestSaysSo) {
   EXPECT_EQ(prompt_tokens(kCompletions, Greedy("hello", 1), false), tokens(false));
   const int64_t chat = prompt_tokens(kChat, ChatBody("hello"), nullptr);
   EXPECT_EQ(prompt_tokens(kChat, ChatBody("hello"), true), chat + added);
+}
+
+TEST(OpenAiMemory, ARequestWithoutMemoryIs503) {
+  std::atomic<int64_t> room{0};
+  testing::TinyServerOptions options;
+  options.engine.memory_room = [&room] { return room.load(); };
+  TinyServer server(options);
+  const http::Response response = server.Call("POST", kCompletions, Greedy("hello", 3).dump());
+  EXPECT_EQ(response.status, 503) << response.body;
+  EXPECT_EQ(response.headers.at("Retry-After"), "1");
+  EXPECT_EQ(json::parse(response.body)["error"]["type"], "service_unavailable_error");
+  // A stream that has begun ends with the error.
+  json body = Greedy("hello", 3);
+  body["stream"] = true;
+  FakeWriter writer;
+  server.Call("POST", kCompletions, body.dump(), &writer);
+  EXPECT_EQ(writer.Events().back()["error"]["code"], 503);
+  room = int64_t{1} << 30;
+  server.Post(kCompletions, Greedy("hello", 3));
 }
 
 }  // namespace

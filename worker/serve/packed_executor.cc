@@ -120,7 +120,9 @@ absl::Status PackedExecutor::Check(const std::vector<BatchRow>& rows) {
 
 absl::Status PackedExecutor::ForwardBatch(const std::vector<BatchRow>& rows,
                                           std::vector<float>* logits) {
-  if (absl::Status status = Check(rows); !status.ok()) {
+  absl::Status status = Check(rows);
+  if (status.ok()) status = MakeRoom();
+  if (!status.ok()) {
     logits->clear();
     return status;
   }
@@ -131,6 +133,14 @@ absl::Status PackedExecutor::ForwardBatch(const std::vector<BatchRow>& rows,
   const int64_t count = static_cast<int64_t>(rows.size());
   for (int64_t begin = 0; begin < count; begin += kStepRows) {
     Step(rows.data() + begin, std::min(kStepRows, count - begin), &out);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PackedExecutor::MakeRoom() {
+  for (const Run& run : runs_) {
+    if (run.cache->MakeRoom(run.cache->length() + run.end - run.begin)) continue;
+    return absl::ResourceExhaustedError("there is no memory for the cache of these tokens");
   }
   return absl::OkStatus();
 }
@@ -157,7 +167,6 @@ void PackedExecutor::PlanStep(const BatchRow* rows, int64_t count) {
   for (size_t r = 0; r < runs_.size(); ++r) {
     const Run& run = runs_[r];
     const int64_t length = run.cache->length() + run.end - run.begin;
-    run.cache->Reserve(length);
     longest_ = std::max(longest_, length);
     const int64_t queries = (run.end - run.begin) * share;
     for (int64_t h = 0; h < spec_.kv_heads; ++h) {

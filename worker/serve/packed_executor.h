@@ -83,6 +83,8 @@ class PackedExecutor : public PackedModel {
 
   // Also fills runs_.
   absl::Status Check(const std::vector<BatchRow>& rows);
+  // In the caches that Check found, for all rows.
+  absl::Status MakeRoom();
   // At most kStepRows rows, checked; logits go to `logits`, which moves on.
   void Step(const BatchRow* rows, int64_t count, float** logits);
   void PlanStep(const BatchRow* rows, int64_t count);

@@ -48,6 +48,12 @@ class KvCache {
     (void)from, (void)tokens;
     return 0;
   }
+  // Takes what memory tokens up to `length` will need, so that appending them takes none. False if
+  // there is none; tokens that are held are as they were.
+  virtual bool MakeRoom(int64_t length) {
+    (void)length;
+    return true;
+  }
 };
 
 // One token of a batch, appended to its sequence's cache.

@@ -71,6 +71,7 @@ class Sequence {
   bool sampled_by_model() const { return sampled_by_model_; }
   void AcceptSampled(int32_t token);
   const KvCache* cache() const { return cache_.get(); }
+  bool MakeRoom(int64_t tokens) { return cache_->MakeRoom(tokens); }
   // Ends it with an error, or because it was cancelled.
   void Fail(const absl::Status& status);
 

@@ -1,6 +1,6 @@
-// How much more memory this process may take.
-#ifndef SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_
-#define SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_
+// How much memory this process may take, and how much more.
+#ifndef SHIFTADD_SERVICES_BASE_MEMORY_ROOM_H_
+#define SHIFTADD_SERVICES_BASE_MEMORY_ROOM_H_
 
 #include <cstdint>
 #include <string>
@@ -12,10 +12,14 @@ namespace shiftadd {
 // nothing says. `root` is prepended to /proc and /sys: for tests.
 int64_t MemoryRoom(const std::string& root = "");
 
+// Bytes: the smaller of the machine's memory and the limits of the process's control groups, used
+// or not. INT64_MAX where nothing says.
+int64_t MemoryLimit(const std::string& root = "");
+
 // Gives the system what malloc keeps of freed memory (glibc's does: two or three models' worth
 // after a few versions have come and gone). Takes milliseconds.
 void ReturnFreeMemory();
 
 }  // namespace shiftadd
 
-#endif  // SHIFTADD_WORKER_SERVE_MEMORY_ROOM_H_
+#endif  // SHIFTADD_SERVICES_BASE_MEMORY_ROOM_H_

@@ -1,4 +1,4 @@
-#include "worker/serve/memory_room.h"
+#include "services/base/memory_room.h"
 
 #include <gtest/gtest.h>
 #include <unistd.h>
@@ -44,6 +44,33 @@ TEST_F(MemoryRoomTest, TheSmallestOfMachineAndGroups) {
   EXPECT_EQ(MemoryRoom(root_.string()), 500);
 }
 
+TEST_F(MemoryRoomTest, TheLimitIsTheSmallestOne) {
+  EXPECT_EQ(MemoryLimit(root_.string()), std::numeric_limits<int64_t>::max());
+  Write("proc/meminfo", "MemTotal: 4000 kB\nMemAvailable:    3000 kB\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 4000 * 1024);
+  Write("proc/self/cgroup", "0::/a/b\n");
+  Write("sys/fs/cgroup/a/b/memory.max", "max\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 4000 * 1024);
+  Write("sys/fs/cgroup/a/memory.max", "2000000\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 2000000);
+  // As a container sees its own group.
+  Write("sys/fs/cgroup/memory.max", "1000000\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 1000000);
+  // A group beside ours is none of ours.
+  Write("sys/fs/cgroup/c/memory.max", "1\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 1000000);
+}
+
+TEST_F(MemoryRoomTest, TheLimitOfTheFirstVersion) {
+  Write("proc/meminfo", "MemTotal: 4000 kB\n");
+  // What no limit is called there: more than any machine has.
+  Write("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:hugetlb,memory:/x/y\n0::/\n");
+  Write("sys/fs/cgroup/memory/x/y/memory.limit_in_bytes", "9223372036854771712\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 4000 * 1024);
+  Write("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "500\n");
+  EXPECT_EQ(MemoryLimit(root_.string()), 500);
+}
+
 TEST_F(MemoryRoomTest, FirstVersionOfControlGroups) {
   Write("proc/self/cgroup", "5:cpu,cpuacct:/x\n4:memory:/x\n");
   Write("sys/fs/cgroup/memory/x/memory.limit_in_bytes", "500\n");
@@ -72,7 +99,11 @@ TEST(ReturnFreeMemory, GivesBackWhatMallocKeeps) {
   EXPECT_LT(Resident(), kept - 500 * static_cast<int64_t>(kPiece));
 }
 
-TEST_F(MemoryRoomTest, ThisMachineSaysSomething) { EXPECT_GT(MemoryRoom(), 0); }
+TEST_F(MemoryRoomTest, ThisMachineSaysSomething) {
+  EXPECT_GT(MemoryRoom(), 0);
+  EXPECT_GT(MemoryLimit(), 0);
+  EXPECT_LT(MemoryLimit(), std::numeric_limits<int64_t>::max());
+}
 
 }  // namespace
 }  // namespace shiftadd

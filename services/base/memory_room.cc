@@ -1,4 +1,4 @@
-#include "worker/serve/memory_room.h"
+#include "services/base/memory_room.h"
 
 #include <malloc.h>
 
@@ -41,14 +41,24 @@ std::optional<int64_t> Number(const std::string& path) {
   return value;
 }
 
-// What one group leaves; `limit` and `usage` are its files.
-int64_t GroupRoom(const std::string& folder, const char* limit, const char* usage,
-                  const char* droppable) {
-  const std::optional<int64_t> most = Number(absl::StrCat(folder, "/", limit));
-  const std::optional<int64_t> used = Number(absl::StrCat(folder, "/", usage));
+// A control group's files.
+struct GroupFiles {
+  const char *limit, *usage, *droppable;  // the last: a line of memory.stat
+};
+constexpr GroupFiles kV2 = {"memory.max", "memory.current", "inactive_file"};
+constexpr GroupFiles kV1 = {"memory.limit_in_bytes", "memory.usage_in_bytes",
+                            "total_inactive_file"};
+
+// What one group leaves, or allows in all.
+int64_t GroupRoom(const std::string& folder, const GroupFiles& files) {
+  const std::optional<int64_t> most = Number(absl::StrCat(folder, "/", files.limit));
+  const std::optional<int64_t> used = Number(absl::StrCat(folder, "/", files.usage));
   if (!most.has_value() || !used.has_value()) return kUnknown;
-  const int64_t cache = Field(folder + "/memory.stat", droppable).value_or(0);
+  const int64_t cache = Field(folder + "/memory.stat", files.droppable).value_or(0);
   return std::max<int64_t>(0, *most - *used + std::min(cache, *used));
+}
+int64_t GroupLimit(const std::string& folder, const GroupFiles& files) {
+  return Number(absl::StrCat(folder, "/", files.limit)).value_or(kUnknown);
 }
 
 // The folders of a group and of those around it; a container sees its own as the root.
@@ -62,30 +72,38 @@ std::vector<std::string> Folders(const std::string& mount, std::string path) {
   return folders;
 }
 
-int64_t GroupsRoom(const std::string& root) {
-  int64_t room = kUnknown;
+// The least that `of` says of any group the process is in.
+int64_t OfGroups(const std::string& root, int64_t (*of)(const std::string&, const GroupFiles&)) {
+  int64_t least = kUnknown;
   for (const std::string& line : Lines(root + "/proc/self/cgroup")) {  // number:controllers:path
     const std::vector<std::string> parts = absl::StrSplit(line, absl::MaxSplits(':', 2));
     if (parts.size() != 3) continue;
-    if (parts[1].empty()) {
-      for (const std::string& folder : Folders(root + "/sys/fs/cgroup", parts[2])) {
-        room = std::min(room, GroupRoom(folder, "memory.max", "memory.current", "inactive_file"));
-      }
-    } else if (parts[1] == "memory") {
-      for (const std::string& folder : Folders(root + "/sys/fs/cgroup/memory", parts[2])) {
-        room = std::min(room, GroupRoom(folder, "memory.limit_in_bytes", "memory.usage_in_bytes",
-                                        "total_inactive_file"));
-      }
+    const std::vector<std::string> controllers = absl::StrSplit(parts[1], ',');
+    const bool v1 =
+        std::find(controllers.begin(), controllers.end(), "memory") != controllers.end();
+    if (!parts[1].empty() && !v1) continue;
+    const std::string mount = root + (v1 ? "/sys/fs/cgroup/memory" : "/sys/fs/cgroup");
+    for (const std::string& folder : Folders(mount, parts[2])) {
+      least = std::min(least, of(folder, v1 ? kV1 : kV2));
     }
   }
-  return room;
+  return least;
+}
+
+// In /proc/meminfo.
+int64_t OfMachine(const std::string& root, const char* name) {
+  const std::optional<int64_t> kibibytes = Field(root + "/proc/meminfo", name);
+  return kibibytes.has_value() ? *kibibytes * 1024 : kUnknown;
 }
 
 }  // namespace
 
 int64_t MemoryRoom(const std::string& root) {
-  const std::optional<int64_t> kibibytes = Field(root + "/proc/meminfo", "MemAvailable:");
-  return std::min(kibibytes.has_value() ? *kibibytes * 1024 : kUnknown, GroupsRoom(root));
+  return std::min(OfMachine(root, "MemAvailable:"), OfGroups(root, GroupRoom));
+}
+
+int64_t MemoryLimit(const std::string& root) {
+  return std::min(OfMachine(root, "MemTotal:"), OfGroups(root, GroupLimit));
 }
 
 void ReturnFreeMemory() {
