@@ -12,6 +12,7 @@
 #include "kernels/build_info.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
+#include "services/base/memory_room.h"
 #include "services/base/shutdown.h"
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
@@ -48,11 +49,6 @@ struct Flags {
   DaemonFlags daemon;
 };
 
-uint64_t MachineMemory() {
-  return static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) *
-         static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
-}
-
 std::string HostName() {
   char name[256] = {};
   gethostname(name, sizeof(name) - 1);
@@ -81,7 +77,8 @@ void AddFlags(CLI::App* app, Flags* flags) {
       ->envname("SHIFTADD_WORKER_THREADS")
       ->check(CLI::Range(0, 1024));
   app->add_option("--memory-mib", flags->memory_mib,
-                  "Memory this worker may use, MiB; 0 = the machine's")
+                  "Memory this worker may use, MiB; 0 = the machine's, or what its control group "
+                  "allows if that is less")
       ->envname("SHIFTADD_WORKER_MEMORY_MIB");
   app->add_option("--device", flags->device,
                   "Where models run: cpu, cuda (the first GPU that no worker uses), or auto: cuda "
@@ -165,7 +162,8 @@ int Run(const Flags& flags) {
   options.threads = Threads(flags);
   options.source_roots = flags.source_roots;
   options.device = device->device;
-  options.memory_bytes = flags.memory_mib > 0 ? flags.memory_mib << 20 : MachineMemory();
+  options.memory_bytes =
+      flags.memory_mib > 0 ? flags.memory_mib << 20 : static_cast<uint64_t>(MemoryLimit());
   const std::optional<Gpu> gpu = on_gpu ? FindGpu() : std::nullopt;
   if (gpu.has_value())
     options.gpu_memory_bytes = gpu->memory_bytes / std::max(1, flags.share_device);
@@ -203,7 +201,12 @@ int Run(const Flags& flags) {
   loop.Stop();
   work.join();
   (*server)->Shutdown();
-  return ended.ok() ? 0 : Fail(ended);
+  if (ended.ok()) return 0;
+  // The device is lost: what LibTorch and CUDA still hold of it is not to be taken down, which may
+  // throw or wait for ever.
+  const int code = Fail(ended);
+  std::fflush(nullptr);
+  _exit(code);
 }
 
 }  // namespace

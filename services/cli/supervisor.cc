@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/time/clock.h"
+#include "services/base/memory_room.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/cli/child_process.h"
@@ -45,10 +46,9 @@ int Threads(const UpOptions& options) {
   return std::max(1, cores / std::max(1, options.workers));
 }
 
-// A worker's share of the machine's memory.
+// A worker's share of the memory that the machine and our control group allow.
 uint64_t MemoryMib(const UpOptions& options) {
-  const uint64_t bytes =
-      static_cast<uint64_t>(sysconf(_SC_PHYS_PAGES)) * static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t bytes = static_cast<uint64_t>(MemoryLimit());
   return std::max<uint64_t>(1, (bytes >> 20) / static_cast<uint64_t>(std::max(1, options.workers)));
 }
 

@@ -1,12 +1,12 @@
 #include "worker/reference/device_sampler.h"
 
-#include <ATen/ops/empty.h>
 #include <ATen/ops/from_blob.h>
 
 #include <algorithm>
 #include <vector>
 
 #include "services/base/status_macros.h"
+#include "worker/reference/host_memory.h"
 #include "worker/reference/microbatch.h"
 #include "worker/reference/sampling.h"
 #include "worker/reference/torch_model.h"
@@ -22,9 +22,7 @@ absl::StatusOr<std::unique_ptr<DeviceSampler>> DeviceSampler::Create(const Weigh
   SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
     SA_ASSIGN_OR_RETURN(out->decoder_,
                         PlainDecoder::Create(weights, device, {type, length, kMicrobatch, true}));
-    out->host_logits_ =
-        at::empty({kMicrobatch, out->s_.vocab},
-                  at::TensorOptions().dtype(at::kFloat).pinned_memory(device.is_cuda()));
+    out->host_logits_ = HostEmpty({kMicrobatch, out->s_.vocab}, at::kFloat, device);
     return absl::OkStatus();
   }));
   return out;

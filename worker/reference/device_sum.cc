@@ -66,13 +66,14 @@ void DeviceSum::Add(const at::Tensor& x, const at::Tensor& s) {
 void DeviceSum::AddSquare(const at::Tensor& y) {
   Make();
   const int64_t band = BandWidth(k_);
-  for (int64_t begin = 0; begin < k_; begin += band) {
-    const int64_t size = std::min(band, k_ - begin), rest = k_ - begin;
+  for (; added_ < k_; added_ += band) {
+    const int64_t begin = added_, size = std::min(band, k_ - begin), rest = k_ - begin;
     const at::Tensor a = y.narrow(1, begin, size).t(), b = y.narrow(1, begin, rest);
     const at::Tensor product =
         y.is_cpu() ? at::mm(a.to(at::kFloat), b.to(at::kFloat)) : at::mm(a, b, at::kFloat);
     sum_.narrow(0, begin, size).narrow(1, begin, rest).add_(product);
   }
+  added_ = 0;
 }
 
 absl::StatusOr<std::vector<double>> DeviceSum::Take() {

@@ -26,7 +26,8 @@ class DeviceSum : public InputSum {
   // x [tokens, k], s [tokens, 1]: each product in fp32, all of it.
   void Add(const at::Tensor& x, const at::Tensor& s);
   // y [tokens, k], fp16 or bf16: adds y^T y, each product of two numbers exact, their sums in fp32
-  // over the call's tokens; band by band of the upper triangle.
+  // over the call's tokens; band by band of the upper triangle. Called again with the same y after
+  // it threw, it adds the bands that are missing.
   void AddSquare(const at::Tensor& y);
 
   absl::StatusOr<std::vector<double>> Take() override;
@@ -44,7 +45,8 @@ class DeviceSum : public InputSum {
 
   const int64_t k_;
   const at::Device device_;
-  at::Tensor sum_;  // made when first added to
+  at::Tensor sum_;     // made when first added to
+  int64_t added_ = 0;  // columns of an AddSquare that is not over
 };
 
 }  // namespace shiftadd::reference

@@ -7,11 +7,15 @@
 
 #include <algorithm>
 #include <chrono>
+#include <set>
+#include <utility>
 
+#include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/reference/half_model.h"
 #include "worker/reference/host_memory.h"
 #include "worker/reference/torch_seam.h"
+#include "worker/reference/warn.h"
 
 namespace shiftadd::reference {
 namespace {
@@ -34,9 +38,18 @@ int64_t KeptBytes(const ArchitectureSpec& s) {
 // Some sequences, cut into microbatches: every block over all of them before the next one.
 class HalfModel::Pass {
  public:
-  Pass(HalfModel* model, const GuidedOptions& options, bool keep, TaskControl* control,
-       GuidedStatistics* out)
-      : m_(*model), options_(options), keep_(keep), control_(control), out_(*out) {}
+  // Block and first sequence of what was shown: each once, though a pass may be made again.
+  using Boundaries = std::set<std::pair<int64_t, int64_t>>;
+  // `keep`: what blocks compute, until the way back. `away`: states wait on the host.
+  Pass(HalfModel* model, const GuidedOptions& options, bool keep, bool away, TaskControl* control,
+       Boundaries* shown, GuidedStatistics* out)
+      : m_(*model),
+        options_(options),
+        keep_(keep),
+        away_(away),
+        control_(control),
+        shown_(*shown),
+        out_(*out) {}
 
   absl::Status Run(const int32_t* tokens, int64_t first, int64_t count, int64_t length) {
     const Clock::time_point start = Clock::now();
@@ -75,9 +88,8 @@ class HalfModel::Pass {
     std::vector<at::Tensor> squares;    // from the last block: [layers, tokens, chunks]
   };
 
-  // Where blocks are read again and again, many microbatches wait for each: on the host.
   at::Tensor Away(const at::Tensor& x) const {
-    return m_.keeps_blocks() ? x : MoveToHost(x, m_.device_, pinned_);
+    return away_ ? MoveToHost(x, m_.device_, pinned_) : x;
   }
   at::Tensor Back(const at::Tensor& x) const { return MoveToDevice(x, m_.device_); }
 
@@ -146,16 +158,19 @@ class HalfModel::Pass {
   void ShowBoundary(int64_t block, const Part& part) const {
     const std::vector<int64_t>& wanted = options_.boundary_blocks;
     if (std::find(wanted.begin(), wanted.end(), block) == wanted.end()) return;
-    if (!m_.keeps_blocks()) Settle(m_.device_);  // on its way to the host
+    if (shown_.count({block, part.first}) > 0) return;
+    if (away_) Settle(m_.device_);  // on its way to the host
     HiddenStates h{part.batch.count, length_, m_.s_.hidden, {}, nullptr};
     h.device = m_.StatesFrom(part.state);
     options_.boundary(block, part.first, h);
+    shown_.insert({block, part.first});
   }
 
   HalfModel& m_;
   const GuidedOptions& options_;
-  const bool keep_;
+  const bool keep_, away_;
   TaskControl* const control_;
+  Boundaries& shown_;
   GuidedStatistics& out_;
   int64_t length_ = 0;
   bool pinned_ = false;  // what waits on the host
@@ -184,10 +199,26 @@ absl::Status HalfModel::Guide(const std::vector<int32_t>& tokens, int64_t count,
         keep = true;
       }
     }
+    // Where blocks are read again and again, many microbatches wait for each: on the host.
+    bool away = !keeps_blocks();
+    Pass::Boundaries shown;
     for (int64_t first = 0; first < count; first += together) {
-      Pass pass(this, options, keep, control, out);
-      SA_RETURN_IF_ERROR(pass.Run(tokens.data() + first * length, first,
-                                  std::min(together, count - first), length));
+      const auto run = [&] {
+        return CatchTorch([&] {
+          const c10::InferenceMode no_inference(false);
+          Pass pass(this, options, keep, away, control, &shown, out);
+          return pass.Run(tokens.data() + first * length, first, std::min(together, count - first),
+                          length);
+        });
+      };
+      absl::Status status = run();
+      if (absl::IsResourceExhausted(status) && (keep || !away)) {
+        Warn(absl::StrCat(status.message(), ": from here on states wait on the host"));
+        keep = false;
+        away = true;
+        status = run();
+      }
+      SA_RETURN_IF_ERROR(status);
       if (control != nullptr) {
         control->progress =
             static_cast<double>(std::min(first + together, count)) / static_cast<double>(count);

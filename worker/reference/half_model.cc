@@ -9,12 +9,14 @@
 #include <algorithm>
 #include <cstring>
 #include <optional>
+#include <utility>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
 #include "worker/reference/device_sum.h"
 #include "worker/reference/host_memory.h"
 #include "worker/reference/torch_seam.h"
+#include "worker/reference/warn.h"
 
 namespace shiftadd::reference {
 namespace {
@@ -243,43 +245,98 @@ absl::StatusOr<at::Tensor> HalfModel::RoomFor(const HiddenStates& h) const {
   return out;
 }
 
+absl::Status HalfModel::Spill(HiddenStates* h, at::Tensor* out) const {
+  Warn("a block lacks memory of the device: states wait on the host from here on");
+  return CatchTorch([&]() -> absl::Status {
+    const auto away = [&](const at::Tensor& x) {
+      if (device_.is_cpu() || x.device() != device_) return x;
+      const at::Tensor host = HostEmpty(x.sizes(), at::kFloat, device_);
+      host.copy_(x, /*non_blocking=*/true);
+      return host;
+    };
+    const at::Tensor states = away(StatesOf(*h));
+    if (out->defined()) *out = away(*out);
+    Settle(device_);
+    h->device = StatesFrom(states);
+    return absl::OkStatus();
+  });
+}
+
+absl::Status HalfModel::RunMicrobatch(const HalfBlock& weights, const RopeTensors& rope,
+                                      int64_t first, const Visit& visit, HiddenStates* h,
+                                      const at::Tensor& out, Shown* shown) {
+  return CatchTorch([&]() -> absl::Status {
+    const Microbatch batch{std::min(Together(h->length), h->count - first), h->length};
+    const int64_t begin = first * h->length, tokens = batch.count * batch.length;
+    int64_t visits = 0;
+    const TensorVisitor show = [&](BlockInput input, const at::Tensor& x) {
+      if (visits++ < shown->visits) return;
+      visit(first, input, x, &shown->parts);
+      *shown = {visits, 0};
+    };
+    float* const rows = h->data.data() + begin * h->hidden;
+    const at::Tensor in = h->device != nullptr
+                              ? MoveToDevice(StatesOf(*h).narrow(0, begin, tokens), device_)
+                              : FromHost(rows, tokens, h->hidden, device_);
+    const at::Tensor result =
+        HalfForward(s_, weights, rope, batch, in, visit ? &show : nullptr, nullptr);
+    if (h->device != nullptr) {
+      out.narrow(0, begin, tokens).copy_(result, /*non_blocking=*/true);
+    } else {
+      CopyToHost(result, rows);
+    }
+    return absl::OkStatus();
+  });
+}
+
 absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
                             TaskControl* control) {
   if (h->device == nullptr) SA_RETURN_IF_ERROR(CheckRun(block, block + 1, *h));
-  SA_ASSIGN_OR_RETURN(const HalfBlock* const weights, Block(block));
   at::Tensor out;
+  // Once: what does not fit beside states that wait on the host does not fit.
+  bool may_spill = h->device != nullptr && !h->device->on_host();
+  const auto again = [&](const absl::Status& status) {
+    if (!absl::IsResourceExhausted(status) || !std::exchange(may_spill, false)) return status;
+    return Spill(h, &out);
+  };
+  absl::StatusOr<const HalfBlock*> weights = Block(block);
+  if (absl::IsResourceExhausted(weights.status()) && may_spill) {
+    SA_RETURN_IF_ERROR(again(weights.status()));
+    weights = Block(block);
+  }
+  SA_RETURN_IF_ERROR(weights.status());
   if (h->device != nullptr) {
     SA_ASSIGN_OR_RETURN(out, RoomFor(*h));
   }
-  const absl::Status status = CatchTorch([&]() -> absl::Status {
-    const RopeTensors rope = Rope(h->length);
+  const auto run = [&]() -> absl::Status {
+    RopeTensors rope;
+    const auto make_rope = [&]() -> absl::Status {
+      rope = Rope(h->length);
+      return absl::OkStatus();
+    };
+    if (const absl::Status made = CatchTorch(make_rope); !made.ok()) {
+      SA_RETURN_IF_ERROR(again(made));
+      SA_RETURN_IF_ERROR(CatchTorch(make_rope));
+    }
     for (int64_t first = 0; first < h->count; first += Together(h->length)) {
       SA_RETURN_IF_ERROR(Check(control));
-      const Microbatch batch{std::min(Together(h->length), h->count - first), h->length};
-      const int64_t begin = first * h->length, tokens = batch.count * batch.length;
-      const TensorVisitor show = [&](BlockInput input, const at::Tensor& x) {
-        visit(first, input, x);
-      };
-      float* const rows = h->data.data() + begin * h->hidden;
-      const at::Tensor in = h->device != nullptr
-                                ? MoveToDevice(StatesOf(*h).narrow(0, begin, tokens), device_)
-                                : FromHost(rows, tokens, h->hidden, device_);
-      const at::Tensor result =
-          HalfForward(s_, *weights, rope, batch, in, visit ? &show : nullptr, nullptr);
-      if (h->device != nullptr) {
-        out.narrow(0, begin, tokens).copy_(result, /*non_blocking=*/true);
-      } else {
-        CopyToHost(result, rows);
+      Shown shown;
+      while (true) {
+        const absl::Status status = RunMicrobatch(**weights, rope, first, visit, h, out, &shown);
+        if (status.ok()) break;
+        SA_RETURN_IF_ERROR(again(status));
       }
       if (control != nullptr) ++control->progress_count;
     }
     if (h->device == nullptr) return absl::OkStatus();
-    if (out.device() != device_) Settle(device_);
-    h->device = StatesFrom(out);
-    return absl::OkStatus();
-  });
-  return Annotate(status, absl::StrCat("block ", block, " in bf16, microbatches of ",
-                                       Together(h->length) * h->length, " tokens"));
+    return CatchTorch([&]() -> absl::Status {
+      if (out.device() != device_) Settle(device_);
+      h->device = StatesFrom(out);
+      return absl::OkStatus();
+    });
+  };
+  return Annotate(run(), absl::StrCat("block ", block, " in bf16, microbatches of ",
+                                      Together(h->length) * h->length, " tokens"));
 }
 
 absl::Status HalfModel::RunBlock(int64_t block, HiddenStates* h, const InputVisitor* visitor,
@@ -288,11 +345,12 @@ absl::Status HalfModel::RunBlock(int64_t block, HiddenStates* h, const InputVisi
   const int64_t length = h->length;
   return Run(
       block, h,
-      [&](int64_t first, BlockInput input, const at::Tensor& x) {
+      [&](int64_t first, BlockInput input, const at::Tensor& x, int64_t* done) {
         const at::Tensor host = x.to(at::kFloat).cpu().contiguous();
-        for (int64_t i = 0; i * length < host.size(0); ++i) {
-          (*visitor)(input, first + i, host.const_data_ptr<float>() + i * length * host.size(1),
-                     length, host.size(1));
+        for (; *done * length < host.size(0); ++*done) {
+          (*visitor)(input, first + *done,
+                     host.const_data_ptr<float>() + *done * length * host.size(1), length,
+                     host.size(1));
         }
       },
       control);
@@ -324,8 +382,9 @@ absl::Status HalfModel::RunBlockSumming(int64_t block, HiddenStates* h,
   SA_RETURN_IF_ERROR(CheckGiven(sums, *h));
   return Run(
       block, h,
-      [&](int64_t first, BlockInput input, const at::Tensor& x) {
-        for (const InputToSum& sum : sums) {
+      [&](int64_t first, BlockInput input, const at::Tensor& x, int64_t* done) {
+        for (; *done < static_cast<int64_t>(sums.size()); ++*done) {
+          const InputToSum& sum = sums[static_cast<size_t>(*done)];
           if (sum.input != input) continue;
           static_cast<DeviceSum*>(sum.sum)->AddSquare(Weighed(sum, first, h->length, x));
         }

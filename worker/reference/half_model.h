@@ -18,8 +18,8 @@
 namespace shiftadd::reference {
 
 // Sequences go through in microbatches whose size depends on their length alone. States stay on the
-// device between blocks; where they do not fit they wait on the host, in pinned memory if there is
-// enough, which changes no number.
+// device between blocks; where they do not fit, or a block lacks room to compute beside them, they
+// wait on the host, in pinned memory if there is enough, which changes no number.
 // Scores and samples are not this model's: they are asked of one in full precision.
 class HalfModel : public TorchModel {
  public:
@@ -77,9 +77,19 @@ class HalfModel : public TorchModel {
   };
 
   HalfModel(const WeightProvider* weights, int threads, int resident_blocks, at::Device device);
-  // visit(first sequence, input, x [tokens, width]).
-  using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&)>;
+  // visit(first sequence, input, x [tokens, width], done): `*done` counts the parts of the visit
+  // that are over. One that ran out of memory is made again, with what it has counted.
+  using Visit = std::function<void(int64_t, BlockInput, const at::Tensor&, int64_t* done)>;
+  // One microbatch, as far as it was shown before memory ran out.
+  struct Shown {
+    int64_t visits = 0, parts = 0;  // of the next visit
+  };
   absl::Status Run(int64_t block, HiddenStates* h, const Visit& visit, TaskControl* control);
+  absl::Status RunMicrobatch(const HalfBlock& weights, const RopeTensors& rope, int64_t first,
+                             const Visit& visit, HiddenStates* h, const at::Tensor& out,
+                             Shown* shown);
+  // Brings the states and what has come out of a block to the host, where they wait from now on.
+  absl::Status Spill(HiddenStates* h, at::Tensor* out) const;
   // The same on the device, or `host` itself where there is no room.
   absl::StatusOr<at::Tensor> OnDevice(const at::Tensor& host) const;
   std::shared_ptr<const DeviceStates> StatesFrom(const at::Tensor& x) const;

@@ -6,19 +6,61 @@
 #include <c10/core/InferenceMode.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 #include <c10/util/Exception.h>
-#include <unistd.h>
 
+#include <exception>
 #include <mutex>
+#include <string>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
+#include "absl/strings/str_cat.h"
+#include "services/base/memory_room.h"
 #include "worker/reference/torch_seam.h"
+#include "worker/reference/warn.h"
 
 namespace shiftadd::reference {
 namespace {
 
 c10::Stream StreamOf(at::Device device) {
   return c10::impl::VirtualGuardImpl(device.type()).getStream(device);
+}
+
+// By what FreedQuietly's pieces are freed.
+class Deleters {
+ public:
+  static Deleters& Get() {
+    static auto* const deleters = new Deleters;  // memory may be freed while the process ends
+    return *deleters;
+  }
+  void Put(void* piece, c10::DeleterFnPtr deleter) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    deleters_[piece] = deleter;
+  }
+  c10::DeleterFnPtr Take(void* piece) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    const auto found = deleters_.find(piece);
+    const c10::DeleterFnPtr deleter = found->second;
+    deleters_.erase(found);
+    return deleter;
+  }
+
+ private:
+  std::mutex mutex_;
+  std::unordered_map<void*, c10::DeleterFnPtr> deleters_;
+};
+
+void FreeQuietly(void* piece) {
+  const c10::DeleterFnPtr free = Deleters::Get().Take(piece);
+  try {
+    free(piece);
+  } catch (const std::exception& e) {
+    const std::string what = e.what();
+    static std::once_flag once;  // the others say the same
+    std::call_once(once, [&] {
+      Warn(absl::StrCat("pinned memory is not given back: ", what.substr(0, what.find('\n'))));
+    });
+  }
 }
 
 class TensorHostCopy : public HostCopy {
@@ -72,12 +114,22 @@ at::Tensor HostEmpty(at::IntArrayRef shape, at::ScalarType type, at::Device devi
   const c10::InferenceMode normal(false);
   if (!device.is_cpu()) {
     try {
-      return at::empty(shape, at::TensorOptions(type).pinned_memory(true));
+      return FreedQuietly(at::empty(shape, at::TensorOptions(type).pinned_memory(true)));
     } catch (const c10::Error&) {
       // The system gives no more of it.
     }
   }
   return at::empty(shape, at::TensorOptions(type));
+}
+
+at::Tensor FreedQuietly(at::Tensor x) {
+  c10::DataPtr& data = x.storage().unsafeGetStorageImpl()->_mutable_data_ptr_no_checks();
+  void* const piece = data.get_context();
+  const c10::DeleterFnPtr deleter = data.get_deleter();
+  if (piece == nullptr || deleter == &FreeQuietly) return x;
+  Deleters::Get().Put(piece, deleter);
+  if (!data.compare_exchange_deleter(deleter, &FreeQuietly)) Deleters::Get().Take(piece);
+  return x;
 }
 
 at::Tensor MoveToHost(const at::Tensor& x, at::Device device, bool pinned) {
@@ -97,9 +149,7 @@ void Settle(at::Device device) {
   c10::impl::VirtualGuardImpl(device.type()).synchronizeStream(StreamOf(device));
 }
 
-bool MayPin(int64_t bytes) {
-  return bytes <= int64_t{sysconf(_SC_PHYS_PAGES)} * sysconf(_SC_PAGESIZE) / 4;
-}
+bool MayPin(int64_t bytes) { return bytes <= MemoryLimit() / 4; }
 
 void FreePinned(at::Device device) {
   if (device.is_cpu()) return;

@@ -18,6 +18,11 @@ namespace shiftadd::reference {
 // is enough of that memory, else pageable, which is slower to move and nothing else.
 at::Tensor HostEmpty(at::IntArrayRef shape, at::ScalarType type, at::Device device);
 
+// x, whose memory is freed without throwing. Pinned memory that a device has used asks the device
+// for an event when it is freed; once the device is lost that throws, out of a destructor, and the
+// process would end before it has reported its task. What cannot be freed then is left.
+at::Tensor FreedQuietly(at::Tensor x);
+
 // x, which is on `device`, on the host, in HostEmpty's memory if `pinned`, or x itself if `device`
 // is the CPU. What this thread queues on the device afterwards may read it at once, the host only
 // after Settle.
@@ -26,8 +31,8 @@ at::Tensor MoveToHost(const at::Tensor& x, at::Device device, bool pinned);
 at::Tensor MoveToDevice(const at::Tensor& x, at::Device device);
 // Waits for all that this thread has queued on the device.
 void Settle(at::Device device);
-// Whether so much memory may be pinned: a quarter of the machine's, as nothing else has use of it
-// until FreePinned.
+// Whether so much memory may be pinned: a quarter of what the machine and this process's control
+// groups allow, as nothing else has use of it until FreePinned.
 bool MayPin(int64_t bytes);
 // Gives free pinned memory, which LibTorch keeps, back to the system.
 void FreePinned(at::Device device);
