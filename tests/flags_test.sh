@@ -39,6 +39,25 @@ expect 2 "--coordinator: $address" "${worker[@]}" --coordinator ,
 expect 2 "--packager: $address" "$bin/shiftadd-server" --package absent:v1 --packager ,
 expect 2 "--packager: $address" "$bin/shiftadd-export" absent:v1 "$work/out" --format gguf --packager ,
 
+expect 2 "--coordinator: expected HOST:PORT" "${worker[@]}" --coordinator 127.0.0.1:7070,,127.0.0.1:7071
+expect 2 "--packager: expected HOST:PORT" "$bin/shiftadd-server" --package absent:v1 --packager 127.0.0.1:7071,
+
+# Names.
+for bad in , a, ,a a,,b 'a, ,b'; do
+  for option in --cors-origin --package; do
+    expect 2 "$option: expected names with commas between them, found \"$bad\"" "${server[@]}" $option "$bad"
+  done
+  expect 2 "--cors-origin: expected names" env SHIFTADD_SERVER_CORS_ORIGIN="$bad" "${server[@]}"
+  expect 2 "--package: expected names" \
+    env SHIFTADD_SERVER_PACKAGE="$bad" "$bin/shiftadd-server" --package-dir "$work/absent"
+done
+printf 'cors-origin = ["https://a", "https://b,"]\n' >"$work/server.toml"
+expect 2 '--cors-origin: expected names' "${server[@]}" --config "$work/server.toml"
+expect 1 'no OCI image layout' "${server[@]}" --cors-origin https://a,https://b --cors-origin '*'
+for bad in , rtn, ,rtn rtn,,lat; do
+  expect 2 "--methods: " "$bin/shiftadd" compare / --methods "$bad"
+done
+
 # The server's own, before it looks at the package.
 for bad in :18100 localhost; do
   expect 1 "--http: address: expected host:port" "${server[@]}" --listen 127.0.0.1:0 --http $bad

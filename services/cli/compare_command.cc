@@ -89,7 +89,9 @@ absl::StatusOr<std::vector<NamedRecipe>> LoadRecipes(const CompareFlags& flags) 
       faults.emplace_back(recipe.status().message());
     }
   };
-  for (absl::string_view word : absl::StrSplit(flags.methods, ',', absl::SkipWhitespace())) {
+  std::vector<absl::string_view> methods;
+  if (!flags.methods.empty()) methods = absl::StrSplit(flags.methods, ',');
+  for (const absl::string_view word : methods) {
     const std::string method(absl::StripAsciiWhitespace(word));
     absl::StatusOr<v1::Recipe> recipe = MethodRecipe(method);
     if (!recipe.ok()) recipe = Annotate(recipe.status(), "--methods");

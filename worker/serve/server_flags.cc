@@ -6,7 +6,9 @@
 #include <iterator>
 #include <map>
 
+#include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_split.h"
 #include "kernels/build_info.h"
 #include "services/base/version.h"
 #include "services/packaging/signature.h"
@@ -17,13 +19,29 @@
 namespace shiftadd {
 namespace {
 
+// Several names with commas in one value are several values. None is empty: what is forgotten
+// there would be without effect.
+void SplitNames(const char* option, std::vector<std::string>* values) {
+  std::vector<std::string> names;
+  for (const std::string& value : *values) {
+    for (const absl::string_view part : absl::StrSplit(value, ',')) {
+      const absl::string_view name = absl::StripAsciiWhitespace(part);
+      if (name.empty() && !value.empty()) {
+        throw CLI::ValidationError(
+            option, absl::StrCat("expected names with commas between them, found \"", value, "\""));
+      }
+      names.emplace_back(name);
+    }
+  }
+  *values = std::move(names);
+}
+
 void AddPackageFlags(CLI::App* app, std::vector<std::string>* packages, PackageLocation* package) {
   app->add_option("--package", *packages,
                   "Package to serve: name:tag (when the tag moves, the new version takes over) or "
                   "name@sha256:…; repeatable: requests choose by \"model\", the first is the "
                   "default")
       ->envname("SHIFTADD_SERVER_PACKAGE")
-      ->delimiter(',')
       ->required();
   auto* packager =
       app->add_option("--packager", package->packager, "Packager to get it from, host:port")
@@ -108,8 +126,7 @@ void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
       ->envname("SHIFTADD_SERVER_API_KEY_FILE");
   app->add_option("--cors-origin", flags->cors_origins,
                   "Origin whose web pages may use the server (*: all), repeatable; none by default")
-      ->envname("SHIFTADD_SERVER_CORS_ORIGIN")
-      ->delimiter(',');
+      ->envname("SHIFTADD_SERVER_CORS_ORIGIN");
 }
 
 void AddBenchFlags(CLI::App* app, ServerFlags* flags) {
@@ -190,6 +207,8 @@ std::optional<int> ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
   AddAccessFlags(&app, flags);
   AddBenchFlags(&app, flags);
   app.callback([flags] {
+    SplitNames("--package", &flags->packages);
+    SplitNames("--cors-origin", &flags->cors_origins);
     flags->load.cache_bytes = flags->cache_mib << 20;
     if (!flags->require_signature.empty()) {
       std::ifstream key(flags->require_signature);
