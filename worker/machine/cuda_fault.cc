@@ -21,6 +21,13 @@ std::string WantedDriver(int needed) {
 
 }  // namespace
 
+std::string GpuFault(const Gpu& gpu) {
+  constexpr int kLeastMajor = 8;                              // the first with bf16
+  if (gpu.major == 0 || gpu.major >= kLeastMajor) return "";  // 0: not known
+  return absl::StrCat("its compute capability is ", gpu.major, ".", gpu.minor, ", expected ",
+                      kLeastMajor, ".0 or later");
+}
+
 std::string CudaFault(const CudaFindings& found, int needed) {
   if (!found.driver && !found.hardware) return "no NVIDIA GPU was found";
   if (!found.driver) {
@@ -42,7 +49,14 @@ std::string CudaFault(const CudaFindings& found, int needed) {
   if (found.error != 0 && found.error != kNoDevice) {
     return absl::StrCat("the NVIDIA driver failed: ", found.error_text);
   }
-  if (!found.gpus.empty()) return "";
+  // One will do: who takes one leaves the others out.
+  std::string fault;
+  for (const Gpu& gpu : found.gpus) {
+    const std::string of_gpu = GpuFault(gpu);
+    if (of_gpu.empty()) return "";
+    if (fault.empty()) fault = absl::StrCat("the NVIDIA GPU ", gpu.name, " is too old: ", of_gpu);
+  }
+  if (!fault.empty()) return fault;
   const char* const visible = std::getenv("CUDA_VISIBLE_DEVICES");
   return absl::StrCat("the NVIDIA driver shows no GPU",
                       visible == nullptr

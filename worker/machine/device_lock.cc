@@ -67,6 +67,10 @@ DeviceLock::~DeviceLock() {
 absl::StatusOr<TakenGpu> TakeFreeGpu(const std::vector<Gpu>& gpus) {
   std::vector<std::string> faults;
   for (size_t i = 0; i < gpus.size(); ++i) {
+    if (const std::string fault = GpuFault(gpus[i]); !fault.empty()) {
+      faults.push_back(absl::StrCat("GPU ", i, " (", gpus[i].name, "): ", fault));
+      continue;
+    }
     absl::StatusOr<DeviceLock> lock = DeviceLock::Take(gpus[i].uuid);
     if (lock.ok()) return TakenGpu{i, std::move(*lock)};
     faults.push_back(absl::StrCat("GPU ", i, " (", gpus[i].name, "): ", lock.status().message()));

@@ -16,6 +16,8 @@ struct Gpu {
   std::string uuid;          // "GPU-…", as nvidia-smi -L shows it
   int major = 0, minor = 0;  // compute capability
 };
+// Why CUDA code of this project cannot run on it: compute capability below 8.0; else empty.
+std::string GpuFault(const Gpu& gpu);
 // The first CUDA device; nothing without a driver or a device.
 std::optional<Gpu> FindGpu();
 

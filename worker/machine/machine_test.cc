@@ -73,6 +73,24 @@ TEST(CudaFaultTest, DriverThatFails) {
   EXPECT_EQ(CudaFault(found, 13000), "the NVIDIA driver failed: CUDA_ERROR_UNKNOWN");
 }
 
+TEST(CudaFaultTest, GpusTooOldAreNamed) {
+  CudaFindings found = Working();
+  found.gpus = {{"Tesla T4", uint64_t{16} << 30, "GPU-2", 7, 5}};
+  EXPECT_EQ(CudaFault(found, 13000),
+            "the NVIDIA GPU Tesla T4 is too old: its compute capability is 7.5, expected 8.0 or "
+            "later");
+  // Beside one that will do it is left out.
+  found.gpus.push_back(Working().gpus[0]);
+  found.gpus[1].uuid = absl::StrCat("GPU-test-", getpid());
+  EXPECT_THAT(CudaFault(found, 13000), IsEmpty());
+  const auto taken = TakeFreeGpu(found.gpus);
+  ASSERT_TRUE(taken.ok()) << taken.status();
+  EXPECT_EQ(taken->index, 1u);
+  const auto none = TakeFreeGpu(found.gpus);
+  EXPECT_THAT(std::string(none.status().message()),
+              AllOf(HasSubstr("Tesla T4"), HasSubstr("7.5"), HasSubstr("another shiftadd-worker")));
+}
+
 TEST(CudaFaultTest, HiddenGpusAreSaid) {
   CudaFindings found = Working();
   found.gpus.clear();
