@@ -23,6 +23,10 @@ int64_t PromptRows(const PackedModel& model, bool decoding) {
 // For what a step computes with, beside the cache.
 constexpr int64_t kSpareBytes = int64_t{8} << 20;
 
+// To ask for the room takes a fifth of a millisecond: not each time where there is so much.
+constexpr int64_t kPlentyBytes = int64_t{2} << 30;
+constexpr absl::Duration kRoomHolds = absl::Milliseconds(100);
+
 absl::Status NoMemory() {
   return absl::UnavailableError("the server has no memory for this request now; try again later");
 }
@@ -243,12 +247,22 @@ void Engine::Preempt() {
   if (metrics_ != nullptr) metrics_->preemptions->Increment();
 }
 
-bool Engine::HasMemory(int64_t pages, int64_t spare) const {
+bool Engine::HasMemory(int64_t pages, int64_t spare) {
   if (!options_.memory_room || pages <= 0) return true;
-  const int64_t bytes = pages * model_->cache_page_bytes() + spare;
-  if (options_.memory_room() >= bytes) return true;
-  ReturnFreeMemory();  // what was freed since counts
-  return options_.memory_room() >= bytes;
+  const int64_t taken = pages * model_->cache_page_bytes();
+  const auto fits = [&] { return room_ >= taken + spare; };
+  const absl::Time now = absl::Now();
+  if (room_ < kPlentyBytes || now - room_asked_ > kRoomHolds) {
+    room_asked_ = now;
+    room_ = options_.memory_room();
+  }
+  if (!fits()) {
+    ReturnFreeMemory();  // what was freed since counts
+    room_ = options_.memory_room();
+  }
+  if (!fits()) return false;
+  room_ -= taken;
+  return true;
 }
 
 int64_t Engine::TakeMemory(int64_t tokens, size_t index) {
@@ -291,20 +305,36 @@ EngineStats Engine::Stats() const {
 
 void Engine::Loop() {
   while (true) {
-    {
-      std::unique_lock<std::mutex> lock(mutex_);
-      DropCancelled();
-      Admit();
-      if (running_.empty()) {
-        changed_.notify_all();
-        if (stop_) return;
-        // A queued sequence whose client left is noticed at the next turn at the latest.
-        if (queue_.empty()) changed_.wait_for(lock, std::chrono::milliseconds(500));
-        continue;
+    try {
+      if (!Turn()) return;
+    } catch (const std::bad_alloc&) {
+      // Where not even a step can be planned. The next turn begins anew, with more memory.
+      const std::lock_guard<std::mutex> lock(mutex_);
+      kept_.Clear();
+      if (!running_.empty()) {
+        running_.back()->Fail(NoMemory());
+        running_.pop_back();
       }
+      ReturnFreeMemory();
     }
-    Step();
   }
+}
+
+bool Engine::Turn() {
+  {
+    std::unique_lock<std::mutex> lock(mutex_);
+    DropCancelled();
+    Admit();
+    if (running_.empty()) {
+      changed_.notify_all();
+      if (stop_) return false;
+      // A queued sequence whose client left is noticed at the next turn at the latest.
+      if (queue_.empty()) changed_.wait_for(lock, std::chrono::milliseconds(500));
+      return true;
+    }
+  }
+  Step();
+  return true;
 }
 
 void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Part>* parts) {
@@ -358,10 +388,14 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>&
   }
   model_->ForEach(static_cast<int64_t>(parts.size()), [&](int64_t i) {
     const Part& part = parts[static_cast<size_t>(i)];
-    if (part.sequence->sampled_by_model()) {
-      part.sequence->AcceptSampled(sampled_[static_cast<size_t>(part.sampled)]);
-    } else {
-      part.sequence->Accept(logits_.data() + part.logits * model_->spec().vocab);
+    try {
+      if (part.sequence->sampled_by_model()) {
+        part.sequence->AcceptSampled(sampled_[static_cast<size_t>(part.sampled)]);
+      } else {
+        part.sequence->Accept(logits_.data() + part.logits * model_->spec().vocab);
+      }
+    } catch (const std::bad_alloc&) {  // one's alone, on whatever thread
+      part.sequence->Fail(NoMemory());
     }
   });
 }

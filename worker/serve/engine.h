@@ -105,6 +105,8 @@ class Engine {
 
   absl::Status Check(const GenerateParams& params) const;
   void Loop();
+  // Admits, then takes a step or waits; false: it is over.
+  bool Turn();
   // Fills free slots. Under mutex_.
   void Admit();
   bool AdmitOne();
@@ -121,7 +123,7 @@ class Engine {
   int64_t MakeRoom(int64_t pages, int64_t planned, size_t index);
   void Preempt();
   // Whether there is memory for so many more pages and `spare` bytes.
-  bool HasMemory(int64_t pages, int64_t spare) const;
+  bool HasMemory(int64_t pages, int64_t spare);
   // Takes memory for the first `tokens` tokens of running sequence `index`, which kept prefixes and
   // sequences behind it give back if there is none; gives how many pages that added to those in
   // use, or -1: it was preempted or failed.
@@ -150,6 +152,8 @@ class Engine {
   std::vector<std::unique_ptr<Sequence>> running_;  // oldest first; the loop's, under mutex_
   EngineStats totals_;                              // its counters; the loop's, under mutex_
   PrefixStore kept_;                                // the loop's
+  int64_t room_ = 0;                                // what memory_room said; the loop's
+  absl::Time room_asked_ = absl::InfinitePast();
   std::vector<float> logits_;
   std::vector<int32_t> sampled_;
   std::thread thread_;

@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <cstdlib>
-#include <limits>
 #include <new>
 #include <thread>
 
@@ -21,14 +20,15 @@ std::atomic<int> g_pages_left{0}, g_pages_failing{0};
 
 }  // namespace
 
-// The pages' memory, which fails where a test says so.
-void* operator new[](size_t size) {
+// Memory that fails where a test says so: the pages', and what else has just that size.
+// Not inlined: the compiler would see a new and a free.
+[[gnu::noinline]] void* operator new(size_t size) {
   if (size == g_page_bytes && g_pages_left-- <= 0 && g_pages_failing-- > 0) throw std::bad_alloc();
   if (void* memory = std::malloc(std::max<size_t>(size, 1))) return memory;
   throw std::bad_alloc();
 }
-void operator delete[](void* memory) noexcept { std::free(memory); }
-void operator delete[](void* memory, size_t) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory) noexcept { std::free(memory); }
+[[gnu::noinline]] void operator delete(void* memory, size_t) noexcept { std::free(memory); }
 
 namespace shiftadd {
 namespace {
@@ -346,10 +346,12 @@ TEST(Engine, DrainRefusesAndThenCancels) {
 // Makes page allocations of a model fail while it lives.
 class NoPages {
  public:
-  NoPages(const PackedModel& model, int succeed, int fail) {
+  NoPages(const PackedModel& model, int succeed, int fail)
+      : NoPages(static_cast<size_t>(model.cache_page_bytes()), succeed, fail) {}
+  NoPages(size_t bytes, int succeed, int fail) {
     g_pages_left = succeed;
     g_pages_failing = fail;
-    g_page_bytes = static_cast<size_t>(model.cache_page_bytes());
+    g_page_bytes = bytes;
   }
   ~NoPages() { g_page_bytes = 0; }
 };
@@ -404,6 +406,24 @@ TEST(Engine, LivesThroughMemoryThatRunsOut) {
   EXPECT_EQ(again.tokens, plain.tokens);
 }
 
+// What one sequence's sampling lacks is nothing to the others.
+TEST(Engine, LivesThroughMemoryThatSamplingLacks) {
+  TinyServer server;
+  const size_t logits = static_cast<size_t>(server.model->spec().vocab) * sizeof(float);
+  std::vector<GenerateParams> request = {Params(40, 20), Params(7, 20)};
+  const auto plain = Collect(server.engine->Submit(request)->get());
+  request[1].sampling.repetition_penalty = 1.1;  // takes a copy of the logits
+  const auto penalized = Collect(server.engine->Submit(request)->get());
+  {
+    const NoPages fault(logits, 0, 1);
+    const auto out = Collect(server.engine->Submit(request)->get());
+    EXPECT_EQ(out.tokens[0], plain.tokens[0]);
+    EXPECT_TRUE(absl::IsUnavailable(out.status[1])) << out.status[1];
+    EXPECT_EQ(g_pages_failing, 0);
+  }
+  EXPECT_EQ(Collect(server.engine->Submit(request)->get()).tokens, penalized.tokens);
+}
+
 TEST(Engine, StartsNothingThatMemoryHasNoRoomFor) {
   std::atomic<int64_t> room{0};
   TinyServerOptions options;
@@ -412,7 +432,7 @@ TEST(Engine, StartsNothingThatMemoryHasNoRoomFor) {
   auto out = Collect(server.engine->Submit({Params(40, 10)})->get());
   EXPECT_TRUE(absl::IsUnavailable(out.status[0])) << out.status[0];
   EXPECT_EQ(server.model->cache_pages(), 0);
-  room = std::numeric_limits<int64_t>::max();
+  room = int64_t{256} << 20;
   out = Collect(server.engine->Submit({Params(40, 10)})->get());
   EXPECT_TRUE(out.status[0].ok()) << out.status[0];
   // Memory that goes while it runs: it ends at the next page, and the next is refused.
@@ -420,7 +440,7 @@ TEST(Engine, StartsNothingThatMemoryHasNoRoomFor) {
   ASSERT_TRUE(running->Next(absl::Seconds(60)).has_value());
   room = 0;
   EXPECT_TRUE(absl::IsUnavailable(Collect(running.get()).status[0]));
-  room = std::numeric_limits<int64_t>::max();
+  room = int64_t{256} << 20;
   EXPECT_TRUE(Collect(server.engine->Submit({Params(40, 10)})->get()).status[0].ok());
 }
 
