@@ -7,6 +7,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/base/fail_point.h"
 #include "services/base/logging.h"
 #include "services/base/memory_room.h"
 #include "services/base/status_macros.h"
@@ -19,6 +20,8 @@ namespace {
 int64_t PromptRows(const PackedModel& model, bool decoding) {
   return decoding ? model.step_rows() * 3 / 8 : model.step_rows();
 }
+
+constexpr char kModelPoint[] = "serve.model";  // fails: what computes is lost
 
 // For what a step computes with, beside the cache.
 constexpr int64_t kSpareBytes = int64_t{8} << 20;
@@ -366,14 +369,33 @@ void Engine::Plan(std::vector<BatchRow>* rows, std::vector<Part>* parts) {
   totals_.computed_tokens += static_cast<int64_t>(rows->size());
 }
 
-void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>& parts) {
-  absl::Status status;
+absl::Status Engine::CallModel(const std::vector<BatchRow>& rows) {
+  if (ReachFailPoint(kModelPoint)) return absl::InternalError("the device does not answer");
   try {
-    status = model_->can_sample() ? model_->ForwardSample(rows, &logits_, &sampled_)
-                                  : model_->ForwardBatch(rows, &logits_);
+    return model_->can_sample() ? model_->ForwardSample(rows, &logits_, &sampled_)
+                                : model_->ForwardBatch(rows, &logits_);
   } catch (const std::bad_alloc&) {
-    status = absl::ResourceExhaustedError("out of memory");
+    return absl::ResourceExhaustedError("out of memory");
   }
+}
+
+void Engine::CheckModel() {
+  const std::unique_ptr<KvCache> cache = model_->NewCache(1);
+  const absl::Status status = CallModel({{0, cache.get(), /*logits=*/true}});
+  if (!absl::IsInternal(status)) return;
+  {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    if (draining_) return;
+    draining_ = true;
+    why_cancelled_ = absl::StrCat("the model is lost: ", status.message());
+    cancel_all_ = true;
+  }
+  spdlog::error("the model is lost: {}", std::string(status.message()));
+  if (options_.on_lost) options_.on_lost(status);
+}
+
+void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>& parts) {
+  absl::Status status = CallModel(rows);
   // The queue is not what was full.
   if (absl::IsResourceExhausted(status)) status = absl::UnavailableError(status.message());
   if (!status.ok()) {
@@ -384,6 +406,7 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>&
       part.sequence->TakeCache();  // half a step may stand in it
     }
     if (absl::IsUnavailable(status)) kept_.Clear();
+    if (absl::IsInternal(status)) CheckModel();
     return;
   }
   model_->ForEach(static_cast<int64_t>(parts.size()), [&](int64_t i) {

@@ -41,6 +41,9 @@ struct EngineOptions {
   int client_queue = 0;        // of the requests that may wait, one client's; 0: half, at least one
   // Bytes that may be taken for cache pages now; null: as many as there are pages.
   std::function<int64_t()> memory_room;
+  // Called once, from the engine's thread, when the model computes nothing any more: a step failed,
+  // and then a single token too, as on a GPU that is lost. From then on requests are refused.
+  std::function<void(const absl::Status&)> on_lost;
 };
 
 struct EngineStats {
@@ -133,6 +136,9 @@ class Engine {
   // What goes through the model in the next step, in the order of `parts`.
   void Plan(std::vector<BatchRow>* rows, std::vector<Part>* parts);
   void Forward(const std::vector<BatchRow>& rows, const std::vector<Part>& parts);
+  absl::Status CallModel(const std::vector<BatchRow>& rows);  // to logits_ and sampled_
+  // After a step that failed for a fault of the model: whether it is lost.
+  void CheckModel();
   void Retire();
   void DropCancelled();
 

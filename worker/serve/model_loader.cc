@@ -174,6 +174,7 @@ absl::StatusOr<ModelPtr> Load(const PackageLocation& location, const LoadOptions
   engine.queue = options.queue;
   engine.sequences = options.sequences;
   engine.client_queue = options.client_queue;
+  engine.on_lost = options.on_lost;
   // What reading it took is free again.
   ReturnFreeMemory();
   SA_RETURN_IF_ERROR(promised.Promise([&](int64_t room) -> absl::StatusOr<int64_t> {

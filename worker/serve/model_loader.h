@@ -3,6 +3,7 @@
 #define SHIFTADD_WORKER_SERVE_MODEL_LOADER_H_
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <utility>
 
@@ -31,7 +32,8 @@ struct LoadOptions {
   int queue = 64;
   int client_queue = 0;  // EngineOptions
   int sequences = 16;
-  std::string memory_root;  // of MemoryRoom: for tests
+  std::string memory_root;                           // of MemoryRoom: for tests
+  std::function<void(const absl::Status&)> on_lost;  // EngineOptions
 };
 
 // What MemoryRoom says, less what the caches of the versions that are loaded may yet grow by on the

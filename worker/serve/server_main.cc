@@ -1,12 +1,14 @@
 // shiftadd-server: serves a package.
 #include <grpcpp/grpcpp.h>
 #include <grpcpp/impl/service_type.h>
+#include <signal.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <string>
 #include <thread>
@@ -158,7 +160,7 @@ absl::Status CheckAddresses(const ServerFlags& flags, const access::Protection& 
   return Annotate(CheckListenAddress(flags.http, anywhere).status(), "--http");
 }
 
-absl::Status Serve(const ServerFlags& flags) {
+absl::Status Serve(ServerFlags flags) {
   std::unique_ptr<ApiKeys> keys;
   if (!flags.api_key_file.empty()) {
     SA_ASSIGN_OR_RETURN(keys, ApiKeys::FromFile(flags.api_key_file));
@@ -177,6 +179,16 @@ absl::Status Serve(const ServerFlags& flags) {
   const auto prometheus = std::make_shared<prometheus::Registry>();
   metrics::AddBuildInfo(prometheus.get(), "shiftadd-server");
   ServerMetrics server_metrics(prometheus.get());
+  // A model that is lost ends the server, as nothing but a new process can use the device again.
+  std::mutex lost_mutex;
+  absl::Status lost;
+  flags.load.on_lost = [&](const absl::Status& status) {
+    {
+      const std::lock_guard<std::mutex> lock(lost_mutex);
+      lost.Update(Annotate(status, "the model is lost"));
+    }
+    kill(getpid(), SIGTERM);  // the same way out as when it is asked to end
+  };
   ModelRegistry registry;
   for (const PackageLocation& location : flags.Locations()) {
     SA_ASSIGN_OR_RETURN(const ModelPtr model, LoadModel(location, flags.load, &server_metrics));
@@ -224,7 +236,8 @@ absl::Status Serve(const ServerFlags& flags) {
   Drain(registry, absl::Seconds(flags.drain_seconds));
   rpc_server->Shutdown(absl::Seconds(1));
   http_server->Shutdown();
-  return absl::OkStatus();
+  const std::lock_guard<std::mutex> lock(lost_mutex);
+  return lost;
 }
 
 absl::Status Bench(const ServerFlags& flags) {

@@ -231,6 +231,25 @@ TEST_F(ServerProcess, RequestIdsOverGrpcAreInTheAnswerAndInTheLog) {
   EXPECT_THAT(process.Stderr(), ContainsRegex("mine-8 grpc Generate INVALID_ARGUMENT .*9999"));
 }
 
+// As on a GPU that is lost: who asks gets an error, and the process ends, so that another begins.
+TEST_F(ServerProcess, AModelThatIsLostEndsTheServer) {
+  setenv("SHIFTADD_FAIL_POINT", "serve.model:4:fail", 1);
+  Process process(dir_, Args("tiny:one"));
+  unsetenv("SHIFTADD_FAIL_POINT");
+  int grpc_port = 0, http_port = 0;
+  ASSERT_TRUE(Ports(&grpc_port, &http_port)) << process.Stderr();
+  const auto ask = [&](int tokens) {
+    return Post(
+        http_port, "/v1/completions",
+        absl::StrCat(R"({"prompt":[5,80,33],"ignore_eos":true,"max_tokens":)", tokens, "}"));
+  };
+  EXPECT_THAT(ask(3), HasSubstr(" 200 "));
+  EXPECT_THAT(ask(3), HasSubstr(" 500 "));
+  EXPECT_EQ(process.Wait(), 1);
+  EXPECT_THAT(process.Stderr(),
+              HasSubstr("shiftadd-server: the model is lost: the device does not answer"));
+}
+
 // The log-probabilities of gRPC are those of HTTP's echo.
 TEST_F(ServerProcess, ScoreAgreesWithEcho) {
   Process process(dir_, Args("tiny:one"));
