@@ -699,6 +699,43 @@ TEST_F(OpenAiApi, PenaltiesAndBiasChangeTheText) {
   EXPECT_NE(plain, server_->Post(kCompletions, body)["choices"][0]["text"]);
 }
 
+// Choices come mixed in a stream, each by its index, and are those of the answer at once.
+TEST_F(OpenAiApi, StreamedChoicesAreThoseOfAWholeAnswer) {
+  for (const bool chat : {false, true}) {
+    const char* const path = chat ? kChat : kCompletions;
+    json body = chat ? ChatBody("hello") : Greedy({"hello", "ab"}, 12);
+    body.update({{"n", 3}, {"temperature", 1}, {"seed", 5}});
+    const json whole = server_->Post(path, body);
+    const size_t count = whole["choices"].size();
+    ASSERT_EQ(count, chat ? 3u : 6u);
+    body.update({{"stream", true}, {"stream_options", {{"include_usage", true}}}});
+    FakeWriter writer;
+    EXPECT_EQ(server_->Call("POST", path, body.dump(), &writer).status, 200);
+    std::vector<std::string> texts(count), reasons(count);
+    json usage;
+    for (const json& event : writer.Events()) {
+      if (event.is_string()) continue;
+      if (event["choices"].empty()) usage = event["usage"];
+      for (const json& choice : event["choices"]) {
+        const size_t i = choice["index"];
+        ASSERT_LT(i, count);
+        EXPECT_EQ(reasons[i], "") << "more of a choice that has ended";
+        texts[i] += chat ? choice["delta"].value("content", "") : choice["text"].get<std::string>();
+        if (!choice["finish_reason"].is_null()) reasons[i] = choice["finish_reason"];
+      }
+    }
+    for (size_t i = 0; i < count; ++i) {
+      const json& choice = whole["choices"][i];
+      EXPECT_EQ(texts[i], chat ? choice["message"]["content"] : choice["text"]) << i;
+      EXPECT_EQ(reasons[i], choice["finish_reason"]) << i;
+    }
+    // What was reused depends on what ran before.
+    for (const char* name : {"prompt_tokens", "completion_tokens", "total_tokens"}) {
+      EXPECT_EQ(usage[name], whole["usage"][name]) << name;
+    }
+  }
+}
+
 // What the model would write most likely, token by token, with the penalty that the API describes.
 TEST_F(OpenAiApi, ARepetitionPenaltyWeighsOnPromptAndAnswer) {
   const json ids = server_->Post("/tokenize", {{"prompt", "hello"}})["tokens"];
