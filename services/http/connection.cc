@@ -75,7 +75,6 @@ class ConnectionImpl : public Connection, public StreamWriter {
       parser_.emplace();
       head_ = Request();
       head_.id = NewId("req");
-      head_.peer = peer_address_;
       parser_->header_limit(kMaxHeaderBytes);
       parser_->body_limit(options_.max_body_bytes);
       const ReadResult result = ReadRequest();
@@ -259,6 +258,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
     });
     if (e) return Refuse(e, "headers");
     head_ = ToRequest(parser_->get());
+    head_.peer = peer_address_;
     head_.certificate_uri = peer_.uri;
     head_.certificate_subject = peer_.subject;
     if (overloaded_) {

@@ -104,6 +104,11 @@ class HttpServerTest : public testing::Test {
       response.body = "hello";
       return response;
     };
+    routes["/peer"]["GET"] = [](const Request& r, StreamWriter*) {
+      Response response;
+      response.body = "from " + r.peer + ".";
+      return response;
+    };
     routes["/echo"]["POST"] = [](const Request& r, StreamWriter*) {
       Response response;
       response.body = r.headers.count("x-name") > 0 ? r.headers.at("x-name") + r.body : r.body;
@@ -206,6 +211,14 @@ void ExpectError(const std::string& answer, int status) {
   ASSERT_TRUE(parsed.is_object()) << answer;
   for (const char* key : {"message", "type", "code"}) EXPECT_TRUE(parsed["error"].contains(key));
   EXPECT_FALSE(parsed["error"]["code"].is_null());
+}
+
+TEST_F(HttpServerTest, HandlersKnowTheAddressOfEachRequest) {
+  Client client(server_->port());
+  for (int i = 0; i < 2; ++i) {
+    client.Send(Get("/peer"));
+    EXPECT_THAT(client.ReadUntil("from 127.0.0.1."), HasSubstr("from 127.0.0.1."));
+  }
 }
 
 TEST_F(HttpServerTest, AnswersAndKeepsTheConnection) {
