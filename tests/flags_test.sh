@@ -58,11 +58,26 @@ for bad in , rtn, ,rtn rtn,,lat; do
   expect 2 "--methods: " "$bin/shiftadd" compare / --methods "$bad"
 done
 
-# The server's own, before it looks at the package.
-for bad in :18100 localhost; do
-  expect 1 "--http: address: expected host:port" "${server[@]}" --listen 127.0.0.1:0 --http $bad
-  expect 1 "--listen: address: expected host:port" "${server[@]}" --listen $bad --http 127.0.0.1:0
+# Their own: a mistake in one is a mistake of usage, wherever it was written.
+# malformed FLAG VARIABLE COMMAND…
+malformed() {
+  local flag=$1 variable=$2 bad
+  shift 2
+  for bad in :18100 localhost localhost: localhost:no localhost:65536 localhost:-1 localhost:1.5 ::1:18100 '[::1]'; do
+    expect 2 "$flag: expected host:port with a port from 0 to 65535, found \"$bad\"" "$@" "$flag" "$bad"
+  done
+  expect 2 "expected host:port with a port from 0 to 65535, found \"localhost\"" env "$variable=localhost" "$@"
+  printf '%s = "localhost"\n' "${flag#--}" >"$work/malformed.toml"
+  expect 2 "expected host:port with a port from 0 to 65535, found \"localhost\"" "$@" --config "$work/malformed.toml"
+}
+for flag in listen http; do
+  malformed --$flag "SHIFTADD_COORDINATOR_${flag^^}" "$bin/shiftadd-coordinator" --data-dir "$work/c"
+  malformed --$flag "SHIFTADD_PACKAGER_${flag^^}" "$bin/shiftadd-packager" --data-dir "$work/p"
+  malformed --$flag "SHIFTADD_SERVER_${flag^^}" "${server[@]}"
 done
+malformed --http SHIFTADD_WORKER_HTTP "${worker[@]}"
+# What a machine does not know or has given to another is none.
+expect 1 'cannot resolve "no.such.host.invalid"' "$bin/shiftadd-packager" --data-dir "$work/p" --listen no.such.host.invalid:0
 "$bin/shiftadd-packager" --data-dir "$work/p" --listen 127.0.0.1:0 --http 127.0.0.1:0 --port-file "$work/ports" \
   >"$work/packager.log" 2>&1 &
 for _ in $(seq 300); do [ -s "$work/ports" ] && break || sleep 0.1; done

@@ -17,6 +17,7 @@
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
 #include "services/daemon/daemon_flags.h"
+#include "services/http/listen_address.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/address_fault.h"
@@ -72,6 +73,7 @@ void AddFlags(CLI::App* app, Flags* flags) {
   app->add_option("--http", flags->http,
                   "host:port of /metrics, /health and /ready; port 0 picks one")
       ->envname("SHIFTADD_WORKER_HTTP")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   app->add_option("--threads", flags->threads, "Threads of work; 0 = one a core")
       ->envname("SHIFTADD_WORKER_THREADS")

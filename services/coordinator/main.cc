@@ -15,6 +15,7 @@
 #include "services/coordinator/services.h"
 #include "services/daemon/daemon_flags.h"
 #include "services/http/http_server.h"
+#include "services/http/listen_address.h"
 #include "services/http/protect.h"
 #include "services/metrics/metrics.h"
 #include "services/rpc/address_fault.h"
@@ -46,9 +47,11 @@ void DefineFlags(CLI::App* app, Flags* f) {
   app->set_version_flag("--version", VersionLine());
   app->add_option("--listen", f->listen, "gRPC address; port 0 picks a free one")
       ->envname("SHIFTADD_COORDINATOR_LISTEN")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   app->add_option("--http", f->http, "Address of /metrics, /health, /ready; port 0 picks one")
       ->envname("SHIFTADD_COORDINATOR_HTTP")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   auto* data_dir =
       app->add_option("--data-dir", f->data_dir, "Folder of the SQLite file; made if absent")

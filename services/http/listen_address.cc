@@ -9,6 +9,8 @@
 #include <cerrno>
 #include <cstring>
 #include <memory>
+#include <optional>
+#include <utility>
 
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -56,24 +58,36 @@ int TryBind(const addrinfo& entry) {
   return error;
 }
 
-}  // namespace
-
-absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& address) {
-  const auto bad = [&address] {
-    return absl::InvalidArgumentError(absl::StrCat(
-        "address: expected host:port with a port from 0 to 65535, found \"", address, "\""));
-  };
+// Host and port as they are written; none if they are not.
+std::optional<ListenAddress> Split(const std::string& address) {
   const size_t colon = address.rfind(':');
-  if (colon == std::string::npos) return bad();
+  if (colon == std::string::npos) return std::nullopt;
   ListenAddress parsed;
   parsed.host = address.substr(0, colon);
   const bool bracketed =
       parsed.host.size() > 2 && parsed.host.front() == '[' && parsed.host.back() == ']';
   if (bracketed) parsed.host = parsed.host.substr(1, parsed.host.size() - 2);
   if (parsed.host.empty() || (!bracketed && parsed.host.find(':') != std::string::npos))
-    return bad();
+    return std::nullopt;
   const std::string port = address.substr(colon + 1);
-  if (!absl::SimpleAtoi(port, &parsed.port) || parsed.port < 0 || parsed.port > 65535) return bad();
+  if (!absl::SimpleAtoi(port, &parsed.port) || parsed.port < 0 || parsed.port > 65535)
+    return std::nullopt;
+  return parsed;
+}
+
+}  // namespace
+
+std::string ListenAddressFault(const std::string& address) {
+  if (Split(address).has_value()) return "";
+  return absl::StrCat("expected host:port with a port from 0 to 65535, found \"", address, "\"");
+}
+
+absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& address) {
+  std::optional<ListenAddress> split = Split(address);
+  if (!split.has_value()) {
+    return absl::InvalidArgumentError(absl::StrCat("address: ", ListenAddressFault(address)));
+  }
+  ListenAddress parsed = *std::move(split);
   SA_ASSIGN_OR_RETURN(const AddressList list, Resolve(parsed.host, parsed.port));
   parsed.loopback = true;
   for (const addrinfo* a = list.get(); a != nullptr; a = a->ai_next) {

@@ -15,6 +15,10 @@ struct ListenAddress {
   bool loopback = false;  // every address that `host` stands for is a loopback address
 };
 
+// What is wrong with how "host:port" or "[v6]:port" is written, to be read after the name of where
+// it stands; "" if nothing is. Names are not resolved. A check as CLI11 wants it.
+std::string ListenAddressFault(const std::string& address);
+
 // Takes "host:port" and "[v6]:port"; resolves names. INVALID_ARGUMENT names what is wrong.
 absl::StatusOr<ListenAddress> ParseListenAddress(const std::string& address);
 

@@ -13,6 +13,7 @@
 #include "services/base/version.h"
 #include "services/blob/posix_file.h"
 #include "services/daemon/daemon_flags.h"
+#include "services/http/listen_address.h"
 #include "services/http/protect.h"
 #include "services/packaging/package_service.h"
 #include "services/store/await_server.h"
@@ -42,9 +43,11 @@ void Define(CLI::App* app, Flags* flags) {
   app->set_version_flag("--version", VersionLine());
   app->add_option("--listen", flags->listen, "HOST:PORT of gRPC; port 0 picks one")
       ->envname("SHIFTADD_PACKAGER_LISTEN")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   app->add_option("--http", flags->http, "HOST:PORT of /metrics, /health and /ready")
       ->envname("SHIFTADD_PACKAGER_HTTP")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   app->add_option("--data-dir", flags->data_dir, "Folder of packager.sqlite")
       ->envname("SHIFTADD_PACKAGER_DATA_DIR")

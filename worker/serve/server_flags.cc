@@ -11,6 +11,7 @@
 #include "absl/strings/str_split.h"
 #include "kernels/build_info.h"
 #include "services/base/version.h"
+#include "services/http/listen_address.h"
 #include "services/packaging/signature.h"
 #include "services/rpc/address_fault.h"
 #include "worker/machine/bench_flags.h"
@@ -153,9 +154,11 @@ void AddReplacingFlag(CLI::App* app, ServerFlags* flags) {
 void AddListenFlags(CLI::App* app, ServerFlags* flags) {
   app->add_option("--listen", flags->listen, "gRPC address, host:port; port 0 picks one")
       ->envname("SHIFTADD_SERVER_LISTEN")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   app->add_option("--http", flags->http, "HTTP address, host:port; port 0 picks one")
       ->envname("SHIFTADD_SERVER_HTTP")
+      ->check(ListenAddressFault)
       ->capture_default_str();
   app->add_option(
          "--advertise", flags->advertise,
