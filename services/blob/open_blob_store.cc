@@ -47,6 +47,13 @@ absl::Status CheckLocation(const std::string& location) {
         "\"", location, "\": expected http:// or https:// of a registry, or a folder"));
   }
   const size_t begin = scheme + 3;
+  // Locations are written to logs. No host and no repository holds an '@'.
+  if (absl::StrContains(location, '@')) {
+    return absl::InvalidArgumentError(
+        "a registry's location names no user and no password: expected "
+        "http[s]://HOST[:PORT]/PREFIX "
+        "and a file with USER:PASSWORD in SHIFTADD_REGISTRY_AUTH_FILE");
+  }
   const std::string host = location.substr(begin, location.find('/', begin) - begin);
   const size_t bracket = host.rfind(']'), colon = host.rfind(':');
   const bool has_port =

@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/str_replace.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
 #include "services/base/digest.h"
@@ -126,11 +127,25 @@ std::string RegistryClient::Authorization(const std::string& repository) {
   return found == tokens_.end() ? "" : found->second;
 }
 
+std::string RegistryClient::Basic() const {
+  return absl::Base64Escape(options_.user + ":" + options_.password);
+}
+
+// What a registry, or a proxy before it, says of a refusal goes into messages: some repeat the
+// request with all its headers.
+void RegistryClient::HideSecrets(const std::string& repository, HttpResponse* response) {
+  if (response->status < 400) return;
+  std::string own = Authorization(repository);
+  own.erase(0, std::min(own.size(), own.rfind(' ') + 1));
+  for (const std::string& secret : {own, Basic(), options_.password}) {
+    if (!secret.empty()) absl::StrReplaceAll({{secret, "(hidden)"}}, &response->body);
+  }
+}
+
 // Learns from a 401 how to ask again.
 absl::Status RegistryClient::Authorize(const std::string& challenge,
                                        const std::string& repository) {
-  const std::string basic = absl::StrCat(
-      "Authorization: Basic ", absl::Base64Escape(options_.user + ":" + options_.password));
+  const std::string basic = absl::StrCat("Authorization: Basic ", Basic());
   std::string authorization = basic;
   if (absl::StartsWithIgnoreCase(challenge, "bearer ")) {
     auto parameters = Parameters(absl::string_view(challenge).substr(7));
@@ -138,7 +153,8 @@ absl::Status RegistryClient::Authorize(const std::string& challenge,
     ask.url = absl::StrCat(parameters["realm"], "?service=", UrlEncode(parameters["service"]),
                            "&scope=", UrlEncode(parameters["scope"]));
     if (!options_.user.empty()) ask.headers.push_back(basic);
-    SA_ASSIGN_OR_RETURN(const HttpResponse response, http_.Send(ask));
+    SA_ASSIGN_OR_RETURN(HttpResponse response, http_.Send(ask));
+    HideSecrets(repository, &response);
     SA_RETURN_IF_ERROR(ToStatus(ask, response));
     const json answer = ParseJson(response.body);
     const json token = !answer.is_object() ? json() : answer.value("token", json());
@@ -167,6 +183,7 @@ absl::StatusOr<HttpResponse> RegistryClient::CallOnce(HttpRequest request,
     const std::string authorization = Authorization(repository);
     if (!authorization.empty()) request.headers.push_back(authorization);
     SA_ASSIGN_OR_RETURN(HttpResponse response, http_.Send(request));
+    HideSecrets(repository, &response);
     if (response.status != 401 || again) return response;
     SA_RETURN_IF_ERROR(Authorize(Header(response, "www-authenticate"), repository));
   }

@@ -78,6 +78,8 @@ class RegistryClient {
   absl::StatusOr<HttpResponse> Call(HttpRequest request, const std::string& repository);
   absl::StatusOr<HttpResponse> CallOnce(HttpRequest request, const std::string& repository);
   absl::Status Authorize(const std::string& challenge, const std::string& repository);
+  void HideSecrets(const std::string& repository, HttpResponse* response);
+  std::string Basic() const;  // the credentials of HTTP's Basic scheme
   std::string Authorization(const std::string& repository);
   std::string Url(const std::string& repository, const std::string& rest) const;
   std::string Absolute(const std::string& location) const;

@@ -4,6 +4,7 @@
 
 #include <atomic>
 
+#include "absl/strings/escaping.h"
 #include "absl/strings/match.h"
 #include "absl/strings/numbers.h"
 #include "absl/strings/str_cat.h"
@@ -51,6 +52,34 @@ TEST(RegistryFaults, StatusesBecomeCodesThatNameTheUrl) {
     EXPECT_EQ(status.code(), c.code) << status;
     EXPECT_THAT(std::string(status.message()), HasSubstr(server.url()));
     EXPECT_EQ(server.requests().size(), c.requests) << c.status;
+  }
+}
+
+// As proxies do that show the request to whoever looks for its fault.
+TEST(RegistryFaults, WhatRepeatsTheCredentialsIsNotRepeated) {
+  RegistryOptions options = Options();
+  options.user = "ann";
+  options.password = "pa55";
+  const std::string basic = absl::Base64Escape("ann:pa55");
+  std::string base;
+  bool token_refused = false;
+  ScriptedHttp server([&](const ScriptedRequest& request) {
+    const std::string shown = absl::StrCat(basic, " pa55 t0ken");
+    if (absl::StartsWith(request.path, "/token")) {
+      if (token_refused) return ScriptedAnswer{403, {}, shown};
+      return ScriptedAnswer{200, {}, "{\"token\":\"t0ken\"}"};
+    }
+    return ScriptedAnswer{
+        401, {absl::StrCat("WWW-Authenticate: Bearer realm=\"", base, "/token\"")}, shown};
+  });
+  base = server.url();
+  for (const bool refused : {false, true}) {
+    token_refused = refused;
+    RegistryClient client(server.url(), options);
+    const absl::Status status = client.GetBlob("r", Sha256Digest(kData)).status();
+    EXPECT_FALSE(status.ok());
+    EXPECT_THAT(std::string(status.message()), HasSubstr("((hidden) (hidden) "));
+    EXPECT_EQ(absl::StrContains(status.message(), "t0ken"), refused) << status;
   }
 }
 

@@ -77,8 +77,12 @@ absl::StatusOr<std::unique_ptr<PackageStore>> OpenStore(const Flags& flags) {
     SA_RETURN_IF_ERROR(blob::MakeDirectories(flags.data_dir));
     return OpenSqlitePackageStore(flags.data_dir + "/packager.sqlite");
   }
+  // Beside the blobs, so that a second packager of the same ones finds it, whatever its data
+  // folder. A registry has no room for it.
+  const std::string& lock_dir = IsRegistry(flags.blobs) ? flags.data_dir : flags.blobs;
+  SA_RETURN_IF_ERROR(blob::MakeDirectories(lock_dir));
   return sql::AwaitServer(
-      [&] { return OpenPostgresPackageStore(flags.store, flags.blobs + "/packager"); });
+      [&] { return OpenPostgresPackageStore(flags.store, lock_dir + "/packager"); });
 }
 
 void RefreshDisk(const std::string& blobs, PackagerMetrics* metrics) {
