@@ -463,5 +463,27 @@ TEST_F(ServeBadInput, GrpcAnswersWithItsCodes) {
   EXPECT_EQ(code(request), grpc::StatusCode::OUT_OF_RANGE);
 }
 
+// Over both ports one client has one rate; what watches the server is not held to it.
+TEST(ServeRate, OneClientIsHeldToIt) {
+  Serving serving;
+  serving.Publish(kModel, 1);
+  serving.StartServer({kModel}, {"--client-requests-per-second", "0.001"});
+  const json body = {{"prompt", {5, 80, 33}}, {"max_tokens", 1}};
+  EXPECT_EQ(serving.Post(kText, body).status, 200);
+  const HttpAnswer refused = serving.Post(kText, body);
+  EXPECT_EQ(refused.status, 429) << refused.body;
+  EXPECT_EQ(refused.headers.at("retry-after"), "1000");
+  EXPECT_THAT(refused.body, HasSubstr("more than 0.001 requests a second"));
+  const auto stub = v1::GenerateService::NewStub(
+      rpc::MakeChannel(absl::StrCat("127.0.0.1:", serving.grpc_port())));
+  grpc::ClientContext context;
+  rpc::SetDeadline(&context, absl::Seconds(60));
+  v1::ModelInfo info;
+  EXPECT_EQ(stub->GetModelInfo(&context, v1::GetModelInfoRequest(), &info).error_code(),
+            grpc::StatusCode::RESOURCE_EXHAUSTED);
+  EXPECT_EQ(serving.Get("/health").status, 200);
+  EXPECT_THAT(serving.Get("/metrics").body, HasSubstr("shiftadd_rate_limited_requests_total 2\n"));
+}
+
 }  // namespace
 }  // namespace shiftadd::testing

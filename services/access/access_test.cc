@@ -143,8 +143,10 @@ TEST_F(TokensAccessTest, AFileThatIsWrittenAgainCounts) {
 
 TEST_F(TokensAccessTest, SoManyRequestsOfOneCaller) {
   const auto access = Make(Line("ann", "viewer", "a") + Line("bob", "viewer", "b"), false, 1e-3);
-  // A burst of 5 seconds' worth: none at this rate, and nobody else's.
+  // A burst of 5 seconds' worth is one at the least, and nobody else's.
+  EXPECT_TRUE(access->Check(kGet, {"Bearer a", "", ""}).ok());
   EXPECT_EQ(access->Check(kGet, {"Bearer a", "", ""}).code(), StatusCode::kResourceExhausted);
+  EXPECT_TRUE(access->Check(kGet, {"Bearer b", "", ""}).ok());
   RateLimit limit(2, 3);
   const absl::Time now = absl::Now();
   for (int i = 0; i < 3; ++i) EXPECT_TRUE(limit.Take("ann", now)) << i;
@@ -153,6 +155,22 @@ TEST_F(TokensAccessTest, SoManyRequestsOfOneCaller) {
   EXPECT_TRUE(limit.Take("ann", now + absl::Milliseconds(500)));
   EXPECT_FALSE(limit.Take("ann", now + absl::Milliseconds(500)));
   EXPECT_FALSE(limit.Take("ann", now));  // a clock that goes back gives nothing
+}
+
+TEST(RateLimitTest, SaysWhenToComeAgainAndForgetsWhoHasBeenAwayForLong) {
+  EXPECT_EQ(RateLimit(20).RetrySeconds(), 1);
+  EXPECT_EQ(RateLimit(0.3).RetrySeconds(), 4);
+  EXPECT_EQ(RateLimit(1e-9).RetrySeconds(), 86400);
+  RateLimit limit(1, 2);
+  const absl::Time now = absl::Now();
+  for (int i = 0; i < 3000; ++i) limit.Take(absl::StrCat("address ", i), now);
+  EXPECT_EQ(limit.buckets(), 3000);
+  for (int i = 0; i < 2; ++i) EXPECT_TRUE(limit.Take("ann", now + absl::Seconds(9))) << i;
+  for (int i = 0; i < 3000; ++i) limit.Take(absl::StrCat("other ", i), now + absl::Seconds(10));
+  EXPECT_LT(limit.buckets(), 3100);
+  // Who has spent his was kept.
+  EXPECT_TRUE(limit.Take("ann", now + absl::Seconds(10)));
+  EXPECT_FALSE(limit.Take("ann", now + absl::Seconds(10)));
 }
 
 TEST(OpenAccessTest, EverybodyIsLocal) {
@@ -171,6 +189,21 @@ TEST(ClientKeyTest, IsOneMoreToken) {
   EXPECT_EQ(access->Check("/metrics", {"Bearer key", "", ""}).code(),
             StatusCode::kPermissionDenied);
   EXPECT_FALSE(access->Check("/v1/completions", {"Bearer other", "", ""}).ok());
+}
+
+TEST(ClientKeyTest, EachIsACallerOfItsOwn) {
+  AccessOptions options;
+  options.certificates = true;
+  options.requests_per_second = 1e-3;
+  options.is_client_key = [](absl::string_view sent) {
+    return sent == "Bearer key" || sent == "Bearer other";
+  };
+  const auto access = Access::Create(options);
+  EXPECT_TRUE(access->Check("/v1/completions", {"Bearer key", "", ""}).ok());
+  EXPECT_TRUE(access->Check("/v1/completions", {"Bearer other", "", ""}).ok());
+  const absl::Status refused = access->Check("/v1/completions", {"Bearer other", "", ""});
+  EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(refused.message().find("other"), absl::string_view::npos) << refused;
 }
 
 }  // namespace

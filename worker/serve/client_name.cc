@@ -24,4 +24,9 @@ std::string ClientName(absl::string_view authorization, absl::string_view certif
   return absl::StrCat("address ", peer);
 }
 
+std::string TooOftenMessage(const access::RateLimit& rates) {
+  return absl::StrCat("this client sends more than ", rates.rate(),
+                      " requests a second (--client-requests-per-second); try again later");
+}
+
 }  // namespace shiftadd

@@ -1,10 +1,11 @@
-// Whose a request is, as far as the queue's shares go.
+// Whose a request is, as far as the queue's shares and the rate of requests go.
 #ifndef SHIFTADD_WORKER_SERVE_CLIENT_NAME_H_
 #define SHIFTADD_WORKER_SERVE_CLIENT_NAME_H_
 
 #include <string>
 
 #include "absl/strings/string_view.h"
+#include "services/access/rate_limit.h"
 
 namespace shiftadd {
 
@@ -14,6 +15,9 @@ namespace shiftadd {
 // as its digest: names may be written to logs.
 std::string ClientName(absl::string_view authorization, absl::string_view certificate,
                        absl::string_view peer);
+
+// Why one is refused that asks more often than `rates` lets him.
+std::string TooOftenMessage(const access::RateLimit& rates);
 
 }  // namespace shiftadd
 

@@ -134,11 +134,12 @@ void Fill(const TokenLogprob& from, v1::TokenScore* to) {
 class Service : public v1::GenerateService::Service {
  public:
   Service(const ModelRegistry* registry, const ApiKeys* keys, ServerMetrics* metrics,
-          bool keys_checked)
+          bool keys_checked, access::RateLimit* rates)
       : registry_(registry),
         keys_(keys),
         keys_checked_(keys_checked || keys != nullptr),
-        metrics_(metrics) {}
+        metrics_(metrics),
+        rates_(rates) {}
 
   grpc::Status Generate(grpc::ServerContext* context, const v1::GenerateRequest* request,
                         grpc::ServerWriter<v1::GenerateResponse>* writer) override {
@@ -212,7 +213,7 @@ class Service : public v1::GenerateService::Service {
                       "", context.peer());
   }
 
-  // Checks the caller's key first.
+  // Checks the caller's key and rate first.
   absl::StatusOr<ModelPtr> Find(const grpc::ServerContext& context,
                                 const std::string& model) const {
     if (keys_ != nullptr) {
@@ -222,6 +223,10 @@ class Service : public v1::GenerateService::Service {
               ? absl::string_view()
               : absl::string_view(found->second.data(), found->second.size());
       SA_RETURN_IF_ERROR(keys_->Check(value));
+    }
+    if (rates_ != nullptr && !rates_->Take(ClientOf(context), absl::Now())) {
+      if (metrics_ != nullptr) metrics_->rate_limited->Increment();
+      return absl::ResourceExhaustedError(TooOftenMessage(*rates_));
     }
     return registry_->Find(model, [&context] { return !context.IsCancelled(); });
   }
@@ -284,14 +289,15 @@ class Service : public v1::GenerateService::Service {
   const ApiKeys* const keys_;
   const bool keys_checked_;
   ServerMetrics* const metrics_;
+  access::RateLimit* const rates_;
 };
 
 }  // namespace
 
 std::unique_ptr<grpc::Service> NewGenerateService(const ModelRegistry* registry,
                                                   const ApiKeys* keys, ServerMetrics* metrics,
-                                                  bool keys_checked) {
-  return std::make_unique<Service>(registry, keys, metrics, keys_checked);
+                                                  bool keys_checked, access::RateLimit* rates) {
+  return std::make_unique<Service>(registry, keys, metrics, keys_checked, rates);
 }
 
 }  // namespace shiftadd

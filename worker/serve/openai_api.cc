@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <exception>
 #include <new>
+#include <optional>
 #include <utility>
 
 #include "absl/strings/ascii.h"
@@ -53,7 +54,12 @@ http::Handler Api::Counted(const std::string& api, http::Handler handler) {
     const absl::Time start = absl::Now();
     Response response;
     try {
-      response = IsJson(request) ? handler(request, writer) : NotJson(request);
+      std::optional<Response> refused = TooOften(request);
+      if (refused.has_value()) {
+        response = *std::move(refused);
+      } else {
+        response = IsJson(request) ? handler(request, writer) : NotJson(request);
+      }
     } catch (const std::bad_alloc&) {
       spdlog::error("{} {} {}: out of memory", request.id, request.method, request.path);
       response = ErrorResponse(absl::UnavailableError("the server is out of memory"));
@@ -129,6 +135,15 @@ std::string Api::ClientOf(const Request& request) const {
       request.certificate_uri.empty() ? request.certificate_subject : request.certificate_uri;
   return ClientName(keys_checked_ && key != request.headers.end() ? key->second : "", certificate,
                     request.peer);
+}
+
+std::optional<Response> Api::TooOften(const Request& request) {
+  if (rates_ == nullptr || rates_->Take(ClientOf(request), absl::Now())) return std::nullopt;
+  if (metrics_ != nullptr) metrics_->rate_limited->Increment();
+  Response response =
+      http::JsonError(429, TooOftenMessage(*rates_), "rate_limit_error", "rate_limit_exceeded");
+  response.headers["Retry-After"] = absl::StrCat(rates_->RetrySeconds());
+  return response;
 }
 
 void Api::AddSequences(const std::vector<int32_t>& prompt, Job* job) const {

@@ -3,10 +3,12 @@
 #define SHIFTADD_WORKER_SERVE_OPENAI_API_H_
 
 #include <functional>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "absl/status/statusor.h"
+#include "services/access/rate_limit.h"
 #include "services/http/http_server.h"
 #include "worker/serve/model_registry.h"
 #include "worker/serve/openai_request.h"
@@ -20,8 +22,10 @@ class Api {
  public:
   // Answers for the models that `registry` holds now, by their names. `keys_checked`: requests come
   // here only with an Authorization that was checked, which tells clients apart; else addresses do.
-  Api(const ModelRegistry* registry, ServerMetrics* metrics, bool keys_checked = false)
-      : registry_(registry), metrics_(metrics), keys_checked_(keys_checked) {}
+  // `rates`: how often one client may ask; null: as often as he likes.
+  Api(const ModelRegistry* registry, ServerMetrics* metrics, bool keys_checked = false,
+      access::RateLimit* rates = nullptr)
+      : registry_(registry), metrics_(metrics), keys_checked_(keys_checked), rates_(rates) {}
 
   // All but /health, /ready and /metrics.
   http::HttpServer::Routes Routes();
@@ -61,12 +65,15 @@ class Api {
                      http::StreamWriter* writer);
   http::Response Answer(const Job& job, Generation* generation, http::StreamWriter* writer);
   http::Response Stream(const Job& job, Generation* generation, http::StreamWriter* writer);
-  // Wraps a handler so that its answers are counted.
+  // The refusal of a client that asks too often.
+  std::optional<http::Response> TooOften(const http::Request& request);
+  // Wraps a handler so that its client's rate is kept and its answers are counted.
   http::Handler Counted(const std::string& api, http::Handler handler);
 
   const ModelRegistry* const registry_;
   ServerMetrics* const metrics_;
   const bool keys_checked_;
+  access::RateLimit* const rates_;
 };
 
 }  // namespace shiftadd::openai

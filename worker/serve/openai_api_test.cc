@@ -671,6 +671,37 @@ TEST(OpenAiClients, OneThatAsksTooMuchDoesNotShutOutOthers) {
   crowd(routes, "10.0.0.1", "Bearer x");
 }
 
+// Each path counts, each key is a client of its own, and what was refused is told of.
+TEST(OpenAiClients, OneThatAsksTooOftenIsToldWhenToComeAgain) {
+  TinyServer server;
+  prometheus::Registry prometheus;
+  ServerMetrics metrics(&prometheus);
+  access::RateLimit rates(1.0 / 3600, 2);
+  openai::Api api(&server.registry, &metrics, /*keys_checked=*/true, &rates);
+  const auto routes = api.Routes();
+  const auto ask = [&](const std::string& path, const char* method, const std::string& key) {
+    http::Request request;
+    request.method = method;
+    request.path = path;
+    request.body = Greedy({5, 80}, 1).dump();
+    request.peer = "10.0.0.1";
+    request.headers["authorization"] = key;
+    FakeWriter writer;
+    return routes.at(path).at(method)(request, &writer);
+  };
+  EXPECT_EQ(ask(kCompletions, "POST", "Bearer a").status, 200);
+  EXPECT_EQ(ask("/v1/models", "GET", "Bearer a").status, 200);
+  for (const char* path : {kCompletions, "/tokenize"}) {
+    const http::Response refused = ask(path, "POST", "Bearer a");
+    EXPECT_EQ(refused.status, 429);
+    EXPECT_EQ(refused.headers.at("Retry-After"), "3600");
+    EXPECT_THAT(refused.body, HasSubstr("rate_limit_exceeded"));
+  }
+  EXPECT_EQ(ask(kCompletions, "POST", "Bearer b").status, 200);
+  EXPECT_EQ(metrics.rate_limited->Value(), 2);
+  EXPECT_EQ(metrics.Requests(kCompletions, 429).Value(), 1);
+}
+
 TEST_F(OpenAiApi, WhatIsNotJsonIs415) {
   http::Request request;
   request.method = "POST";

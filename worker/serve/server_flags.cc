@@ -125,6 +125,14 @@ void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
                   "File of API keys, one a line (or sha256:HEX of one); without it everybody who "
                   "reaches the server may use it")
       ->envname("SHIFTADD_SERVER_API_KEY_FILE");
+  app->add_option(
+         "--client-requests-per-second", flags->client_requests_per_second,
+         "Of one client (as --client-queue tells them apart), over HTTP and gRPC, on "
+         "average; bursts of five seconds' worth pass; beyond: 429 with Retry-After. 0: no "
+         "limit")
+      ->envname("SHIFTADD_SERVER_CLIENT_REQUESTS_PER_SECOND")
+      ->check(CLI::Range(0.0, 1e9))
+      ->capture_default_str();
   app->add_option("--cors-origin", flags->cors_origins,
                   "Origin whose web pages may use the server (*: all), repeatable; none by default")
       ->envname("SHIFTADD_SERVER_CORS_ORIGIN");

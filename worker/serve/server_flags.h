@@ -30,7 +30,8 @@ struct ServerFlags {
   BenchOptions bench_options;
   DaemonFlags daemon;
   std::string api_key_file;
-  std::string require_signature;  // file of a public key
+  double client_requests_per_second = 0;  // 0: no limit
+  std::string require_signature;          // file of a public key
   std::vector<std::string> cors_origins;
 
   std::vector<PackageLocation> Locations() const;

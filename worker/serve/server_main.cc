@@ -200,11 +200,13 @@ absl::Status Serve(ServerFlags flags) {
   DeviceMetrics device_metrics(prometheus.get(), DeviceMeter(on_gpu), on_gpu ? "gpu" : "cpu",
                                server_metrics.energy);
   const bool keys_checked = only_keys != nullptr || protection.access->required();
-  openai::Api api(&registry, &server_metrics, keys_checked);
+  access::RateLimit client_rates(flags.client_requests_per_second);
+  access::RateLimit* const rates = flags.client_requests_per_second > 0 ? &client_rates : nullptr;
+  openai::Api api(&registry, &server_metrics, keys_checked, rates);
   std::atomic<bool> draining{false};
 
   const std::unique_ptr<grpc::Service> service =
-      NewGenerateService(&registry, only_keys, &server_metrics, keys_checked);
+      NewGenerateService(&registry, only_keys, &server_metrics, keys_checked, rates);
   SA_ASSIGN_OR_RETURN(
       const std::unique_ptr<rpc::Server> rpc_server,
       rpc::Server::Start(rpc::Protected(flags.listen, protection), {service.get()}));

@@ -44,6 +44,8 @@ ServerMetrics::ServerMetrics(prometheus::Registry* r) {
                              "Prompt tokens that the cache of an earlier sequence gave.");
   preemptions = NewCounter(r, "shiftadd_preemptions_total",
                            "Sequences that gave up their cache for older ones.");
+  rate_limited = NewCounter(r, "shiftadd_rate_limited_requests_total",
+                            "Requests refused since their client had sent too many a second.");
   energy = &prometheus::BuildCounter()
                 .Name("shiftadd_server_energy_joules_total")
                 .Help(

@@ -38,6 +38,7 @@ struct ServerMetrics {
   prometheus::Counter* generated_tokens;
   prometheus::Counter* reused_tokens;
   prometheus::Counter* preemptions;
+  prometheus::Counter* rate_limited;
   // Joules of the device; DeviceMetrics counts them.
   prometheus::Family<prometheus::Counter>* energy;
 
