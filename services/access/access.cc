@@ -72,18 +72,18 @@ class AccessImpl : public Access {
         "--token-file (in HTTP the header Authorization: Bearer TOKEN)"));
   }
 
-  absl::Status Check(absl::string_view method, const Credentials& shown) override {
+  absl::StatusOr<Caller> Check(absl::string_view method, const Credentials& shown) override {
     const MethodRule* rule = FindRule(method);
-    if (rule != nullptr && rule->everybody) return absl::OkStatus();
-    if (!required()) return absl::OkStatus();
-    SA_ASSIGN_OR_RETURN(const Caller caller, Identify(shown));
+    if (rule != nullptr && rule->everybody) return Caller();
+    SA_ASSIGN_OR_RETURN(Caller caller, Identify(shown));
+    if (!required()) return caller;
     if (options_.requests_per_second > 0 && !limit_.Take(caller.name, absl::Now())) {
       return absl::ResourceExhaustedError(absl::StrCat(caller.name, " sends more than ",
                                                        options_.requests_per_second,
                                                        " requests a second: try again later"));
     }
     if (rule != nullptr && (caller.roles.Meets(rule->roles) || caller.roles.Has(Role::kAdmin))) {
-      return absl::OkStatus();
+      return caller;
     }
     Roles wanted = rule == nullptr ? Roles() : rule->roles;
     wanted.Add(Role::kAdmin);

@@ -47,9 +47,11 @@ class Access {
   // UNAUTHENTICATED says what is missing, never what was found. A certificate and a token: the
   // token counts.
   virtual absl::StatusOr<Caller> Identify(const Credentials& credentials) = 0;
-  // `method`: as in MethodRules. OK, or UNAUTHENTICATED as above, PERMISSION_DENIED naming the
-  // method, the caller and the roles it takes, RESOURCE_EXHAUSTED beyond the limit of requests.
-  virtual absl::Status Check(absl::string_view method, const Credentials& credentials) = 0;
+  // `method`: as in MethodRules. Who calls, without a name where everybody may and nobody is asked;
+  // or UNAUTHENTICATED as above, PERMISSION_DENIED naming the method, the caller and the roles it
+  // takes, RESOURCE_EXHAUSTED beyond the limit of requests.
+  virtual absl::StatusOr<Caller> Check(absl::string_view method,
+                                       const Credentials& credentials) = 0;
 };
 
 }  // namespace shiftadd::access

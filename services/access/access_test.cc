@@ -89,7 +89,7 @@ TEST_F(TokensAccessTest, WhoAndWhetherHeMay) {
            Line("root", "admin", "secret-r"));
   EXPECT_TRUE(access->required());
   const auto check = [&](const char* method, const char* authorization) {
-    return access->Check(method, {authorization, "", ""});
+    return access->Check(method, {authorization, "", ""}).status();
   };
   EXPECT_TRUE(check(kGet, "Bearer secret-a").ok());
   EXPECT_TRUE(check(kGet, "bearer  secret-b").ok());  // a user is a viewer
@@ -145,7 +145,8 @@ TEST_F(TokensAccessTest, SoManyRequestsOfOneCaller) {
   const auto access = Make(Line("ann", "viewer", "a") + Line("bob", "viewer", "b"), false, 1e-3);
   // A burst of 5 seconds' worth is one at the least, and nobody else's.
   EXPECT_TRUE(access->Check(kGet, {"Bearer a", "", ""}).ok());
-  EXPECT_EQ(access->Check(kGet, {"Bearer a", "", ""}).code(), StatusCode::kResourceExhausted);
+  EXPECT_EQ(access->Check(kGet, {"Bearer a", "", ""}).status().code(),
+            StatusCode::kResourceExhausted);
   EXPECT_TRUE(access->Check(kGet, {"Bearer b", "", ""}).ok());
   RateLimit limit(2, 3);
   const absl::Time now = absl::Now();
@@ -186,7 +187,7 @@ TEST(ClientKeyTest, IsOneMoreToken) {
   options.is_client_key = [](absl::string_view sent) { return sent == "Bearer key"; };
   const auto access = Access::Create(options);
   EXPECT_TRUE(access->Check("/v1/completions", {"Bearer key", "", ""}).ok());
-  EXPECT_EQ(access->Check("/metrics", {"Bearer key", "", ""}).code(),
+  EXPECT_EQ(access->Check("/metrics", {"Bearer key", "", ""}).status().code(),
             StatusCode::kPermissionDenied);
   EXPECT_FALSE(access->Check("/v1/completions", {"Bearer other", "", ""}).ok());
 }
@@ -201,7 +202,7 @@ TEST(ClientKeyTest, EachIsACallerOfItsOwn) {
   const auto access = Access::Create(options);
   EXPECT_TRUE(access->Check("/v1/completions", {"Bearer key", "", ""}).ok());
   EXPECT_TRUE(access->Check("/v1/completions", {"Bearer other", "", ""}).ok());
-  const absl::Status refused = access->Check("/v1/completions", {"Bearer other", "", ""});
+  const absl::Status refused = access->Check("/v1/completions", {"Bearer other", "", ""}).status();
   EXPECT_EQ(refused.code(), StatusCode::kResourceExhausted);
   EXPECT_EQ(refused.message().find("other"), absl::string_view::npos) << refused;
 }

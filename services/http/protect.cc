@@ -43,10 +43,10 @@ void Protect(const std::string& address, const access::Protection& protection,
     shown.certificate_subject = head.certificate_subject;
     const absl::string_view rule = RuleOf(head.path);
     // What is no path at all is a 404 to whoever is let in.
-    const absl::Status status = access::FindRule(rule) == nullptr ? access->Identify(shown).status()
-                                                                  : access->Check(rule, shown);
-    if (status.ok()) return std::nullopt;
-    return Refusal(status);
+    const absl::StatusOr<access::Caller> caller =
+        access::FindRule(rule) == nullptr ? access->Identify(shown) : access->Check(rule, shown);
+    if (caller.ok()) return std::nullopt;
+    return Refusal(caller.status());
   };
 }
 

@@ -19,11 +19,13 @@ namespace shiftadd::rpc {
 
 // A call is admitted when its metadata have come, counts as such until its handler begins, and then
 // until that ends: a thousand calls that come together cannot all pass before the first has begun.
-// Not every one that is admitted begins (its client may have gone): after a while it is forgotten.
+// Not every one that is admitted begins: gRPC tells nobody of a call whose client has gone before
+// its handler was looked for. So it is forgotten after a while, long enough for what begins at all;
+// who cancels many calls is refused for no longer than that.
 // Thread-safe. Callers are those that were identified.
 class CallLimit {
  public:
-  static constexpr absl::Duration kForgotten = absl::Seconds(10);
+  static constexpr absl::Duration kForgotten = absl::Seconds(1);
 
   // 0: no limit.
   explicit CallLimit(int calls) : calls_(calls) {}

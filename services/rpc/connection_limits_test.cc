@@ -317,18 +317,19 @@ TEST_F(TwoNames, SoManyRequestsASecondOfOneName) {
 TEST(CallLimitTest, WhatWasAdmittedCountsUntilItEndsOrIsForgotten) {
   CallLimit limit(2);
   const absl::Time now = absl::Now();
+  const absl::Duration step = CallLimit::kForgotten / 10;
   const auto admit = [&](absl::Duration later) { return limit.Admit("ann", now + later).code(); };
   EXPECT_EQ(admit({}), absl::StatusCode::kOk);
-  EXPECT_EQ(admit(absl::Seconds(1)), absl::StatusCode::kOk);
-  EXPECT_EQ(admit(absl::Seconds(2)), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(admit(step), absl::StatusCode::kOk);
+  EXPECT_EQ(admit(2 * step), absl::StatusCode::kResourceExhausted);
   EXPECT_TRUE(limit.Admit("bob", now).ok());
   limit.Begin("ann");
-  EXPECT_EQ(admit(absl::Seconds(3)), absl::StatusCode::kResourceExhausted);
+  EXPECT_EQ(admit(3 * step), absl::StatusCode::kResourceExhausted);
   limit.End("ann");
-  EXPECT_EQ(admit(absl::Seconds(3)), absl::StatusCode::kOk);
-  // Of those of the seconds 1 and 3, neither of which began.
+  EXPECT_EQ(admit(3 * step), absl::StatusCode::kOk);
+  // Of those of the steps 1 and 3, neither of which began.
   EXPECT_EQ(admit(CallLimit::kForgotten), absl::StatusCode::kResourceExhausted);
-  EXPECT_EQ(admit(absl::Seconds(1) + CallLimit::kForgotten), absl::StatusCode::kOk);
+  EXPECT_EQ(admit(step + CallLimit::kForgotten), absl::StatusCode::kOk);
   // What begins late counts all the same.
   CallLimit late(1);
   EXPECT_TRUE(late.Admit("ann", now).ok());

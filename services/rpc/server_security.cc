@@ -47,13 +47,9 @@ class Processor : public grpc::AuthMetadataProcessor {
   grpc::Status Process(const InputMetadata& metadata, grpc::AuthContext* context, OutputMetadata*,
                        OutputMetadata*) override {
     const absl::string_view method = Find(metadata, ":path");
-    const access::Credentials shown = Shown(metadata, context);
-    absl::Status status = access_->Check(method, shown);
-    if (status.ok() && IsCounted(method)) {
-      const absl::StatusOr<access::Caller> caller = access_->Identify(shown);
-      if (caller.ok()) status = limit_->Admit(caller->name, absl::Now());
-    }
-    return ToGrpc(status);
+    const absl::StatusOr<access::Caller> caller = access_->Check(method, Shown(metadata, context));
+    if (!caller.ok()) return ToGrpc(caller.status());
+    return ToGrpc(IsCounted(method) ? limit_->Admit(caller->name, absl::Now()) : absl::OkStatus());
   }
 
  private:
