@@ -64,7 +64,7 @@ part_asan() {
   build asan || return 1
   asan_environment "log_path=$PWD/build/asan/report"
   # Left out: what checks files instead of running code, and the loops over whole clusters, which run on the plain build.
-  run_ctest build/asan -E '^(walls_test|format_test|chaos_test|cluster_test|bad_input_test|tag_move_test|serve_bad_input_test|load_test|replica_status_test|identity_test|roles_test|disaster_test|chaos_rounds_test)$'
+  run_ctest build/asan -E '^(walls_test|format_test|chaos_test|cluster_test|bad_input_test|tag_move_test|serve_bad_input_test|load_test|replica_status_test|identity_test|secrets_test|roles_test|disaster_test|chaos_rounds_test)$'
 }
 
 # The tests of what has threads of its own. Not those that call LibTorch: its thread pools are not instrumented.
