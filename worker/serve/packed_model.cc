@@ -1,8 +1,11 @@
 #include "worker/serve/packed_model.h"
 
+#include <atomic>
 #include <map>
 #include <memory>
+#include <new>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
@@ -13,8 +16,8 @@
 namespace shiftadd {
 namespace {
 
-// Brings a package into the kernels' form, a blob at a time, so that no second copy of the model is
-// ever held.
+// Brings a package into the kernels' form, a blob a thread at a time, so that no second copy of the
+// model is ever held.
 class Loader {
  public:
   Loader(PackageConfig config, const BlobReader& read, const PackedModelOptions& options)
@@ -27,12 +30,13 @@ class Loader {
     context_.exponent_sets = config_.exponent_sets;
     ExecutorWeights weights;
     SA_RETURN_IF_ERROR(LoadEnds(&weights));
-    auto layer = config_.layers.begin();
+    std::vector<Linear> layers(config_.layers.size());
+    SA_RETURN_IF_ERROR(LoadMatrices(&layers, &weights));
+    auto layer = layers.begin();
     for (int64_t b = 0; b < config_.spec.blocks; ++b) {
       SA_ASSIGN_OR_RETURN(ExecutorBlock block, LoadBlock(b, &layer));
       weights.blocks.push_back(std::move(block));
     }
-    SA_RETURN_IF_ERROR(LoadHead(&weights));
     return std::make_unique<PackedExecutor>(config_.spec, std::move(weights), options_);
   }
 
@@ -52,7 +56,34 @@ class Loader {
     return it->second;
   }
 
-  absl::Status AddLayer(const PackageLayer& layer, bool has_bias, LinearGroup* group) {
+  // Head and layers, each by one of several threads: it is read, checked and repacked without the
+  // others. The head comes first, as it takes longest.
+  absl::Status LoadMatrices(std::vector<Linear>* layers, ExecutorWeights* weights) {
+    std::vector<bool> has_bias;
+    for (int64_t b = 0; b < config_.spec.blocks; ++b) {
+      for (const LinearLayer& of : BlockLayers(config_.spec, b))
+        has_bias.push_back(HasBias(config_.spec, of.input));
+    }
+    std::vector<absl::Status> status(layers->size() + 1);
+    std::atomic<bool> failed{false};
+    const Loop items{static_cast<int64_t>(status.size()), 1};
+    ThreadPool pool(options_.threads > 0 ? options_.threads : UsableThreads());
+    pool.Run({&items, 1}, [&](int64_t, int64_t begin, int64_t, int) {
+      if (failed) return;
+      try {
+        status[begin] = begin == 0 ? LoadHead(weights)
+                                   : LoadLayer(config_.layers[begin - 1], has_bias[begin - 1],
+                                               &(*layers)[begin - 1]);
+      } catch (const std::bad_alloc&) {
+        status[begin] = absl::ResourceExhaustedError("out of memory while a package was loaded");
+      }
+      if (!status[begin].ok()) failed = true;
+    });
+    for (const absl::Status& one : status) SA_RETURN_IF_ERROR(one);
+    return absl::OkStatus();
+  }
+
+  absl::Status LoadLayer(const PackageLayer& layer, bool has_bias, Linear* out) {
     SA_ASSIGN_OR_RETURN(std::string blob, Read(layer.name, layer.digest));
     SA_ASSIGN_OR_RETURN(PackedLayer packed,
                         ParsePackedLayer(std::move(blob), layer.name, layer.rows, layer.cols,
@@ -61,8 +92,7 @@ class Loader {
     if (has_bias) {
       SA_ASSIGN_OR_RETURN(bias, Vector(layer.name + ".bias"));
     }
-    SA_ASSIGN_OR_RETURN(Linear linear, Linear::Create(packed, std::move(bias), options_.isa));
-    group->Add(std::move(linear), options_.precision);
+    SA_ASSIGN_OR_RETURN(*out, Linear::Create(packed, std::move(bias), options_.isa));
     return absl::OkStatus();
   }
 
@@ -105,7 +135,7 @@ class Loader {
   }
 
   // `layer` stands at the block's first layer and moves behind its last, in BlockLayers' order.
-  absl::StatusOr<ExecutorBlock> LoadBlock(int64_t b, std::vector<PackageLayer>::iterator* layer) {
+  absl::StatusOr<ExecutorBlock> LoadBlock(int64_t b, std::vector<Linear>::iterator* layer) {
     const ArchitectureSpec& spec = config_.spec;
     const std::string prefix = absl::StrCat("blocks.", b, ".");
     ExecutorBlock block;
@@ -124,7 +154,7 @@ class Loader {
                                                        {BlockInput::kMlp, &block.gate_up},
                                                        {BlockInput::kMlpAct, &block.down}};
     for (const LinearLayer& of : BlockLayers(spec, b)) {
-      SA_RETURN_IF_ERROR(AddLayer(**layer, HasBias(spec, of.input), groups.at(of.input)));
+      groups.at(of.input)->Add(std::move(**layer), options_.precision);
       ++*layer;
     }
     return block;

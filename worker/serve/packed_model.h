@@ -71,7 +71,8 @@ class PackedModel {
  public:
   virtual ~PackedModel() = default;
   // `config_json`: services/packaging/package_format.h. Checks every blob's tensors against the
-  // architecture; refuses unknown major versions (FAILED_PRECONDITION).
+  // architecture; refuses unknown major versions (FAILED_PRECONDITION). `read` is called by several
+  // threads.
   static absl::StatusOr<std::unique_ptr<PackedModel>> Load(const std::string& config_json,
                                                            const BlobReader& read,
                                                            const PackedModelOptions& options);
