@@ -68,16 +68,16 @@ class Loader {
     std::atomic<bool> failed{false};
     const Loop items{static_cast<int64_t>(status.size()), 1};
     ThreadPool pool(options_.threads > 0 ? options_.threads : UsableThreads());
-    pool.Run({&items, 1}, [&](int64_t, int64_t begin, int64_t, int) {
-      if (failed) return;
-      try {
-        status[begin] = begin == 0 ? LoadHead(weights)
-                                   : LoadLayer(config_.layers[begin - 1], has_bias[begin - 1],
-                                               &(*layers)[begin - 1]);
-      } catch (const std::bad_alloc&) {
-        status[begin] = absl::ResourceExhaustedError("out of memory while a package was loaded");
+    pool.Run({&items, 1}, [&](int64_t, int64_t begin, int64_t end, int) {
+      for (int64_t i = begin; i < end && !failed; ++i) {
+        try {
+          status[i] = i == 0 ? LoadHead(weights)
+                             : LoadLayer(config_.layers[i - 1], has_bias[i - 1], &(*layers)[i - 1]);
+        } catch (const std::bad_alloc&) {
+          status[i] = absl::ResourceExhaustedError("out of memory while a package was loaded");
+        }
+        if (!status[i].ok()) failed = true;
       }
-      if (!status[begin].ok()) failed = true;
     });
     for (const absl::Status& one : status) SA_RETURN_IF_ERROR(one);
     return absl::OkStatus();
