@@ -16,13 +16,13 @@ deploy/setup.sh test-packages
 deploy/setup.sh torch
 deploy/setup.sh model
 
-step "Building (about 12 minutes on two cores the first time)"
+step "Building (about 25 minutes on two cores the first time)"
 mkdir -p "$(dirname "$build")"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release >"$build.cmake.log" 2>&1 || {
   cat "$build.cmake.log"; echo "Configuring failed: see above." >&2; exit 1; }
 ninja -C "$build" -j "$jobs"
 
-step "Testing"
+step "Testing (about 15 minutes on two cores)"
 status=0
 ctest --test-dir "$build" --output-on-failure --no-tests=error -j "$jobs" "$@" || status=$?
 step "Finished with status $status"
