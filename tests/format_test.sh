@@ -11,7 +11,7 @@ files() {
       if [[ -e $name ]]; then echo "$name"; fi
     done
   else
-    for name in "$@"; do find .ci cmake deploy kernels proto services tests worker -path "*$name"; done
+    for name in "$@"; do find .ci deploy kernels proto services tests worker -path "*$name"; done
   fi
 }
 

@@ -6,7 +6,7 @@
 #include <grpcpp/grpcpp.h>
 #include <spdlog/spdlog.h>
 
-#include "cmake/precompiled/plain.h"
+#include "deploy/cmake/precompiled/plain.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
 #include "shiftadd/v1/job.grpc.pb.h"
 #include "shiftadd/v1/package.grpc.pb.h"

@@ -14,6 +14,6 @@
 #include <ATen/ops/zeros.h>
 #include <c10/core/InferenceMode.h>
 
-#include "cmake/precompiled/plain.h"
+#include "deploy/cmake/precompiled/plain.h"
 
 #endif  // SHIFTADD_CMAKE_PRECOMPILED_TORCH_H_
