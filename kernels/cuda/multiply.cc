@@ -87,10 +87,10 @@ CudaPath PathOf(const DeviceMatrix& w, const DeviceActivations& x,
     // Where its thread blocks are enough for every multiprocessor, as measured.
     const int64_t blocks = (w.tiles() + kPromptTiles - 1) / kPromptTiles * (x.groups8 / 8);
     const int enough = w.form == Form::kShift && w.q < 4 ? 2 : 4;
-    if (blocks >= enough * SmCount()) {
-      wanted = CudaPath::kPrompt;
-    } else if (w.form != Form::kInt8 && !HasFastBinary()) {
+    if (w.form != Form::kInt8 && !HasFastBinary()) {
       wanted = CudaPath::kHalf;
+    } else if (blocks >= enough * SmCount()) {
+      wanted = CudaPath::kPrompt;
     }
   }
   if (wanted == CudaPath::kHalf && w.form == Form::kInt8) return CudaPath::kInteger;
