@@ -16,7 +16,7 @@ deploy/setup.sh test-packages
 deploy/setup.sh torch
 deploy/setup.sh model
 
-step "Building (about 25 minutes on two cores the first time)"
+step "Building (about 35 minutes on two cores the first time)"
 mkdir -p "$(dirname "$build")"
 cmake -S . -B "$build" -G Ninja -DCMAKE_BUILD_TYPE=Release >"$build.cmake.log" 2>&1 || {
   cat "$build.cmake.log"; echo "Configuring failed: see above." >&2; exit 1; }
