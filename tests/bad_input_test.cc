@@ -455,7 +455,7 @@ TEST_F(BadInputTest, Daemons) {
                {"shiftadd-coordinator", "--listen", any, "--http", any, "--data-dir",
                 cluster_->dir() + "/coordinator"},
                {"locked"});
-  ExpectDaemon(1, {"shiftadd-coordinator", "--listen", "nonsense", "--data-dir", data},
+  ExpectDaemon(2, {"shiftadd-coordinator", "--listen", "nonsense", "--data-dir", data},
                {"host:port", "nonsense"});
   ExpectDaemon(1,
                {"shiftadd-packager", "--listen", cluster_->packager_address(), "--http", any,
