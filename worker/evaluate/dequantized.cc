@@ -70,7 +70,6 @@ class DequantizedPackage : public WeightProvider {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       parsed_ = end < rows ? packed : nullptr;
-      parsed_name_ = name;
     }
     return Dequantize(*packed, begin, end, out);
   }
@@ -94,7 +93,7 @@ class DequantizedPackage : public WeightProvider {
   absl::StatusOr<std::shared_ptr<const PackedLayer>> Parsed(const std::string& name) const {
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (parsed_ != nullptr && parsed_name_ == name) return parsed_;
+      if (parsed_ != nullptr && parsed_->name == name) return parsed_;
     }
     if (IsEnd(name)) {
       SA_ASSIGN_OR_RETURN(std::string blob, read_(head_digest_));
@@ -118,7 +117,6 @@ class DequantizedPackage : public WeightProvider {
   const int threads_;
   mutable std::mutex mutex_;
   mutable std::shared_ptr<const PackedLayer> parsed_;  // of which rows are being read; guarded
-  mutable std::string parsed_name_;
 };
 
 }  // namespace

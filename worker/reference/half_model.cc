@@ -8,6 +8,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <functional>
 #include <optional>
 #include <utility>
 
@@ -295,37 +296,33 @@ absl::Status HalfModel::Run(int64_t block, HiddenStates* h, const Visit& visit,
   at::Tensor out;
   // Once: what does not fit beside states that wait on the host does not fit.
   bool may_spill = h->device != nullptr && !h->device->on_host();
-  const auto again = [&](const absl::Status& status) {
+  const auto with_room = [&](const std::function<absl::Status()>& work) -> absl::Status {
+    const absl::Status status = work();
     if (!absl::IsResourceExhausted(status) || !std::exchange(may_spill, false)) return status;
-    return Spill(h, &out);
+    SA_RETURN_IF_ERROR(Spill(h, &out));
+    return work();
   };
-  absl::StatusOr<const HalfBlock*> weights = Block(block);
-  if (absl::IsResourceExhausted(weights.status()) && may_spill) {
-    SA_RETURN_IF_ERROR(again(weights.status()));
-    weights = Block(block);
-  }
-  SA_RETURN_IF_ERROR(weights.status());
+  const HalfBlock* weights = nullptr;
+  SA_RETURN_IF_ERROR(with_room([&]() -> absl::Status {
+    SA_ASSIGN_OR_RETURN(weights, Block(block));
+    return absl::OkStatus();
+  }));
   if (h->device != nullptr) {
     SA_ASSIGN_OR_RETURN(out, RoomFor(*h));
   }
   const auto run = [&]() -> absl::Status {
     RopeTensors rope;
-    const auto make_rope = [&]() -> absl::Status {
-      rope = Rope(h->length);
-      return absl::OkStatus();
-    };
-    if (const absl::Status made = CatchTorch(make_rope); !made.ok()) {
-      SA_RETURN_IF_ERROR(again(made));
-      SA_RETURN_IF_ERROR(CatchTorch(make_rope));
-    }
+    SA_RETURN_IF_ERROR(with_room([&] {
+      return CatchTorch([&]() -> absl::Status {
+        rope = Rope(h->length);
+        return absl::OkStatus();
+      });
+    }));
     for (int64_t first = 0; first < h->count; first += Together(h->length)) {
       SA_RETURN_IF_ERROR(Check(control));
       Shown shown;
-      while (true) {
-        const absl::Status status = RunMicrobatch(**weights, rope, first, visit, h, out, &shown);
-        if (status.ok()) break;
-        SA_RETURN_IF_ERROR(again(status));
-      }
+      SA_RETURN_IF_ERROR(
+          with_room([&] { return RunMicrobatch(*weights, rope, first, visit, h, out, &shown); }));
       if (control != nullptr) ++control->progress_count;
     }
     if (h->device == nullptr) return absl::OkStatus();
