@@ -1,6 +1,7 @@
 #include "services/base/logging.h"
 
 #include <spdlog/formatter.h>
+#include <spdlog/pattern_formatter.h>
 #include <spdlog/sinks/stdout_sinks.h>
 
 #include <memory>
@@ -8,6 +9,7 @@
 #include "absl/time/time.h"
 #include "nlohmann/json.hpp"
 #include "services/base/call_notes.h"
+#include "services/base/printable.h"
 
 namespace shiftadd {
 namespace {
@@ -28,6 +30,26 @@ Notes& NotesOfThread() {
 }
 
 absl::string_view View(const spdlog::string_view_t& text) { return {text.data(), text.size()}; }
+
+// The message, its control characters escaped: what it quotes of others must not look like a line
+// of its own.
+class OneLine : public spdlog::custom_flag_formatter {
+ public:
+  void format(const spdlog::details::log_msg& line, const std::tm&,
+              spdlog::memory_buf_t& out) override {
+    const std::string text = EscapeControls(View(line.payload));
+    out.append(text.data(), text.data() + text.size());
+  }
+  std::unique_ptr<spdlog::custom_flag_formatter> clone() const override {
+    return std::make_unique<OneLine>();
+  }
+};
+
+std::unique_ptr<spdlog::formatter> TextFormatter() {
+  auto formatter = std::make_unique<spdlog::pattern_formatter>();
+  formatter->add_flag<OneLine>('*').set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %*");
+  return formatter;
+}
 
 class JsonFormatter : public spdlog::formatter {
  public:
@@ -59,7 +81,7 @@ void InitLogging(absl::string_view process, absl::string_view level, absl::strin
   if (format == "json") {
     logger->set_formatter(std::make_unique<JsonFormatter>());
   } else {
-    logger->set_pattern("%Y-%m-%dT%H:%M:%S.%e %L %n %v");
+    logger->set_formatter(TextFormatter());
   }
   const std::string name(level);
   auto parsed = spdlog::level::from_str(name);

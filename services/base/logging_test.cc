@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cstdlib>
 #include <thread>
 
@@ -92,9 +93,17 @@ TEST(Logging, Text) {
   InitLogging("tester", "warn");
   spdlog::info("not shown");
   spdlog::warn("plain");
+  spdlog::warn("{} is not there", "x\n2026-01-01T00:00:00.000 I tester audit: by=admin\x1b[A");
   const std::string text = ::testing::internal::GetCapturedStderr();
   EXPECT_EQ(text.find("not shown"), std::string::npos);
   EXPECT_NE(text.find(" W tester plain\n"), std::string::npos) << text;
+  // Nobody adds lines by what is quoted of him.
+  EXPECT_NE(
+      text.find(" W tester x\\n2026-01-01T00:00:00.000 I tester audit: by=admin\\x1b[A is not "
+                "there\n"),
+      std::string::npos)
+      << text;
+  EXPECT_EQ(std::count(text.begin(), text.end(), '\n'), 2);
 }
 
 }  // namespace
