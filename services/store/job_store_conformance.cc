@@ -1,7 +1,9 @@
 #include "services/store/job_store_conformance.h"
 
 #include <atomic>
+#include <cmath>
 #include <filesystem>
+#include <limits>
 #include <set>
 #include <thread>
 #include <utility>
@@ -229,6 +231,12 @@ TEST_P(JobStoreConformance, RenewalKeepsALeaseAlive) {
     EXPECT_TRUE(store_->ReapExpired()->empty());
   }
   EXPECT_DOUBLE_EQ(store_->GetTask(task.task_id)->progress, 0.9);
+  const double infinity = std::numeric_limits<double>::infinity();
+  for (const auto& [said, kept] : {std::pair(7.0, 1.0), std::pair(-1.0, 0.0),
+                                   std::pair(infinity, 1.0), std::pair(std::nan(""), 0.0)}) {
+    EXPECT_TRUE(store_->RenewLease(KeyOf(task), said).ok()) << said;
+    EXPECT_EQ(store_->GetTask(task.task_id)->progress, kept) << said;
+  }
 }
 
 TEST_P(JobStoreConformance, FourAttemptsThenTheTaskFails) {

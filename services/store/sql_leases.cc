@@ -262,10 +262,11 @@ absl::StatusOr<Renewal> SqlJobStore::RenewLease(const LeaseKey& key, double prog
     SA_ASSIGN_OR_RETURN(const int64_t now, s.Now());
     Renewal renewal;
     renewal.deadline = absl::FromUnixMicros(now) + policy_.lease;
+    const double share = progress > 0 ? std::min(progress, 1.0) : 0.0;  // NaN is none
     Statement write(s,
                     "UPDATE tasks SET deadline = ?, progress = ?, excused = 0 WHERE task_id = ? "
                     "AND state = ? AND lease_epoch = ? AND worker = ? RETURNING job_id");
-    write.Int(absl::ToUnixMicros(renewal.deadline)).Real(std::clamp(progress, 0.0, 1.0));
+    write.Int(absl::ToUnixMicros(renewal.deadline)).Real(share);
     BindLease(key, &write);
     SA_ASSIGN_OR_RETURN(const bool held, write.Step());
     if (!held) return NotLeased(s, key);
