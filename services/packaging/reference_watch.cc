@@ -9,6 +9,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
+#include "services/base/printable.h"
 #include "services/base/status_macros.h"
 #include "services/packaging/reference.h"
 #include "services/rpc/stall_guard.h"
@@ -22,6 +23,24 @@ constexpr absl::Duration kLookAgain = absl::Seconds(5);
 // What a replica holds outlives its stream by so long, where that ends without the replica: the
 // packager stops, and is found again or another one is.
 constexpr absl::Duration kHold = absl::Minutes(15);
+constexpr size_t kMaxReport = 64 << 10;  // bytes
+
+// Makes a report fit to be kept and shown to others.
+absl::Status Check(v1::Replica* replica) {
+  if (replica->ByteSizeLong() > kMaxReport) {
+    return absl::InvalidArgumentError(absl::StrCat("replica: found ", replica->ByteSizeLong(),
+                                                   " bytes, expected at most ", kMaxReport));
+  }
+  for (const auto& [field, name] :
+       {std::pair("id", &replica->id()), std::pair("http_address", &replica->http_address()),
+        std::pair("grpc_address", &replica->grpc_address())}) {
+    if (HasControls(*name))
+      return absl::InvalidArgumentError(
+          absl::StrCat("replica.", field, ": expected no control characters"));
+  }
+  replica->set_error(EscapeControls(replica->error()));
+  return absl::OkStatus();
+}
 
 // Keeps the collector from what a replica serves: tags may move away from it. By pins, so that it
 // holds for every packager of the database, and over a restart. Thread-safe.
@@ -136,6 +155,7 @@ absl::Status ServeWatch(Packager* packager, Replicas* replicas, grpc::ServerCont
     return absl::InvalidArgumentError("WatchReference: expected a first message, found none");
   }
   const std::string reference = request.replica().reference(), id = request.replica().id();
+  SA_RETURN_IF_ERROR(Check(request.mutable_replica()));
   SA_RETURN_IF_ERROR(Annotate(ParseReference(reference).status(), "replica.reference"));
   const uint64_t key = replicas->Add(request.replica(), packager->Now());
   spdlog::info("replica {} of {} at {} has come", id, reference, request.replica().http_address());
@@ -144,6 +164,10 @@ absl::Status ServeWatch(Packager* packager, Replicas* replicas, grpc::ServerCont
     Hold hold(packager, request.replica());
     Teller teller(packager, reference, &hold, context, stream);
     while (stream->Read(&request)) {
+      if (const absl::Status fit = Check(request.mutable_replica()); !fit.ok()) {
+        spdlog::warn("replica {} of {}: {}", id, reference, fit.ToString());
+        break;
+      }
       replicas->Update(key, request.replica(), packager->Now());
       hold.Take(request.replica().digest());
     }

@@ -196,19 +196,39 @@ TEST_F(ReferenceWatchTest, AStoppingPackagerEndsWatchesAtOnce) {
   server_->Shutdown(absl::Hours(1));  // would wait that long for a stream that goes on
 }
 
-TEST_F(ReferenceWatchTest, RefusesWhatIsNoReference) {
+TEST_F(ReferenceWatchTest, RefusesWhatIsNoReferenceOrCannotBeShown) {
   const auto stub = v1::PackageService::NewStub(rpc::MakeChannel(address_));
-  grpc::ClientContext context;
-  const auto stream = stub->WatchReference(&context);
-  v1::WatchReferenceRequest request;
-  request.mutable_replica()->set_reference("No Name");
-  stream->Write(request);
-  v1::WatchReferenceResponse response;
-  EXPECT_FALSE(stream->Read(&response));
-  const grpc::Status status = stream->Finish();
-  EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
-  EXPECT_THAT(status.error_message(), testing::HasSubstr("replica.reference"));
-  EXPECT_THAT(client_->ListReplicas().value(), testing::IsEmpty());
+  const auto expect_refused = [&](const v1::Replica& replica, const std::string& why) {
+    grpc::ClientContext context;
+    const auto stream = stub->WatchReference(&context);
+    v1::WatchReferenceRequest request;
+    *request.mutable_replica() = replica;
+    stream->Write(request);
+    v1::WatchReferenceResponse response;
+    EXPECT_FALSE(stream->Read(&response));
+    const grpc::Status status = stream->Finish();
+    EXPECT_EQ(status.error_code(), grpc::StatusCode::INVALID_ARGUMENT);
+    EXPECT_THAT(status.error_message(), testing::HasSubstr(why));
+    EXPECT_THAT(client_->ListReplicas().value(), testing::IsEmpty());
+  };
+  expect_refused(Replica("No Name", "h:1"), "replica.reference");
+  expect_refused(Replica("m:latest", "h:1\nh:2"), "replica.http_address");
+  v1::Replica bad = Replica("m:latest", "h:1");
+  bad.set_id("srv\x1b[A");
+  expect_refused(bad, "replica.id");
+  bad.set_id(std::string(100'000, 's'));
+  expect_refused(bad, "replica: found 100");
+}
+
+TEST_F(ReferenceWatchTest, AReplicasErrorIsPrintable) {
+  Publish("a");
+  v1::Replica replica = Replica("m:latest", "h:1");
+  replica.set_error("layer \x1b[2J\nis damaged");
+  Told told;
+  const auto watch = PackageWatch::Start(address_, replica, told.Callback());
+  const std::vector<v1::Replica> found = AwaitReplicas(1, v1::REPLICA_STATE_LOADING);
+  ASSERT_EQ(found.size(), 1u);
+  EXPECT_EQ(found[0].error(), "layer \\x1b[2J\\nis damaged");
 }
 
 }  // namespace
