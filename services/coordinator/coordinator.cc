@@ -333,6 +333,11 @@ v1::ClusterStatus Coordinator::Status(const v1::GetClusterStatusRequest& request
 }
 
 absl::Status Coordinator::DrainWorker(const v1::DrainWorkerRequest& request) {
+  if (!v1::WorkerStanding_IsValid(request.standing())) {
+    return absl::InvalidArgumentError(absl::StrCat("standing: found the unknown value ",
+                                                   request.standing(),
+                                                   ", expected active, cordoned or drained"));
+  }
   WorkerStanding standing = WorkerStanding::kDraining;
   if (request.standing() == v1::WORKER_STANDING_ACTIVE) standing = WorkerStanding::kActive;
   if (request.standing() == v1::WORKER_STANDING_CORDONED) standing = WorkerStanding::kCordoned;

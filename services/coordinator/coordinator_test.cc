@@ -3,6 +3,8 @@
 
 #include <gtest/gtest.h>
 
+#include <cmath>
+#include <functional>
 #include <set>
 
 #include "absl/strings/str_cat.h"
@@ -319,6 +321,80 @@ TEST(Job, ASourceSwappedBeforeTheRetryIsNoticed) {
     cluster.Run(1);
     EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_SUCCEEDED);
     EXPECT_EQ(cluster.publisher.published.at(0).config_json(), PublishedConfig(1));
+  }
+}
+
+// Of a model's file, say, whose tensors have such names.
+TEST(Job, WhatAWorkerSaysOfAFaultIsShortAndPrintable) {
+  SimulatedCluster cluster;
+  const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+  const std::string message = "tensor \x1b[2J\n" + std::string(100'000, 'x');
+  ASSERT_TRUE(cluster.Fail("w0", *cluster.Lease("w0"), StatusCode::kInternal, message).ok());
+  const std::string shown = "tensor \\x1b[2J\\nxxx";
+  const std::string log = cluster.Events(job.job_id()).back().log();
+  EXPECT_NE(log.find(shown), std::string::npos) << log;
+  EXPECT_LT(log.size(), 5000u);
+  ASSERT_TRUE(cluster.Fail("w1", *cluster.Lease("w1"), StatusCode::kDataLoss, message).ok());
+  ASSERT_TRUE(cluster.core->Tick().ok());
+  const std::string error = cluster.Get(job.job_id()).error();
+  EXPECT_NE(error.find(shown), std::string::npos) << error;
+  EXPECT_LT(error.size(), 6000u);
+}
+
+TEST(Job, WorkersAreNamedSoThatTheyCanBeShown) {
+  SimulatedCluster cluster;
+  v1::LeaseTaskRequest good;
+  good.set_worker_id("machine 7");
+  good.set_device_class("cpu-avx2");
+  const auto lease = [&](const std::function<void(v1::LeaseTaskRequest*)>& change) {
+    v1::LeaseTaskRequest request = good;
+    change(&request);
+    return cluster.core->Lease(request, [] { return false; }).status();
+  };
+  EXPECT_TRUE(lease([](auto*) {}).ok());
+  for (const std::string& bad :
+       {std::string("a\nb"), std::string(201, 'w'), std::string("\x1b[A")}) {
+    EXPECT_EQ(lease([&](auto* r) { r->set_worker_id(bad); }).code(), StatusCode::kInvalidArgument);
+    EXPECT_EQ(lease([&](auto* r) { r->set_device_class(bad); }).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_EQ(lease([&](auto* r) { r->set_quantizer_version(bad); }).code(),
+              StatusCode::kInvalidArgument);
+    EXPECT_EQ(lease([&](auto* r) { r->set_request_id(bad); }).code(), StatusCode::kInvalidArgument);
+  }
+  EXPECT_EQ(cluster.core->Workers()->size(), 1u);
+  v1::DrainWorkerRequest drain;
+  drain.set_worker_id("machine 7");
+  drain.set_standing(static_cast<v1::WorkerStanding>(7));
+  EXPECT_EQ(cluster.core->DrainWorker(drain).code(), StatusCode::kInvalidArgument);
+  EXPECT_EQ(cluster.core->Workers()->at(0).state(), "idle");
+}
+
+TEST(Job, APlanThatNobodyCouldCarryOutFailsIt) {
+  const std::function<void(v1::Plan*)> faults[] = {
+      [](v1::Plan* plan) { plan->set_blocks(4'000'000'000); },
+      [](v1::Plan* plan) { plan->set_blocks(static_cast<uint32_t>(plan->layers_size()) + 1); },
+      [](v1::Plan* plan) {
+        const v1::LayerPlan layer = plan->layers(0);
+        while (plan->layers_size() <= 100'000) *plan->add_layers() = layer;
+      },
+      [](v1::Plan* plan) { plan->mutable_layers(0)->set_rows(0); },
+      [](v1::Plan* plan) { plan->set_estimated_seconds(std::nan("")); },
+      [](v1::Plan* plan) { plan->set_estimated_seconds(1e300); }};
+  for (const auto& fault : faults) {
+    SimulatedCluster cluster;
+    const v1::Job job = cluster.Submit(SimulatedCluster::Request());
+    const auto task = cluster.Lease("w0");
+    v1::CompleteTaskRequest request;
+    request.set_worker_id("w0");
+    request.set_task_id(task->task_id());
+    request.set_lease_epoch(task->lease_epoch());
+    *request.mutable_result() = cluster.Answer(*task);
+    fault(request.mutable_result()->mutable_ingest()->mutable_plan());
+    ASSERT_TRUE(cluster.core->Complete(request).ok());
+    ASSERT_TRUE(cluster.core->Tick().ok());
+    const v1::Job failed = cluster.Get(job.job_id());
+    EXPECT_EQ(failed.state(), v1::JOB_STATE_FAILED);
+    EXPECT_EQ(failed.error().substr(0, 6), "plan: ") << failed.error();
   }
 }
 

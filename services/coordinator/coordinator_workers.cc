@@ -3,8 +3,10 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/call_notes.h"
+#include "services/base/digest.h"
 #include "services/base/fail_point.h"
 #include "services/base/logging.h"
+#include "services/base/printable.h"
 #include "services/base/status_macros.h"
 #include "services/coordinator/coordinator.h"
 #include "services/coordinator/criterion.h"
@@ -17,20 +19,27 @@ namespace {
 
 constexpr absl::Duration kMaxWait = absl::Seconds(30);
 constexpr int kMaxLostDigests = 64;
-constexpr int kRepairUpdates = 16;  // against a driver that is faster each time
+constexpr size_t kMaxMessage = 4096;  // of a failed task
+constexpr int kRepairUpdates = 16;    // against a driver that is faster each time
 // Between two looks at the caller's connection while it waits for a task.
 constexpr absl::Duration kLeaseWait = absl::Milliseconds(500);
 // Between two tries for a task that are not due to news: a task that its worker has lost is its own
 // again once the others are gone.
 constexpr absl::Duration kLeaseRetry = absl::Seconds(5);
 
+// What users and logs are shown as it stands.
+absl::Status CheckName(absl::string_view field, const std::string& name, size_t least,
+                       size_t most) {
+  if (name.size() >= least && name.size() <= most && !HasControls(name)) return absl::OkStatus();
+  return absl::InvalidArgumentError(
+      absl::StrCat(field, ": expected ", least, " to ", most, " bytes without control characters"));
+}
+
 absl::StatusOr<LeaseQuery> ToQuery(const v1::LeaseTaskRequest& request) {
-  if (request.worker_id().empty() || request.worker_id().size() > 200) {
-    return absl::InvalidArgumentError("worker_id: expected 1 to 200 characters");
-  }
-  if (request.device_class().empty() || request.device_class().size() > 200) {
-    return absl::InvalidArgumentError("device_class: expected 1 to 200 characters");
-  }
+  SA_RETURN_IF_ERROR(CheckName("worker_id", request.worker_id(), 1, 200));
+  SA_RETURN_IF_ERROR(CheckName("device_class", request.device_class(), 1, 200));
+  SA_RETURN_IF_ERROR(CheckName("quantizer_version", request.quantizer_version(), 0, 200));
+  SA_RETURN_IF_ERROR(CheckName("request_id", request.request_id(), 0, 64));
   LeaseQuery query;
   query.worker = request.worker_id();
   query.device_class = request.device_class();
@@ -38,9 +47,6 @@ absl::StatusOr<LeaseQuery> ToQuery(const v1::LeaseTaskRequest& request) {
   query.version = request.quantizer_version();
   query.held_job = request.held_job_id();
   query.held_ordinal = request.held_block();
-  if (request.request_id().size() > 64) {
-    return absl::InvalidArgumentError("request_id: expected up to 64 characters");
-  }
   query.request_id = request.request_id();
   return query;
 }
@@ -249,10 +255,14 @@ absl::Status Coordinator::Fail(const v1::FailTaskRequest& request) {
     return absl::InvalidArgumentError(
         absl::StrCat("code: found ", request.code(), ", expected a canonical code of 1 to 16"));
   }
+  for (const std::string& digest : request.lost_digests()) {
+    SA_RETURN_IF_ERROR(Annotate(ValidateDigest(digest), "lost_digests"));
+  }
   const auto code = static_cast<absl::StatusCode>(request.code());
   FailureKind kind = KindOfFailure(code);
   const std::string cause = absl::StatusCodeToString(code);
-  std::string message = request.message();
+  // It may quote a damaged source, and ends in events and in the job's error.
+  std::string message = EscapeControls(Shortened(request.message(), kMaxMessage));
   if (!request.lost_digests().empty()) {
     const absl::Status repair = Repair(request);
     // Before anything can be made again the store must have heard of it: asked once more, it is.
@@ -273,7 +283,7 @@ absl::Status Coordinator::Fail(const v1::FailTaskRequest& request) {
     v1::JobEvent event;
     event.set_log(absl::StrCat(v1::TaskKind_Name(record->kind).substr(sizeof("TASK_KIND_") - 1),
                                " task ", record->ordinal, ", worker ", request.worker_id(),
-                               ", will be retried: ", cause, ": ", request.message()));
+                               ", will be retried: ", cause, ": ", message));
     store_->AppendEvents(record->job_id, {event}).IgnoreError();
   }
   return absl::OkStatus();

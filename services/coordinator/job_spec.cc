@@ -4,6 +4,7 @@
 
 #include "absl/strings/match.h"
 #include "services/base/digest.h"
+#include "services/base/printable.h"
 #include "services/coordinator/criterion.h"
 #include "services/job/recipe.h"
 #include "services/packaging/reference.h"
@@ -86,9 +87,9 @@ void CheckSource(const std::string& source, FaultList* faults) {
     faults->Add(field, absl::StrCat("found \"", source.substr(0, 200),
                                     "\", expected file:///directory or file:///model.gguf with an "
                                     "absolute path"));
-  } else if (absl::StrContains(source + "/", "/../") || source.find('\0') != std::string::npos ||
+  } else if (absl::StrContains(source + "/", "/../") || HasControls(source) ||
              source.size() > 4096) {
-    faults->Add(field, "expected a plain absolute path without \"..\"");
+    faults->Add(field, "expected a plain absolute path without \"..\" and control characters");
   }
 }
 

@@ -36,6 +36,18 @@ TEST(ResolveSpec, FillsDefaults) {
   EXPECT_EQ(again.SerializeAsString(), spec.SerializeAsString());
 }
 
+TEST(ResolveSpec, SourcesAreShownAndLogged) {
+  v1::JobSpec spec = Good();
+  for (const char* source : {"file:///models/a\nb", "file:///\x1b[2J",
+                             "file:///\xc2\x9b"
+                             "2J"}) {
+    spec.set_source(source);
+    EXPECT_EQ(Faults(spec), "source ");
+  }
+  spec.set_source("file:///models/größe 7B");
+  EXPECT_EQ(Faults(spec), "");
+}
+
 TEST(ResolveSpec, NamesEveryFaultAtOnce) {
   v1::JobSpec spec;
   spec.set_source("/models/tiny");

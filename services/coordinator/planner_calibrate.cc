@@ -9,6 +9,10 @@
 namespace shiftadd::coordinator::internal {
 namespace {
 
+// Far beyond any model, and what a planner still has memory and time for.
+constexpr int kMaxLayers = 100'000;
+constexpr double kMaxSeconds = 1e12;
+
 uint32_t PartSize(uint32_t sequences, uint32_t part) {
   return std::min(kMicrobatch, sequences - part * kMicrobatch);
 }
@@ -46,6 +50,17 @@ std::string HeldOutPlace(const v1::Evaluation& e) {
 absl::Status CheckPlan(const v1::Plan& plan) {
   if (plan.layers().empty() || plan.blocks() == 0) {
     return absl::InvalidArgumentError("source: the model has no linear layer to quantize");
+  }
+  // Each block is a task, which names all of its layers.
+  if (plan.layers_size() > kMaxLayers ||
+      plan.blocks() > static_cast<uint32_t>(plan.layers_size())) {
+    return absl::InternalError(
+        absl::StrCat("plan: found ", plan.layers_size(), " layers in ", plan.blocks(),
+                     " blocks, expected one in each block and ", kMaxLayers, " at most"));
+  }
+  if (!(plan.estimated_seconds() >= 0 && plan.estimated_seconds() <= kMaxSeconds)) {
+    return absl::InternalError(
+        absl::StrCat("plan: found ", plan.estimated_seconds(), " estimated seconds"));
   }
   for (const v1::LayerPlan& layer : plan.layers()) {
     if (layer.block() < plan.blocks() && layer.rows() > 0 && layer.cols() > 0) continue;

@@ -56,6 +56,22 @@ class RepairTest : public ::testing::Test {
   std::string job_;
 };
 
+// A part of a digest would be found in what any task has stored.
+TEST_F(RepairTest, WhatIsNoDigestIsNotMadeAgain) {
+  const v1::Task profile = Profile();
+  for (const char* none : {"", "sha256:", "a", "blobs.0.attn.q"}) {
+    const absl::Status status = Lose("w0", profile, {profile.profile().tokens_digests(1), none});
+    EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument) << none;
+    EXPECT_THAT(std::string(status.message()), HasSubstr("lost_digests"));
+  }
+  ASSERT_TRUE(cluster_.Complete("w0", profile).ok());  // it was not taken away
+  EXPECT_EQ(Published(), Undisturbed());
+  const auto tasks = cluster_.store->ListTasks(job_, false);
+  for (const TaskRecord& task : *tasks) {
+    EXPECT_NE(task.kind, v1::TASK_KIND_REPAIR);
+  }
+}
+
 TEST_F(RepairTest, WhatStoredALostBlobIsRunAgainBeforeWhatNeedsIt) {
   const v1::Task profile = Profile();
   const std::string lost = profile.profile().tokens_digests(1);
