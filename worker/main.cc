@@ -30,6 +30,7 @@
 #include "worker/model/model_source.h"
 #include "worker/reference/source_bench.h"
 #include "worker/tasks/lease_loop.h"
+#include "worker/tasks/task_runner.h"
 #include "worker/worker_device.h"
 
 namespace shiftadd {

@@ -74,7 +74,7 @@ struct LeaseLoop::Leased {
 LeaseLoop::~LeaseLoop() = default;
 
 LeaseLoop::LeaseLoop(WorkerIdentity identity, const rpc::Failover<v1::TaskService>* coordinators,
-                     TaskRunner* runner, WorkerMetrics* metrics)
+                     Runner* runner, WorkerMetrics* metrics)
     : identity_(std::move(identity)),
       coordinators_(coordinators),
       runner_(runner),

@@ -10,7 +10,8 @@
 
 #include "services/rpc/failover.h"
 #include "shiftadd/v1/task.grpc.pb.h"
-#include "worker/tasks/task_runner.h"
+#include "worker/tasks/phases.h"
+#include "worker/tasks/runner.h"
 
 namespace shiftadd {
 
@@ -31,10 +32,10 @@ class LeaseLoop {
  public:
   // All must outlive the loop.
   LeaseLoop(WorkerIdentity identity, const rpc::Failover<v1::TaskService>* coordinators,
-            TaskRunner* runner, WorkerMetrics* metrics);
+            Runner* runner, WorkerMetrics* metrics);
   ~LeaseLoop();
 
-  // Not OK: the device is lost (TaskRunner::device_fault), and Run has ended by itself after the
+  // Not OK: the device is lost (Runner::device_fault), and Run has ended by itself after the
   // task was given back as failed.
   absl::Status Run();
   // Drains: from any thread. The running task is given back without counting as an attempt.
@@ -60,7 +61,7 @@ class LeaseLoop {
 
   const WorkerIdentity identity_;
   const rpc::Failover<v1::TaskService>* const coordinators_;
-  TaskRunner* const runner_;
+  Runner* const runner_;
   WorkerMetrics* const metrics_;
   std::atomic<bool> stop_{false};
   std::atomic<bool> store_away_{false};         // a task has just failed for it

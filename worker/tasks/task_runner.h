@@ -13,6 +13,7 @@
 #include "shiftadd/v1/task.pb.h"
 #include "worker/reference/reference_model.h"
 #include "worker/tasks/phases.h"
+#include "worker/tasks/runner.h"
 
 namespace shiftadd {
 
@@ -24,42 +25,20 @@ struct TaskRunnerOptions {
   uint64_t gpu_memory_bytes = 0;          // what it may use of its GPU; 0 = all
 };
 
-// What a worker keeps between tasks of one job, so that consecutive blocks cost one block each.
-struct HeldActivations {
-  std::string job_id;
-  uint32_t block = 0;  // the activations enter this block
-};
-
-// A task whose own work is done, or has failed, and of which blobs may still be on their way into
-// the store.
-class StoringTask {
- public:
-  virtual ~StoringTask() = default;
-  // Of the work.
-  virtual const absl::Status& status() const = 0;
-  // Waits until all is stored. Once; on any thread, also beside the runner's next task.
-  virtual absl::StatusOr<v1::TaskResult> Finish() = 0;
-  // Blobs that the task asked for and that were not there, or had other bytes.
-  virtual std::vector<std::string> lost_blobs() const = 0;
-};
-
-// One task at a time. Tasks are idempotent: running one twice stores the same blobs.
-class TaskRunner {
+// Tasks are idempotent: running one twice stores the same blobs.
+class TaskRunner : public Runner {
  public:
   // `store` and `metrics` must outlive the runner and its tasks.
   TaskRunner(TaskRunnerOptions options, BlobStore* store, WorkerMetrics* metrics);
-  ~TaskRunner();
+  ~TaskRunner() override;
 
-  // Does a task's work; `control` must outlive the result. Errors name what was wrong in the source
-  // or the recipe. Out of memory is RESOURCE_EXHAUSTED.
-  std::unique_ptr<StoringTask> Begin(const v1::Task& task, TaskControl* control);
+  // Errors name what was wrong in the source or the recipe. Out of memory is RESOURCE_EXHAUSTED.
+  std::unique_ptr<StoringTask> Begin(const v1::Task& task, TaskControl* control) override;
   // Begin and Finish.
   absl::StatusOr<v1::TaskResult> Run(const v1::Task& task, TaskControl* control);
 
-  std::optional<HeldActivations> held() const;
-  // Not OK once a task has failed and the device answers no more: this process can do nothing else
-  // with it.
-  absl::Status device_fault() const;
+  std::optional<HeldActivations> held() const override;
+  absl::Status device_fault() const override;
 
  private:
   class Impl;
