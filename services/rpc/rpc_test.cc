@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "absl/strings/cord.h"
+#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "services/http/listen_address.h"
 #include "services/rpc/error_details.h"
@@ -128,6 +129,9 @@ class Echo : public v1::PackageService::Service {
         absl::SleepFor(absl::Milliseconds(10));
       return ToGrpc(absl::CancelledError("stopped"));
     }
+    if (absl::StartsWith(request->reference(), "fault ")) {
+      return ToGrpc(InvalidFields({{"reference", request->reference()}}));
+    }
     response->set_digest(std::to_string(request->reference().size()));
     return grpc::Status::OK;
   }
@@ -190,6 +194,28 @@ TEST_F(ServerTest, LargeMessagesPass) {
   const grpc::Status status = Call(std::string(40 << 20, 'x'), absl::Seconds(30), &digest);
   ASSERT_TRUE(status.ok()) << status.error_message();
   EXPECT_EQ(digest, std::to_string(40 << 20));
+}
+
+// gRPC's own limit at the client would put RESOURCE_EXHAUSTED in the place of the fault.
+TEST_F(ServerTest, FaultsArriveHoweverMuchTheyQuote) {
+  const auto fault = [&](const std::string& quoted) {
+    std::string digest;
+    return FromGrpc(Call("fault " + quoted, absl::Seconds(30), &digest));
+  };
+  EXPECT_EQ(fault("x").message(), "reference: fault x");
+  EXPECT_TRUE(fault("x").GetPayload(kBadRequestTypeUrl).has_value());
+  std::string umlauts;
+  while (umlauts.size() < 100'000) umlauts += "ü";
+  for (const std::string& quoted :
+       {std::string(2'000, 'x'), std::string(5'000, 'x'), std::string(1'000'000, 'x'), umlauts,
+        std::string(3'000, '\n')}) {
+    const absl::Status status = fault(quoted);
+    EXPECT_EQ(status.code(), StatusCode::kInvalidArgument) << quoted.size() << ": " << status;
+    EXPECT_THAT(std::string(status.message()),
+                testing::StartsWith("reference: fault " + quoted.substr(0, 1'000)));
+  }
+  EXPECT_EQ(fault(std::string(5'000, 'x')).message(),
+            "reference: fault " + std::string(5'000, 'x'));
 }
 
 TEST_F(ServerTest, DeadlinesHold) {
