@@ -48,7 +48,10 @@ void Resolve(const EvaluatedPackage& package, v1::JobSpec* spec, FaultList* faul
                 absl::StrCat("found ", e->length(), ", expected at most the model's context of ",
                              package.context, " tokens"));
   }
-  if (spec->source().empty()) spec->set_source(package.source);
+  if (spec->source().empty() && !package.source.empty()) {
+    spec->set_source(package.source);
+    CheckSource(spec->source(), faults);  // whoever published it has written it there
+  }
 }
 
 }  // namespace
