@@ -70,7 +70,8 @@ part_asan() {
 # The tests of what has threads of its own. Not those that call LibTorch: its thread pools are not instrumented.
 tsan_tests=(base_test metrics_test access_test http_test blob_test registry_test job_store_test rpc_test packaging_test
             packaging_postgres_test coordinator_test coordinator_evaluate_test coordinator_refine_test task_store_test
-            lease_loop_test serve_parts_test packed_model_test engine_test openai_api_test server_process_test)
+            lease_loop_test serve_parts_test packed_model_test engine_test prefix_reuse_test openai_api_test
+            server_process_test)
 
 part_tsan() {
   build tsan "${tsan_tests[@]}" || return 1

@@ -183,7 +183,7 @@ Engine::Admission Engine::Start(Sequence* sequence) {
   const std::vector<int32_t>& tokens = sequence->tokens();
   const int64_t reusable = options_.reuse_prefixes ? sequence->Reusable() : 0;
   PrefixStore::Match best;
-  if (reusable >= kCachePageTokens && model_->shares_cache_pages()) {
+  if (reusable >= kCachePageTokens) {
     best = kept_.Find(tokens);
     int64_t to_come = 0;
     for (const auto& other : running_) {
@@ -425,9 +425,8 @@ void Engine::Forward(const std::vector<BatchRow>& rows, const std::vector<Part>&
 
 // Takes finished sequences out; their caches are kept.
 void Engine::Retire() {
-  const bool keep = options_.reuse_prefixes && model_->shares_cache_pages();
   for (const auto& sequence : running_) {
-    if (!keep || !sequence->finished() || sequence->cache() == nullptr) continue;
+    if (!options_.reuse_prefixes || !sequence->finished() || sequence->cache() == nullptr) continue;
     kept_.Add(sequence->tokens(), sequence->TakeCache());
   }
   std::erase_if(running_, [](const auto& sequence) { return sequence->finished(); });

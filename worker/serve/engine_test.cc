@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "absl/time/clock.h"
+#include "worker/serve/testing/engine_requests.h"
 #include "worker/serve/testing/tiny_server.h"
 
 namespace {
@@ -33,43 +34,10 @@ std::atomic<int> g_pages_left{0}, g_pages_failing{0};
 namespace shiftadd {
 namespace {
 
+using testing::Collect;
+using testing::Params;
 using testing::TinyServer;
 using testing::TinyServerOptions;
-
-GenerateParams Params(int prompt, int max_tokens) {
-  GenerateParams params;
-  for (int i = 0; i < prompt; ++i) params.prompt.push_back(3 + (i * 7) % 250);
-  params.max_tokens = max_tokens;
-  params.ignore_eos = true;
-  return params;
-}
-
-// Everything that came out, by sequence.
-struct Collected {
-  std::vector<std::vector<int32_t>> tokens;
-  std::vector<std::string> text, finish;
-  std::vector<absl::Status> status;
-};
-
-Collected Collect(Generation* generation) {
-  const size_t count = generation->sequences().size();
-  Collected out{std::vector<std::vector<int32_t>>(count), std::vector<std::string>(count),
-                std::vector<std::string>(count), std::vector<absl::Status>(count)};
-  for (size_t left = count; left > 0;) {
-    const auto event = generation->Next(absl::Seconds(60));
-    if (!event.has_value()) {
-      ADD_FAILURE() << "no event for a minute";
-      break;
-    }
-    auto& tokens = out.tokens[event->index];
-    tokens.insert(tokens.end(), event->tokens.begin(), event->tokens.end());
-    out.text[event->index] += event->text;
-    out.finish[event->index] = event->finish_reason;
-    out.status[event->index] = event->status;
-    if (event->last()) --left;
-  }
-  return out;
-}
 
 TEST(Engine, ABatchGivesWhatEachSequenceGivesAlone) {
   TinyServerOptions options;
@@ -202,119 +170,6 @@ TEST(Engine, ClientsShareTheSlots) {
   }
   EXPECT_LT(ended, 6);
   for (const auto& generation : many) generation->Cancel();
-}
-
-// The tokens that went through the model for `request`.
-int64_t Computed(Engine* engine, const std::vector<GenerateParams>& request, Collected* out) {
-  const int64_t before = engine->Stats().computed_tokens;
-  *out = Collect(engine->Submit(request)->get());
-  return engine->Stats().computed_tokens - before;
-}
-
-TEST(Engine, ASharedPromptIsComputedOnce) {
-  TinyServerOptions options;
-  options.engine = {512, 8, 2};
-  TinyServer server(options);
-  GenerateParams params = Params(150, 12);
-  params.sampling.temperature = 1;
-  params.sampling.seed = 3;
-  Collected first, again, longer, without;
-  EXPECT_EQ(Computed(server.engine, {params}, &first), 150 + 11);
-  // 4 whole pages of 32 tokens of the prompt's 150.
-  EXPECT_EQ(Computed(server.engine, {params}, &again), 150 - 128 + 11);
-  EXPECT_EQ(again.tokens, first.tokens);
-  EXPECT_EQ(again.text, first.text);
-  // The conversation goes on: what was generated counts too.
-  params.prompt.insert(params.prompt.end(), first.tokens[0].begin(), first.tokens[0].end());
-  params.prompt.push_back(9);
-  EXPECT_EQ(Computed(server.engine, {params}, &longer), 163 - 160 + 11);
-  EXPECT_EQ(server.engine->Stats().reused_tokens, 128 + 160);
-
-  options.engine.reuse_prefixes = false;
-  TinyServer other(options);
-  EXPECT_EQ(Computed(other.engine, {params}, &without), 163 + 11);
-  EXPECT_EQ(longer.tokens, without.tokens);
-  // Another first token: nothing is shared.
-  params.prompt[0] = 200;
-  Collected different;
-  EXPECT_EQ(Computed(server.engine, {params}, &different), 163 + 11);
-  EXPECT_NE(different.tokens, without.tokens);
-}
-
-TEST(Engine, ChoicesOfOnePromptShareIt) {
-  TinyServerOptions options;
-  options.engine = {256, 8, 8};
-  TinyServer server(options);
-  std::vector<GenerateParams> request(5, Params(100, 6));
-  for (size_t i = 0; i < request.size(); ++i) {
-    request[i].sampling.temperature = 1;
-    request[i].stream = i;
-  }
-  Collected together;
-  EXPECT_EQ(Computed(server.engine, request, &together), 5 * 5 + 100 + 4 * (100 - 96));
-  options.engine.reuse_prefixes = false;
-  TinyServer other(options);
-  for (size_t i = 0; i < request.size(); ++i) {
-    const auto alone = Collect(other.engine->Submit({request[i]})->get());
-    EXPECT_EQ(alone.tokens[0], together.tokens[i]) << i;
-  }
-}
-
-TEST(Engine, OwedLogprobsAreComputedNotReused) {
-  TinyServerOptions options;
-  options.engine = {256, 8, 2};
-  TinyServer server(options);
-  GenerateParams params = Params(90, 2);
-  Collect(server.engine->Submit({params})->get());
-  params.top_logprobs = 1;
-  params.prompt_logprobs = true;
-  const auto generation = *server.engine->Submit({params});
-  size_t logprobs = 0;
-  while (const auto event = generation->Next(absl::Seconds(60))) {
-    EXPECT_EQ(event->cached, 0);
-    logprobs += event->logprobs.size();
-    if (event->last()) break;
-  }
-  EXPECT_EQ(logprobs, 92u);
-}
-
-// Six sequences of up to 5 pages each in 8 pages: they take turns, none fails, no text changes.
-TEST(Engine, ASmallCacheDelaysButNeverFails) {
-  std::vector<GenerateParams> request;
-  for (int i = 0; i < 6; ++i) {
-    request.push_back(Params(20 + 13 * i, 60));
-    request.back().prompt[0] = 3 + i;
-    request.back().sampling.temperature = 1;
-    request.back().sampling.seed = static_cast<uint64_t>(i);
-    if (i % 2 == 0) {
-      request.back().top_logprobs = 0;
-      request.back().prompt_logprobs = true;
-    }
-  }
-  TinyServerOptions options;
-  options.engine = {256, 8, 6};
-  TinyServer wide(options);
-  options.engine.cache_pages = 8;
-  TinyServer narrow(options);
-  const auto expected = Collect(wide.engine->Submit(request)->get());
-  EXPECT_EQ(wide.engine->Stats().preemptions, 0);
-  const auto generation = *narrow.engine->Submit(request);
-  std::vector<size_t> logprobs(request.size());
-  std::vector<std::vector<int32_t>> tokens(request.size());
-  for (size_t left = request.size(); left > 0;) {
-    const auto event = generation->Next(absl::Seconds(60));
-    ASSERT_TRUE(event.has_value());
-    ASSERT_TRUE(event->status.ok()) << event->status;
-    EXPECT_LE(narrow.engine->Stats().pages_used, 8);
-    logprobs[event->index] += event->logprobs.size();
-    for (const int32_t token : event->tokens) tokens[event->index].push_back(token);
-    if (event->last()) --left;
-  }
-  EXPECT_EQ(tokens, expected.tokens);
-  for (size_t i = 0; i < request.size(); ++i) {
-    EXPECT_EQ(logprobs[i], i % 2 == 0 ? request[i].prompt.size() + 60 : 0) << i;
-  }
-  EXPECT_GT(narrow.engine->Stats().preemptions, 0);
 }
 
 TEST(Engine, ACacheSmallerThanTheContextIsMadeThatLarge) {

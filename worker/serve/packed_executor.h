@@ -46,7 +46,6 @@ class PackedExecutor : public PackedModel {
   int threads() const override { return pool_.threads(); }
   int64_t cache_pages() const override { return *pages_; }
   int64_t cache_page_bytes() const override { return PagedKvCache::PageBytes(spec_, half_cache_); }
-  bool shares_cache_pages() const override { return true; }
   std::unique_ptr<KvCache> NewCache(int64_t capacity) const override;
   absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
                        std::vector<float>* logits) override;

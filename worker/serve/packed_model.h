@@ -43,17 +43,11 @@ class KvCache {
   virtual void Truncate(int64_t length) = 0;
   // Makes this cache, which is empty, begin with the first tokens of `from`, a cache of the same
   // model, by sharing its pages: whole ones only, at most `tokens` tokens. Gives how many it holds
-  // then; 0 if the executor shares no pages. What either appends later stays its own.
-  virtual int64_t SharePrefix(const KvCache& from, int64_t tokens) {
-    (void)from, (void)tokens;
-    return 0;
-  }
+  // then. What either appends later stays its own.
+  virtual int64_t SharePrefix(const KvCache& from, int64_t tokens) = 0;
   // Takes what memory tokens up to `length` will need, so that appending them takes none. False if
   // there is none; tokens that are held are as they were.
-  virtual bool MakeRoom(int64_t length) {
-    (void)length;
-    return true;
-  }
+  virtual bool MakeRoom(int64_t length) = 0;
 };
 
 // One token of a batch, appended to its sequence's cache.
@@ -117,8 +111,6 @@ class PackedModel {
   virtual int64_t cache_pages() const = 0;
   // Bytes of a page; 0: not known.
   virtual int64_t cache_page_bytes() const { return 0; }
-  // True if KvCache::SharePrefix does something: else it is no use to keep a cache for later.
-  virtual bool shares_cache_pages() const { return false; }
 };
 
 }  // namespace shiftadd

@@ -141,32 +141,6 @@ TEST(PackedModel, TruncatedCacheGoesOnFromThere) {
   EXPECT_EQ(first, second);
 }
 
-TEST(PackedModel, SharedPagesAreCopiedBeforeTheyAreWritten) {
-  const TinyPackage package = MakeTinyPackage({});
-  const auto model = LoadOnCpu(package, Precision::kAuto);
-  const auto tokens = Tokens(100, package.spec.vocab);
-  std::vector<float> expected, got, ignored;
-  const auto first = model->NewCache(120);
-  ASSERT_TRUE(model->Forward(tokens, first.get(), false, &expected).ok());
-  const auto second = model->NewCache(120);
-  EXPECT_EQ(second->SharePrefix(*first, 99), 96);
-  EXPECT_EQ(second->length(), 96);
-  EXPECT_EQ(model->cache_pages(), 4);  // three of them are both's
-  const std::vector<int32_t> rest(tokens.begin() + 96, tokens.end());
-  ASSERT_TRUE(model->Forward(rest, second.get(), false, &got).ok());
-  EXPECT_EQ(got, expected);
-  EXPECT_EQ(model->cache_pages(), 5);
-  // Writing into what was shared leaves the other cache alone.
-  const std::vector<int32_t> others(30, 5);
-  second->Truncate(70);
-  ASSERT_TRUE(model->Forward(others, second.get(), false, &ignored).ok());
-  first->Truncate(90);
-  const std::vector<int32_t> tail(tokens.begin() + 90, tokens.end());
-  ASSERT_TRUE(model->Forward(tail, first.get(), false, &got).ok());
-  EXPECT_EQ(got, expected);
-  EXPECT_EQ(second->SharePrefix(*first, 99), second->length());  // not empty: nothing changes
-}
-
 TEST(PackedModel, RefusesBadTokensAndFullCaches) {
   const TinyPackage package = MakeTinyPackage({});
   const auto model = LoadOnCpu(package, Precision::kAuto);

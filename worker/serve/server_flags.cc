@@ -74,9 +74,11 @@ void AddModelFlags(CLI::App* app, ServerFlags* flags) {
       ->transform(CLI::CheckedTransformer(std::map<std::string, Device>{
           {"cpu", Device::kCpu}, {"cuda", Device::kCuda}, {"auto", Device::kAuto}}))
       ->option_text("cpu|cuda|auto");
-  app->add_flag("--batch-invariant", flags->load.batch_invariant,
-                "On a GPU: an answer's numbers do not depend on what runs beside it; prompts take "
-                "several times as long. On the CPU that is always so")
+  app->add_flag(
+         "--batch-invariant", flags->load.batch_invariant,
+         "On a GPU: an answer's numbers do not depend on what runs beside it, nor on how much "
+         "of its prompt was computed before; prompts take several times as long. On the CPU "
+         "that is always so")
       ->envname("SHIFTADD_SERVER_BATCH_INVARIANT");
   app->add_option("--precision", flags->load.model.precision,
                   "Bits of activations: a8, a16, or auto (a8 for rotated matrices, a16 for others)")

@@ -14,8 +14,9 @@ namespace shiftadd {
 struct CudaModelOptions {
   // As on the CPU.
   PackedModelOptions::Precision precision = PackedModelOptions::Precision::kAuto;
-  // One path for every number of tokens: a row's numbers do not depend on what else is in the batch
-  // (otherwise in their last bits). Prompts take several times as long.
+  // One path for every number of tokens: a row's numbers do not depend on what else is in the
+  // batch, nor on how much of its prompt another cache gave (otherwise in their last bits). Prompts
+  // take several times as long.
   bool batch_invariant = false;
   // Tokens for whose keys and values memory is set aside when the model is loaded, or bytes,
   // whichever is more; beyond, memory is taken from the device when they come.

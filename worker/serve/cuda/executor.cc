@@ -98,10 +98,7 @@ Executor::Executor(const ArchitectureSpec& spec, DeviceWeights weights,
                                        sizeof(__half))),
       fused_(IsFused(spec)) {}
 
-Executor::~Executor() {
-  DropGraphs();
-  pool_->GiveBack(&spare_page_, 0);
-}
+Executor::~Executor() { DropGraphs(); }
 
 absl::StatusOr<std::unique_ptr<Executor>> Executor::Create(const ArchitectureSpec& spec,
                                                            DeviceWeights weights,
@@ -159,7 +156,7 @@ absl::Status Executor::Allocate() {
   SA_RETURN_IF_ERROR(decode_staging_.Allocate(kDecodeBatch, kFirstPages));
   SA_RETURN_IF_ERROR(prompt_staging_.Allocate(rows, kFirstPages));
   SA_RETURN_IF_ERROR(pool_->Reserve(CachePages(spec_, options_)));
-  SA_RETURN_IF_ERROR(pool_->Take(1, &spare_page_));
+  SA_ASSIGN_OR_RETURN(spare_page_, pool_->Take());
   context_.stream = stream_.get();
   context_.scratch = scratch_.as<float>();
   context_.multiply.programmatic = true;
@@ -176,7 +173,7 @@ absl::Status Executor::Allocate() {
 }
 
 std::unique_ptr<KvCache> Executor::NewCache(int64_t capacity) const {
-  return std::make_unique<PagedCache>(pool_, std::max<int64_t>(capacity, 0));
+  return std::make_unique<DeviceCache>(pool_, capacity);
 }
 
 absl::Status Executor::Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
@@ -197,7 +194,7 @@ absl::Status Executor::Check(const std::vector<BatchRow>& rows) const {
                                                      " is not in the vocabulary [0, ", spec_.vocab,
                                                      ")"));
     }
-    const auto* cache = dynamic_cast<const PagedCache*>(row.cache);
+    const auto* cache = dynamic_cast<const DeviceCache*>(row.cache);
     if (cache == nullptr || cache->pool() != pool_.get()) {
       return absl::InvalidArgumentError("the cache belongs to another model");
     }
@@ -222,7 +219,7 @@ absl::Status Executor::Check(const std::vector<BatchRow>& rows) const {
 absl::Status Executor::Reserve(const std::vector<BatchRow>& rows) {
   int64_t longest = 0;
   for (size_t begin = 0; begin < rows.size();) {
-    auto* cache = static_cast<PagedCache*>(rows[begin].cache);
+    auto* cache = static_cast<DeviceCache*>(rows[begin].cache);
     size_t end = begin + 1;
     while (end < rows.size() && rows[end].cache == cache) ++end;
     const int64_t length = cache->length() + static_cast<int64_t>(end - begin);
@@ -264,10 +261,10 @@ absl::Status Executor::Run(const std::vector<BatchRow>& rows, std::vector<float>
   if (tokens != nullptr) tokens->clear();
   SA_RETURN_IF_ERROR(Check(rows));
   if (rows.empty()) return absl::OkStatus();
-  std::unordered_map<PagedCache*, int64_t> lengths;
+  std::unordered_map<DeviceCache*, int64_t> lengths;
   bool decode = static_cast<int64_t>(rows.size()) <= kDecodeBatch;
   for (const BatchRow& row : rows) {
-    auto* cache = static_cast<PagedCache*>(row.cache);
+    auto* cache = static_cast<DeviceCache*>(row.cache);
     decode &= lengths.emplace(cache, cache->length()).second && row.logits;
   }
   absl::Status status = Reserve(rows);
@@ -298,10 +295,11 @@ absl::StatusOr<int64_t> Executor::StagePages(const std::vector<Piece>& pieces, i
       host.first_page[i] = static_cast<int32_t>(at);
       host.positions[i] = static_cast<int32_t>(piece.cache->length() + i - piece.begin);
     }
-    std::copy(piece.cache->pages().begin(), piece.cache->pages().end(), host.pages + at);
-    at += static_cast<int64_t>(piece.cache->pages().size());
+    for (const PagedCache::Page& page : piece.cache->pages()) {
+      host.pages[at++] = static_cast<__half*>(page.get());
+    }
   }
-  if (spare > 0) host.pages[at++] = spare_page_[0];
+  if (spare > 0) host.pages[at++] = static_cast<__half*>(spare_page_.get());
   return at;
 }
 
@@ -315,7 +313,7 @@ absl::Status Executor::Decode(const std::vector<BatchRow>& rows, std::vector<flo
   std::vector<Piece> pieces;
   std::vector<const BatchRow*> wanted;
   for (int64_t i = 0; i < count; ++i) {
-    pieces.push_back({static_cast<PagedCache*>(rows[i].cache), i, i + 1});
+    pieces.push_back({static_cast<DeviceCache*>(rows[i].cache), i, i + 1});
     wanted.push_back(&rows[i]);
     plan.sample |= tokens != nullptr && rows[i].sample;
   }
@@ -422,7 +420,7 @@ absl::Status Executor::PromptStep(const BatchRow* rows, int64_t count, std::vect
                                   std::vector<int32_t>* tokens) {
   std::vector<Piece> pieces;
   for (int64_t i = 0; i < count; ++i) {
-    auto* cache = static_cast<PagedCache*>(rows[i].cache);
+    auto* cache = static_cast<DeviceCache*>(rows[i].cache);
     if (pieces.empty() || pieces.back().cache != cache) pieces.push_back({cache, i, i});
     pieces.back().end = i + 1;
   }

@@ -68,9 +68,7 @@ class Executor : public PackedModel {
   int threads() const override { return 1; }
   std::string device() const override { return device_; }
   int64_t step_rows() const override { return StepRows(options_); }
-  int64_t cache_pages() const override {
-    return pool_->used() - static_cast<int64_t>(spare_page_.size());
-  }
+  int64_t cache_pages() const override { return pool_->used() - (spare_page_ == nullptr ? 0 : 1); }
   int64_t cache_page_bytes() const override { return static_cast<int64_t>(pool_->page_bytes()); }
   std::unique_ptr<KvCache> NewCache(int64_t capacity) const override;
   absl::Status Forward(const std::vector<int32_t>& tokens, KvCache* cache, bool all_logits,
@@ -88,7 +86,7 @@ class Executor : public PackedModel {
  private:
   // Rows [begin, end) of a step belong to one sequence.
   struct Piece {
-    PagedCache* cache;
+    DeviceCache* cache;
     int64_t begin, end;
   };
   // What is launched for a step; all that a graph depends on.
@@ -169,7 +167,7 @@ class Executor : public PackedModel {
   const float* normed_ = nullptr;  // all rows of a prompt as the head reads them, unless fused_
   Buffer split_sums_, split_tops_, split_arrived_;
   DecodeScratch splits_;
-  std::vector<__half*> spare_page_;  // what padding rows write to
+  PagedCache::Page spare_page_;  // what padding rows write to
   Buffer sample_parts_, tokens_;
   PinnedBuffer host_logits_, host_tokens_;
   // By rows and whether tokens are drawn; null: launched once, not captured yet.

@@ -4,14 +4,15 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/status_macros.h"
+#include "worker/serve/cuda/step.h"
 
 namespace shiftadd::cuda {
 namespace {
 
+static_assert(kPageTokens == kCachePageTokens);
+
 // Few allocations, yet no more memory than is soon used.
 constexpr size_t kSlabBytes = size_t{64} << 20;
-
-int64_t PagesFor(int64_t tokens) { return (tokens + kPageTokens - 1) / kPageTokens; }
 
 }  // namespace
 
@@ -22,11 +23,11 @@ absl::Status PagePool::Grow(int64_t pages) {
   SA_RETURN_IF_ERROR(ToStatus(cudaMemset(slab.as<char>(), 0, bytes), "clearing the cache"));
   // Other streams do not wait for the default one.
   SA_RETURN_IF_ERROR(ToStatus(cudaStreamSynchronize(nullptr), "clearing the cache"));
-  for (int64_t i = pages - 1; i >= 0; --i) {
-    free_.push_back(reinterpret_cast<__half*>(slab.as<char>() + i * page_bytes_));
-  }
-  total_ += pages;
+  char* const base = slab.as<char>();
+  free_.reserve(static_cast<size_t>(total_ + pages));
   slabs_.push_back(std::move(slab));
+  total_ += pages;
+  for (int64_t i = pages - 1; i >= 0; --i) free_.push_back(base + i * page_bytes_);
   return absl::OkStatus();
 }
 
@@ -35,29 +36,28 @@ absl::Status PagePool::Reserve(int64_t pages) {
   return pages > total_ ? Grow(pages - total_) : absl::OkStatus();
 }
 
-absl::Status PagePool::Take(int64_t count, std::vector<__half*>* pages) {
-  std::lock_guard<std::mutex> lock(mutex_);
-  const int64_t missing = count - static_cast<int64_t>(free_.size());
-  if (missing > 0) {
-    const int64_t slab = std::max<int64_t>(missing, static_cast<int64_t>(kSlabBytes / page_bytes_));
-    absl::Status status = Grow(slab);
-    if (!status.ok() && slab > missing) status = Grow(missing);
-    if (!status.ok()) {
-      return Annotate(
-          status, absl::StrCat("keys and values: ", total_ - free_.size(), " pages of ",
-                               page_bytes_, " bytes are in use and ", count, " more are wanted"));
+absl::StatusOr<PagedCache::Page> PagePool::Take() {
+  void* page = nullptr;
+  {
+    std::lock_guard<std::mutex> lock(mutex_);
+    if (free_.empty()) {
+      const auto slab = std::max<int64_t>(1, static_cast<int64_t>(kSlabBytes / page_bytes_));
+      absl::Status status = Grow(slab);
+      if (!status.ok() && slab > 1) status = Grow(1);
+      if (!status.ok()) {
+        return Annotate(status, absl::StrCat("keys and values: all ", total_, " pages of ",
+                                             page_bytes_, " bytes are in use"));
+      }
     }
+    page = free_.back();
+    free_.pop_back();
   }
-  pages->insert(pages->end(), free_.end() - count, free_.end());
-  free_.resize(free_.size() - static_cast<size_t>(count));
-  return absl::OkStatus();
+  return PagedCache::Page(page, [pool = shared_from_this()](void* of) { pool->GiveBack(of); });
 }
 
-void PagePool::GiveBack(std::vector<__half*>* pages, size_t keep) {
-  if (pages->size() <= keep) return;
+void PagePool::GiveBack(void* page) {
   std::lock_guard<std::mutex> lock(mutex_);
-  free_.insert(free_.end(), pages->begin() + static_cast<int64_t>(keep), pages->end());
-  pages->resize(keep);
+  free_.push_back(page);
 }
 
 int64_t PagePool::used() const {
@@ -65,14 +65,11 @@ int64_t PagePool::used() const {
   return total_ - static_cast<int64_t>(free_.size());
 }
 
-void PagedCache::Truncate(int64_t length) {
-  length_ = std::clamp<int64_t>(length, 0, length_);
-  pool_->GiveBack(&pages_, static_cast<size_t>(PagesFor(length_)));
-}
-
-absl::Status PagedCache::Reserve(int64_t length) {
-  const int64_t need = PagesFor(length) - static_cast<int64_t>(pages_.size());
-  return need > 0 ? pool_->Take(need, &pages_) : absl::OkStatus();
+absl::Status DeviceCache::CopyPage(const void* from, void* to) {
+  const char kWhat[] = "copying a page of the cache";
+  SA_RETURN_IF_ERROR(ToStatus(
+      cudaMemcpyAsync(to, from, pool_->page_bytes(), cudaMemcpyDeviceToDevice, nullptr), kWhat));
+  return ToStatus(cudaStreamSynchronize(nullptr), kWhat);
 }
 
 }  // namespace shiftadd::cuda

@@ -5,65 +5,55 @@
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <utility>
 #include <vector>
 
 #include "absl/status/status.h"
+#include "absl/status/statusor.h"
 #include "worker/serve/cuda/device.h"
-#include "worker/serve/cuda/step.h"
-#include "worker/serve/packed_model.h"
+#include "worker/serve/paged_cache.h"
 
 namespace shiftadd::cuda {
 
-// Thread-safe. Pages are zero when they are first handed out and finite ever after: what a masked
-// key has beside it must not be NaN.
-class PagePool {
+// Thread-safe; made by make_shared. Pages are zero when they are first handed out and finite ever
+// after: what a masked key has beside it must not be NaN.
+class PagePool : public std::enable_shared_from_this<PagePool> {
  public:
   explicit PagePool(size_t page_bytes) : page_bytes_(page_bytes) {}
 
   // Makes sure that `pages` are there, used or not. RESOURCE_EXHAUSTED: the device is full.
   absl::Status Reserve(int64_t pages);
-  // Appends `count` pages, or none.
-  absl::Status Take(int64_t count, std::vector<__half*>* pages);
-  // Takes back pages [keep, …).
-  void GiveBack(std::vector<__half*>* pages, size_t keep);
+  // A page, which comes back when nobody holds it any more. It keeps the pool alive.
+  absl::StatusOr<PagedCache::Page> Take();
 
   size_t page_bytes() const { return page_bytes_; }
   int64_t used() const;
 
  private:
   absl::Status Grow(int64_t pages);
+  void GiveBack(void* page);
 
   const size_t page_bytes_;
   mutable std::mutex mutex_;
   std::vector<Buffer> slabs_;
-  std::vector<__half*> free_;
+  std::vector<void*> free_;  // has room for all pages
   int64_t total_ = 0;
 };
 
-// Not thread-safe. Keeps its pool alive.
-class PagedCache : public KvCache {
+// Caches of one pool share pages.
+class DeviceCache : public PagedCache {
  public:
-  PagedCache(std::shared_ptr<PagePool> pool, int64_t capacity)
-      : pool_(std::move(pool)), capacity_(capacity) {}
-  ~PagedCache() override { pool_->GiveBack(&pages_, 0); }
+  DeviceCache(std::shared_ptr<PagePool> pool, int64_t capacity)
+      : PagedCache(capacity, pool.get()), pool_(std::move(pool)) {}
 
-  int64_t length() const override { return length_; }
-  int64_t capacity() const override { return capacity_; }
-  void Truncate(int64_t length) override;
-
-  // Makes room for tokens up to `length`, which does not become the length yet.
-  absl::Status Reserve(int64_t length);
-  void SetLength(int64_t length) { length_ = length; }
-  // Gives back what Reserve took beyond the length.
-  void Trim() { Truncate(length_); }
-  const std::vector<__half*>& pages() const { return pages_; }
   const PagePool* pool() const { return pool_.get(); }
 
  private:
+  absl::StatusOr<Page> NewPage() override { return pool_->Take(); }
+  // No step is under way that reads or writes either: the executor waits for each.
+  absl::Status CopyPage(const void* from, void* to) override;
+
   const std::shared_ptr<PagePool> pool_;
-  const int64_t capacity_;
-  int64_t length_ = 0;
-  std::vector<__half*> pages_;
 };
 
 }  // namespace shiftadd::cuda
