@@ -262,6 +262,38 @@ void Measure(PackedModel* model, int planes, int64_t batch, int64_t context) {
   std::fflush(stdout);
 }
 
+// Until a prompt's first token: computed, and with its whole pages shared with the same prompt's.
+void MeasureFirstToken(PackedModel* model, int64_t context) {
+  std::vector<int32_t> prompt, tokens;
+  for (int64_t i = 0; i < context; ++i) {
+    prompt.push_back(static_cast<int32_t>(i * 89 % model->spec().vocab));
+  }
+  std::vector<float> logits;
+  std::vector<double> computed, shared;
+  std::unique_ptr<KvCache> first;
+  int64_t given = 0;
+  const auto run = [&](KvCache* cache) {
+    std::vector<BatchRow> rows;
+    for (int64_t i = cache->length(); i < context; ++i) rows.push_back({prompt[i], cache});
+    rows.back().logits = rows.back().sample = true;
+    OrDie(model->ForwardSample(rows, &logits, &tokens));
+  };
+  for (int i = 0; i < 6; ++i) {
+    first = model->NewCache(context);
+    const double start = Seconds();
+    run(first.get());
+    const double middle = Seconds();
+    const auto second = model->NewCache(context);
+    given = second->SharePrefix(*first, context - 1);
+    run(second.get());
+    if (i == 0) continue;  // warms up
+    computed.push_back(middle - start);
+    shared.push_back(Seconds() - middle);
+  }
+  std::printf("# first token of a prompt of %ld: %.2f ms; with %ld of its tokens shared: %.2f ms\n",
+              context, Median(computed) * 1e3, given, Median(shared) * 1e3);
+}
+
 std::vector<int64_t> Numbers(const std::string& list) {
   std::vector<int64_t> out;
   for (const absl::string_view part : absl::StrSplit(list, ',')) {
@@ -292,6 +324,7 @@ int Main(int argc, char** argv) {
         package.ConfigJson(), [&](const std::string& digest) { return package.Read(digest); }, {}));
     std::printf("# %ld planes: %.1f MB on the device, made and loaded in %.1f s\n", planes,
                 model->weight_bytes() / 1e6, Seconds() - start);
+    MeasureFirstToken(model.get(), Numbers(flags["--context"])[0]);
     for (const int64_t batch : Numbers(flags["--batch"])) {
       Measure(model.get(), static_cast<int>(planes), batch, Numbers(flags["--context"])[0]);
     }
