@@ -20,7 +20,9 @@
 namespace shiftadd::kernels {
 
 struct CudaQuantizeRecipe {
-  int64_t group = 128;       // inputs a group: 32, 64, 96 or 128 (64 and 128 are tuned)
+  // Inputs a group: a multiple of 32, whole rows rounded up to one (64 and 128 are tuned; more than
+  // 128 in steps, without CudaFitGroups).
+  int64_t group = 128;
   bool free_scales = false;  // every plane its own scale; otherwise s 2^e_i
   bool offset = false;
   int rounds = 15;          // T, of the weighted start
@@ -68,7 +70,7 @@ struct CudaLayerProblem {
   int64_t n = 0, k = 0;
   const float* w = nullptr;  // [n, k]
   const float* u = nullptr;  // [k, k]: U, upper, zero below the diagonal, U^T U = H^-1
-  const float* r = nullptr;  // [ceil(k / group)][group][group]: R_GG of each group, H = R R^T
+  const float* r = nullptr;  // [ceil(k / group)][group][group]: R_GG, H = R R^T, zeros around it
   const float* h = nullptr;  // [k, k]: the damped H
 };
 
@@ -85,7 +87,8 @@ struct CudaLayerCodes {
 inline constexpr int kMaxCudaWidths = 8;
 
 // One layer at several widths, step by step. Owns the workspace: about 8 k^2 bytes, 8 n k more a
-// width, and up to 1 GiB for the refit. Not thread-safe; one object belongs on one stream.
+// width, up to 1 GiB for the refit, and with groups of more than 128 inputs up to 1 GiB and 4
+// group^2 bytes for them. Not thread-safe; one object belongs on one stream.
 class CudaLayerQuantizer {
  public:
   // Checks everything and allocates. OUT_OF_MEMORY says how many bytes were wanted.

@@ -538,12 +538,17 @@ TEST(CudaLayerQuantizer, RefusesBadInput) {
   const CudaLayerProblem problem = device.problem;
   const CudaLayerCodes width = result.view;
   const auto bad = CudaCode::kInvalidArgument;
-  for (int64_t group : {0, -1, 16, 100, 256}) {
+  for (int64_t group : {0, -1, 16, 100, 200, 1 << 20}) {
     CudaQuantizeRecipe r = recipe;
     r.group = group;
     refuse(r, problem, width, 1, bad, "recipe.group");
   }
   CudaQuantizeRecipe r = recipe;
+  r.group = 256;
+  const CudaStatus one = kernels::CudaFitGroups(r, nullptr, 0, nullptr);
+  EXPECT_EQ(one.code, bad);
+  EXPECT_NE(one.message.find("recipe.group: found 256"), std::string::npos) << one.message;
+  r = recipe;
   r.inner_rounds = 0;
   refuse(r, problem, width, 1, bad, "recipe.inner_rounds");
   CudaLayerProblem p = problem;
@@ -592,14 +597,25 @@ INSTANTIATE_TEST_SUITE_P(
                       Case{4, false, true, 128, 9, 700}, Case{2, false, false, 64, 130, 64}),
     Name);
 
+// Groups of more than 128 inputs; whole rows are groups of their inputs rounded up to 32.
+INSTANTIATE_TEST_SUITE_P(
+    LongGroups, CudaQuantize,
+    ::testing::Values(Case{3, false, false, 256, 24, 300}, Case{2, false, true, 160, 17, 331},
+                      Case{4, true, true, 192, 9, 250}, Case{6, true, false, 160, 8, 161},
+                      Case{1, false, false, 288, 16, 257}, Case{2, true, false, 544, 8, 530}),
+    Name);
+
 #ifndef SHIFTADD_CUDA_EMULATED
-INSTANTIATE_TEST_SUITE_P(Large, CudaQuantize,
-                         ::testing::Values(Case{2, false, false, 128, 1024, 1100},
-                                           Case{3, false, false, 128, 1024, 1100},
-                                           Case{4, false, false, 128, 1024, 1100},
-                                           Case{3, true, false, 128, 1024, 640},
-                                           Case{3, false, true, 64, 1024, 640}),
-                         Name);
+INSTANTIATE_TEST_SUITE_P(
+    Large, CudaQuantize,
+    ::testing::Values(Case{2, false, false, 128, 1024, 1100},
+                      Case{3, false, false, 128, 1024, 1100},
+                      Case{4, false, false, 128, 1024, 1100}, Case{3, true, false, 128, 1024, 640},
+                      Case{3, false, true, 64, 1024, 640}, Case{2, false, false, 256, 1024, 1100},
+                      Case{3, false, false, 576, 576, 576}, Case{4, false, true, 608, 300, 577},
+                      Case{3, true, false, 256, 512, 1536}, Case{3, false, false, 1536, 128, 1536},
+                      Case{2, true, true, 1568, 140, 1537}, Case{8, true, true, 1024, 64, 1000}),
+    Name);
 #endif
 
 // ---- The recipe's float64 vectors: free scales, offset, groups ordered, no rounding

@@ -209,7 +209,10 @@ absl::StatusOr<std::shared_ptr<const DeviceHessian>> DeviceHessian::Create(
     InputSum* sum, int64_t tokens, const QuantRecipe& recipe) {
   auto out = std::make_shared<quantize::DeviceHessianImpl>();
   out->k = sum->width();
-  out->group = recipe.group;
+  // Whole rows are rounded up as the kernels want them, which changes neither order nor groups.
+  out->group = recipe.group > 0 && recipe.group <= 128
+                   ? recipe.group
+                   : (quantize::EffectiveGroup(recipe.group, out->k) + 31) / 32 * 32;
   out->recipe = recipe;
   const absl::Status status = CatchTorch([&] {
     return quantize::PrepareOnDevice(static_cast<reference::DeviceSum*>(sum)->Release(), tokens,

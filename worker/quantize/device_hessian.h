@@ -31,8 +31,9 @@ class DeviceRotation {
 
 class DeviceHessianImpl : public DeviceHessian {
  public:
-  int64_t k = 0, group = 0;
-  QuantRecipe recipe;           // what it was prepared for
+  int64_t k = 0;
+  int64_t group = 0;   // of the kernels: a multiple of 32, of whole rows k or a little more
+  QuantRecipe recipe;  // what it was prepared for
   std::vector<uint32_t> signs;  // if rotated
   DeviceRotation rotation;
   double scale = 1.0;          // the mean of H's live diagonal, by which everything is divided

@@ -65,9 +65,9 @@ void FreeCached(at::Device device) {
   if (device.is_cuda()) c10::getDeviceAllocator(device.type())->emptyCache();
 }
 
-CudaQuantizeRecipe ToCuda(const QuantRecipe& recipe) {
+CudaQuantizeRecipe ToCuda(const QuantRecipe& recipe, int64_t group) {
   CudaQuantizeRecipe out;
-  out.group = recipe.group;
+  out.group = group;
   out.free_scales = recipe.scales == QuantScales::kFree;
   out.offset = recipe.offset;
   out.rounds = recipe.rounds;
@@ -108,7 +108,7 @@ class ChunkQuantizer {
                  std::string name, int64_t first_row)
       : h_(h),
         recipe_(recipe),
-        cuda_(ToCuda(recipe)),
+        cuda_(ToCuda(recipe, h.group)),
         original_(std::move(w)),
         name_(std::move(name)),
         first_row_(first_row),
@@ -329,7 +329,7 @@ std::shared_ptr<PackedLayer> ToPackedLayer(const std::string& name, int64_t n, i
   p.name = name;
   p.n = n;
   p.k = h.k;
-  p.group = recipe.group;
+  p.group = recipe.group > 0 ? recipe.group : h.k;
   p.q = q;
   p.encoding = recipe.scales == QuantScales::kShift ? kernels::Encoding::kBcqShift
                                                     : kernels::Encoding::kBcqFree;
@@ -426,8 +426,8 @@ absl::Status CheckChunks(const std::string& name, int64_t n, int64_t k,
 bool HasDeviceQuantizer() { return true; }
 
 bool DeviceQuantizes(const QuantRecipe& recipe) {
-  return recipe.method == QuantMethod::kShiftAdd && recipe.group >= 32 && recipe.group <= 128 &&
-         recipe.group % 32 == 0 && recipe.inner_rounds >= 1;
+  return recipe.method == QuantMethod::kShiftAdd && recipe.inner_rounds >= 1 &&
+         (recipe.group <= 0 || recipe.group % 32 == 0);
 }
 
 absl::StatusOr<std::vector<DeviceCandidate>> QuantizeLayerOnDevice(

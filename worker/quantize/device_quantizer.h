@@ -22,7 +22,7 @@ namespace shiftadd {
 
 // Whether this build has the CUDA quantizer (SHIFTADD_CUDA).
 bool HasDeviceQuantizer();
-// Whether it takes this recipe: method shiftadd, groups of 32, 64, 96 or 128 inputs.
+// Whether it takes this recipe: method shiftadd, groups of a multiple of 32 inputs or whole rows.
 bool DeviceQuantizes(const QuantRecipe& recipe);
 
 // PreparedHessian on the device. Immutable.

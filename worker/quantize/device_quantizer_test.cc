@@ -171,20 +171,58 @@ TEST_P(DeviceQuantizer, IsTheSameEveryTime) {
   EXPECT_EQ(a[0].sums.output, b[0].sums.output);
 }
 
-INSTANTIATE_TEST_SUITE_P(Recipes, DeviceQuantizer,
-                         ::testing::Values(Case{"shift"}, Case{"narrow", 48},
-                                           Case{"dead", 192, 128, QuantScales::kShift, false,
-                                                QuantRotation::kWht128, QuantOrder::kNatural, 2, 1,
-                                                9},
-                                           Case{"chunks_offset", 192, 64, QuantScales::kShift, true,
-                                                QuantRotation::kWht128, QuantOrder::kNatural, 1, 2},
-                                           Case{"free_gar", 320, 128, QuantScales::kFree, true,
-                                                QuantRotation::kNone, QuantOrder::kGar},
-                                           Case{"gar_dead", 300, 128, QuantScales::kFree, false,
-                                                QuantRotation::kWht128, QuantOrder::kGar, 1, 1, 5},
-                                           Case{"no_sweeps", 192, 128, QuantScales::kShift, false,
-                                                QuantRotation::kWht128, QuantOrder::kGar, 0}),
+INSTANTIATE_TEST_SUITE_P(
+    Recipes, DeviceQuantizer,
+    ::testing::Values(Case{"shift"}, Case{"narrow", 48},
+                      Case{"dead", 192, 128, QuantScales::kShift, false, QuantRotation::kWht128,
+                           QuantOrder::kNatural, 2, 1, 9},
+                      Case{"chunks_offset", 192, 64, QuantScales::kShift, true,
+                           QuantRotation::kWht128, QuantOrder::kNatural, 1, 2},
+                      Case{"free_gar", 320, 128, QuantScales::kFree, true, QuantRotation::kNone,
+                           QuantOrder::kGar},
+                      Case{"gar_dead", 300, 128, QuantScales::kFree, false, QuantRotation::kWht128,
+                           QuantOrder::kGar, 1, 1, 5},
+                      Case{"no_sweeps", 192, 128, QuantScales::kShift, false,
+                           QuantRotation::kWht128, QuantOrder::kGar, 0},
+                      Case{"g256", 320, 256},
+                      Case{"whole_row_dead", 192, -1, QuantScales::kShift, false,
+                           QuantRotation::kWht128, QuantOrder::kNatural, 1, 1, 9},
+                      Case{"short_whole_row", 48, -1},
+                      Case{"odd_whole_row_gar_chunks", 201, 0, QuantScales::kFree, true,
+                           QuantRotation::kNone, QuantOrder::kGar, 1, 2}),
+    [](const auto& info) { return std::string(info.param.name); });
+
+#ifndef SHIFTADD_CUDA_EMULATED
+INSTANTIATE_TEST_SUITE_P(LongGroups, DeviceQuantizer,
+                         ::testing::Values(Case{"g256_of_less", 200, 256},
+                                           Case{"g256_no_sweeps", 300, 256, QuantScales::kFree,
+                                                false, QuantRotation::kWht128, QuantOrder::kGar, 0},
+                                           Case{"g256_1536", 1536, 256},
+                                           Case{"whole_row_576", 576, -1},
+                                           Case{"whole_row_1536", 1536, -1}),
                          [](const auto& info) { return std::string(info.param.name); });
+#endif
+
+// What it does not take stays on the CPU, which has its own answer.
+TEST(DeviceQuantizes, GroupsOf32OrWholeRows) {
+  QuantRecipe recipe;
+  recipe.method = QuantMethod::kShiftAdd;
+  for (const int64_t group : {32, 64, 96, 128, 160, 256, 4096, 0, -1}) {
+    recipe.group = group;
+    EXPECT_TRUE(DeviceQuantizes(recipe)) << group;
+  }
+  recipe.group = 40;
+  EXPECT_FALSE(DeviceQuantizes(recipe));
+  recipe.group = 256;
+  recipe.inner_rounds = 0;
+  EXPECT_FALSE(DeviceQuantizes(recipe));
+  recipe.inner_rounds = 1;
+  for (const QuantMethod method :
+       {QuantMethod::kLat, QuantMethod::kAcc, QuantMethod::kOptq, QuantMethod::kRtn}) {
+    recipe.method = method;
+    EXPECT_FALSE(DeviceQuantizes(recipe));
+  }
+}
 
 TEST(DeviceHessian, InvertsTriangles) {
   InitTorch();

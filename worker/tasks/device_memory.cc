@@ -71,10 +71,19 @@ class Shapes {
       const uint64_t weights = numbers * (kFloat + kFloat);  // as stored, and rotated
       // H and U; the quantizer's workspace; per width its workspace, codes and what they stand for.
       const uint64_t fits = square * 2 * kFloat + 8 * square + kRefitBytes +
-                            widths * numbers * (8 + 1 + kFloat) + weights;
+                            widths * numbers * (8 + 1 + kFloat) + weights +
+                            LongGroupBytes(static_cast<uint64_t>(layers_[i].cols));
       most = std::max(most, SumBytes(i + 1) + made + std::max(factor, fits));
     }
     return most;
+  }
+
+  // What fits of groups of more than 128 of `inputs` inputs take besides: R_GG of all groups and of
+  // one as fp16 pairs, and the fit of a part of the rows.
+  uint64_t LongGroupBytes(uint64_t inputs) const {
+    const uint64_t group =
+        recipe_.whole_row() ? inputs : std::min<uint64_t>(recipe_.group_size(), inputs);
+    return group <= 128 ? 0 : inputs * group * kFloat + group * group * 2 * kHalf + kRefitBytes;
   }
 
   // What the forward pass of `tokens` tokens through a block holds besides their states.

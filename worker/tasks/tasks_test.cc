@@ -192,6 +192,17 @@ TEST(DeviceMemoryTest, A70BFitsOneCardWhenActivationsMayWaitOnTheHost) {
               uint64_t{80'000'000'000} * 95 / 100)
         << phase.name();
   }
+  // Groups of 256 fit into what factoring takes; whole rows have a square more, and its halves.
+  const auto fits = [&] {
+    return PlanDeviceMemory(spec, recipe, calibration, evaluation)[2].work_bytes();
+  };
+  recipe.set_group_size(256);
+  EXPECT_EQ(fits(), phases[2].work_bytes());
+  recipe.clear_group_size();
+  recipe.set_whole_row(true);
+  EXPECT_GT(fits(), phases[2].work_bytes());
+  EXPECT_LT(fits(), phases[2].work_bytes() + uint64_t{28672} * 28672 * 8);
+  recipe.clear_whole_row();
   // A norm that the executor for many sequences does not know: one at a time, activations in fp32.
   spec.qk_norm = true;
   const auto alone = PlanDeviceMemory(spec, recipe, calibration, evaluation);

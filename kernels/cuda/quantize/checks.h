@@ -64,9 +64,9 @@ inline CudaStatus CheckRange(int64_t found, int64_t low, int64_t high, const std
 }
 
 inline CudaStatus CheckRecipe(const CudaQuantizeRecipe& recipe) {
-  if (recipe.group < 32 || recipe.group > 128 || recipe.group % 32 != 0) {
+  if (recipe.group < 32 || recipe.group > kMaxInputs || recipe.group % 32 != 0) {
     return Invalid("recipe.group: found " + std::to_string(recipe.group) +
-                   ", expected 32, 64, 96 or 128");
+                   ", expected a multiple of 32 from 32 to " + std::to_string(kMaxInputs));
   }
   CudaStatus status = CheckRange(recipe.rounds, 0, 10000, "recipe.rounds");
   if (status.ok()) status = CheckRange(recipe.inner_rounds, 1, 10000, "recipe.inner_rounds");

@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/quantize/launches.h"
+#include "kernels/cuda/quantize/piece_shared.h"
 #include "kernels/cuda/quantize/row_lanes.h"
 #include "kernels/cuda/quantize/shift_grids.h"
 
@@ -15,33 +16,6 @@ struct DescentBatch {
   int first_block[kMaxCudaWidths + 1];
   int count = 0;
   ShiftGrids grids;
-};
-
-template <int C, bool kTuned>
-struct DescentShared {
-  static constexpr int kColumns = C * kRowLanes;
-  static constexpr int Bytes(int warps) {
-    return 4 * (kColumns * kColumns + kColumns) + warps * LevelTables<kTuned>::kBytes;
-  }
-
-  float *h, *inverse;  // inverse: of the diagonal
-  LevelTables<kTuned> tables;
-
-  __device__ explicit DescentShared(int warp) {
-    h = reinterpret_cast<float*>(DynamicShared());
-    inverse = h + kColumns * kColumns;
-    tables.base = reinterpret_cast<char*>(inverse + kColumns) + warp * LevelTables<kTuned>::kBytes;
-  }
-
-  __device__ void Load(const GroupDescent& group) {
-    const int size = static_cast<int>(group.size);
-    LoadBlock<kColumns>(group.h, group.ldh, size, h);
-    __syncthreads();
-    for (int j = static_cast<int>(threadIdx.x); j < kColumns; j += static_cast<int>(blockDim.x)) {
-      inverse[j] = j < size ? 1.0f / h[j * kColumns + ColumnAt(j)] : 0.0f;
-    }
-    __syncthreads();
-  }
 };
 
 template <int Q, bool kShift, int C, bool kTuned>
@@ -58,7 +32,7 @@ class Descender {
         first_row_(first_row + place_.warp * kWarpRows) {}
 
   __device__ void Run() {
-    shared_.Load(group_);
+    shared_.Load(group_.h, group_.ldh, static_cast<int>(group_.size));
     LoadRows();
     const LevelSearch<Q, kTuned> search(place_, q_, shared_.tables);
     const float* level[kRows];
@@ -68,7 +42,7 @@ class Descender {
     const float* inverse = shared_.inverse;
 #pragma unroll
     for (int quad = 0; quad < C / 4; ++quad) {
-      const float* h = shared_.h + quad * 32 * kColumns + place_.lane8 * 4;
+      const float* h = shared_.square + quad * 32 * kColumns + place_.lane8 * 4;
 #pragma unroll 1
       for (int i = 0; i < 4; ++i) {  // not unrolled: the instruction cache is small
 #pragma unroll 1
@@ -178,7 +152,7 @@ class Descender {
   const DescentBatch& batch_;
   const GroupDescent& group_;
   const LanePlace place_;
-  DescentShared<C, kTuned> shared_;
+  PieceShared<C, kTuned> shared_;
   const int q_;
   const int64_t first_row_;
   RowScales<Q, kShift> scales_[kRows];
@@ -207,9 +181,9 @@ __global__ void __launch_bounds__(BlockShape<kTuned>::kWarps * 32, 1)
 template <bool kShift, int C, bool kTuned>
 cudaError_t LaunchBatch(DescentBatch* batch, const DeviceLimits& device, cudaStream_t stream) {
   if (batch->count == 0) return cudaSuccess;
-  const int most = WarpsThatFit(
-      BlockShape<kTuned>::kWarps, DescentShared<C, kTuned>::Bytes(0),
-      DescentShared<C, kTuned>::Bytes(1) - DescentShared<C, kTuned>::Bytes(0), device.shared_bytes);
+  const int most = WarpsThatFit(BlockShape<kTuned>::kWarps, PieceShared<C, kTuned>::Bytes(0),
+                                PieceShared<C, kTuned>::Bytes(1) - PieceShared<C, kTuned>::Bytes(0),
+                                device.shared_bytes);
   if (most == 0) return cudaErrorNotSupported;
   int64_t tiles = 0;
   for (int i = 0; i < batch->count; ++i) tiles += (batch->groups[i].n + kWarpRows - 1) / kWarpRows;
@@ -221,7 +195,7 @@ cudaError_t LaunchBatch(DescentBatch* batch, const DeviceLimits& device, cudaStr
         batch->first_block[i] + static_cast<int>((batch->groups[i].n + rows - 1) / rows);
   }
   return Launch(DescentKernel<kShift, C, kTuned>, dim3(batch->first_block[batch->count]),
-                warps * 32, DescentShared<C, kTuned>::Bytes(warps), stream, *batch);
+                warps * 32, PieceShared<C, kTuned>::Bytes(warps), stream, *batch);
 }
 
 template <bool kTuned>

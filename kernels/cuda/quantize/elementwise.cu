@@ -10,20 +10,6 @@ namespace {
 
 constexpr int kThreads = 256, kWarps = kThreads / 32;
 
-// The power of two that takes a largest magnitude to [2^14, 2^15), and its inverse.
-__device__ __forceinline__ void PairScale(uint32_t largest, float* up, float* down) {
-  int exponent = static_cast<int>(largest >> 23) - 127;
-  exponent = exponent < -100 ? -100 : exponent;
-  *up = __uint_as_float(static_cast<unsigned>(127 + 14 - exponent) << 23);
-  *down = __uint_as_float(static_cast<unsigned>(127 - 14 + exponent) << 23);
-}
-
-__device__ __forceinline__ void StorePair(float x, __half* hi, __half* lo) {
-  const __half high = __float2half_rn(x);
-  *hi = high;
-  *lo = __float2half_rn(x - __half2float(high));
-}
-
 __global__ void LargestKernel(const float* x, int64_t count, uint32_t* largest) {
   float mine = 0.0f;
   const int64_t stride = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -36,6 +22,11 @@ __global__ void LargestKernel(const float* x, int64_t count, uint32_t* largest) 
     mine = fmaxf(mine, __shfl_xor_sync(0xffffffffu, mine, mask));
   }
   if (threadIdx.x % 32 == 0) AtomicLargest(largest, __float_as_uint(mine));
+}
+
+__global__ void FillKernel(float* out, int64_t count, float value) {
+  const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  if (i < count) out[i] = value;
 }
 
 // A block takes 32 x 32 elements; through shared memory if transposed, so that both sides of the
@@ -115,6 +106,11 @@ cudaError_t LaunchSplitSquare(const float* x, int64_t k, bool transpose, const u
   const dim3 grid(static_cast<unsigned>((out.ld + 31) / 32), static_cast<unsigned>((k + 31) / 32));
   return Launch(SplitSquareKernel, grid, kThreads, 32 * 33 * 4, stream, x, k, transpose, largest,
                 out, factor);
+}
+
+cudaError_t LaunchFill(float* out, int64_t count, float value, cudaStream_t stream) {
+  return Launch(FillKernel, dim3(static_cast<unsigned>((count + kThreads - 1) / kThreads)),
+                kThreads, 0, stream, out, count, value);
 }
 
 cudaError_t LaunchErrors(const WidthState& state, const SplitMatrix& out, float* factor,

@@ -1,4 +1,4 @@
-// What a code stands for, outside the kernels that hold level tables.
+// fp16 pairs of a number, and what a code stands for outside the kernels that hold level tables.
 #ifndef SHIFTADD_KERNELS_CUDA_QUANTIZE_ELEMENTWISE_H_
 #define SHIFTADD_KERNELS_CUDA_QUANTIZE_ELEMENTWISE_H_
 
@@ -10,6 +10,20 @@ __device__ __forceinline__ float WarpSum(float x) {
 #pragma unroll
   for (int mask = 1; mask < 32; mask *= 2) x += __shfl_xor_sync(0xffffffffu, x, mask);
   return x;
+}
+
+// The power of two that takes a largest magnitude to [2^14, 2^15), and its inverse.
+__device__ __forceinline__ void PairScale(uint32_t largest, float* up, float* down) {
+  int exponent = static_cast<int>(largest >> 23) - 127;
+  exponent = exponent < -100 ? -100 : exponent;
+  *up = __uint_as_float(static_cast<unsigned>(127 + 14 - exponent) << 23);
+  *down = __uint_as_float(static_cast<unsigned>(127 - 14 + exponent) << 23);
+}
+
+__device__ __forceinline__ void StorePair(float x, __half* hi, __half* lo) {
+  const __half high = __float2half_rn(x);
+  *hi = high;
+  *lo = __float2half_rn(x - __half2float(high));
 }
 
 // What the codes of one row's group stand for, as LevelOf (row_lanes.h) computes it.

@@ -11,8 +11,6 @@
 namespace shiftadd::kernels::quantize {
 namespace {
 
-constexpr double kRefitRidge = 1e-4;
-
 struct FitBatch {
   CudaGroupFit fits[kCudaFitsPerLaunch];
   int first_block[kCudaFitsPerLaunch + 1];

@@ -7,6 +7,8 @@
 
 namespace shiftadd::kernels::quantize {
 
+inline constexpr double kRefitRidge = 1e-4;  // of the refit inside a group, in mean diagonals
+
 // What both starts need.
 struct StartInput {
   const float* omega;  // shared, [kColumns] as ColumnAt says; 0 beyond the group
@@ -174,7 +176,38 @@ __device__ __forceinline__ float Sign(int code, int i) {  // of plane i: +1 or -
   return __uint_as_float(0x3f800000u | (static_cast<unsigned>(~code >> i) & 1u) << 31);
 }
 
-// One least squares step from the codes of a row; scales |x| descending.
+// Solves the equations of a least squares step: scales |x| descending, unchanged if they are
+// singular.
+template <int Q>
+__device__ __forceinline__ void SolveFree(int q, bool offset,
+                                          double (&a)[Width<Q>::kPlanes + 1][Width<Q>::kPlanes + 1],
+                                          double (&x)[Width<Q>::kPlanes + 1],
+                                          RowScales<Q, false>* scales) {
+  constexpr int kMax = Width<Q>::kPlanes + 1;
+  if (!SolveSmall<kMax>(q + (offset ? 1 : 0), a, x)) return;
+  if (offset) {
+#pragma unroll
+    for (int i = 0; i < kMax; ++i) {
+      if (i == q) scales->z = static_cast<float>(x[i]);
+    }
+  }
+#pragma unroll
+  for (int i = 0; i < kMax - 1; ++i) {
+    if (i < q) scales->alpha[i] = static_cast<float>(fabs(x[i]));
+  }
+#pragma unroll
+  for (int pass = 0; pass < kMax - 2; ++pass) {  // a few values: bubble sort in registers
+#pragma unroll
+    for (int i = 0; i + 1 < kMax - 1; ++i) {
+      if (i + 1 >= q) continue;
+      const float high = fmaxf(scales->alpha[i], scales->alpha[i + 1]);
+      scales->alpha[i + 1] = fminf(scales->alpha[i], scales->alpha[i + 1]);
+      scales->alpha[i] = high;
+    }
+  }
+}
+
+// One least squares step from the codes of a row.
 template <int Q, int C>
 __device__ void FitFree(const StartInput& in, const float (&w)[C], const float (&omega)[C],
                         float total, float weighted_sum, const CodeWords<Q, C>& codes,
@@ -217,27 +250,7 @@ __device__ void FitFree(const StartInput& in, const float (&w)[C], const float (
       if (j < i) a[i][j] = RowSum(z ? ones[j] : cross[i][j]);
     }
   }
-  if (!SolveSmall<kMax>(unknowns, a, x)) return;
-  if (in.offset) {
-#pragma unroll
-    for (int i = 0; i < kMax; ++i) {
-      if (i == q) scales->z = static_cast<float>(x[i]);
-    }
-  }
-#pragma unroll
-  for (int i = 0; i < kMax - 1; ++i) {
-    if (i < q) scales->alpha[i] = static_cast<float>(fabs(x[i]));
-  }
-#pragma unroll
-  for (int pass = 0; pass < kMax - 2; ++pass) {  // a few values: bubble sort in registers
-#pragma unroll
-    for (int i = 0; i + 1 < kMax - 1; ++i) {
-      if (i + 1 >= q) continue;
-      const float high = fmaxf(scales->alpha[i], scales->alpha[i + 1]);
-      scales->alpha[i + 1] = fminf(scales->alpha[i], scales->alpha[i + 1]);
-      scales->alpha[i] = high;
-    }
-  }
+  SolveFree<Q>(q, in.offset, a, x, scales);
 }
 
 template <int Q, int C, bool kTuned>

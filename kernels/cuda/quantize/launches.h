@@ -77,6 +77,9 @@ cudaError_t LaunchLargest(const float* x, int64_t count, uint32_t* largest, cuda
 cudaError_t LaunchSplitSquare(const float* x, int64_t k, bool transpose, const uint32_t* largest,
                               const SplitMatrix& out, float* factor, cudaStream_t stream);
 
+// out[0 … count) = value.
+cudaError_t LaunchFill(float* out, int64_t count, float value, cudaStream_t stream);
+
 struct PlaneUnits {
   float set[8][8] = {};
 };
@@ -124,6 +127,69 @@ inline constexpr int kSharedUnknowns = 232;  // of a system that fits in shared 
 cudaError_t LaunchDesign(const RefitWork& work, cudaStream_t stream);
 cudaError_t LaunchGram(const RefitWork& work, cudaStream_t stream);
 cudaError_t LaunchSolve(const RefitWork& work, cudaStream_t stream);
+// Groups of more than 128 inputs instead of LaunchGram: the products of `y` [rows][k], which is
+// unknown u of group g times H as far as the end of g, with all unknowns of the groups up to g.
+cudaError_t LaunchGramRow(const RefitWork& work, int64_t g, int u, const float* y,
+                          cudaStream_t stream);
+
+// ---- long_start.cu, long_round.cu, long_fit.cu: groups of more than 128 inputs, step by step ----
+
+// One such group at one width, or some rows of it. What a step needs of products with R_GG is made
+// between the steps, by LaunchProducts.
+struct LongFit {
+  // The scales and codes that are tried, and the best so far: n rows of the group alone, k inputs,
+  // with scales that lie `groups` apart. Of `best` the loss counts all groups.
+  WidthState now, best;
+  int64_t ld_now = 0, ld_best = 0;  // of the codes
+  float* best_loss = nullptr;       // [n], of this group
+  const float* w = nullptr;         // [n][k], compensated by the groups before
+  int64_t ldw = 0;
+  const float* omega = nullptr;  // [k]: the diagonal of R_GG R_GG^T
+  const float* ones = nullptr;   // [k]: 1 R_GG
+  SplitMatrix error;             // [n][k]: w - w^, up to whole 32 inputs
+  float* error_factor = nullptr;
+  int64_t ld_factor = 0;
+  __half* design = nullptr;  // [planes][n][ld_design]: what each scale is multiplied with
+  int64_t ld_design = 0;
+  float* d = nullptr;  // [n][k]: the error times R_GG
+  float* p = nullptr;  // [planes][n][k]: the design times R_GG
+
+  __host__ __device__ int planes() const { return now.free_scales ? now.q : 1; }
+};
+// omega and ones, of r [size][ld].
+cudaError_t LaunchLongMetric(const float* r, int64_t ld, int64_t size, float* omega, float* ones,
+                             cudaStream_t stream);
+// The weighted start: scales to `now`.
+cudaError_t LaunchLongStart(const LongFit& fit, int rounds, cudaStream_t stream);
+// `error`, and of `now` the design too.
+cudaError_t LaunchLongErrors(const LongFit& fit, bool best, cudaStream_t stream);
+// Refits the scales of `now` from d and p, and keeps what is better than `best`; the first round's
+// always. In the last one the best loss is added to `best`'s.
+cudaError_t LaunchLongRefit(const LongFit& fit, bool first, bool last, cudaStream_t stream);
+// `error` = d.
+cudaError_t LaunchLongSplit(const LongFit& fit, cudaStream_t stream);
+
+// OPTQ along up to 128 inputs of a group whose scales are given.
+struct GroupRound {
+  int q = 0;
+  int64_t n = 0, size = 0;
+  const float* w = nullptr;  // [n][size], compensated by all inputs before
+  int64_t ldw = 0;
+  const float* u = nullptr;  // these inputs' square of U
+  int64_t ldu = 0;
+  uint8_t* codes = nullptr;  // [n][size]
+  int64_t ldcodes = 0;
+  const float* scale = nullptr;  // [n], or [n][q]
+  const uint8_t* set = nullptr;
+  const float* offset = nullptr;
+  // What later inputs compensate, (v_j - w^_j) / U_jj, as fp16 pairs; one factor for 32 inputs.
+  __half *e_hi = nullptr, *e_lo = nullptr;
+  int64_t lde = 0;
+  float* e_factor = nullptr;
+  int64_t ld_factor = 0;
+};
+cudaError_t LaunchRounds(bool free_scales, const GroupRound* pieces, int count,
+                         cudaStream_t stream);
 
 }  // namespace shiftadd::kernels::quantize
 

@@ -1,6 +1,7 @@
 # The fused quantization kernels. Included by kernels/CMakeLists.txt. nvcc 12.1 or later: a launch has up to 13 KB of
 # parameters.
-set(_quantize_sources descent.cu elementwise.cu group_fit.cu pack.cu quantizer.cu refit.cu split_gemm.cu)
+set(_quantize_sources descent.cu elementwise.cu group_fit.cu long_fit.cu long_groups.cu long_round.cu long_start.cu pack.cu quantizer.cu refit.cu
+    split_gemm.cu)
 list(TRANSFORM _quantize_sources PREPEND "${CMAKE_CURRENT_SOURCE_DIR}/cuda/quantize/")
 
 # For CUDA, where it is built: shiftadd::kernels_cuda_quantize.

@@ -1,19 +1,19 @@
 // The host side: checks, the workspace, and the order of the launches. Groups come in blocks of up
 // to 512 inputs: inside a block every group gets what the groups before it changed from one small
-// product, and all other inputs get the whole block's change from one large product.
+// product, and all other inputs get the whole block's change from one large product. Groups of more
+// than 128 inputs are gone through in pieces (long_groups.h).
 #include <algorithm>
 #include <vector>
 
+#include "kernels/cuda/quantize/arena.h"
 #include "kernels/cuda/quantize/checks.h"
 #include "kernels/cuda/quantize/launches.h"
+#include "kernels/cuda/quantize/long_groups.h"
 #include "kernels/cuda_quantize.h"
 
 namespace shiftadd::kernels {
 namespace quantize {
 namespace {
-
-constexpr int64_t kBlockInputs = 512;
-constexpr int64_t kRefitBytes = int64_t{1} << 30;  // what the refit of a part of the rows may take
 
 int64_t RoundUp(int64_t x, int64_t to) { return (x + to - 1) / to * to; }
 
@@ -65,46 +65,6 @@ CudaStatus CheckWidth(const CudaQuantizeRecipe& recipe, const CudaLayerCodes& wi
   return s;
 }
 
-// Device memory that goes back when the object does.
-class Arena {
- public:
-  explicit Arena(cudaStream_t stream) : stream_(stream) {}
-  ~Arena() {
-    for (void* p : blocks_) (void)cudaFreeAsync(p, stream_);
-  }
-  Arena(const Arena&) = delete;
-  Arena& operator=(const Arena&) = delete;
-
-  template <class T>
-  void Get(int64_t count, T** out) {
-    const size_t bytes = static_cast<size_t>(std::max<int64_t>(count, 1)) * sizeof(T);
-    wanted_ += bytes;
-    if (error_ != cudaSuccess) return;
-    void* p = nullptr;
-    error_ = cudaMallocAsync(&p, bytes, stream_);
-    if (error_ != cudaSuccess) {
-      (void)cudaGetLastError();
-      return;
-    }
-    blocks_.push_back(p);
-    *out = static_cast<T*>(p);
-  }
-  void GetSplit(int64_t rows, int64_t ld, SplitMatrix* out) {
-    out->ld = ld;
-    Get(rows * ld, &out->hi);
-    Get(rows * ld, &out->lo);
-  }
-  CudaStatus status() const {
-    return ToStatus(error_, "workspace of the quantizer, " + std::to_string(wanted_) + " bytes");
-  }
-
- private:
-  const cudaStream_t stream_;
-  std::vector<void*> blocks_;
-  size_t wanted_ = 0;
-  cudaError_t error_ = cudaSuccess;
-};
-
 class LayerQuantizer : public CudaLayerQuantizer {
  public:
   LayerQuantizer(const CudaQuantizeRecipe& recipe, const CudaLayerProblem& problem,
@@ -113,11 +73,14 @@ class LayerQuantizer : public CudaLayerQuantizer {
         problem_(problem),
         stream_(stream),
         groups_((problem.k + recipe.group - 1) / recipe.group),
-        block_(kBlockInputs / recipe.group * recipe.group),
+        long_(recipe.group > kPieceInputs),
+        piece_(std::min(recipe.group, kPieceInputs)),
+        block_(kBlockInputs / piece_ * piece_),
         ld_(RoundUp(problem.k, 128)),
-        arena_(stream) {
+        arena_(stream),
+        long_groups_(recipe, problem, stream) {
     for (int i = 0; i < count; ++i) {
-      Width width;
+      WidthWork width;
       WidthState& s = width.state;
       s.q = widths[i].q;
       s.n = problem.n;
@@ -143,18 +106,22 @@ class LayerQuantizer : public CudaLayerQuantizer {
     arena_.Get(2, &largest_);
     arena_.GetSplit(k, ld_, &u_);
     arena_.GetSplit(k, ld_, &h_);
-    for (Width& width : widths_) {
+    for (WidthWork& width : widths_) {
       arena_.Get(n * k, &width.state.residual);
-      arena_.Get(n * recipe_.group, &width.part);
+      arena_.Get(n * piece_, &width.part);
       arena_.GetSplit(n, block_, &width.change);
       arena_.Get(n * block_ / 32, &width.change_factor);
       arena_.GetSplit(n, ld_, &width.error);
       arena_.Get(n * ld_ / 32, &width.error_factor);
     }
     PrepareRefit();
+    if (long_) {
+      arena_.Get(ld_ / 32, &ones_);
+      long_groups_.Prepare(widths_, u_, u_factor(), ones_, &arena_);
+    }
     if (CudaStatus status = arena_.status(); !status.ok()) return status;
     // Inputs beyond a short last group meet zeros of H, but must be numbers.
-    for (Width& width : widths_) {
+    for (WidthWork& width : widths_) {
       for (__half* half : {width.change.hi, width.change.lo}) {
         const cudaError_t error = cudaMemsetAsync(half, 0, n * block_ * sizeof *half, stream_);
         if (error != cudaSuccess) return ToStatus(error, "clearing the workspace");
@@ -168,12 +135,13 @@ class LayerQuantizer : public CudaLayerQuantizer {
     if (error == cudaSuccess) {
       error = LaunchSplitSquare(problem_.h, k, false, largest_ + 1, h_, h_factor(), stream_);
     }
+    if (error == cudaSuccess && long_) error = LaunchFill(ones_, ld_ / 32, 1.0f, stream_);
     return ToStatus(error, "splitting H and U");
   }
 
   CudaStatus GroupLoop() override {
     const int64_t n = problem_.n, k = problem_.k;
-    for (Width& width : widths_) {
+    for (WidthWork& width : widths_) {
       cudaError_t error = cudaMemcpyAsync(width.state.residual, problem_.w, n * k * sizeof(float),
                                           cudaMemcpyDeviceToDevice, stream_);
       if (error == cudaSuccess && width.state.loss != nullptr) {
@@ -181,7 +149,11 @@ class LayerQuantizer : public CudaLayerQuantizer {
       }
       if (error != cudaSuccess) return ToStatus(error, "group loop: start");
     }
-    for (int64_t block = 0; block < k; block += block_) {
+    for (int64_t g = 0; long_ && g < groups_; ++g) {
+      const cudaError_t error = long_groups_.Fit(g);
+      if (error != cudaSuccess) return ToStatus(error, "group loop");
+    }
+    for (int64_t block = 0; !long_ && block < k; block += block_) {
       const int64_t end = std::min(block + block_, k);
       for (int64_t begin = block; begin < end; begin += recipe_.group) {
         const int64_t size = std::min(recipe_.group, k - begin);
@@ -199,7 +171,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
     cudaError_t error = cudaSuccess;
     SplitProduct products[kProductsPerLaunch];
     for (size_t i = 0; i < widths_.size() && error == cudaSuccess; ++i) {
-      Width& width = widths_[i];
+      WidthWork& width = widths_[i];
       error = LaunchErrors(width.state, width.error, width.error_factor, ld_ / 32, stream_);
       SplitProduct& p = products[i];
       p = Product(width, h_, h_factor());
@@ -217,8 +189,9 @@ class LayerQuantizer : public CudaLayerQuantizer {
     if (error != cudaSuccess) return ToStatus(error, "coordinate descent: residual");
     for (int64_t block = 0; block < problem_.k; block += block_) {
       const int64_t end = std::min(block + block_, problem_.k);
-      for (int64_t begin = block; begin < end; begin += recipe_.group) {
-        const int64_t size = std::min(recipe_.group, problem_.k - begin);
+      for (int64_t begin = block, size; begin < end; begin += size) {
+        const int64_t group_end = (begin / recipe_.group + 1) * recipe_.group;
+        size = std::min({begin + piece_, group_end, end}) - begin;
         error = Bring(h_, h_factor(), block, begin, size);
         if (error == cudaSuccess) error = DescendGroup(block, begin, size);
         if (error != cudaSuccess) return ToStatus(error, "coordinate descent");
@@ -230,7 +203,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
   }
 
   CudaStatus Refit(bool last) override {
-    for (Width& width : widths_) {
+    for (WidthWork& width : widths_) {
       RefitWork work = refit_;
       work.state = width.state;
       work.round_to_half = last && recipe_.half_scales;
@@ -238,7 +211,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
         work.first = first;
         work.rows = std::min(refit_.rows, problem_.n - first);
         cudaError_t error = LaunchDesign(work, stream_);
-        if (error == cudaSuccess) error = LaunchGram(work, stream_);
+        if (error == cudaSuccess) error = long_ ? LongGram(work) : LaunchGram(work, stream_);
         if (error == cudaSuccess) error = LaunchSolve(work, stream_);
         if (error != cudaSuccess) return ToStatus(error, "joint refit");
       }
@@ -256,27 +229,19 @@ class LayerQuantizer : public CudaLayerQuantizer {
   }
 
  private:
-  struct Width {
-    WidthState state;       // residual: first the compensated weights, then (w - w^) H
-    float* part = nullptr;  // [n][group]: the current group's part of it, brought up to date
-    SplitMatrix change;     // [n][block]: of the current block, not yet spread
-    float* change_factor = nullptr;
-    SplitMatrix error;  // [n][k]
-    float* error_factor = nullptr;
-  };
-
   float* u_factor() const { return factors_; }
   float* h_factor() const { return factors_ + 1; }
 
   void PrepareRefit() {
     int64_t unknowns = 1;
-    for (const Width& width : widths_) {
+    for (const WidthWork& width : widths_) {
       unknowns = std::max<int64_t>(unknowns, width.state.unknowns());
     }
     const int64_t m = groups_ * unknowns;
     const int64_t scratch = m > kSharedUnknowns ? m * (m + 1) / 2 : 0;
-    const int64_t bytes = unknowns * ld_ * 2 + m * m * 4 + m * 4 + 4 + scratch * 8;
-    refit_.rows = std::min(problem_.n, std::max<int64_t>(kRefitBytes / bytes / 128 * 128, 128));
+    const int64_t products = long_ ? problem_.k : 0;
+    const int64_t bytes = unknowns * ld_ * 2 + m * m * 4 + m * 4 + 4 + scratch * 8 + products * 4;
+    refit_.rows = std::min(problem_.n, std::max<int64_t>(kPartBytes / bytes / 128 * 128, 128));
     refit_.ld = ld_;
     refit_.h = h_;
     refit_.h_factor = h_factor();
@@ -285,9 +250,34 @@ class LayerQuantizer : public CudaLayerQuantizer {
     arena_.Get(refit_.rows * m, &refit_.rhs);
     arena_.Get(refit_.rows, &refit_.loss);
     if (scratch > 0) arena_.Get(refit_.rows * scratch, &refit_.scratch);
+    if (products > 0) arena_.Get(refit_.rows * products, &gram_row_);
   }
 
-  SplitProduct Product(const Width& width, const SplitMatrix& b, const float* factor) const {
+  // Phi^T H Phi, one unknown's row of it at a time.
+  cudaError_t LongGram(const RefitWork& work) {
+    const int unknowns = work.state.unknowns();
+    for (int64_t g = 0; g < groups_; ++g) {
+      const int64_t begin = g * recipe_.group, end = std::min(begin + recipe_.group, problem_.k);
+      for (int u = 0; u < unknowns; ++u) {
+        SplitProduct p;
+        p.n = work.rows;
+        p.columns = end;
+        p.inner = end - begin;
+        p.a = {work.design + u * work.rows * work.ld + begin, nullptr, work.ld};
+        p.a_factor = ones_;
+        p.b = At(h_, 0, begin);
+        p.b_factor = h_factor();
+        p.out = gram_row_;
+        p.ld_out = problem_.k;
+        cudaError_t error = LaunchProducts(&p, 1, stream_);
+        if (error == cudaSuccess) error = LaunchGramRow(work, g, u, gram_row_, stream_);
+        if (error != cudaSuccess) return error;
+      }
+    }
+    return cudaSuccess;
+  }
+
+  SplitProduct Product(const WidthWork& width, const SplitMatrix& b, const float* factor) const {
     SplitProduct p;
     p.n = problem_.n;
     p.a = width.change;
@@ -318,7 +308,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
       p.in = widths_[i].state.residual + begin;
       p.ld_in = problem_.k;
       p.out = widths_[i].part;
-      p.ld_out = recipe_.group;
+      p.ld_out = piece_;
     }
     return LaunchProducts(products, static_cast<int>(widths_.size()), stream_);
   }
@@ -342,7 +332,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
   cudaError_t Fit(int64_t block, int64_t begin, int64_t size) {
     CudaGroupFit fits[kMaxCudaWidths];
     for (size_t i = 0; i < widths_.size(); ++i) {
-      const Width& width = widths_[i];
+      const WidthWork& width = widths_[i];
       const WidthState& s = width.state;
       const int64_t g = begin / recipe_.group;
       CudaGroupFit& fit = fits[i];
@@ -375,7 +365,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
   cudaError_t DescendGroup(int64_t block, int64_t begin, int64_t size) {
     GroupDescent descents[kMaxCudaWidths];
     for (size_t i = 0; i < widths_.size(); ++i) {
-      const Width& width = widths_[i];
+      const WidthWork& width = widths_[i];
       const WidthState& s = width.state;
       const int64_t g = begin / recipe_.group;
       GroupDescent& d = descents[i];
@@ -383,7 +373,7 @@ class LayerQuantizer : public CudaLayerQuantizer {
       d.n = problem_.n;
       d.size = size;
       d.residual = begin == block ? s.residual + begin : width.part;
-      d.ld = begin == block ? problem_.k : recipe_.group;
+      d.ld = begin == block ? problem_.k : piece_;
       d.h = problem_.h + begin * problem_.k + begin;
       d.ldh = problem_.k;
       d.codes = s.codes + begin;
@@ -405,14 +395,19 @@ class LayerQuantizer : public CudaLayerQuantizer {
   const CudaLayerProblem problem_;
   const cudaStream_t stream_;
   const int64_t groups_;
+  const bool long_;      // groups are
+  const int64_t piece_;  // inputs that one launch goes along: a group, or part of a long one
   const int64_t block_;  // inputs a block
   const int64_t ld_;     // of fp16 matrices over all inputs
-  std::vector<Width> widths_;
+  std::vector<WidthWork> widths_;
   Arena arena_;
   float* factors_ = nullptr;
   uint32_t* largest_ = nullptr;
   SplitMatrix u_, h_;  // U transposed
   RefitWork refit_;
+  LongGroups long_groups_;
+  float* ones_ = nullptr;      // [ld_ / 32], with long groups
+  float* gram_row_ = nullptr;  // [refit_.rows][k], with long groups
 };
 
 }  // namespace
@@ -421,6 +416,9 @@ class LayerQuantizer : public CudaLayerQuantizer {
 CudaStatus CudaFitGroups(const CudaQuantizeRecipe& recipe, const CudaGroupFit* fits, int count,
                          CudaStream stream) {
   CudaStatus status = quantize::CheckRecipe(recipe);
+  if (status.ok()) {
+    status = quantize::CheckRange(recipe.group, 32, quantize::kPieceInputs, "recipe.group");
+  }
   if (status.ok()) status = quantize::CheckRange(count, 0, 1 << 20, "count");
   if (status.ok() && count > 0 && fits == nullptr) status = quantize::Invalid("fits: found null");
   if (status.ok()) status = quantize::CheckDevice();

@@ -302,6 +302,28 @@ __global__ void __launch_bounds__(kTileThreads, 1)
 #endif
 }
 
+// ---- Phi^T H Phi of groups of more than 128 inputs ----------------------------------------------
+
+// A warp takes a row and one group up to g.
+__global__ void GramRowKernel(const __grid_constant__ RefitWork work, int64_t g, int u,
+                              const float* y) {
+  const WidthState& s = work.state;
+  const int64_t task = static_cast<int64_t>(blockIdx.x) * kDesignWarps + threadIdx.x / 32;
+  const int64_t row = task / (g + 1), other = task % (g + 1);
+  if (row >= work.rows) return;
+  const int unknowns = s.unknowns(), lane = static_cast<int>(threadIdx.x) % 32;
+  const int64_t m = s.groups * unknowns, begin = other * s.group;
+  const int64_t end = begin + s.group < s.k ? begin + s.group : s.k;
+  for (int b = 0; b < unknowns; ++b) {
+    const __half* design = work.design + (b * work.rows + row) * work.ld;
+    float sum = 0.0f;
+    for (int64_t c = begin + lane; c < end; c += 32)
+      sum += y[row * s.k + c] * __half2float(design[c]);
+    sum = WarpSum(sum);
+    if (lane == 0) work.gram[(row * m + g * unknowns + u) * m + other * unknowns + b] = sum;
+  }
+}
+
 // ---- The solve ----------------------------------------------------------------------------------
 
 // Threads of a block: one warp for small systems, which are all waiting otherwise.
@@ -469,6 +491,14 @@ cudaError_t LaunchGram(const RefitWork& work, cudaStream_t stream) {
   const int shared = device.major == 9 ? kWideGramBytes : kGramBytes;
   const auto kernel = work.state.unknowns() == 1 ? GramKernel<true> : GramKernel<false>;
   return Launch(kernel, grid, kTileThreads, shared, stream, work);
+}
+
+cudaError_t LaunchGramRow(const RefitWork& work, int64_t g, int u, const float* y,
+                          cudaStream_t stream) {
+  const int64_t tasks = work.rows * (g + 1);
+  return Launch(GramRowKernel,
+                dim3(static_cast<unsigned>((tasks + kDesignWarps - 1) / kDesignWarps)),
+                kDesignThreads, 0, stream, work, g, u, y);
 }
 
 cudaError_t LaunchSolve(const RefitWork& work, cudaStream_t stream) {
