@@ -336,9 +336,11 @@ TEST_P(CudaQuantize, FirstGroup) {
     EXPECT_NEAR(s.z, case_.offset ? best.z : 0.0, 1e-4 * std::fabs(best.alpha[0])) << row;
   }
   RecordProperty("rows_without_tie", static_cast<int>(sure));
-  // Of the rows with some choice near a tie, most still go the same way.
+  // Of the rows with some choice near a tie, most still go the same way. In a long group some
+  // choice of each row is near one, for the CPU too: two that agree with float64 in 85 % agree in
+  // 72 %.
   EXPECT_GE(equal, layer_.n * 85 / 100) << "of " << layer_.n << ", " << sure << " without a tie";
-  EXPECT_GE(equal_cpu, layer_.n * 85 / 100) << "of " << layer_.n;
+  EXPECT_GE(equal_cpu, layer_.n * (group.size <= 128 ? 85 : 72) / 100) << "of " << layer_.n;
 }
 
 TEST_P(CudaQuantize, GroupLoopLoss) {
