@@ -29,6 +29,15 @@ void AddMeasured(const ViewedTask& t, ReportMap* reports) {
   }
 }
 
+// Adds REFINING's note, "refining: " and what was done, unless PROFILING's says the same.
+void AddNote(const std::string& note, v1::LayerReport* report) {
+  if (note.empty()) return;
+  const size_t colon = note.find(": ");
+  const std::string done = colon == std::string::npos ? note : note.substr(colon + 2);
+  if (report->note().find(done) != std::string::npos) return;
+  report->set_note(absl::StrCat(report->note(), report->note().empty() ? "" : "; ", note));
+}
+
 }  // namespace
 
 absl::StatusOr<JobView> JobView::Read(JobStore* store, const std::string& job_id) {
@@ -97,7 +106,9 @@ ReportMap JobView::Reports() const {
   for (const ViewedTask* t : OfKind(v1::TASK_KIND_REFINE)) {
     for (const v1::LayerReport& layer : t->result.refine().layers()) {  // JOIN's
       if (layer.candidates().empty()) continue;
-      *reports[layer.layer().name()].mutable_refined() = layer.candidates(0);
+      v1::LayerReport& report = reports[layer.layer().name()];
+      *report.mutable_refined() = layer.candidates(0);
+      AddNote(layer.note(), &report);
     }
   }
   return reports;

@@ -76,14 +76,17 @@ TEST(Refine, ComesBetweenTwoEvaluationsAndReplacesTheCandidates) {
   const auto config = nlohmann::json::parse(ConfigOf(&cluster, job.job_id()));
   const auto& pins = cluster.publisher.pins[job.job_id()];
   ASSERT_EQ(config["layers"].size(), 12u);
+  int noted = 0;
   for (int i = 0; i < report->layers_size(); ++i) {
     const v1::LayerReport& layer = report->layers(i);
     ASSERT_TRUE(layer.has_refined()) << layer.layer().name();
     EXPECT_EQ(layer.refined().bits(), layer.chosen_bits());
     EXPECT_EQ(config["layers"][i]["digest"], layer.refined().digest());
     EXPECT_EQ(layer.candidates_size(), 3);
+    noted += layer.note() == "refining: plain Hessian";
     EXPECT_EQ(std::count(pins.begin(), pins.end(), layer.refined().digest()), 1);
   }
+  EXPECT_EQ(noted, static_cast<int>(job.plan().blocks()));  // the first layer of each
 }
 
 TEST(Refine, TheSameConfigForAnyNumberOfWorkers) {

@@ -126,6 +126,7 @@ class Simulation {
       const auto made = layers.find(t_.layers(i).name());
       if (made == layers.end()) return absl::InternalError("a layer without shards");
       c->set_digest(made->second);
+      if (i == 0) report->set_note("refining: plain Hessian");
     }
     return result;
   }

@@ -159,6 +159,20 @@ class Accumulator : public HessianAccumulator {
 
 }  // namespace
 
+namespace {
+
+bool ZeroDiagonal(const std::vector<double>& square, int64_t k) {
+  for (int64_t i = 0; i < k; ++i) {
+    if (square[i * (k + 1)] != 0.0) return false;
+  }
+  return true;
+}
+
+}  // namespace
+
+bool IsZero(const HessianSum& sum) { return ZeroDiagonal(sum.sum, sum.k); }
+bool IsZero(const HessianMatrix& h) { return ZeroDiagonal(h.h, h.k); }
+
 absl::Status AddHessianSum(const HessianSum& part, HessianSum* total) {
   if (total->k == 0) {
     *total = part;

@@ -26,6 +26,9 @@ struct HessianSum {
   std::vector<double> sum;
 };
 
+// Whether all squares are 0: no token was added, or none but zeros and tokens without a weight.
+bool IsZero(const HessianSum& sum);
+bool IsZero(const HessianMatrix& h);
 // total += part. An empty total (k = 0) becomes the part. INVALID_ARGUMENT if the widths differ.
 absl::Status AddHessianSum(const HessianSum& part, HessianSum* total);
 // Zero tokens give zeros. INVALID_ARGUMENT if a value is not finite.

@@ -171,6 +171,25 @@ TEST(Hessian, BadTokenWeightsAreErrors) {
   }
 }
 
+TEST(Hessian, IsZeroWithoutATokenThatCounts) {
+  const struct {
+    float x;
+    QuantHessian kind;
+    bool zero;
+  } cases[] = {{1e-16f, QuantHessian::kRms, true},
+               {1e-16f, QuantHessian::kPlain, false},
+               {0.0f, QuantHessian::kRms, true},
+               {0.0f, QuantHessian::kPlain, true}};
+  for (const auto& c : cases) {
+    const std::vector<float> x(2 * 3, c.x);
+    const auto accumulator = HessianAccumulator::Create(3, c.kind);
+    accumulator->Add(0, x.data(), 2, nullptr);
+    const HessianSum sum = accumulator->FinishSum().value();
+    EXPECT_EQ(IsZero(sum), c.zero) << c.x;
+    EXPECT_EQ(IsZero(FinishHessian(sum).value()), c.zero) << c.x;
+  }
+}
+
 TEST(Hessian, NoTokensGiveZeros) {
   auto empty = HessianAccumulator::Create(kWidth, QuantHessian::kPlain);
   empty->Add(0, nullptr, 0, nullptr);

@@ -98,6 +98,15 @@ absl::StatusOr<bool> DeviceSum::Finite() {
   return finite;
 }
 
+absl::StatusOr<bool> DeviceSum::Zero() {
+  bool zero = true;
+  SA_RETURN_IF_ERROR(CatchTorch([&]() -> absl::Status {
+    if (sum_.defined()) zero = (sum_.diagonal() == 0).all().item<bool>();
+    return absl::OkStatus();
+  }));
+  return zero;
+}
+
 at::Tensor DeviceSum::Release() {
   Make();
   return std::exchange(sum_, at::Tensor());

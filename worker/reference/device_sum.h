@@ -32,6 +32,7 @@ class DeviceSum : public InputSum {
 
   absl::StatusOr<std::vector<double>> Take() override;
   absl::StatusOr<bool> Finite() override;
+  absl::StatusOr<bool> Zero() override;
   int64_t width() const override { return k_; }
 
   // For tests: instead of what was added, `values` [k, k].

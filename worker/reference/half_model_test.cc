@@ -134,12 +134,14 @@ TEST_P(HalfModelTest, SumsTheSquaresOfItsInputs) {
   };
   ASSERT_TRUE(half_->RunBlock(1, &h, &visitor, nullptr).ok());
   const auto sum = half_->NewInputSum(48);
+  EXPECT_TRUE(sum->Zero().value());
   ASSERT_TRUE(half_
                   ->RunBlockSumming(1, &again,
                                     {{BlockInput::kMlp, TokenScale::kGiven, weights, sum.get()}},
                                     nullptr)
                   .ok());
   EXPECT_TRUE(sum->Finite().value());
+  EXPECT_FALSE(sum->Zero().value());
   const std::vector<double> found = sum->Take().value();
   for (int64_t i = 0; i < 48; ++i) {
     for (int64_t j = i; j < 48; ++j) {

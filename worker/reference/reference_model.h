@@ -82,8 +82,9 @@ class InputSum {
   virtual ~InputSum() = default;
   // [k, k] row-major, upper triangle (0 below). The sum is spent.
   virtual absl::StatusOr<std::vector<double>> Take() = 0;
-  // Whether every square is a finite number.
+  // Whether every square is a finite number, and whether all are 0.
   virtual absl::StatusOr<bool> Finite() = 0;
+  virtual absl::StatusOr<bool> Zero() = 0;
   virtual int64_t width() const = 0;
 };
 enum class TokenScale {

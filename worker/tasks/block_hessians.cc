@@ -14,6 +14,12 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
+// What became of a layer's Hessian.
+struct Outcome {
+  absl::Status status;  // of one that is not finite
+  bool zero = false;    // no token that counts is anything but zeros
+};
+
 // One sum: of one input for the layers that share it, or of one chunk of a layer's rows.
 struct Sum {
   BlockInput input = BlockInput::kAttn;
@@ -79,9 +85,9 @@ class Accumulation {
     return absl::OkStatus();
   }
 
-  // Fills the chunks of the layers whose sums are finite; the errors of the others, by layer.
-  std::vector<absl::Status> Finish(std::vector<LayerHessians>* plans, TaskControl* control) {
-    std::vector<absl::Status> status(layers_.size());
+  // Fills the chunks of the layers whose sums are finite. By layer.
+  std::vector<Outcome> Finish(std::vector<LayerHessians>* plans, TaskControl* control) {
+    std::vector<Outcome> outcomes(layers_.size());
     for (LayerHessians& plan : *plans) {
       plan.chunks.clear();
       plan.sums.clear();
@@ -89,18 +95,22 @@ class Accumulation {
     }
     for (Sum& sum : sums_) {
       if (options_.on_device && sum.on_device != nullptr) {
-        LeaveOnDevice(&sum, plans, &status);
+        LeaveOnDevice(&sum, plans, &outcomes);
         ++control->progress_count;
         continue;
       }
       auto hessian = FinishSum(&sum);
       ++control->progress_count;
-      for (const size_t layer : sum.layers) status[layer].Update(hessian.status());
+      for (const size_t layer : sum.layers) outcomes[layer].status.Update(hessian.status());
       if (!hessian.ok()) continue;
       const auto shared = std::make_shared<const HessianMatrix>(*std::move(hessian));
-      for (const size_t layer : sum.layers) (*plans)[layer].chunks.push_back(shared);
+      const bool zero = IsZero(*shared);
+      for (const size_t layer : sum.layers) {
+        (*plans)[layer].chunks.push_back(shared);
+        outcomes[layer].zero = zero;
+      }
     }
-    return status;
+    return outcomes;
   }
 
  private:
@@ -132,17 +142,20 @@ class Accumulation {
   }
 
   void LeaveOnDevice(Sum* sum, std::vector<LayerHessians>* plans,
-                     std::vector<absl::Status>* status) const {
+                     std::vector<Outcome>* outcomes) const {
     const std::shared_ptr<InputSum> shared = std::move(sum->on_device);
-    const absl::StatusOr<bool> finite = shared->Finite();
+    const absl::StatusOr<bool> finite = shared->Finite(), zero = shared->Zero();
     for (const size_t layer : sum->layers) {
-      if (!finite.ok()) {
-        (*status)[layer].Update(finite.status());
-      } else if (!*finite) {
-        (*status)[layer].Update(absl::InvalidArgumentError(
-            "Hessian: inputs are so large that their product is not finite"));
-      } else {
+      Outcome& outcome = (*outcomes)[layer];
+      outcome.status.Update(finite.status());
+      outcome.status.Update(zero.status());
+      if (!finite.ok() || !zero.ok()) continue;
+      outcome.zero = *zero;
+      if (*finite) {
         (*plans)[layer].sums.push_back(shared);
+      } else {
+        outcome.status.Update(absl::InvalidArgumentError(
+            "Hessian: inputs are so large that their product is not finite"));
       }
     }
   }
@@ -197,7 +210,8 @@ class Accumulation {
   std::atomic<double> visit_seconds_{0};
 };
 
-// After a Hessian that is not finite: the next simpler kind, or the error.
+// After a Hessian that is not finite, or of unit-RMS tokens none of which has a weight: the next
+// simpler kind, or the error.
 absl::Status Simplify(const LinearLayer& layer, const absl::Status& fault, LayerHessians* plan) {
   switch (plan->kind) {
     case QuantHessian::kGuided:
@@ -206,7 +220,8 @@ absl::Status Simplify(const LinearLayer& layer, const absl::Status& fault, Layer
       return absl::OkStatus();
     case QuantHessian::kRms:
       plan->kind = QuantHessian::kPlain;
-      plan->note = "Hessian of unit-RMS tokens not finite: plain Hessian";
+      absl::StrAppend(&plan->note, plan->note.empty() ? "unit-RMS tokens" : "",
+                      " zero or not finite: plain Hessian");
       return absl::OkStatus();
     case QuantHessian::kPlain:
       break;
@@ -243,15 +258,27 @@ absl::StatusOr<std::vector<LayerHessians>> BlockHessians(
     plans[i].note = TokenWeightsFault(options.weights, layers[i].kind, options.chunks);
     if (!plans[i].note.empty()) plans[i].kind = QuantHessian::kRms;
   }
+  std::vector<std::string> before_plain(layers.size());  // the note
+  std::vector<bool> tried(layers.size(), false);
   while (true) {
     Accumulation sums(options, layers, plans, model);
     SA_RETURN_IF_ERROR(sums.Run(session, control));
     PhaseTimer timer(session->metrics().hessian);
-    const std::vector<absl::Status> status = sums.Finish(&plans, control);
+    const std::vector<Outcome> outcomes = sums.Finish(&plans, control);
     bool again = false;
     for (size_t i = 0; i < layers.size(); ++i) {
-      if (status[i].ok()) continue;
-      SA_RETURN_IF_ERROR(Simplify(layers[i], status[i], &plans[i]));
+      const bool unit_rms = plans[i].kind == QuantHessian::kRms;
+      if (outcomes[i].status.ok() && outcomes[i].zero && tried[i]) {
+        // The inputs themselves are zeros: no kind knows more of them.
+        plans[i].kind = QuantHessian::kRms;
+        plans[i].note = before_plain[i];
+      }
+      if (outcomes[i].status.ok() && !(outcomes[i].zero && unit_rms && !tried[i])) continue;
+      if (unit_rms) {
+        tried[i] = true;
+        before_plain[i] = plans[i].note;
+      }
+      SA_RETURN_IF_ERROR(Simplify(layers[i], outcomes[i].status, &plans[i]));
       again = true;
     }
     if (!again) return plans;

@@ -41,8 +41,9 @@ struct BlockHessiansOptions {
 // Runs the session's held activations, which enter `block`, through it, so that afterwards those
 // that enter block + 1 are held; an input is visited once for all its Hessians. By layer of
 // BlockLayers; empty where not wanted. A layer whose token weights are zero for a whole chunk of
-// rows or not finite gets unit-RMS tokens, and where a Hessian is not finite the layer takes the
-// next simpler kind: `rewind` must then hold the activations that enter `block` again.
+// rows or not finite gets unit-RMS tokens, and where a Hessian is not finite, or of unit-RMS tokens
+// all of which are too small to be inverted, the layer takes the next simpler kind: `rewind` must
+// then hold the activations that enter `block` again.
 // INVALID_ARGUMENT if the plain Hessian is not finite either.
 absl::StatusOr<std::vector<LayerHessians>> BlockHessians(
     const BlockHessiansOptions& options, JobSession* session, ReferenceModel* model,

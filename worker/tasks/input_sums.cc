@@ -1,5 +1,6 @@
 #include "worker/tasks/input_sums.h"
 
+#include <algorithm>
 #include <utility>
 
 #include "absl/strings/str_cat.h"
@@ -120,10 +121,25 @@ absl::StatusOr<std::vector<LayerSums>> SumInput(const InputSumsOptions& options,
                                                 const HiddenStates& hidden, ReferenceModel* model,
                                                 TaskControl* control) {
   if (options.layers.empty()) return std::vector<LayerSums>();
-  Summation summation(options, model);
-  SA_RETURN_IF_ERROR(
-      Annotate(summation.Run(hidden, control), absl::StrCat("block ", options.block)));
-  return summation.Finish();
+  const auto sum = [&](const InputSumsOptions& of) -> absl::StatusOr<std::vector<LayerSums>> {
+    Summation summation(of, model);
+    SA_RETURN_IF_ERROR(Annotate(summation.Run(hidden, control), absl::StrCat("block ", of.block)));
+    return summation.Finish();
+  };
+  SA_ASSIGN_OR_RETURN(std::vector<LayerSums> sums, sum(options));
+  const auto without_weight = [](const LayerSums& of) {
+    return of.sums.kind == QuantHessian::kRms && IsZero(of.sums.chunks[0]);
+  };
+  if (std::none_of(sums.begin(), sums.end(), without_weight)) return sums;
+  InputSumsOptions options_of_plain = options;
+  options_of_plain.kind = QuantHessian::kPlain;
+  options_of_plain.weights.clear();
+  SA_ASSIGN_OR_RETURN(const std::vector<LayerSums> plain, sum(options_of_plain));
+  if (IsZero(plain[0].sums.chunks[0])) return sums;
+  for (LayerSums& of : sums) {
+    if (without_weight(of)) of.sums = plain[0].sums;
+  }
+  return sums;
 }
 
 }  // namespace shiftadd

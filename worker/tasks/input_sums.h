@@ -31,7 +31,9 @@ struct InputSumsOptions {
 
 // Runs `hidden`, which enters the block, as far as the input. kGuided gives a sum for each layer,
 // of unit-RMS tokens where the layer's weights are of no use in any part (PROFILING has come to the
-// same answer, and has said so in its report); the other kinds give one for all layers. Sequences
+// same answer, and has said so in its report); the other kinds give one for all layers. Where no
+// unit-RMS token has a weight, each being zero or too small to be inverted, the sum is plain unless
+// that is zero too. Sequences
 // are added in their order: the same bytes for any number of threads. INVALID_ARGUMENT if a number
 // is not finite.
 absl::StatusOr<std::vector<LayerSums>> SumInput(const InputSumsOptions& options,

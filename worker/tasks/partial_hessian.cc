@@ -112,6 +112,15 @@ absl::Status AddPartialHessian(PartialHessianSums part, PartialHessianSums* tota
     *total = std::move(part);
     return absl::OkStatus();
   }
+  const auto are = [&](QuantHessian a, QuantHessian b) {
+    return total->kind == a && part.kind == b && total->chunks.size() == 1 &&
+           part.chunks.size() == 1 && total->chunks[0].k == part.chunks[0].k;
+  };
+  if (are(QuantHessian::kPlain, QuantHessian::kRms)) std::swap(*total, part);
+  if (are(QuantHessian::kRms, QuantHessian::kPlain)) {
+    total->chunks[0].tokens += part.chunks[0].tokens;
+    return absl::OkStatus();
+  }
   if (part.kind != total->kind || part.chunks.size() != total->chunks.size()) {
     return absl::InvalidArgumentError(absl::StrCat(
         "partial Hessians of kinds ", NameOf(total->kind), " and ", NameOf(part.kind), ", of ",

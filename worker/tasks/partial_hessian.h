@@ -23,7 +23,9 @@ absl::StatusOr<std::string> WritePartialHessian(const PartialHessianSums& sums);
 absl::StatusOr<PartialHessianSums> ReadPartialHessian(absl::string_view blob,
                                                       const std::string& label);
 // *total += part, in float64; an empty total becomes the part. The order of the calls is the order
-// of the additions. INVALID_ARGUMENT if kind, width or chunks differ.
+// of the additions. Of a plain part and one of unit-RMS tokens the plain one adds its tokens alone:
+// a part is plain among others because all its unit-RMS tokens have weight 0 (SumInput).
+// INVALID_ARGUMENT if kind, width or chunks differ otherwise.
 absl::Status AddPartialHessian(PartialHessianSums part, PartialHessianSums* total);
 
 }  // namespace shiftadd

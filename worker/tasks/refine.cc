@@ -222,6 +222,18 @@ std::vector<std::pair<int64_t, int64_t>> ShardRows(const v1::RefineTask& task,
   return rows;
 }
 
+v1::Hessian HessianField(QuantHessian kind) {
+  switch (kind) {
+    case QuantHessian::kGuided:
+      return v1::HESSIAN_GUIDED;
+    case QuantHessian::kRms:
+      return v1::HESSIAN_RMS;
+    case QuantHessian::kPlain:
+      break;
+  }
+  return v1::HESSIAN_PLAIN;
+}
+
 absl::Status FitLayer(const LinearLayer& layer, int bits, std::pair<int64_t, int64_t> rows,
                       const LayerFactors& factors, QuantRecipe recipe, JobSession* session,
                       TaskControl* control, v1::RefineResult* result) {
@@ -254,6 +266,7 @@ absl::Status FitLayer(const LinearLayer& layer, int bits, std::pair<int64_t, int
   shard->set_output_norm(candidate.sums.output_norm);
   shard->set_guided_error(candidate.guided_error);
   shard->set_stored_bytes(candidate.stored_bytes);
+  shard->set_hessian(HessianField(factors.kind));
   PhaseTimer timer(session->metrics().store);
   SA_ASSIGN_OR_RETURN(*shard->mutable_digest(),
                       session->store().PutScratch(session->job_id(), candidate.blob));
@@ -312,7 +325,15 @@ void FillCandidate(const std::vector<const v1::RefinedShard*>& shards, const Lin
   out->set_guided_error(guided);
 }
 
-absl::StatusOr<v1::RefineResult> Join(const v1::RefineTask& task,
+// What was done otherwise than the recipe says.
+std::string NoteOf(const QuantRecipe& recipe, const v1::RefinedShard& shard) {
+  const v1::Hessian used = shard.hessian();
+  if (used == HessianField(recipe.hessian)) return "";
+  if (used == v1::HESSIAN_RMS) return "refining: unit-RMS tokens";
+  return used == v1::HESSIAN_PLAIN ? "refining: plain Hessian" : "";
+}
+
+absl::StatusOr<v1::RefineResult> Join(const QuantRecipe& recipe, const v1::RefineTask& task,
                                       const std::vector<LinearLayer>& layers, JobSession* session,
                                       TaskControl* control) {
   v1::RefineResult result;
@@ -333,6 +354,7 @@ absl::StatusOr<v1::RefineResult> Join(const v1::RefineTask& task,
     SA_ASSIGN_OR_RETURN(const std::string blob, JoinLayerBlobs(layers[i].name, blobs));
     v1::LayerReport* report = result.add_layers();
     *report->mutable_layer() = task.layers(static_cast<int>(i));
+    report->set_note(NoteOf(recipe, *shards.front()));
     v1::CandidateReport* candidate = report->add_candidates();
     candidate->set_bits(task.bits(static_cast<int>(i)));
     FillCandidate(shards, layers[i], candidate);
@@ -365,7 +387,7 @@ absl::StatusOr<v1::RefineResult> RunRefine(const v1::TaskContext& context,
     case v1::REFINE_STEP_FIT:
       return Fit(recipe, task, layers, session, control);
     case v1::REFINE_STEP_JOIN:
-      return Join(task, layers, session, control);
+      return Join(recipe, task, layers, session, control);
     default:
       return absl::UnimplementedError(absl::StrCat("refine task: step ", task.step(),
                                                    "; is this worker older than the coordinator?"));

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
+#include "worker/model/testing/scale_tensor.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/packed/packed_blob.h"
 #include "worker/quantize/layer_quantizer.h"
@@ -172,8 +173,10 @@ class RefineTest : public ::testing::Test {
       v1::Task join = RefineOf(v1::REFINE_STEP_JOIN, block, 0);
       *join.mutable_refine()->mutable_shards() = {shards_.begin(), shards_.end()};
       const v1::TaskResult joined = Run(join);
-      for (const v1::LayerReport& layer : joined.refine().layers())
+      for (const v1::LayerReport& layer : joined.refine().layers()) {
         reports[layer.layer().name()] = layer.candidates(0);
+        notes_[layer.layer().name()] = layer.note();
+      }
     }
     return reports;
   }
@@ -191,7 +194,8 @@ class RefineTest : public ::testing::Test {
   std::vector<std::string> tokens_;
   std::map<uint32_t, std::vector<v1::TokenWeights>> weights_;  // by block, in part order
   std::map<std::pair<int64_t, uint32_t>, v1::Boundary> boundaries_;
-  std::vector<v1::RefinedShard> shards_;  // since the last boundary
+  std::vector<v1::RefinedShard> shards_;      // since the last boundary
+  std::map<std::string, std::string> notes_;  // JOIN's, by layer
 };
 
 std::map<std::string, Candidate> RefineTest::Direct() {
@@ -409,6 +413,36 @@ TEST_F(RefineTest, GradientsOfNoUseInOnePartMakeEveryPartUnitRms) {
       EXPECT_EQ(sums.chunks.size(), q ? 2u : 1u);
     }
   }
+  Refine(2);
+  for (const auto& [name, note] : notes_) {
+    const bool spoiled = name == "blocks.0.attn.k" || name == "blocks.0.attn.v";
+    EXPECT_EQ(note, spoiled ? "refining: unit-RMS tokens" : "") << name;
+  }
+}
+
+// Where no unit-RMS token has a weight, FIT takes the plain Hessian and JOIN says so.
+TEST_F(RefineTest, UnitRmsTokensWithoutAWeightMakeThePlainHessian) {
+  testing::ScaleTensor(dir_ + "/tiny/model.safetensors", "model.layers.0.input_layernorm.weight",
+                       1e-16f);
+  source_ = ModelSource::Open(dir_ + "/tiny").value();
+  const auto refine = [&](v1::Hessian hessian) {
+    context_.mutable_recipe()->set_hessian(hessian);
+    tokens_.clear();
+    Prepare();
+    return Refine(2);
+  };
+  const auto rms = refine(v1::HESSIAN_RMS);
+  std::map<std::string, std::string> notes;
+  std::swap(notes, notes_);
+  const auto plain = refine(v1::HESSIAN_PLAIN);
+  for (const LinearLayer& layer : BlockLayers(source_->spec(), 0)) {
+    // What o reads is made of v.
+    const bool small = layer.input == BlockInput::kAttn || layer.kind == "o";
+    if (BitsOf(layer) == 0) continue;
+    EXPECT_EQ(notes[layer.name], small ? "refining: plain Hessian" : "") << layer.name;
+    EXPECT_EQ(notes_[layer.name], "") << layer.name;
+    EXPECT_EQ(rms.at(layer.name).digest() == plain.at(layer.name).digest(), small) << layer.name;
+  }
 }
 
 TEST_F(RefineTest, TasksThatDoNotSuitTheModelAreRefusedAndSayWhy) {
@@ -496,6 +530,27 @@ TEST(PartialHessian, IsReadAsItWasWritten) {
   EXPECT_EQ(total.chunks[0].sum[4], 8);
   read.kind = QuantHessian::kRms;
   EXPECT_FALSE(AddPartialHessian(read, &total).ok());
+
+  // A plain part among parts of unit-RMS tokens has none with a weight: in any order its tokens
+  // count and its sum does not.
+  const PartialHessianSums plain{QuantHessian::kPlain, {{2, 5, {1e-30, 0, 0, 1e-30}}}};
+  const PartialHessianSums rms{QuantHessian::kRms, {{2, 3, {3, 1, 0, 4}}}};
+  for (const auto& parts : {std::vector{plain, rms, plain}, std::vector{rms, plain, plain},
+                            std::vector{plain, plain, rms}}) {
+    total = {};
+    for (const PartialHessianSums& part : parts) ASSERT_TRUE(AddPartialHessian(part, &total).ok());
+    EXPECT_EQ(total.kind, QuantHessian::kRms);
+    ASSERT_EQ(total.chunks.size(), 1u);
+    EXPECT_EQ(total.chunks[0].tokens, 13);
+    EXPECT_EQ(total.chunks[0].sum, rms.chunks[0].sum);
+  }
+  total = plain;
+  ASSERT_TRUE(AddPartialHessian(plain, &total).ok());
+  EXPECT_EQ(total.kind, QuantHessian::kPlain);
+  EXPECT_EQ(total.chunks[0].sum[3], 2e-30);
+  PartialHessianSums wider = rms;
+  wider.chunks[0].k = 3;
+  EXPECT_FALSE(AddPartialHessian(wider, &total).ok());
 
   EXPECT_EQ(ReadPartialHessian("nonsense", "x").status().code(), absl::StatusCode::kDataLoss);
   EXPECT_EQ(ReadPartialHessian(blob.substr(0, blob.size() - 8), "x").status().code(),

@@ -20,6 +20,7 @@
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
 #include "worker/model/testing/golden_family.h"
+#include "worker/model/testing/scale_tensor.h"
 #include "worker/model/testing/tiny_llama.h"
 #include "worker/reference/torch_seam.h"
 #include "worker/tasks/device_memory.h"
@@ -736,6 +737,67 @@ TEST_F(TasksTest, LayersWhoseGradientsFailFallBackAndSaySo) {
     for (int c = 0; c < 2; ++c)
       EXPECT_EQ(found.layers(i).candidates(c).digest(), like.candidates(c).digest()) << i;
   }
+}
+
+// Inputs so small that 1 / mean(x^2) is no fp32 number: unit-RMS tokens have no weight then, but
+// the inputs themselves say enough.
+TEST_F(TasksTest, UnitRmsTokensWithoutAWeightFallBackToThePlainHessianAndSaySo) {
+  testing::ScaleTensor(dir_ + "/tiny/model.safetensors", "model.layers.1.input_layernorm.weight",
+                       1e-16f);
+  for (const Device device : {Device::kCpu, Device::kCpuOperators, Device::kCpuHalf}) {
+    auto runner = NewRunner("", 1, device);
+    context_.mutable_recipe()->set_hessian(v1::HESSIAN_RMS);
+    const std::vector<std::string> parts = Calibrate(runner.get());
+    const auto rms = Run(runner.get(), ProfileOf(1, parts));
+    ASSERT_TRUE(rms.ok()) << rms.status();
+    context_.mutable_recipe()->set_hessian(v1::HESSIAN_PLAIN);
+    const auto plain = Run(runner.get(), ProfileOf(1, parts));
+    ASSERT_TRUE(plain.ok()) << plain.status();
+    for (int i = 0; i < 7; ++i) {
+      const v1::LayerReport& found = rms->profile().layers(i);
+      const bool small = i < 4;  // q, k, v, and o, whose input is made of v
+      EXPECT_EQ(found.note(), small ? "unit-RMS tokens zero or not finite: plain Hessian" : "")
+          << i;
+      for (int c = 0; c < 2; ++c) {
+        EXPECT_EQ(found.candidates(c).digest() == plain->profile().layers(i).candidates(c).digest(),
+                  small)
+            << i << " on device " << static_cast<int>(device);
+        EXPECT_GT(found.candidates(c).output_error(), 0) << i;
+      }
+    }
+  }
+  // After gradients of no use, both are said.
+  SetGuided(1);
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  std::vector<v1::ForwardResult> forward = Guide({runner.get()}, parts, 1);
+  auto session = JobSession::Open(context_, {1, {dir_}, 1 << 30}, store_.get(), metrics_.get());
+  ASSERT_TRUE(session.ok()) << session.status();
+  for (v1::ForwardResult& part : forward) {
+    v1::TokenWeights* stored = part.mutable_token_weights(1);
+    TokenWeights weights = (*session)->ReadTokenWeights(stored->digest()).value();
+    weights.layers["q"].assign(weights.layers["q"].size(), 0.0f);
+    stored->set_digest(store_->PutScratch("job-1", TokenWeightsBlob(weights).value()).value());
+  }
+  v1::Task task = ProfileOf(1, parts);
+  AddWeights(forward, &task);
+  const auto guided = Run(runner.get(), task);
+  ASSERT_TRUE(guided.ok()) << guided.status();
+  EXPECT_EQ(guided->profile().layers(0).note(),
+            "gradients zero: unit-RMS tokens zero or not finite: plain Hessian");
+}
+
+// Nothing helps where the inputs are not finite: the task fails and says which layer.
+TEST_F(TasksTest, InputsThatAreNotFiniteFailTheTask) {
+  auto runner = NewRunner();
+  const std::vector<std::string> parts = Calibrate(runner.get());
+  testing::ScaleTensor(dir_ + "/tiny/model.safetensors", "model.layers.1.input_layernorm.weight",
+                       1e38f);
+  runner = NewRunner();
+  const auto failed = Run(runner.get(), ProfileOf(1, parts));
+  EXPECT_EQ(failed.status().code(), absl::StatusCode::kInvalidArgument) << failed.status();
+  EXPECT_NE(failed.status().message().find("blocks.1.attn.q"), std::string::npos)
+      << failed.status();
 }
 
 TEST_F(TasksTest, GuidedProfilesNeedTheWeightsOfEveryPart) {
