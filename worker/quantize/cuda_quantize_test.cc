@@ -603,8 +603,8 @@ INSTANTIATE_TEST_SUITE_P(
 INSTANTIATE_TEST_SUITE_P(
     LongGroups, CudaQuantize,
     ::testing::Values(Case{3, false, false, 256, 24, 300}, Case{2, false, true, 160, 17, 331},
-                      Case{4, true, true, 192, 9, 250}, Case{6, true, false, 160, 8, 161},
-                      Case{1, false, false, 288, 16, 257}, Case{2, true, false, 544, 8, 530}),
+                      Case{4, true, true, 192, 9, 250}, Case{6, true, false, 160, 4, 161},
+                      Case{1, false, false, 288, 8, 257}, Case{2, true, false, 544, 3, 530}),
     Name);
 
 #ifndef SHIFTADD_CUDA_EMULATED
