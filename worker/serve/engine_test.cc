@@ -126,11 +126,11 @@ TEST(Engine, ManyPromptsOfOneRequestLeaveRoomForOthers) {
 
 TEST(Engine, AClientFillsNoMoreThanItsShareOfTheQueue) {
   TinyServerOptions options;
-  options.engine = {512, 8, 1};  // of 8 waiting requests 4 may be one client's
+  options.engine = {512, 80, 1};  // of 80 waiting requests 40 may be one client's
   TinyServer server(options);
   std::vector<std::shared_ptr<Generation>> accepted;
   int refused = 0;
-  for (int i = 0; i < 40; ++i) {
+  for (int i = 0; i < 200; ++i) {
     const auto generation = server.engine->Submit({Params(2, 500)}, "greedy");
     if (generation.ok()) {
       accepted.push_back(*generation);
@@ -140,8 +140,8 @@ TEST(Engine, AClientFillsNoMoreThanItsShareOfTheQueue) {
       ++refused;
     }
   }
-  EXPECT_GE(accepted.size(), 5u);  // one runs, four wait
-  EXPECT_GE(refused, 20);
+  EXPECT_GE(accepted.size(), 41u);  // one runs, forty wait
+  EXPECT_GE(refused, 100);
   // Another client still finds room, and its turn comes before those that wait already.
   const auto other = server.engine->Submit({Params(3, 2)}, "modest");
   ASSERT_TRUE(other.ok()) << other.status();
@@ -150,25 +150,25 @@ TEST(Engine, AClientFillsNoMoreThanItsShareOfTheQueue) {
   for (const auto& generation : accepted) {
     while (const auto event = generation->Next(absl::ZeroDuration())) ended += event->last();
   }
-  EXPECT_LT(ended, static_cast<int>(accepted.size()) - 2);
+  EXPECT_LT(ended, 35);  // one or two, but this thread may have been late to look
   for (const auto& generation : accepted) generation->Cancel();
 }
 
 TEST(Engine, ClientsShareTheSlots) {
   TinyServerOptions options;
-  options.engine = {512, 16, 2};
+  options.engine = {512, 80, 2};
   TinyServer server(options);
   std::vector<std::shared_ptr<Generation>> many;
-  for (int i = 0; i < 8; ++i) many.push_back(*server.engine->Submit({Params(2 + i, 400)}, "many"));
+  for (int i = 0; i < 40; ++i) many.push_back(*server.engine->Submit({Params(2 + i, 400)}, "many"));
   std::vector<std::shared_ptr<Generation>> few;
   for (int i = 0; i < 3; ++i) few.push_back(*server.engine->Submit({Params(2 + i, 5)}, "few"));
   for (const auto& generation : few) EXPECT_TRUE(Collect(generation.get()).status[0].ok());
-  // Three came and went while the eight were at their first.
+  // Three came and went while the forty were at their first.
   int ended = 0;
   for (const auto& generation : many) {
     while (const auto event = generation->Next(absl::ZeroDuration())) ended += event->last();
   }
-  EXPECT_LT(ended, 6);
+  EXPECT_LT(ended, 30);
   for (const auto& generation : many) generation->Cancel();
 }
 
