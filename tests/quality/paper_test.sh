@@ -3,21 +3,9 @@
 #   paper_test.sh BIN_DIR SOURCE_DIR
 set -euo pipefail
 bin=$1 source=$2
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
-fail() { echo "FAILED: $*"; cat "$work/log"; exit 1; }
-
-cp -r "$source/tests/golden/tiny_package" "$work/layout"
-"$bin/shiftadd-export" golden:v1 "$work/model" --format hf-fp16 --package-dir "$work/layout" >/dev/null
-mkdir "$work/texts"
-python3 - "$work/texts" <<'PY'
-import pathlib, random, sys
-rng = random.Random(3)
-word = lambda: "".join(rng.choice("abcdeiourstn") for _ in range(rng.randint(2, 6)))
-for name in ("c4-calibration", "wikitext2-test", "wikitext2-valid"):
-    lines = [" ".join(word() for _ in range(70)) for _ in range(20)]
-    (pathlib.Path(sys.argv[1]) / f"{name}.txt").write_text("\r\n\r\n".join(lines))
-PY
+# shellcheck source-path=SCRIPTDIR source=test_lib.sh
+. "$source/tests/quality/test_lib.sh"
+make_inputs 3
 paper() {
   "$source/tests/quality/paper.sh" --bin "$bin" --model "one=$work/model" --model "two=$work/model" --texts "$work/texts" \
     --data "$work/data" --out "$work/rows.md" --plot "$work/plot.svg" --length 32 --calibration-windows 2 --windows 2 --threads 1 --device cpu \
