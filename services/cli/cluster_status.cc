@@ -10,6 +10,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_join.h"
 #include "absl/strings/str_split.h"
+#include "services/base/printable.h"
 #include "services/cli/clients.h"
 #include "services/cli/progress_view.h"
 #include "services/cli/proto_json.h"
@@ -110,12 +111,9 @@ bool AnyAnswers(const std::vector<AskedAddress>& asked) {
 
 // One line, cut between characters where it is long.
 std::string OneLine(absl::string_view text) {
-  std::string line =
-      absl::StrJoin(absl::StrSplit(text, absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty()), " ");
-  if (line.size() <= kMostOfAnError) return line;
-  size_t end = kMostOfAnError;
-  while (end > 0 && (static_cast<unsigned char>(line[end]) & 0xC0) == 0x80) --end;
-  return line.substr(0, end) + "…";
+  return Shortened(
+      absl::StrJoin(absl::StrSplit(text, absl::ByAnyChar(" \t\r\n"), absl::SkipEmpty()), " "),
+      kMostOfAnError);
 }
 
 std::string StateOf(const v1::Replica& replica) {

@@ -157,10 +157,6 @@ class Accumulator : public HessianAccumulator {
   std::map<int64_t, Part> waiting_;
 };
 
-}  // namespace
-
-namespace {
-
 bool ZeroDiagonal(const std::vector<double>& square, int64_t k) {
   for (int64_t i = 0; i < k; ++i) {
     if (square[i * (k + 1)] != 0.0) return false;
