@@ -4,8 +4,9 @@
   llama_cpp_test.py BIN_DIR SOURCE_DIR MAKE_FAMILY_PACKAGES [RESULT_FILE]
 
 Token ids of texts are equal; so is every token's log-probability (token by token on llama.cpp's cache, and a whole prompt at once), and
-greedy text; what GGUF cannot say is refused by name. llama-server: in the folder SHIFTADD_LLAMA_CPP, or where
-tests/bench/build_llama_cpp.sh builds it. Exits 77 (skipped) without.
+greedy text; what GGUF cannot say is refused by name. llama.cpp is given the exports widened to fp32 by its own llama-quantize: beside fp16
+weights it rounds a layer's inputs to fp16 on some processors (AVX2) and not on others. llama-server and llama-quantize: in the folder
+SHIFTADD_LLAMA_CPP, or where tests/bench/build_llama_cpp.sh builds them. Exits 77 (skipped) without.
 """
 import os
 import pathlib
@@ -24,9 +25,9 @@ VOCAB = 320
 REFUSED = {"mistral": "local_blocks", "qwen2-windows": "local_blocks", "gemma2": "attention_scale", "gemma3": "attention_scale",
            "opt": "family opt", "opt-post-norm": "family opt"}
 TEXTS = ["Hello, families: the quick brown fox jumps.", "日本語のテキスト、中文 and 😀 12345", "def f(x):\n    return x ** 2\t# no\r\n"]
-# Of log-probabilities, in nats. The families' weights are fp16 numbers: nothing is rounded between the two programs, but that
-# llama.cpp's GELU is a table of fp16 (ggml_table_gelu_f16). The golden package is quantized: its export rounds weights, and the server
-# its activations, to 16 bits.
+# Of log-probabilities, in nats. The families' weights are fp16 numbers, and fp32 holds them: nothing is rounded between the two programs,
+# but that llama.cpp's GELU is a table of fp16 (ggml_table_gelu_f16). The golden package is quantized: its export rounds weights, and the
+# server its activations, to 16 bits.
 BOUND, GELU_BOUND, QUANTIZED_BOUND = 1e-4, 5e-3, 2e-2
 
 
@@ -51,11 +52,16 @@ class Test:
             print("FAILED: " + what)
 
     def export(self, name):
-        """The file, or what the refusal says."""
+        """The file, its matrices in fp32, or what the refusal says."""
         layout = self.work / ("golden-layout" if name == "golden" else "layout")
         done = subprocess.run([BIN / "shiftadd-export", f"{name}:v1", self.work / name, "--format", "gguf", "--package-dir", layout],
                               capture_output=True, text=True)
-        return (self.work / name / "model-f16.gguf", "") if done.returncode == 0 else (None, done.stderr.strip())
+        if done.returncode != 0:
+            return None, done.stderr.strip()
+        wide = self.work / name / "model-f32.gguf"
+        subprocess.run([LLAMA / "llama-quantize", "--allow-requantize", self.work / name / "model-f16.gguf", wide, "F32"], check=True,
+                       stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        return wide, ""
 
     def serve(self, names, layout):
         ports, log = self.work / "ports", self.work / "server.log"
@@ -124,9 +130,10 @@ class Test:
 
 
 def main():
-    if not (LLAMA / "llama-server").exists():
-        print(f"skipped: {LLAMA} has no llama-server; tests/bench/build_llama_cpp.sh builds it")
-        return 77
+    for program in ("llama-server", "llama-quantize"):
+        if not (LLAMA / program).exists():
+            print(f"skipped: {LLAMA} has no {program}; tests/bench/build_llama_cpp.sh builds it")
+            return 77
     test = Test()
     try:
         test.run()
