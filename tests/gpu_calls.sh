@@ -8,6 +8,8 @@
 # sanitize   1     8        memcheck and racecheck of the kernels as they are, with the filters of tests/gpu.sh
 # quantize   1     7        the 8B shape: one worker, to all candidates (seconds a state and task kind, stages, digest); evaluation
 #                           too, on 8 blocks; windows that the model writes itself
+# groups     1     7        the 8B shape with groups of 128 and of 256 inputs and with one scale a row: seconds of the fits
+# evaluated  1     6        the 8B shape to the end, measured on 16 windows
 # two        2     6        the 8B shape with one worker and with two: seconds, ratio, digests; 8 blocks with one killed
 # four       4     5        the same with four
 # serve      1     6        tokens/s of the decode step beside the bandwidth floor and a plain fp16 loop; where a step's time goes, by
@@ -109,6 +111,14 @@ case $call in
       quantize self_written --self-written --sequences 16 --length 128 --until CALIBRATING
     rm -rf "$folder"
     model 8 && quantize evaluated --blocks 8 --sequences 64 ;;
+  groups)
+    for groups in 256 row; do
+      [[ $groups = row ]] && field='"whole_row": true' || field="\"group_size\": $groups"
+      echo "{\"method\": \"shiftadd\", $field}" >"$out/groups_$groups.json"
+    done
+    model 32 && quantize groups_128 --until PROFILING && quantize groups_256 --until PROFILING --recipe "$out/groups_256.json" &&
+      quantize groups_row --until PROFILING --recipe "$out/groups_row.json" ;;
+  evaluated) model 32 && quantize evaluated --evaluation 16 ;;
   two) many 2 ;;
   four) many 4 ;;
   serve) serve ;;

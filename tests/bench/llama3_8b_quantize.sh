@@ -3,16 +3,16 @@
 # coordinator, packager, workers, store; candidates of 2, 3 and 4 planes. Prints the seconds of every state and task kind, the
 # stages of PROFILE, and a digest over all candidates of the job.
 #   tests/bench/llama3_8b_quantize.sh --bin DIR [--folder DIR] [--blocks N] [--sequences N] [--length N] [--workers N] [--kill]
-#     [--self-written] [--evaluation N] [--until STATE] [--tasks FILE] [--timeline FILE]
+#     [--self-written] [--evaluation N] [--recipe FILE] [--until STATE] [--tasks FILE] [--timeline FILE]
 # --until PROFILING stops when that state has ended, where the layers are made: EVALUATING reads the model anew, and measures on
-# --evaluation windows of --length tokens (default: one of 64 tokens). --self-written lets
-# the model write its calibration windows (CALIBRATE's seconds: it samples on the CPU) instead of giving a text. --kill kills
-# worker-1 with -9 once a task of PROFILING is done. --tasks writes a line a task: kind, ordinal, and the digests of what it made,
-# in order (two such files tell where two jobs part). --timeline writes when each worker began and ended each task, in seconds from
-# the first of them. Files go to /dev/shm.
+# --evaluation windows of --length tokens (default: one of 64 tokens). --self-written lets the model write its calibration windows
+# (CALIBRATE's seconds: it samples on the CPU) instead of giving a text. --recipe: as for submit (default: the default recipe).
+# --kill kills worker-1 with -9 once a task of PROFILING is done. --tasks writes a line a task: kind, ordinal, and the digests of what
+# it made, in order (two such files tell where two jobs part). --timeline writes when each worker began and ended each task, in
+# seconds from the first of them. Files go to /dev/shm.
 set -euo pipefail
 
-bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks='' timeline='' written='' evaluation=''
+bin='' folder=/dev/shm/llama3 blocks=32 sequences=128 length=2048 workers=1 kill='' until=SUCCEEDED tasks='' timeline='' written='' evaluation='' recipe=''
 while [ $# -gt 0 ]; do
   case $1 in
     --kill) kill=1; shift; continue ;;
@@ -20,12 +20,12 @@ while [ $# -gt 0 ]; do
     --bin) bin=$2 ;; --folder) folder=$2 ;; --blocks) blocks=$2 ;; --sequences) sequences=$2 ;; --length) length=$2 ;;
     --workers) workers=$2 ;; --until) until=$2 ;; --tasks) tasks=$2 ;;
     --timeline) timeline=$2 ;;
-    --evaluation) evaluation=$2 ;;
+    --evaluation) evaluation=$2 ;; --recipe) recipe=$2 ;;
     *) echo "unknown option $1" >&2; exit 2 ;;
   esac
   shift 2
 done
-[ -n "$bin" ] || { sed -n 2,13p "$0" >&2; exit 2; }
+[ -n "$bin" ] || { sed -n '2,/^set/s/^# \{0,1\}//p' "$0" >&2; exit 2; }
 here=$(cd "$(dirname "$0")" && pwd)
 [ -e "$folder/config.json" ] || python3 "$here/llama3_8b_folder.py" "$folder" --blocks "$blocks"
 
@@ -40,7 +40,7 @@ evaluated=(--eval-sequences "${evaluation:-1}" --eval-length "$([ -n "$evaluatio
 given=(--calibration "$folder/text.txt")
 [ -z "$written" ] || given=()
 job=$("$bin/shiftadd" submit "$folder" --bits 3 --name llama3 ${given[@]+"${given[@]}"} --calibration-sequences "$sequences" \
-  --calibration-length "$length" "${evaluated[@]}" --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["job_id"])')
+  --calibration-length "$length" "${evaluated[@]}" ${recipe:+--recipe "$recipe"} --json | python3 -c 'import json,sys; print(json.load(sys.stdin)["job_id"])')
 python3 - "$bin/shiftadd" "$started" "$until" "$kill" "$data" <<'PY'
 import json, os, signal, subprocess, sys, time
 shiftadd, started, until, kill, data = sys.argv[1], float(sys.argv[2]), sys.argv[3], sys.argv[4], sys.argv[5]
