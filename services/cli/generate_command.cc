@@ -106,8 +106,8 @@ absl::Status Stream(Context& context, const GenerateClient& client,
 
 absl::Status Generate(Context& context, const GenerateOptions& options) {
   SA_ASSIGN_OR_RETURN(const std::string reference, NormalizeReference(options.package));
-  SA_ASSIGN_OR_RETURN(std::string address, ServerAddress(context, options, reference));
-  const GenerateClient client("server", std::move(address));
+  SA_ASSIGN_OR_RETURN(const std::string address, ServerAddress(context, options, reference));
+  const GenerateClient client("server", address);
   SA_ASSIGN_OR_RETURN(const v1::ModelInfo info,
                       client.Call(&GenerateClient::Stub::GetModelInfo, v1::GetModelInfoRequest()));
   if (info.name() != reference) {

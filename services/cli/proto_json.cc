@@ -200,6 +200,7 @@ void FillField(const Json& json, const std::string& path, const FieldDescriptor*
 
 std::string FieldNames(const google::protobuf::Descriptor* type) {
   std::vector<std::string> names;
+  names.reserve(type->field_count());
   for (int i = 0; i < type->field_count(); ++i) names.push_back(type->field(i)->name());
   return absl::StrJoin(names, ", ");
 }

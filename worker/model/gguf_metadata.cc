@@ -28,7 +28,9 @@ const std::set<std::string>& SayNothing() {
 
 bool IsOff(const nlohmann::json& value) {
   if (value.is_number()) return value == 0;
-  return value.is_null() || value == false || value == "" || value == "none";
+  if (!value.is_string()) return value.is_null() || value == false;
+  const auto& text = value.get_ref<const std::string&>();
+  return text.empty() || text == "none";
 }
 
 }  // namespace
