@@ -91,7 +91,7 @@ ModelFollower::ModelFollower(const PackageLocation& location, const FollowOption
       options_(options),
       registry_(registry),
       metrics_(metrics),
-      pause_(options.retry) {
+      retry_(options.retry, kLongestRetry) {
   // There from the start: the first is an increase then.
   for (const char* outcome : {"loaded", "failed"}) metrics_->Loads(location_.reference, outcome);
   source_ = std::make_unique<Source>(this, Self(Now(), options_.address, retired_));
@@ -153,9 +153,10 @@ void ModelFollower::Loop() {
       const absl::Time poll =
           source_->polled() ? absl::Now() + options_.poll : absl::InfiniteFuture();
       // An hour: waiting for the infinite future overflows in the library.
-      const absl::Time until = std::min({poll, retry_at_, absl::Now() + absl::Hours(1)});
+      const absl::Time until = std::min({poll, retry_.next(), absl::Now() + absl::Hours(1)});
       changed_.wait_until(lock, absl::ToChronoTime(until), [this] { return stop_ || heard_; });
       if (stop_) return;
+      retry_.Begin(absl::Now());
       heard_ = false;
       if (retired_) continue;
       wanted = wanted_;
@@ -173,13 +174,11 @@ void ModelFollower::MoveTo(const std::string& digest) {
   const ModelState now = Now();
   if (digest.empty()) return MoveToNothing(now);
   if (digest == now.digest) {
-    failed_.clear();
-    retry_at_ = absl::InfiniteFuture();
+    retry_.Served();
     if (!now.error.empty()) Note("serving", "");
     return;
   }
-  if (digest == failed_ && absl::Now() < retry_at_) return;
-  if (digest != failed_) pause_ = options_.retry;
+  if (!retry_.May(digest)) return;
   spdlog::info("{} is {} now; {} serves until it is loaded", location_.reference, digest,
                now.digest.empty() ? "nothing" : now.digest);
   Note("loading", now.error);
@@ -192,8 +191,7 @@ void ModelFollower::MoveTo(const std::string& digest) {
   metrics_->SetPackage(location_.reference, digest, isa);
   metrics_->Loads(location_.reference, "loaded").Increment();
   spdlog::info("{} is served as {}", location_.reference, digest);
-  failed_.clear();
-  retry_at_ = absl::InfiniteFuture();
+  retry_.Served();
   Report();
 }
 
@@ -208,15 +206,13 @@ void ModelFollower::MoveToNothing(const ModelState& now) {
 
 void ModelFollower::Failed(const std::string& digest, const absl::Status& status) {
   metrics_->Loads(location_.reference, "failed").Increment();
-  failed_ = digest;
-  retry_at_ = absl::Now() + pause_;
+  const absl::Duration pause = retry_.Failed(digest, absl::Now());
   const std::string error =
       absl::StrCat("version ", digest, " cannot be served: ", status.message());
   const ModelState now = Now();
   spdlog::error("{}: {}; {}; tried again in {}", location_.reference, error,
                 now.digest.empty() ? "no version is left" : "version " + now.digest + " goes on",
-                absl::FormatDuration(pause_));
-  pause_ = std::min(2 * pause_, kLongestRetry);
+                absl::FormatDuration(pause));
   Note(now.digest.empty() ? "waiting" : "serving", error);
 }
 

@@ -12,6 +12,7 @@
 #include "absl/status/status.h"
 #include "absl/status/statusor.h"
 #include "absl/time/time.h"
+#include "worker/serve/load_retry.h"
 #include "worker/serve/model_loader.h"
 #include "worker/serve/model_registry.h"
 #include "worker/serve/package_source.h"
@@ -83,10 +84,7 @@ class ModelFollower {
   bool retired_ = false;
   bool heard_ = false;                 // something since the loop looked
   std::optional<std::string> wanted_;  // what the reference names; "": nothing; unset: not known
-  // The loop's:
-  std::string failed_;  // a version that could not be loaded
-  absl::Time retry_at_ = absl::InfiniteFuture();
-  absl::Duration pause_;  // until the next retry
+  LoadRetry retry_;                    // the loop's
   std::unique_ptr<Source> source_;
   std::thread thread_;
 };
