@@ -32,13 +32,18 @@ absl::StatusOr<std::unique_ptr<ApiKeys>> ApiKeys::FromFile(const std::string& pa
   return keys;
 }
 
-absl::Status ApiKeys::Check(absl::string_view authorization) const {
+absl::string_view KeyOf(absl::string_view authorization) {
   constexpr absl::string_view kBearer = "bearer ";
-  if (!absl::StartsWithIgnoreCase(authorization, kBearer)) {
+  if (!absl::StartsWithIgnoreCase(authorization, kBearer)) return "";
+  return absl::StripAsciiWhitespace(authorization.substr(kBearer.size()));
+}
+
+absl::Status ApiKeys::Check(absl::string_view authorization) const {
+  const absl::string_view key = KeyOf(authorization);
+  if (key.empty()) {
     return absl::UnauthenticatedError(
         "an API key is needed: send the header \"Authorization: Bearer KEY\"");
   }
-  const absl::string_view key = absl::StripAsciiWhitespace(authorization.substr(kBearer.size()));
   // Of the digest, so that the time it takes says nothing about the key.
   if (digests_.count(Sha256Digest(key)) > 0) return absl::OkStatus();
   return absl::UnauthenticatedError("the API key is not known");

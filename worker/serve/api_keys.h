@@ -12,6 +12,10 @@
 
 namespace shiftadd {
 
+// The key of a header "Bearer KEY", however the scheme's letters and the blanks are written; empty:
+// there is none.
+absl::string_view KeyOf(absl::string_view authorization);
+
 // Thread-safe: immutable. Keeps digests only.
 class ApiKeys {
  public:

@@ -3,13 +3,15 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "services/base/digest.h"
+#include "worker/serve/api_keys.h"
 
 namespace shiftadd {
 
 std::string ClientName(absl::string_view authorization, absl::string_view certificate,
                        absl::string_view peer) {
   if (!certificate.empty()) return absl::StrCat("certificate ", certificate);
-  if (!authorization.empty()) return absl::StrCat("key ", Sha256Digest(authorization));
+  // Of the key alone: one that is written another way is no other client.
+  if (!authorization.empty()) return absl::StrCat("key ", Sha256Digest(KeyOf(authorization)));
   if (absl::StartsWith(peer, "ipv4:") || absl::StartsWith(peer, "ipv6:")) {
     peer.remove_prefix(5);
     peer = peer.substr(0, peer.rfind(':'));

@@ -14,6 +14,15 @@ TEST(ClientName, ProofGoesBeforeAddress) {
   EXPECT_EQ(key.find("secret"), std::string::npos);
 }
 
+TEST(ClientName, AKeyIsOneClientHoweverItIsWritten) {
+  const std::string key = ClientName("Bearer secret", "", "10.0.0.1");
+  for (const char* same :
+       {"bearer secret", "BEARER secret", "Bearer   secret", "Bearer secret\t"}) {
+    EXPECT_EQ(ClientName(same, "", "10.0.0.1"), key) << same;
+  }
+  EXPECT_NE(ClientName("Bearer Secret", "", "10.0.0.1"), key);
+}
+
 TEST(ClientName, AnAddressIsTheSameOverHttpAndGrpcAndFromEveryPort) {
   EXPECT_EQ(ClientName("", "", "10.0.0.1"), "address 10.0.0.1");
   EXPECT_EQ(ClientName("", "", "ipv4:10.0.0.1:4711"), "address 10.0.0.1");
