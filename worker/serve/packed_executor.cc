@@ -188,8 +188,9 @@ void PackedExecutor::GrowRope(int64_t positions) {
     const int64_t half = static_cast<int64_t>(angles.inverse_frequencies.size());
     const int64_t known = half == 0 ? positions : static_cast<int64_t>(angles.cos.size()) / half;
     if (positions <= known) continue;
-    angles.cos.resize(positions * half);
+    // The cosines tell how far both reach: last, should memory end between the two.
     angles.sin.resize(positions * half);
+    angles.cos.resize(positions * half);
     for (int64_t p = known; p < positions; ++p) {
       for (int64_t i = 0; i < half; ++i) {
         const double angle = static_cast<double>(p) * angles.inverse_frequencies[i];
