@@ -1,8 +1,7 @@
 #include "worker/serve/json_fields.h"
 
-#include <algorithm>
-
 #include "absl/strings/str_cat.h"
+#include "services/base/json_depth.h"
 #include "worker/serve/text_stream.h"
 
 namespace shiftadd {
@@ -10,26 +9,6 @@ namespace {
 
 constexpr int kMaxDepth = 64;
 constexpr size_t kMaxReason = 120;
-
-// How deep the brackets outside of strings nest.
-int Depth(absl::string_view text) {
-  int depth = 0, deepest = 0;
-  bool in_string = false;
-  for (size_t i = 0; i < text.size(); ++i) {
-    const char c = text[i];
-    if (in_string) {
-      if (c == '\\') ++i;
-      if (c == '"') in_string = false;
-    } else if (c == '"') {
-      in_string = true;
-    } else if (c == '[' || c == '{') {
-      deepest = std::max(deepest, ++depth);
-    } else if (c == ']' || c == '}') {
-      --depth;
-    }
-  }
-  return deepest;
-}
 
 // Keeps no document, only where and why there is none.
 class FaultFinder : public nlohmann::detail::json_sax_acceptor<nlohmann::json> {
@@ -119,13 +98,13 @@ absl::Status JsonFields::Read(const char* name, double low, double high, double*
 
 absl::Status ParseJson(absl::string_view text, nlohmann::json* out) {
   if (text.empty()) return absl::InvalidArgumentError("the body is empty; it must be JSON");
-  if (Depth(text) > kMaxDepth) {
+  if (JsonDepth(text) > kMaxDepth) {
     return absl::InvalidArgumentError(
         absl::StrCat("the body nests deeper than ", kMaxDepth, " levels"));
   }
   *out = nlohmann::json::parse(text.begin(), text.end(), nullptr, /*allow_exceptions=*/false);
   if (!out->is_discarded()) return absl::OkStatus();
-  if (ToValidUtf8(text).size() != text.size()) {
+  if (ToValidUtf8(text) != text) {
     return absl::InvalidArgumentError("the body is not valid UTF-8");
   }
   FaultFinder finder;
