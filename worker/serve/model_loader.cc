@@ -88,6 +88,14 @@ absl::StatusOr<int64_t> CachePages(const PackedModel& model, const LoadOptions& 
       " are free; a smaller --cache-mib or --context would do"));
 }
 
+// Tokens of prompt and answer together: as asked for, but for positions that were learned, of which
+// there are no more.
+int64_t ContextOf(const ArchitectureSpec& spec, const LoadOptions& options) {
+  const int64_t asked =
+      options.context > 0 ? options.context : std::min(spec.context, kDefaultContext);
+  return spec.position == PositionKind::kLearned ? std::min(asked, spec.context) : asked;
+}
+
 // On the device that was asked for; the log names it.
 absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage& package,
                                                           const PackageConfig& config,
@@ -114,8 +122,7 @@ absl::StatusOr<std::unique_ptr<PackedModel>> LoadOnDevice(const ResolvedPackage&
   gpu.precision = options.model.precision;
   gpu.batch_invariant = options.batch_invariant;
   gpu.cache_bytes = WantedCacheBytes(options);
-  gpu.cache_tokens =
-      options.context > 0 ? options.context : std::min(config.spec.context, kDefaultContext);
+  gpu.cache_tokens = ContextOf(config.spec, options);
   absl::StatusOr<std::unique_ptr<PackedModel>> model =
       LoadCudaModel(package.config_json, package.read, gpu);
   return model.ok() ? std::move(model) : Annotate(model.status(), "--device cuda");
@@ -158,12 +165,15 @@ absl::StatusOr<ModelPtr> Load(const PackageLocation& location, const LoadOptions
   served.name = package.name;
   served.digest = package.digest;
   served.created = package.created > 0 ? package.created : absl::ToUnixSeconds(start);
-  served.context =
-      options.context > 0 ? options.context : std::min(config.spec.context, kDefaultContext);
+  served.context = ContextOf(config.spec, options);
   served.model = out->model.get();
   served.tokenizer = out->tokenizer.get();
   served.info = ReadTokenizerInfo(tokenizer_json, *out->tokenizer, config.spec);
   served.longest_token = LongestToken(*out->tokenizer);
+  if (options.context > served.context) {
+    spdlog::warn("--context {}: the model has positions for {} tokens and no more", options.context,
+                 served.context);
+  }
   if (served.context > config.spec.context) {
     spdlog::warn("--context {} is beyond the trained length of {} tokens", served.context,
                  config.spec.context);

@@ -53,6 +53,23 @@ TEST_F(ModelLoaderTest, TheDefaultCacheIsWhatMemoryLeaves) {
   EXPECT_NEAR(CacheBytes(*roomy), 512 << 20, (*roomy)->model->cache_page_bytes());
 }
 
+TEST_F(ModelLoaderTest, LearnedPositionsBoundTheContext) {
+  SetAvailable(4096);
+  EXPECT_EQ((*Load())->served.context, 256);
+  testing::TinyPackageOptions options;
+  options.spec = testing::MakeTinyPackage({}).spec;
+  options.spec->context = 64;
+  for (const PositionKind position : {PositionKind::kRope, PositionKind::kLearned}) {
+    options.spec->position = position;
+    const auto written =
+        testing::MakeTinyPackage(options).WriteLayout((root_ / "store").string(), "tiny:v1");
+    ASSERT_TRUE(written.ok()) << written.status();
+    const auto version = Load();
+    ASSERT_TRUE(version.ok()) << version.status();
+    EXPECT_EQ((*version)->served.context, position == PositionKind::kLearned ? 64 : 256);
+  }
+}
+
 TEST_F(ModelLoaderTest, ASmallMachineGetsASmallCache) {
   SetAvailable(100);
   const auto version = Load();
