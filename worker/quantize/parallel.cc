@@ -2,12 +2,27 @@
 
 #include <algorithm>
 #include <atomic>
+#include <exception>
 #include <mutex>
+#include <new>
+#include <string>
 #include <thread>
 #include <vector>
 
 namespace shiftadd::quantize {
 namespace {
+
+// An exception may not leave its thread: the process would end with it.
+absl::Status Caught(const std::function<absl::Status(int64_t)>& work, int64_t item) {
+  try {
+    return work(item);
+  } catch (const std::bad_alloc&) {
+    return absl::ResourceExhaustedError("out of memory");
+  } catch (const std::exception& e) {
+    const std::string what = e.what();  // LibTorch's carry a trace behind their first line
+    return absl::InternalError(what.substr(0, what.find('\n')));
+  }
+}
 
 class Loop {
  public:
@@ -19,7 +34,7 @@ class Loop {
       const int64_t item = next_++;
       if (item >= count_) return;
       absl::Status status = control_ == nullptr ? absl::OkStatus() : control_->Check();
-      if (status.ok()) status = work_(item);
+      if (status.ok()) status = Caught(work_, item);
       if (status.ok()) {
         if (control_ != nullptr) ++control_->progress_count;
         continue;
@@ -52,7 +67,13 @@ absl::Status ParallelFor(int64_t count, int threads, TaskControl* control,
   Loop loop(count, control, work);
   std::vector<std::thread> others;
   const int64_t extra = std::min<int64_t>(std::max(threads, 1), count) - 1;
-  for (int64_t t = 0; t < extra; ++t) others.emplace_back([&loop] { loop.Drain(); });
+  for (int64_t t = 0; t < extra; ++t) {
+    try {
+      others.emplace_back([&loop] { loop.Drain(); });
+    } catch (const std::exception&) {
+      break;  // no more threads to be had: those that run do the work
+    }
+  }
   loop.Drain();
   for (std::thread& thread : others) thread.join();
   return loop.status();

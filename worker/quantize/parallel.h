@@ -12,7 +12,8 @@ namespace shiftadd::quantize {
 
 // Calls work(i) once for each 0 <= i < count, on at most `threads` threads, the lowest i first.
 // Returns the error of the lowest i that has one (later items may be skipped then), or the
-// cancellation. `control` may be null; its progress_count grows by one an item.
+// cancellation. What an item throws is its error: RESOURCE_EXHAUSTED where memory is out, else
+// INTERNAL. `control` may be null; its progress_count grows by one an item.
 absl::Status ParallelFor(int64_t count, int threads, TaskControl* control,
                          const std::function<absl::Status(int64_t)>& work);
 
