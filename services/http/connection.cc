@@ -52,14 +52,16 @@ enum class ReadResult { kRequest, kClosed, kRefused };
 
 class ConnectionImpl : public Connection, public StreamWriter {
  public:
-  ConnectionImpl(int fd, std::shared_ptr<asio::ssl::context> tls, const HttpServerOptions& options,
-                 const Router& router, bool overloaded)
+  ConnectionImpl(asio::ip::tcp::socket from, std::shared_ptr<asio::ssl::context> tls,
+                 const HttpServerOptions& options, const Router& router, bool overloaded)
       : options_(options),
         router_(router),
         overloaded_(overloaded),
         stream_(ioc_, std::move(tls)),
         deadline_(ioc_) {
     Error ignored;
+    // Last: until here it is closed by whoever gave it.
+    const int fd = from.release(ignored);
     sockaddr_storage address{};
     socklen_t size = sizeof(address);
     getsockname(fd, reinterpret_cast<sockaddr*>(&address), &size);
@@ -447,10 +449,12 @@ class ConnectionImpl : public Connection, public StreamWriter {
 
 Response TooManyConnections() { return JsonError(503, "too many connections", "", "overloaded"); }
 
-std::unique_ptr<Connection> Connection::Create(int fd, std::shared_ptr<asio::ssl::context> tls,
+std::unique_ptr<Connection> Connection::Create(asio::ip::tcp::socket socket,
+                                               std::shared_ptr<asio::ssl::context> tls,
                                                const HttpServerOptions& options,
                                                const Router& router, bool overloaded) {
-  return std::make_unique<ConnectionImpl>(fd, std::move(tls), options, router, overloaded);
+  return std::make_unique<ConnectionImpl>(std::move(socket), std::move(tls), options, router,
+                                          overloaded);
 }
 
 }  // namespace shiftadd::http

@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_SERVICES_HTTP_CONNECTION_H_
 #define SHIFTADD_SERVICES_HTTP_CONNECTION_H_
 
+#include <boost/asio/ip/tcp.hpp>
 #include <boost/asio/ssl/context.hpp>
 #include <memory>
 
@@ -16,12 +17,14 @@ Response TooManyConnections();
 class Connection {
  public:
   virtual ~Connection() = default;
-  // Takes over the connected socket `fd`. `tls` null: plain text. `options` and `router` must
-  // outlive it. An `overloaded` connection gets one 503.
-  static std::unique_ptr<Connection> Create(int fd, std::shared_ptr<boost::asio::ssl::context> tls,
+  // Takes over the connected `socket`. `tls` null: plain text. `options` and `router` must outlive
+  // it. An `overloaded` connection gets one 503. Throws where files or memory do not suffice (it
+  // has an event loop of its own); the socket is closed then.
+  static std::unique_ptr<Connection> Create(boost::asio::ip::tcp::socket socket,
+                                            std::shared_ptr<boost::asio::ssl::context> tls,
                                             const HttpServerOptions& options, const Router& router,
                                             bool overloaded);
-  // Serves requests until either side ends. Once.
+  // Serves requests until either side ends. Once. Throws std::bad_alloc where memory is out.
   virtual void Serve() = 0;
   // From any thread: no further request; ends at once if none is being handled.
   virtual void Stop() = 0;

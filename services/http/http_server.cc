@@ -10,9 +10,9 @@
 #include <boost/asio/steady_timer.hpp>
 #include <chrono>
 #include <condition_variable>
+#include <exception>
 #include <list>
 #include <mutex>
-#include <system_error>
 #include <thread>
 #include <utility>
 
@@ -142,28 +142,33 @@ class ServerImpl : public HttpServer {
       if (tls_ == nullptr) TurnAway(&socket);
       return;  // the socket closes itself
     }
-    boost::system::error_code e;
-    const int fd = socket.release(e);
-    if (e) return;
-    clients_.emplace_back();
-    const auto client = std::prev(clients_.end());
-    client->connection = Connection::Create(fd, tls_ == nullptr ? nullptr : tls_->Current(),
-                                            options_, router_, count >= options_.max_connections);
+    const auto client = clients_.emplace(clients_.end());
     try {
-      client->thread = std::thread([this, client] {
-        client->connection->Serve();
-        {
-          const std::lock_guard<std::mutex> lock(mutex_);
-          client->done = true;
-          ended_.notify_all();
-        }
-        // Its files are closed now, not when somebody connects.
-        asio::post(ioc_, [this] { Reap(); });
-      });
-    } catch (const std::system_error& e) {
-      spdlog::warn("http: no thread for a connection: {}", e.what());
+      client->connection =
+          Connection::Create(std::move(socket), tls_ == nullptr ? nullptr : tls_->Current(),
+                             options_, router_, count >= options_.max_connections);
+      client->thread = std::thread([this, client] { Serve(client); });
+    } catch (const std::exception& e) {
+      // Out of files, memory or threads: this client finds its connection closed, the others stay.
+      spdlog::warn("http: no connection on port {}: {}", port_, e.what());
       clients_.erase(client);
     }
+  }
+
+  // On the connection's own thread.
+  void Serve(std::list<Client>::iterator client) {
+    try {
+      client->connection->Serve();
+    } catch (const std::exception& e) {
+      spdlog::error("http: a connection on port {} is cut: {}", port_, e.what());
+    }
+    {
+      const std::lock_guard<std::mutex> lock(mutex_);
+      client->done = true;
+      ended_.notify_all();
+    }
+    // Its files are closed now, not when somebody connects.
+    asio::post(ioc_, [this] { Reap(); });
   }
 
   // Joins the threads of connections that are over. On thread_.

@@ -6,9 +6,11 @@
 #include <gtest/gtest.h>
 #include <netinet/in.h>
 #include <poll.h>
+#include <sys/resource.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <atomic>
 #include <condition_variable>
 #include <filesystem>
@@ -521,6 +523,60 @@ TEST_F(HttpServerTest, TooManyConnectionsAre503) {
 int OpenFiles() {
   const std::filesystem::directory_iterator files("/proc/self/fd");
   return static_cast<int>(std::distance(begin(files), end(files)));
+}
+
+// Leaves so many files to be opened, until it ends.
+class FewFiles {
+ public:
+  explicit FewFiles(int left) {
+    getrlimit(RLIMIT_NOFILE, &before_);
+    rlimit low = before_;
+    low.rlim_cur = std::min<rlim_t>(before_.rlim_cur, 256);
+    setrlimit(RLIMIT_NOFILE, &low);
+    for (int fd = dup(STDERR_FILENO); fd >= 0; fd = dup(STDERR_FILENO)) fillers_.push_back(fd);
+    for (; left > 0 && !fillers_.empty(); --left) Free();
+  }
+  ~FewFiles() {
+    while (!fillers_.empty()) Free();
+    setrlimit(RLIMIT_NOFILE, &before_);
+  }
+
+ private:
+  void Free() {
+    close(fillers_.back());
+    fillers_.pop_back();
+  }
+
+  rlimit before_{};
+  std::vector<int> fillers_;
+};
+
+TEST_F(HttpServerTest, RunningOutOfFilesCostsTheNewConnectionOnly) {
+  Client kept(server_->port());
+  kept.Send(Get("/hello"));
+  EXPECT_THAT(kept.ReadUntil("hello"), StartsWith("HTTP/1.1 200"));
+  const int open = OpenFiles();
+  // One for the client's socket, one for the server's; its event loop takes some more, and whatever
+  // of them is missing, the server goes on.
+  for (int left = 2; left <= 8; ++left) {
+    for (int i = 0; i < 1000 && OpenFiles() > open; ++i) absl::SleepFor(absl::Milliseconds(10));
+    std::string answer;
+    {
+      const FewFiles few(left);
+      Client client(server_->port());
+      client.Send(GetAndClose("/hello"));
+      answer = client.ReadAll();
+      EXPECT_TRUE(client.closed()) << left;
+    }
+    if (left == 2) {
+      EXPECT_EQ(answer, "");
+    } else if (left == 8) {
+      EXPECT_THAT(answer, StartsWith("HTTP/1.1 200"));
+    }
+    EXPECT_THAT(Ask(GetAndClose("/hello")), StartsWith("HTTP/1.1 200")) << left;
+  }
+  kept.Send(Get("/hello"));
+  EXPECT_THAT(kept.ReadUntil("hello"), StartsWith("HTTP/1.1 200"));
 }
 
 TEST_F(HttpServerTest, ConnectionsThatAreOverLeaveNoFilesOpen) {
