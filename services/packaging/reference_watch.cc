@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/printable.h"
 #include "services/base/status_macros.h"
@@ -32,7 +33,8 @@ absl::Status Check(v1::Replica* replica) {
                                                    " bytes, expected at most ", kMaxReport));
   }
   for (const auto& [field, name] :
-       {std::pair("id", &replica->id()), std::pair("http_address", &replica->http_address()),
+       {std::pair("id", &replica->id()), std::pair("digest", &replica->digest()),
+        std::pair("http_address", &replica->http_address()),
         std::pair("grpc_address", &replica->grpc_address())}) {
     if (HasControls(*name))
       return absl::InvalidArgumentError(
@@ -43,12 +45,13 @@ absl::Status Check(v1::Replica* replica) {
 }
 
 // Keeps the collector from what a replica serves: tags may move away from it. By pins, so that it
-// holds for every packager of the database, and over a restart. Thread-safe.
+// holds for every packager of the database, and over a restart. Each stream has its own: one that
+// is found to be dead late takes nothing from the one that the replica has begun since.
+// Thread-safe.
 class Hold {
  public:
   Hold(Packager* packager, const v1::Replica& replica)
-      : packager_(packager),
-        prefix_(absl::StrCat("replica ", replica.id(), " of ", replica.reference(), " ")) {
+      : packager_(packager), prefix_(absl::StrCat(NewId("replica"), " ")) {
     Take(replica.digest());
   }
   ~Hold() {

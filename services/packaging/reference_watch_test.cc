@@ -175,6 +175,32 @@ TEST_F(ReferenceWatchTest, WhatAReplicaServesIsNotCollected) {
   EXPECT_TRUE(AwaitGone("m@" + third));
 }
 
+TEST_F(ReferenceWatchTest, APackageOfTheLongestNameIsHeldToo) {
+  const std::string name(255, 'n');
+  const std::string digest = packager_->Publish(Spec(name + ":latest", "a")).value().digest;
+  v1::Replica replica = Replica(absl::StrCat(name, ":", std::string(128, 't')), "h:1");
+  replica.set_digest(digest);
+  Told told;
+  const auto watch = PackageWatch::Start(address_, replica, told.Callback());
+  EXPECT_TRUE(AwaitPinned(digest));
+}
+
+TEST_F(ReferenceWatchTest, ADeadStreamOfAReplicaEndsNotWhatItsNextOneHolds) {
+  const std::string digest = Publish("a");
+  v1::Replica replica = Replica("m:latest", "h:1");
+  replica.set_digest(digest);
+  replica.set_state(v1::REPLICA_STATE_SERVING);
+  Told told;
+  auto dead = PackageWatch::Start(address_, replica, told.Callback());
+  ASSERT_EQ(AwaitReplicas(1, v1::REPLICA_STATE_SERVING).size(), 1u);
+  const auto next = PackageWatch::Start(address_, replica, told.Callback());
+  ASSERT_EQ(AwaitReplicas(2, v1::REPLICA_STATE_SERVING).size(), 2u);
+  ASSERT_TRUE(AwaitPinned(digest));
+  dead.reset();
+  ASSERT_EQ(AwaitReplicas(1, v1::REPLICA_STATE_SERVING).size(), 1u);  // its pins are gone by then
+  EXPECT_THAT(store_->LivePins(clock_.Now()).value(), testing::ElementsAre(digest));
+}
+
 TEST_F(ReferenceWatchTest, ComesBackAfterThePackagerWasAway) {
   const std::string digest = Publish("a");
   Told told;
@@ -216,6 +242,10 @@ TEST_F(ReferenceWatchTest, RefusesWhatIsNoReferenceOrCannotBeShown) {
   v1::Replica bad = Replica("m:latest", "h:1");
   bad.set_id("srv\x1b[A");
   expect_refused(bad, "replica.id");
+  bad.set_id("srv-1");
+  bad.set_digest("\x1b[2J");
+  expect_refused(bad, "replica.digest");
+  bad.set_digest("");
   bad.set_id(std::string(100'000, 's'));
   expect_refused(bad, "replica: found 100");
 }
