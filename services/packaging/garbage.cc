@@ -1,6 +1,7 @@
 // CollectGarbage: marks from tags, provenance and pins; sweeps what is old enough.
 #include <set>
 #include <utility>
+#include <vector>
 
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
@@ -21,24 +22,28 @@ class Marker {
   // The blob, and if it is a manifest or index, what it names. A manifest that is there but cannot
   // be read is an error: what it names is unknown, so nothing may be deleted.
   absl::Status Mark(const std::string& digest, const std::string& media_type) {
-    if (!marked_.insert(digest).second || !NamesOthers(media_type)) return absl::OkStatus();
-    const absl::StatusOr<std::string> document = blobs_->Get(digest);
-    if (absl::IsNotFound(document.status())) return absl::OkStatus();
-    if (!document.ok()) return document.status();
-    return MarkNamedBy(*document);
+    return MarkAll({{media_type, digest, 0, {}}});
   }
-
-  absl::Status MarkNamedBy(const std::string& document) {
-    for (const Descriptor& descriptor : DescriptorsIn(document)) {
-      SA_RETURN_IF_ERROR(Mark(descriptor.digest, descriptor.media_type));
-    }
-    return absl::OkStatus();
-  }
+  absl::Status MarkNamedBy(const std::string& document) { return MarkAll(DescriptorsIn(document)); }
 
   void MarkAlone(const std::string& digest) { marked_.insert(digest); }
   bool Has(const std::string& digest) const { return marked_.count(digest) > 0; }
 
  private:
+  // No recursion: users may publish indexes that name each other in chains of any length.
+  absl::Status MarkAll(std::vector<Descriptor> open) {
+    while (!open.empty()) {
+      const Descriptor next = std::move(open.back());
+      open.pop_back();
+      if (!marked_.insert(next.digest).second || !NamesOthers(next.media_type)) continue;
+      const absl::StatusOr<std::string> document = blobs_->Get(next.digest);
+      if (absl::IsNotFound(document.status())) continue;
+      if (!document.ok()) return document.status();
+      for (Descriptor& named : DescriptorsIn(*document)) open.push_back(std::move(named));
+    }
+    return absl::OkStatus();
+  }
+
   BlobStore* const blobs_;
   std::set<std::string> marked_;
 };

@@ -118,6 +118,26 @@ TEST_F(GarbageTest, SparesWhatOtherToolsTagged) {
   EXPECT_EQ(packager_->CollectGarbage(false)->blobs, 0u);
 }
 
+TEST_F(GarbageTest, SparesALongChainOfIndexes) {
+  constexpr int kLinks = 20'000;  // more than a stack would bear
+  std::string last = blobs_->Put("the end").value(), type = "t/t";
+  const std::string end = last;
+  uint64_t size = 7;
+  for (int i = 0; i < kLinks; ++i) {
+    const std::string index =
+        json{{"manifests", {{{"mediaType", type}, {"digest", last}, {"size", size}}}}}.dump();
+    last = Sha256Digest(index);
+    std::ofstream(dir_ + "/blobs/blobs/sha256/" + last.substr(7)) << index;
+    size = index.size();
+    type = kIndexMediaType;
+  }
+  ASSERT_TRUE(
+      blobs_->PutTag("theirs:1", {{"mediaType", type}, {"digest", last}, {"size", size}}).ok());
+  AgeBlobs();
+  EXPECT_EQ(packager_->CollectGarbage(false)->blobs, 0u);
+  EXPECT_TRUE(blobs_->Stat(end).ok());
+}
+
 TEST_F(GarbageTest, DeletesNothingWhenAManifestCannotBeRead) {
   const std::string digest = packager_->Publish(Spec("m:latest"))->digest;
   ASSERT_TRUE(blobs_->Put("stray").ok());
