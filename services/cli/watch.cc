@@ -23,21 +23,24 @@ namespace {
 constexpr absl::Duration kLongestPause = absl::Seconds(5);
 constexpr absl::Duration kLook = absl::Seconds(2);  // a call that the end of watching may wait for
 
-// Cancels the call that is running, from another thread.
+// Cancels the call that is running and those that follow, from another thread.
 class Cancellable {
  public:
   void Set(grpc::ClientContext* call) {
     std::lock_guard lock(mutex_);
     call_ = call;
+    if (cancelled_ && call_ != nullptr) call_->TryCancel();
   }
   void Cancel() {
     std::lock_guard lock(mutex_);
+    cancelled_ = true;
     if (call_ != nullptr) call_->TryCancel();
   }
 
  private:
   std::mutex mutex_;
   grpc::ClientContext* call_ = nullptr;
+  bool cancelled_ = false;
 };
 
 // One view, drawn over its last drawing.
