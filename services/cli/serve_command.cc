@@ -202,7 +202,11 @@ int Serve(Context& context, const ServeOptions& options) {
   absl::Status status = AwaitReady(*start, absl::Seconds(options.timeout_seconds));
   std::error_code error;
   if (options.port == 0) fs::remove(start->port_file, error);  // nobody else's name again
-  if (status.ok()) status = WriteServer(start->data_dir, start->server);
+  if (status.ok()) {
+    status = WriteServer(start->data_dir, start->server);
+    // One that nobody knows of could not be stopped by `shiftadd down`.
+    if (!status.ok()) StopProcess(*pid, kServerBinary, absl::Seconds(15));
+  }
   if (!status.ok()) return Report(context, status);
   context.out << "serving " << start->server.reference << " at " << Scheme() << start->server.http
               << " (OpenAI API) and " << start->server.grpc << " (gRPC), pid " << *pid << "\n"
