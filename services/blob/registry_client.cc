@@ -190,7 +190,7 @@ absl::StatusOr<HttpResponse> RegistryClient::CallOnce(HttpRequest request,
   return absl::InternalError("not reached");
 }
 
-absl::StatusOr<HttpResponse> RegistryClient::Call(HttpRequest request,
+absl::StatusOr<HttpResponse> RegistryClient::Call(const HttpRequest& request,
                                                   const std::string& repository) {
   for (int attempt = 0;; ++attempt) {
     absl::StatusOr<HttpResponse> response = CallOnce(request, repository);

@@ -75,7 +75,7 @@ class RegistryClient {
   const std::string& base() const { return base_; }
 
  private:
-  absl::StatusOr<HttpResponse> Call(HttpRequest request, const std::string& repository);
+  absl::StatusOr<HttpResponse> Call(const HttpRequest& request, const std::string& repository);
   absl::StatusOr<HttpResponse> CallOnce(HttpRequest request, const std::string& repository);
   absl::Status Authorize(const std::string& challenge, const std::string& repository);
   void HideSecrets(const std::string& repository, HttpResponse* response);

@@ -653,6 +653,7 @@ TEST_P(JobStoreConformance, TwoCoordinatorsRaceForEachTask) {
   v1::JobEvent event;
   event.set_log("done");
   std::vector<std::thread> workers;
+  workers.reserve(4);
   for (int i = 0; i < 4; ++i) {
     workers.emplace_back([&, i] {
       while (true) {

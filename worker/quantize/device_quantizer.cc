@@ -311,6 +311,7 @@ std::vector<T> ToHost(const at::Tensor& x) {
 at::Tensor Join(std::vector<ChunkQuantizer>& chunks, size_t width, at::Tensor Codes::*tensor,
                 int64_t dimension) {
   std::vector<at::Tensor> parts;
+  parts.reserve(chunks.size());
   for (ChunkQuantizer& chunk : chunks) parts.push_back(chunk.widths()[width].*tensor);
   return parts.size() == 1 ? parts[0] : at::cat(parts, dimension);
 }
@@ -456,6 +457,7 @@ absl::StatusOr<std::vector<DeviceCandidate>> QuantizeLayerOnDevice(
     const quantize::StageTimer timer(&seconds->measure);
     const Norms norms = LayerNorms(chunks, static_cast<double>(n * k));
     std::vector<ChunkQuantizer*> pointers;
+    pointers.reserve(chunks.size());
     for (ChunkQuantizer& chunk : chunks) pointers.push_back(&chunk);
     for (size_t i = 0; i < bits.size(); ++i) {
       const std::shared_ptr<PackedLayer> packed =
