@@ -19,6 +19,7 @@
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
 #include "services/base/digest.h"
+#include "services/rpc/caller_certificate.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/security.h"
 #include "services/rpc/stall_guard.h"
@@ -89,7 +90,8 @@ bool HasFrame(const std::string& bytes, char type) {
 class Slow : public v1::PackageService::Service {
  public:
   grpc::Status ResolveReference(grpc::ServerContext* context, const v1::ResolveReferenceRequest*,
-                                v1::ResolveReferenceResponse*) override {
+                                v1::ResolveReferenceResponse* response) override {
+    response->set_digest(CertificateOf(*context));
     ++running;
     while (!let_go && !context->IsCancelled()) absl::SleepFor(absl::Milliseconds(5));
     return grpc::Status::OK;
@@ -146,14 +148,17 @@ class ConnectionLimitsTest : public testing::Test {
   }
   std::string Address() const { return absl::StrCat("127.0.0.1:", server_->port()); }
 
-  grpc::Status Resolve(absl::Duration timeout, const std::string& reference = "a") {
+  grpc::Status Resolve(absl::Duration timeout, const std::string& reference = "a",
+                       std::string* certificate = nullptr) {
     grpc::ClientContext context;
     SetDeadline(&context, timeout);
     context.set_wait_for_ready(true);  // a busy machine takes its time to connect
     v1::ResolveReferenceRequest request;
     request.set_reference(reference);
     v1::ResolveReferenceResponse response;
-    return stub_->ResolveReference(&context, request, &response);
+    const grpc::Status status = stub_->ResolveReference(&context, request, &response);
+    if (certificate != nullptr) *certificate = response.digest();
+    return status;
   }
 
   Slow slow_;
@@ -192,8 +197,10 @@ TEST_F(ConnectionLimitsTest, WhoDoesNotEndTheTlsHandshakeIsShutOut) {
   stub_ = v1::PackageService::NewStub(
       MakeChannel(Address(), ClientSecurity{access::TlsFilesIn(dir, "admin"), ""}));
   grpc::Status status;
-  EXPECT_TRUE(Within([&] { return (status = Resolve(absl::Seconds(5))).ok(); }))
+  std::string certificate;
+  EXPECT_TRUE(Within([&] { return (status = Resolve(absl::Seconds(5), "a", &certificate)).ok(); }))
       << status.error_message();
+  EXPECT_THAT(certificate, testing::StartsWith("spiffe://shiftadd/admin/"));
   std::filesystem::remove_all(dir);
 }
 
@@ -239,7 +246,9 @@ TEST_F(ConnectionLimitsTest, SoManyCallsOfOneConnectionRun) {
 TEST_F(ConnectionLimitsTest, MessagesAreSoLargeAtMost) {
   Start({});
   slow_.let_go = true;
-  EXPECT_TRUE(Resolve(kEnd, std::string(kMaxMessageBytes - 100, 'x')).ok());
+  std::string certificate = "not asked";
+  EXPECT_TRUE(Resolve(kEnd, std::string(kMaxMessageBytes - 100, 'x'), &certificate).ok());
+  EXPECT_EQ(certificate, "");
   EXPECT_EQ(Resolve(kEnd, std::string(kMaxMessageBytes + 1, 'x')).error_code(),
             grpc::StatusCode::RESOURCE_EXHAUSTED);
 }

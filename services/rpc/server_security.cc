@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "absl/time/clock.h"
+#include "services/rpc/caller_certificate.h"
 #include "services/rpc/security.h"
 
 namespace shiftadd::rpc {
@@ -98,6 +99,13 @@ absl::StatusOr<access::Caller> CallerOf(const grpc::ServerContextBase& context,
     return access::Caller{"local", access::Roles{access::Role::kAdmin}.Implied()};
   }
   return access->Identify(Shown(context.client_metadata(), context.auth_context().get()));
+}
+
+std::string CertificateOf(const grpc::ServerContextBase& context) {
+  const auto auth = context.auth_context();
+  const access::Credentials shown = Shown(context.client_metadata(), auth.get());
+  return std::string(shown.certificate_uri.empty() ? shown.certificate_subject
+                                                   : shown.certificate_uri);
 }
 
 }  // namespace shiftadd::rpc

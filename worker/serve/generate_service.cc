@@ -12,6 +12,7 @@
 #include "services/base/logging.h"
 #include "services/base/status_macros.h"
 #include "services/base/trace.h"
+#include "services/rpc/caller_certificate.h"
 #include "services/rpc/rpc.h"
 #include "services/rpc/stall_guard.h"
 #include "shiftadd/v1/generate.grpc.pb.h"
@@ -205,12 +206,12 @@ class Service : public v1::GenerateService::Service {
     return rpc::ToGrpc(status);
   }
 
-  // One whose key was checked, else by address.
+  // By a certificate, by a key that was checked, else by address.
   std::string ClientOf(const grpc::ServerContext& context) const {
     const auto found = context.client_metadata().find("authorization");
     const bool checked = keys_checked_ && found != context.client_metadata().end();
     return ClientName(checked ? absl::string_view(found->second.data(), found->second.size()) : "",
-                      "", context.peer());
+                      rpc::CertificateOf(context), context.peer());
   }
 
   // Checks the caller's key and rate first.
