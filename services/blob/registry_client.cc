@@ -1,6 +1,7 @@
 #include "services/blob/registry_client.h"
 
 #include <algorithm>
+#include <set>
 #include <utility>
 
 #include "absl/random/random.h"
@@ -150,7 +151,9 @@ absl::Status RegistryClient::Authorize(const std::string& challenge,
   if (absl::StartsWithIgnoreCase(challenge, "bearer ")) {
     auto parameters = Parameters(absl::string_view(challenge).substr(7));
     HttpRequest ask;
-    ask.url = absl::StrCat(parameters["realm"], "?service=", UrlEncode(parameters["service"]),
+    const std::string& realm = parameters["realm"];
+    ask.url = absl::StrCat(realm, absl::StrContains(realm, "?") ? "&" : "?",
+                           "service=", UrlEncode(parameters["service"]),
                            "&scope=", UrlEncode(parameters["scope"]));
     if (!options_.user.empty()) ask.headers.push_back(basic);
     SA_ASSIGN_OR_RETURN(HttpResponse response, http_.Send(ask));
@@ -436,8 +439,13 @@ absl::Status RegistryClient::DeleteManifest(const std::string& repository,
 
 absl::StatusOr<std::vector<std::string>> RegistryClient::ListTags(const std::string& repository) {
   std::vector<std::string> tags;
+  std::set<std::string> asked;
   std::string url = Url(repository, "tags/list?n=1000");
   while (!url.empty()) {
+    if (!asked.insert(url).second) {
+      return absl::DataLossError(
+          absl::StrCat(url, ": the pages of the list of tags go in circles"));
+    }
     HttpRequest request{"GET", url};
     SA_ASSIGN_OR_RETURN(const HttpResponse response, Call(request, repository));
     if (response.status == 404) break;

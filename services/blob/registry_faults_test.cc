@@ -217,6 +217,34 @@ TEST(RegistryFaults, ATagListOfSeveralPagesIsReadWhole) {
   EXPECT_EQ(client.ListTags("r").value(), (std::vector<std::string>{"a", "b", "c"}));
 }
 
+TEST(RegistryFaults, ATagListThatNeverEndsIsDataLoss) {
+  ScriptedHttp server([](const ScriptedRequest&) {
+    return ScriptedAnswer{
+        200, {"Link: </v2/r/tags/list?n=1000&last=b>; rel=\"next\""}, "{\"tags\":[\"a\",\"b\"]}"};
+  });
+  RegistryClient client(server.url(), Options());
+  EXPECT_EQ(client.ListTags("r").status().code(), StatusCode::kDataLoss);
+  EXPECT_EQ(server.requests().size(), 2u);
+}
+
+TEST(RegistryFaults, ATokensRealmMayHaveAQueryOfItsOwn) {
+  std::string base;
+  ScriptedHttp server([&](const ScriptedRequest& request) {
+    if (absl::StartsWith(request.path, "/token")) {
+      return ScriptedAnswer{200, {}, "{\"token\":\"t\"}"};
+    }
+    if (request.headers.count("authorization") > 0) return ScriptedAnswer{200, {}, kData};
+    return ScriptedAnswer{
+        401,
+        {absl::StrCat("WWW-Authenticate: Bearer realm=\"", base, "/token?a=b\",service=\"s\"")},
+        ""};
+  });
+  base = server.url();
+  RegistryClient client(base, Options());
+  EXPECT_EQ(client.GetBlob("r", Sha256Digest(kData)).value(), kData);
+  EXPECT_EQ(server.requests()[1].path, "/token?a=b&service=s&scope=");
+}
+
 TEST(RegistryFaults, OneThatFallsSilentIsGivenUpAndTriedAgain) {
   std::atomic<int> calls{0};
   ScriptedHttp server([&](const ScriptedRequest&) {
