@@ -180,14 +180,16 @@ absl::Status RegistryClient::Authorize(const std::string& challenge,
 
 absl::StatusOr<HttpResponse> RegistryClient::CallOnce(HttpRequest request,
                                                       const std::string& repository) {
+  // A location or a next page at another host is asked without what the registry is told.
+  const bool ours = absl::StartsWith(request.url, base_ + "/");
   const std::vector<std::string> plain = request.headers;
   for (const bool again : {false, true}) {
     request.headers = plain;
-    const std::string authorization = Authorization(repository);
+    const std::string authorization = ours ? Authorization(repository) : "";
     if (!authorization.empty()) request.headers.push_back(authorization);
     SA_ASSIGN_OR_RETURN(HttpResponse response, http_.Send(request));
     HideSecrets(repository, &response);
-    if (response.status != 401 || again) return response;
+    if (response.status != 401 || again || !ours) return response;
     SA_RETURN_IF_ERROR(Authorize(Header(response, "www-authenticate"), repository));
   }
   return absl::InternalError("not reached");

@@ -227,6 +227,37 @@ TEST(RegistryFaults, ATagListThatNeverEndsIsDataLoss) {
   EXPECT_EQ(server.requests().size(), 2u);
 }
 
+TEST(RegistryFaults, AnotherHostIsNotToldTheCredentials) {
+  ScriptedHttp other([](const ScriptedRequest& request) {
+    if (request.method == "PATCH") return ScriptedAnswer{202};
+    if (request.method == "PUT") return ScriptedAnswer{201};
+    return ScriptedAnswer{401, {"WWW-Authenticate: Basic realm=\"r\""}, ""};
+  });
+  ScriptedHttp server([&](const ScriptedRequest& request) {
+    if (request.headers.count("authorization") == 0) {
+      return ScriptedAnswer{401, {"WWW-Authenticate: Basic realm=\"r\""}, ""};
+    }
+    if (request.method == "HEAD") return ScriptedAnswer{404};
+    if (request.method == "POST") {
+      return ScriptedAnswer{202,
+                            {absl::StrCat("Location: ", other.url(), "/v2/r/blobs/uploads/1")}};
+    }
+    return ScriptedAnswer{200,
+                          {absl::StrCat("Link: <", other.url(), "/v2/r/tags/list>; rel=\"next\"")},
+                          "{\"tags\":[]}"};
+  });
+  RegistryOptions options = Options();
+  options.user = "ann";
+  options.password = "pa55";
+  RegistryClient client(server.url(), options);
+  EXPECT_TRUE(client.PutBlob("r", Sha256Digest(kData), kData).ok());
+  EXPECT_EQ(client.ListTags("r").status().code(), StatusCode::kUnauthenticated);
+  EXPECT_EQ(other.requests().size(), 5u);  // three chunks, the end of the upload, a page
+  for (const ScriptedRequest& request : other.requests()) {
+    EXPECT_EQ(request.headers.count("authorization"), 0u) << request.method;
+  }
+}
+
 TEST(RegistryFaults, ATokensRealmMayHaveAQueryOfItsOwn) {
   std::string base;
   ScriptedHttp server([&](const ScriptedRequest& request) {

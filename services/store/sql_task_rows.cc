@@ -1,5 +1,7 @@
 #include "services/store/sql_task_rows.h"
 
+#include <algorithm>
+
 #include "nlohmann/json.hpp"
 #include "services/base/status_macros.h"
 
@@ -11,7 +13,9 @@ using sql::Statement;
 absl::Status ParseLosses(const std::string& text, std::vector<TaskLoss>* losses) {
   const nlohmann::json list = nlohmann::json::parse(text, nullptr, false);
   for (const nlohmann::json& item : list) {
-    if (!item.is_array() || item.size() != 3) continue;
+    if (!item.is_array() || item.size() != 3 ||
+        !std::all_of(item.begin(), item.end(), [](const auto& part) { return part.is_string(); }))
+      continue;
     losses->push_back(
         {item[0].get<std::string>(), item[1].get<std::string>(), item[2].get<std::string>()});
   }
