@@ -13,6 +13,7 @@
 #include "services/base/ids.h"
 #include "services/base/logging.h"
 #include "services/base/memory_room.h"
+#include "services/base/open_files.h"
 #include "services/base/shutdown.h"
 #include "services/base/version.h"
 #include "services/blob/blob_store.h"
@@ -224,5 +225,6 @@ int main(int argc, char** argv) {
   // Measuring has nothing to finish: a signal ends it at once.
   if (!flags.bench.empty()) return shiftadd::Bench(flags);
   shiftadd::BlockShutdownSignals();
+  shiftadd::RaiseOpenFileLimit();
   return shiftadd::Run(flags);
 }

@@ -5,6 +5,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
+#include "services/base/open_files.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
@@ -203,6 +204,7 @@ absl::Status Serve(const Flags& flags) {
 
 int main(int argc, char** argv) {
   shiftadd::BlockShutdownSignals();
+  shiftadd::RaiseOpenFileLimit();
   CLI::App app(
       "shiftadd-coordinator: queues jobs, leases their tasks to workers, publishes results");
   shiftadd::coordinator::Flags flags;

@@ -8,6 +8,7 @@
 
 #include "absl/strings/str_cat.h"
 #include "services/base/logging.h"
+#include "services/base/open_files.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/base/version.h"
@@ -138,6 +139,7 @@ absl::Status Run(Flags flags) {
 
 int Main(int argc, char** argv) {
   BlockShutdownSignals();
+  RaiseOpenFileLimit();
   CLI::App app("Publishes, names, finds and collects packages.", "shiftadd-packager");
   Flags flags;
   Define(&app, &flags);

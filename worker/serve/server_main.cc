@@ -20,6 +20,7 @@
 #include "kernels/cpu_linear.h"
 #include "services/base/ids.h"
 #include "services/base/logging.h"
+#include "services/base/open_files.h"
 #include "services/base/shutdown.h"
 #include "services/base/status_macros.h"
 #include "services/http/http_server.h"
@@ -258,6 +259,7 @@ int main(int argc, char** argv) {
     return *code;
   // Measuring has nothing to finish: a signal ends it at once.
   if (!flags.bench) shiftadd::BlockShutdownSignals();
+  shiftadd::RaiseOpenFileLimit();
   shiftadd::InitLogging("shiftadd-server", flags.daemon.log_level, flags.daemon.log_format);
   return shiftadd::ExitCode("shiftadd-server",
                             flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags));
