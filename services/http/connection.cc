@@ -18,6 +18,7 @@
 #include <utility>
 
 #include "absl/strings/ascii.h"
+#include "absl/strings/match.h"
 #include "absl/strings/string_view.h"
 #include "services/base/ids.h"
 #include "services/base/version.h"
@@ -267,6 +268,7 @@ class ConnectionImpl : public Connection, public StreamWriter {
       return Refuse(TooManyConnections());
     }
     if (const std::optional<Response> answer = CheckHead()) return Refuse(*answer);
+    if (const std::optional<Response> answer = CheckCoding()) return Refuse(*answer);
     // HTTP/1.0 has no interim answers: what it expects is not looked at (RFC 9110, 10.1.1).
     std::string expect;
     if (Version() >= 11) expect = absl::AsciiStrToLower(std::string(parser_->get()["Expect"]));
@@ -346,6 +348,22 @@ class ConnectionImpl : public Connection, public StreamWriter {
       return response;
     }
     return options_.guard ? options_.guard(head_) : std::nullopt;
+  }
+
+  // A body in another coding than chunked has an end that only its decoder knows: read on, it would
+  // be taken for the next request (RFC 9112, 6.1 and 6.3).
+  std::optional<Response> CheckCoding() const {
+    const auto transfer = head_.headers.find("transfer-encoding");
+    if (transfer != head_.headers.end() && !absl::EqualsIgnoreCase(transfer->second, "chunked")) {
+      return JsonError(501, "Transfer-Encoding: only chunked is known");
+    }
+    const auto content = head_.headers.find("content-encoding");
+    if (content != head_.headers.end() && !content->second.empty() &&
+        !absl::EqualsIgnoreCase(content->second, "identity")) {
+      return JsonError(415, "Content-Encoding: a body must be sent as it is", "",
+                       "unsupported_media_type");
+    }
+    return std::nullopt;
   }
 
   // The value of Access-Control-Allow-Origin; empty: the page may not read the answer.

@@ -307,6 +307,23 @@ TEST_F(HttpServerTest, LargeBodiesAre413BeforeTheyAreSent) {
               StartsWith("HTTP/1.1 200"));
 }
 
+TEST_F(HttpServerTest, BodiesInOtherCodingsAreRefusedAndNotTakenForRequests) {
+  // What follows the head would be answered with 200 if it were read as a request.
+  const std::string next = GetAndClose("/hello");
+  for (const char* coding : {"gzip", "gzip, chunked", "identity"}) {
+    const std::string answer =
+        Ask(absl::StrCat("POST /echo HTTP/1.1\r\nTransfer-Encoding: ", coding, "\r\n\r\n", next));
+    ExpectError(answer, 501);
+    EXPECT_THAT(answer, testing::Not(HasSubstr("HTTP/1.1 200"))) << coding;
+  }
+  const auto with_content_coding = [](const char* coding) {
+    return absl::StrCat("POST /echo HTTP/1.1\r\nContent-Encoding: ", coding,
+                        "\r\nContent-Length: 5\r\nConnection: close\r\n\r\nabcde");
+  };
+  ExpectError(Ask(with_content_coding("gzip")), 415);
+  EXPECT_THAT(Ask(with_content_coding("Identity")), testing::EndsWith("\r\n\r\nabcde"));
+}
+
 TEST_F(HttpServerTest, LargeHeadersAre431) {
   ExpectError(Ask("GET /hello HTTP/1.1\r\nX: " + std::string(100'000, 'x') + "\r\n\r\n"), 431);
 }
