@@ -40,7 +40,20 @@ TEST_F(ApiKeysTest, KeysAndDigestsAreTaken) {
   EXPECT_FALSE((*keys)->Check("Bearer " + Sha256Digest("beta")).ok());
 }
 
+TEST_F(ApiKeysTest, FilesOfOtherEditorsAreTaken) {
+  const auto keys = Read(
+      "\xef\xbb\xbf"
+      "alpha\r\nbeta\r\n");
+  ASSERT_TRUE(keys.ok()) << keys.status();
+  EXPECT_TRUE((*keys)->Check("Bearer alpha").ok());
+  EXPECT_TRUE((*keys)->Check("Bearer beta").ok());
+}
+
 TEST_F(ApiKeysTest, BadFilesAreNamed) {
+  EXPECT_THAT(
+      std::string(
+          ApiKeys::FromFile(std::filesystem::temp_directory_path().string()).status().message()),
+      ::testing::HasSubstr("is a directory"));
   EXPECT_EQ(Read("# nothing\n").status().code(), absl::StatusCode::kFailedPrecondition);
   EXPECT_THAT(std::string(Read("a\nsha256:12\n").status().message()),
               ::testing::HasSubstr(":2: expected 64"));
