@@ -150,6 +150,7 @@ std::vector<Engine::Queue::iterator> Engine::Due() {
   std::stable_sort(due.begin(), due.end(),
                    [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<Queue::iterator> out;
+  out.reserve(due.size());
   for (const auto& [rank, it] : due) out.push_back(it);
   return out;
 }

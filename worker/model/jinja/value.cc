@@ -100,7 +100,7 @@ class JsonWriter {
   void Break(int depth) {
     if (indent_ < 0) return;
     out_.push_back('\n');
-    out_.append(static_cast<size_t>(indent_ * depth), ' ');
+    out_.append(static_cast<size_t>(indent_) * static_cast<size_t>(depth), ' ');
   }
 
   const int indent_;
