@@ -30,10 +30,12 @@ namespace {
 
 constexpr char kModelPaths[] = "/v1/models/";
 
-// A page of another site may send text and forms without asking first (CORS), but not JSON.
+// A page of another site may send text, forms and bytes of no type without asking first (CORS), but
+// not JSON. What is no browser (no Origin) need not say what it sends.
 bool IsJson(const Request& request) {
   const auto type = request.headers.find("content-type");
-  if (request.method != "POST" || type == request.headers.end()) return true;
+  if (request.method != "POST") return true;
+  if (type == request.headers.end()) return request.headers.count("origin") == 0;
   const std::string media(absl::StripAsciiWhitespace(
       absl::string_view(type->second).substr(0, type->second.find(';'))));
   return absl::EqualsIgnoreCase(media, "application/json") ||
@@ -41,10 +43,12 @@ bool IsJson(const Request& request) {
 }
 
 Response NotJson(const Request& request) {
-  return http::JsonError(415,
-                         absl::StrCat("Content-Type must be application/json, not ",
-                                      ToValidUtf8(request.headers.at("content-type"))),
-                         "", "unsupported_media_type");
+  const auto type = request.headers.find("content-type");
+  return http::JsonError(
+      415,
+      absl::StrCat("Content-Type must be application/json, not ",
+                   type == request.headers.end() ? "absent" : ToValidUtf8(type->second)),
+      "", "unsupported_media_type");
 }
 
 }  // namespace

@@ -708,9 +708,15 @@ TEST_F(OpenAiApi, WhatIsNotJsonIs415) {
   request.path = kCompletions;
   request.body = Greedy("ab", 1).dump();
   FakeWriter writer;
+  const auto ask = [&] {
+    return server_->routes.at(kCompletions).at("POST")(request, &writer).status;
+  };
+  EXPECT_EQ(ask(), 200);  // no browser, which would name its page's origin
+  request.headers["origin"] = "https://elsewhere.example";
+  EXPECT_EQ(ask(), 415);
   const auto status = [&](const std::string& type) {
     request.headers["content-type"] = type;
-    return server_->routes.at(kCompletions).at("POST")(request, &writer).status;
+    return ask();
   };
   EXPECT_EQ(status("text/plain"), 415);
   EXPECT_EQ(status("application/x-www-form-urlencoded"), 415);
