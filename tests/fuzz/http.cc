@@ -2,6 +2,8 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <boost/asio/io_context.hpp>
+#include <boost/asio/ip/tcp.hpp>
 #include <optional>
 #include <thread>
 
@@ -52,8 +54,10 @@ extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   shiftadd::fuzz::Require(write(ends[1], data, size) == static_cast<ssize_t>(size),
                           "the socket takes the input");
   shutdown(ends[1], SHUT_WR);
-  auto connection =
-      shiftadd::http::Connection::Create(ends[0], nullptr, options, router, /*overloaded=*/false);
+  boost::asio::io_context context;
+  auto connection = shiftadd::http::Connection::Create(
+      boost::asio::ip::tcp::socket(context, boost::asio::ip::tcp::v4(), ends[0]), nullptr, options,
+      router, /*overloaded=*/false);
   connection->Serve();
   char sink[65536];
   while (read(ends[1], sink, sizeof(sink)) > 0) {
