@@ -238,6 +238,10 @@ TEST_F(IdentityTest, WorkersReadOnlyWhereModelsAre) {
       Shell(absl::StrCat("shiftadd submit ", *dir_, "/.shiftadd/certs --bits 3 --name x --watch"));
   EXPECT_EQ(outside.exit_code, 1);
   EXPECT_THAT(outside.output, HasSubstr("expected a path under"));
+  // Nor is told what there is elsewhere.
+  const RunResult absent = Shell("shiftadd submit file:///etc/absent --bits 3 --name x --watch");
+  EXPECT_EQ(absent.exit_code, 1);
+  EXPECT_THAT(absent.output, HasSubstr("source /etc/absent: expected a path under"));
 }
 
 // Each change that others see leaves a line: who, what, and what came of it.

@@ -40,21 +40,29 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
 }
 
 absl::Status WriteFileAtomically(const std::string& path, const std::string& content) {
-  const std::string temporary = absl::StrCat(path, ".", getpid(), ".tmp");
-  std::error_code error;
+  std::error_code error, ignored;
+  const fs::file_status there = fs::status(path, error);
+  // A pipe or a device (/dev/stdout) is written to: a rename would put a file in its place.
+  const bool in_place = fs::exists(there) && !fs::is_regular_file(there);
+  // Behind a link, so that the link stays one.
+  const fs::path real = fs::is_regular_file(there) ? fs::canonical(path, error) : fs::path(path);
+  const std::string target = real.empty() ? path : real.string();
+  const std::string written = in_place ? path : absl::StrCat(target, ".", getpid(), ".tmp");
   {
-    std::ofstream out(temporary, std::ios::binary | std::ios::trunc);
+    std::ofstream out(written, std::ios::binary | std::ios::trunc);
     out << content;
     out.flush();
     if (!out) {
       const std::string why = std::strerror(errno);
-      fs::remove(temporary, error);
+      if (!in_place) fs::remove(written, ignored);
       return absl::ResourceExhaustedError(absl::StrCat("writing ", path, ": ", why));
     }
   }
-  fs::rename(temporary, path, error);
-  if (error) return absl::InternalError(absl::StrCat("writing ", path, ": ", error.message()));
-  return absl::OkStatus();
+  if (in_place) return absl::OkStatus();
+  fs::rename(written, target, error);
+  if (!error) return absl::OkStatus();
+  fs::remove(written, ignored);
+  return absl::InternalError(absl::StrCat("writing ", path, ": ", error.message()));
 }
 
 std::string AbsolutePath(const std::string& path) {

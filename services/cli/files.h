@@ -13,7 +13,7 @@ namespace shiftadd::cli {
 // The whole file. NOT_FOUND; INVALID_ARGUMENT for a folder or more than `max_bytes`.
 absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes);
 
-// Through a temporary file in the same folder and a rename.
+// Through a temporary file in the same folder and a rename; what is no file is written to as it is.
 absl::Status WriteFileAtomically(const std::string& path, const std::string& content);
 
 // `path` from the root on. As it is where there is no current folder (any more), or it is empty:

@@ -291,6 +291,9 @@ TEST_F(TasksTest, SourcesOutsideTheRootsAreRefused) {
             absl::StatusCode::kPermissionDenied);
   context_.set_source("file://" + dir_ + "/absent");
   EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
+            absl::StatusCode::kPermissionDenied);
+  context_.set_source("file://" + dir_ + "/other/absent");
+  EXPECT_EQ(Run(runner.get(), NewTask(v1::TASK_KIND_INGEST)).status().code(),
             absl::StatusCode::kNotFound);
   // Dots and links are looked through before they are judged.
   context_.set_source("file://" + dir_ + "/other/../tiny");
