@@ -40,29 +40,29 @@ absl::StatusOr<std::string> ReadFile(const std::string& path, size_t max_bytes) 
 }
 
 absl::Status WriteFileAtomically(const std::string& path, const std::string& content) {
-  std::error_code error, ignored;
-  const fs::file_status there = fs::status(path, error);
-  // A pipe or a device (/dev/stdout) is written to: a rename would put a file in its place.
-  const bool in_place = fs::exists(there) && !fs::is_regular_file(there);
-  // Behind a link, so that the link stays one.
-  const fs::path real = fs::is_regular_file(there) ? fs::canonical(path, error) : fs::path(path);
-  const std::string target = real.empty() ? path : real.string();
-  const std::string written = in_place ? path : absl::StrCat(target, ".", getpid(), ".tmp");
-  {
-    std::ofstream out(written, std::ios::binary | std::ios::trunc);
+  const auto write = [&](const std::string& to) -> absl::Status {
+    std::ofstream out(to, std::ios::binary | std::ios::trunc);
     out << content;
     out.flush();
-    if (!out) {
-      const std::string why = std::strerror(errno);
-      if (!in_place) fs::remove(written, ignored);
-      return absl::ResourceExhaustedError(absl::StrCat("writing ", path, ": ", why));
-    }
+    if (out) return absl::OkStatus();
+    return absl::ResourceExhaustedError(absl::StrCat("writing ", path, ": ", std::strerror(errno)));
+  };
+  std::error_code error, ignored;
+  const fs::file_status there = fs::status(path, ignored);
+  // A pipe or a device (/dev/stdout) is written to: a rename would put a file in its place.
+  if (fs::exists(there) && !fs::is_regular_file(there)) return write(path);
+  // Behind a link, so that the link stays one.
+  const fs::path real = fs::canonical(path, error);
+  const std::string target = error ? path : real.string();  // not there yet
+  const std::string temporary = absl::StrCat(target, ".", getpid(), ".tmp");
+  absl::Status status = write(temporary);
+  if (status.ok()) {
+    fs::rename(temporary, target, error);
+    if (!error) return absl::OkStatus();
+    status = absl::InternalError(absl::StrCat("writing ", path, ": ", error.message()));
   }
-  if (in_place) return absl::OkStatus();
-  fs::rename(written, target, error);
-  if (!error) return absl::OkStatus();
-  fs::remove(written, ignored);
-  return absl::InternalError(absl::StrCat("writing ", path, ": ", error.message()));
+  fs::remove(temporary, ignored);
+  return status;
 }
 
 std::string AbsolutePath(const std::string& path) {

@@ -258,8 +258,10 @@ int main(int argc, char** argv) {
   if (const auto code = shiftadd::ParseServerFlags(argc, argv, &flags); code.has_value())
     return *code;
   // Measuring has nothing to finish: a signal ends it at once.
-  if (!flags.bench) shiftadd::BlockShutdownSignals();
-  shiftadd::RaiseOpenFileLimit();
+  if (!flags.bench) {
+    shiftadd::BlockShutdownSignals();
+    shiftadd::RaiseOpenFileLimit();
+  }
   shiftadd::InitLogging("shiftadd-server", flags.daemon.log_level, flags.daemon.log_format);
   return shiftadd::ExitCode("shiftadd-server",
                             flags.bench ? shiftadd::Bench(flags) : shiftadd::Serve(flags));

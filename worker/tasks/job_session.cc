@@ -87,19 +87,18 @@ absl::StatusOr<std::string> ScratchBlob(const ScratchTensor& tensor, std::vector
 
 // What `path` really is lies under a root.
 absl::Status CheckUnderRoots(const std::string& path, const std::vector<std::string>& roots) {
-  std::error_code error;
-  const auto real = std::filesystem::canonical(path, error);
-  const std::string missing = error ? error.message() : "";
+  std::error_code missing, error;
+  auto place = std::filesystem::canonical(path, missing);
   // Of what is not there as much as is there; what is outside is refused alike whether it is there
   // or not, or whoever submits could ask which files this machine has.
-  const auto place = missing.empty() ? real : std::filesystem::weakly_canonical(path, error);
+  if (missing) place = std::filesystem::weakly_canonical(path, error);
   for (const std::string& root : roots) {
     const auto base = std::filesystem::canonical(root, error);
     if (error) continue;
     const auto relative = place.lexically_relative(base);
     if (relative.empty() || *relative.begin() == "..") continue;
-    if (missing.empty()) return absl::OkStatus();
-    return absl::NotFoundError(absl::StrCat("source ", path, ": ", missing));
+    if (!missing) return absl::OkStatus();
+    return absl::NotFoundError(absl::StrCat("source ", path, ": ", missing.message()));
   }
   return absl::PermissionDeniedError(absl::StrCat("source ", path, ": expected a path under ",
                                                   absl::StrJoin(roots, ", "),
