@@ -40,6 +40,10 @@ absl::StatusOr<Certificate> ReadCertificate(const char* flag, const std::string&
     return absl::FailedPreconditionError(
         absl::StrCat(flag, " ", path, ": the certificate has expired"));
   }
+  if (X509_cmp_current_time(X509_get0_notBefore(certificate.get())) > 0) {
+    return absl::FailedPreconditionError(
+        absl::StrCat(flag, " ", path, ": the certificate is not valid yet: is the clock right?"));
+  }
   return certificate;
 }
 

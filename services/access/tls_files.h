@@ -21,7 +21,7 @@ inline constexpr unsigned kTlsRefreshSeconds = 2;
 
 // INVALID_ARGUMENT or FAILED_PRECONDITION names the flag, the file and what is wrong: one of cert
 // and key without the other, unreadable, no certificate or key in it, a key of another certificate,
-// a certificate that has expired.
+// a certificate that has expired or is not valid yet.
 absl::Status CheckTlsFiles(const TlsFiles& files);
 
 // DIR/ROLE.crt, DIR/ROLE.key and DIR/ca.crt, as deploy/certs.sh writes them.

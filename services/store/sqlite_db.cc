@@ -6,6 +6,7 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cstdio>
 #include <cstring>
 
 #include "absl/strings/str_cat.h"
@@ -16,6 +17,27 @@ namespace shiftadd::sql {
 namespace {
 
 constexpr int kReaders = 8;
+
+void RemoveDatabase(const std::string& path) {
+  unlink(path.c_str());
+  unlink(absl::StrCat(path, "-journal").c_str());
+}
+
+// Gives a whole file its name, if nobody has it.
+absl::Status Publish(const std::string& from, const std::string& to) {
+  const int fd = open(from.c_str(), O_RDONLY | O_CLOEXEC);
+  const bool synced = fd >= 0 && fsync(fd) == 0;
+  const int fault = errno;
+  if (fd >= 0) close(fd);
+  if (!synced) return absl::UnavailableError(std::strerror(fault));
+  if (renameat2(AT_FDCWD, from.c_str(), AT_FDCWD, to.c_str(), RENAME_NOREPLACE) == 0) {
+    return absl::OkStatus();
+  }
+  if (errno == EEXIST) return absl::AlreadyExistsError("exists already");
+  // Some file systems cannot say "if nobody has it"; that nobody had it was asked before.
+  if (errno == EINVAL && rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
+  return absl::UnavailableError(std::strerror(errno));
+}
 
 }  // namespace
 
@@ -113,9 +135,14 @@ absl::Status Sqlite::CopyTo(const std::string& path) {
   if (access(path.c_str(), F_OK) == 0) {
     return absl::AlreadyExistsError(absl::StrCat(path, ": exists already"));
   }
-  return Annotate(
-      Read([&](Session& session) { return Statement(session, "VACUUM INTO ?").Text(path).Run(); }),
-      path);
+  // Under another name until it is whole: half a copy, or an empty one, passes for a database.
+  const std::string partial = absl::StrCat(path, ".", getpid(), ".partial");
+  RemoveDatabase(partial);  // of one who had this number and was killed
+  absl::Status status = Read(
+      [&](Session& session) { return Statement(session, "VACUUM INTO ?").Text(partial).Run(); });
+  if (status.ok()) status = Publish(partial, path);
+  if (!status.ok()) RemoveDatabase(partial);
+  return Annotate(status, path);
 }
 
 absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path) {

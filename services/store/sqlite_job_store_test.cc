@@ -1,6 +1,10 @@
+#include <sys/resource.h>
+
 #include <atomic>
+#include <csignal>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <thread>
 
 #include "absl/time/clock.h"
@@ -48,6 +52,40 @@ TEST_F(SqliteFile, ClearErrorsForBadFiles) {
             absl::StatusCode::kFailedPrecondition);
   std::ofstream(path_) << std::string(8192, 'x');
   EXPECT_EQ(OpenSqliteJobStore(path_, clock_).status().code(), absl::StatusCode::kDataLoss);
+}
+
+// A copy that finds no room leaves nothing: half of one, or an empty one, passes for a database.
+TEST_F(SqliteFile, ACopyIsWholeOrNotThere) {
+  {
+    auto db = sql::Sqlite::Open(path_, clock_);
+    ASSERT_TRUE(db.ok());
+    ASSERT_TRUE((*db)
+                    ->Write([](sql::Session& s) {
+                      return s.Script(
+                          "CREATE TABLE a (x BLOB); INSERT INTO a VALUES (randomblob(1000000))");
+                    })
+                    .ok());
+  }
+  const std::string copies = dir_ + "/copies";
+  std::filesystem::create_directory(copies);
+  rlimit old{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+  const auto signal_before = std::signal(SIGXFSZ, SIG_IGN);
+  rlimit less = old;
+  less.rlim_cur = 200'000;
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &less), 0);
+  const absl::Status full = BackUpSqliteJobStore(path_, copies + "/copy.db");
+  ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+  std::signal(SIGXFSZ, signal_before);
+  EXPECT_FALSE(full.ok());
+  EXPECT_NE(full.message().find("copy.db: "), std::string::npos) << full;
+  EXPECT_TRUE(std::filesystem::is_empty(copies));
+
+  ASSERT_TRUE(BackUpSqliteJobStore(path_, copies + "/copy.db").ok());
+  EXPECT_GT(std::filesystem::file_size(copies + "/copy.db"), 1'000'000u);
+  EXPECT_EQ(BackUpSqliteJobStore(path_, copies + "/copy.db").code(),
+            absl::StatusCode::kAlreadyExists);
+  EXPECT_EQ(std::distance(std::filesystem::directory_iterator(copies), {}), 1);
 }
 
 TEST_F(SqliteFile, RefusesANewerSchema) {
