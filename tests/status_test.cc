@@ -9,6 +9,7 @@
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/time/clock.h"
+#include "services/store/postgres_server.h"
 #include "tests/cluster.h"
 #include "worker/model/testing/tiny_llama.h"
 
@@ -126,6 +127,35 @@ TEST_F(StatusTest, OneCoordinatorDownIsSaidAndNoErrorOfTheWhole) {
   const RunResult work = cluster_.Shiftadd({"status"});
   EXPECT_EQ(work.exit_code, 3);
   EXPECT_THAT(work.output, AllOf(HasSubstr("jobs: 1 FAILED"), Not(HasSubstr("blob store"))));
+}
+
+// A coordinator answers without its database, but of no use to anybody: a script must notice.
+TEST_F(StatusTest, ADatabaseThatIsAwayIsAFailure) {
+  PostgresServer postgres;
+  const std::string port_file = cluster_.dir() + "/pg.port", log = cluster_.dir() + "/pg.log";
+  Process coordinator({Binary("shiftadd-coordinator"), "--listen", "127.0.0.1:0", "--http",
+                       "127.0.0.1:0", "--store", postgres.NewDatabase(), "--packager",
+                       cluster_.packager_address(), "--port-file", port_file},
+                      log);
+  const std::string address =
+      absl::StrCat("127.0.0.1:", WaitForPorts(port_file, &coordinator, log)[0]);
+  EXPECT_EQ(cluster_.Shiftadd({"status", "--coordinator", address}).exit_code, 0);
+
+  postgres.Kill();
+  const RunResult text = cluster_.Shiftadd({"status", "--coordinator", address});
+  EXPECT_EQ(text.exit_code, 3) << text.output;
+  EXPECT_THAT(text.output, HasSubstr("database is away: "));
+  const RunResult machine = cluster_.Shiftadd({"status", "--json", "--coordinator", address});
+  EXPECT_EQ(machine.exit_code, 3);
+  EXPECT_FALSE(json::parse(machine.output)["database"]["reachable"]);
+
+  postgres.Start();
+  const absl::Time patience = absl::Now() + absl::Seconds(60);
+  int code = 3;
+  while (code != 0 && absl::Now() < patience) {
+    code = cluster_.Shiftadd({"status", "--coordinator", address}).exit_code;
+  }
+  EXPECT_EQ(code, 0);
 }
 
 TEST_F(StatusTest, ACordonedWorkerEndsItsTaskAndGetsNoOther) {

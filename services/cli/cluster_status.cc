@@ -267,6 +267,11 @@ bool EachKindAnswers(const ClusterStatus& status) {
   return AnyAnswers(status.coordinators) && AnyAnswers(status.packagers);
 }
 
+bool StoresAnswer(const ClusterStatus& status) {
+  return (!status.work.has_value() || status.work->store_fault().empty()) &&
+         (!status.blobs.has_value() || status.blobs->ok());
+}
+
 std::string FormatClusterStatus(const ClusterStatus& status) {
   std::string text = absl::StrCat(AddressTable(status), StoreLine(status));
   if (!status.work.has_value() && !status.coordinators.empty()) {

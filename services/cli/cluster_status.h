@@ -38,6 +38,8 @@ ClusterStatus AskCluster(const std::string& coordinators, const std::string& pac
 
 // Whether somebody of each kind that was asked has answered.
 bool EachKindAnswers(const ClusterStatus& status);
+// Whether the stores that they told of answer them: of several coordinators' databases one.
+bool StoresAnswer(const ClusterStatus& status);
 
 // Tables and lines for people; a job's error is one line.
 std::string FormatClusterStatus(const ClusterStatus& status);

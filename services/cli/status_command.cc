@@ -55,7 +55,7 @@ int StatusOfNamed(Context& context, bool coordinator, bool packager) {
   }
   const ClusterStatus status = AskCluster(coordinators, packagers);
   Print(context, ClusterStatusJson(status), FormatClusterStatus(status));
-  return EachKindAnswers(status) ? kExitOk : kExitUnreachable;
+  return EachKindAnswers(status) && StoresAnswer(status) ? kExitOk : kExitUnreachable;
 }
 
 int StatusOfLocal(Context& context) {
@@ -103,7 +103,8 @@ int StatusOfLocal(Context& context) {
   Print(context, json,
         absl::StrCat("data in ", data_dir, ", supervisor pid ", cluster->pid, "\n",
                      table.ToString(), FormatClusterStatus(status)));
-  return all_ready ? kExitOk : kExitFailed;
+  if (!all_ready) return kExitFailed;
+  return StoresAnswer(status) ? kExitOk : kExitUnreachable;
 }
 
 int Status(Context& context) {
