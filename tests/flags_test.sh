@@ -29,6 +29,25 @@ for option in --tokens --tls-cert --tls-ca --token-file; do
   expect 2 "$option: expected a value" "$bin/shiftadd-packager" --data-dir "$work/p" $option ""
   expect 2 "$option: expected a value" "${worker[@]}" $option ""
 done
+# Nor may a variable be empty that keeps somebody out.
+empty() { expect 2 "$1: is set to nothing; unset it if none is meant" env "$1=" "${@:2}"; }
+empty SHIFTADD_SERVER_API_KEY_FILE "${server[@]}"
+empty SHIFTADD_SERVER_REQUIRE_SIGNATURE "${server[@]}"
+for variable in SHIFTADD_TOKENS SHIFTADD_TLS_CERT SHIFTADD_TLS_KEY SHIFTADD_TLS_CA SHIFTADD_TOKEN_FILE; do
+  empty $variable "${server[@]}"
+  empty $variable "$bin/shiftadd-coordinator" --data-dir "$work/c"
+  empty $variable "$bin/shiftadd-packager" --data-dir "$work/p"
+  empty $variable "${worker[@]}"
+done
+empty SHIFTADD_CERTS "$bin/shiftadd" status
+empty SHIFTADD_TLS_CA "$bin/shiftadd" status
+for variable in SHIFTADD_REGISTRY_CA_FILE SHIFTADD_REGISTRY_AUTH_FILE; do
+  expect 1 "$variable: is set to nothing" env $variable= "$bin/shiftadd-server" --package absent:v1 \
+    --package-dir http://127.0.0.1:1/absent
+done
+# A key that would never end.
+expect 2 '/dev/zero: is a pipe or a device' "${server[@]}" --require-signature /dev/zero
+expect 1 '/dev/zero: is a pipe or a device' "${server[@]}" --api-key-file /dev/zero
 export=("$bin/shiftadd-export" absent:v1 --package-dir "$work/absent")
 expect 2 'dir: expected a value, found ""' "${export[@]}" --format gguf ""
 

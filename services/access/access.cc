@@ -4,12 +4,11 @@
 #include <utility>
 #include <vector>
 
-#include "absl/strings/ascii.h"
-#include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "absl/strings/strip.h"
 #include "absl/time/clock.h"
+#include "services/access/bearer.h"
 #include "services/access/rate_limit.h"
 #include "services/base/digest.h"
 #include "services/base/status_macros.h"
@@ -17,7 +16,6 @@
 namespace shiftadd::access {
 namespace {
 
-constexpr absl::string_view kBearer = "bearer ";
 constexpr size_t kKeyDigits = 12;
 
 // The parts of "CN=a,OU=b\,c": names and unescaped values. A value with hexadecimal escapes names
@@ -94,11 +92,11 @@ class AccessImpl : public Access {
 
  private:
   absl::StatusOr<Caller> OfToken(absl::string_view authorization) {
-    if (!absl::StartsWithIgnoreCase(authorization, kBearer)) {
+    const std::optional<absl::string_view> bearer = BearerOf(authorization);
+    if (!bearer.has_value()) {
       return absl::UnauthenticatedError("authorization: expected Bearer TOKEN");
     }
-    const absl::string_view token =
-        absl::StripAsciiWhitespace(authorization.substr(kBearer.size()));
+    const absl::string_view token = *bearer;
     if (options_.tokens != nullptr) {
       if (std::optional<Caller> caller = options_.tokens->Find(token)) return *std::move(caller);
     }

@@ -3,30 +3,36 @@
 #include <utility>
 
 #include "services/base/status_macros.h"
+#include "services/flags/values.h"
 
 namespace shiftadd::access {
 
 void AddClientSecurityFlags(CLI::App* app, SecurityFlags* flags) {
-  app->add_option("--tls-cert", flags->tls.cert,
-                  "Own certificate (PEM); it says who this process is. Written again, it is taken "
-                  "up without a restart, as the other files are")
-      ->envname("SHIFTADD_TLS_CERT");
-  app->add_option("--tls-key", flags->tls.key, "The certificate's private key (PEM)")
-      ->envname("SHIFTADD_TLS_KEY");
-  app->add_option("--tls-ca", flags->tls.ca,
-                  "Certificates (PEM) that others' are verified by; connections are encrypted")
-      ->envname("SHIFTADD_TLS_CA");
-  app->add_option("--token-file", flags->token_file,
-                  "File of the token that is sent to other daemons")
-      ->envname("SHIFTADD_TOKEN_FILE");
+  NoEmptyVariable(
+      app->add_option(
+             "--tls-cert", flags->tls.cert,
+             "Own certificate (PEM); it says who this process is. Written again, it is taken "
+             "up without a restart, as the other files are")
+          ->envname("SHIFTADD_TLS_CERT"));
+  NoEmptyVariable(
+      app->add_option("--tls-key", flags->tls.key, "The certificate's private key (PEM)")
+          ->envname("SHIFTADD_TLS_KEY"));
+  NoEmptyVariable(
+      app->add_option("--tls-ca", flags->tls.ca,
+                      "Certificates (PEM) that others' are verified by; connections are encrypted")
+          ->envname("SHIFTADD_TLS_CA"));
+  NoEmptyVariable(app->add_option("--token-file", flags->token_file,
+                                  "File of the token that is sent to other daemons")
+                      ->envname("SHIFTADD_TOKEN_FILE"));
 }
 
 void AddServerSecurityFlags(CLI::App* app, SecurityFlags* flags) {
   AddClientSecurityFlags(app, flags);
-  app->add_option("--tokens", flags->tokens,
-                  "File of hashed tokens that are let in (`shiftadd token` writes it): without "
-                  "one, and without --tls-ca, everybody who reaches the port may do anything")
-      ->envname("SHIFTADD_TOKENS");
+  NoEmptyVariable(
+      app->add_option("--tokens", flags->tokens,
+                      "File of hashed tokens that are let in (`shiftadd token` writes it): without "
+                      "one, and without --tls-ca, everybody who reaches the port may do anything")
+          ->envname("SHIFTADD_TOKENS"));
   app->add_option("--requests-per-second", flags->requests_per_second,
                   "Of one certificate's or token's name, on average; 0: no limit")
       ->envname("SHIFTADD_REQUESTS_PER_SECOND")

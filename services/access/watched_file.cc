@@ -12,19 +12,23 @@
 
 namespace shiftadd::access {
 namespace {
-constexpr int64_t kMaxBytes = 1 << 20;
 constexpr absl::Duration kLookAgain = absl::Seconds(1);
 }  // namespace
 
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path) {
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t max_bytes) {
   struct stat info {};
   if (stat(path.c_str(), &info) != 0) {
     return absl::FailedPreconditionError(
         absl::StrCat(path, ": cannot be read: ", std::strerror(errno)));
   }
-  if (!S_ISREG(info.st_mode) || info.st_size > kMaxBytes) {
+  // A pipe may never end, or never begin; it could not be read again either.
+  if (!S_ISREG(info.st_mode) || info.st_size > max_bytes) {
     return absl::FailedPreconditionError(
-        absl::StrCat(path, ": expected a file of at most ", kMaxBytes, " bytes"));
+        absl::StrCat(path,
+                     S_ISDIR(info.st_mode)    ? ": is a directory: "
+                     : !S_ISREG(info.st_mode) ? ": is a pipe or a device: "
+                                              : absl::StrCat(": has ", info.st_size, " bytes: "),
+                     "expected a file of at most ", max_bytes, " bytes"));
   }
   std::ifstream in(path, std::ios::binary);
   std::string text((std::istreambuf_iterator<char>(in)), {});

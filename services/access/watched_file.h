@@ -2,6 +2,7 @@
 #ifndef SHIFTADD_SERVICES_ACCESS_WATCHED_FILE_H_
 #define SHIFTADD_SERVICES_ACCESS_WATCHED_FILE_H_
 
+#include <cstdint>
 #include <string>
 
 #include "absl/status/statusor.h"
@@ -9,8 +10,9 @@
 
 namespace shiftadd::access {
 
-// FAILED_PRECONDITION names the path and why. Files beyond 1 MiB are refused.
-absl::StatusOr<std::string> ReadSmallFile(const std::string& path);
+// FAILED_PRECONDITION names the path and why. What is no file or has more than `max_bytes` is
+// refused unread.
+absl::StatusOr<std::string> ReadSmallFile(const std::string& path, int64_t max_bytes = 1 << 20);
 
 // Says when to look again. Not thread-safe.
 class WatchedFile {

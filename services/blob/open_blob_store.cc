@@ -68,6 +68,13 @@ absl::Status CheckLocation(const std::string& location) {
 }
 
 absl::StatusOr<blob::RegistryOptions> RegistryOptionsFromEnvironment() {
+  // Taken for absent, an empty one would trust other authorities, or show no credentials.
+  for (const char* name : {"SHIFTADD_REGISTRY_CA_FILE", "SHIFTADD_REGISTRY_AUTH_FILE"}) {
+    if (std::getenv(name) != nullptr && Variable(name).empty()) {
+      return absl::InvalidArgumentError(
+          absl::StrCat(name, ": is set to nothing; unset it if none is meant"));
+    }
+  }
   blob::RegistryOptions options;
   options.http.ca_file = Variable("SHIFTADD_REGISTRY_CA_FILE");
   const std::string credentials = Variable("SHIFTADD_REGISTRY_AUTH_FILE");

@@ -8,6 +8,7 @@
 #include "services/base/status_macros.h"
 #include "services/cli/endpoints.h"
 #include "services/cli/files.h"
+#include "services/flags/values.h"
 #include "services/rpc/security.h"
 
 namespace shiftadd::cli {
@@ -43,10 +44,11 @@ std::string CertsOfLocalCluster(const Context& context) {
 }  // namespace
 
 void AddSecurityFlags(CLI::App& app, Context& context) {
-  app.add_option("--certs", context.certs,
-                 "Folder of deploy/certs.sh: TLS with its CA, as its admin, or user, client or "
-                 "viewer (the first whose key can be read); `up` gives each daemon its own")
-      ->envname("SHIFTADD_CERTS");
+  NoEmptyVariable(
+      app.add_option("--certs", context.certs,
+                     "Folder of deploy/certs.sh: TLS with its CA, as its admin, or user, client or "
+                     "viewer (the first whose key can be read); `up` gives each daemon its own")
+          ->envname("SHIFTADD_CERTS"));
   access::AddClientSecurityFlags(&app, &context.security);
 }
 

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <cstdlib>
 #include <string>
 #include <vector>
 
@@ -12,12 +13,17 @@
 namespace shiftadd {
 namespace {
 
-// A validator that lets everything pass: CLI11 keeps nothing else for others with an option.
+// Validators that let everything pass: CLI11 keeps nothing else for others with an option.
 constexpr char kMayBeEmpty[] = "may be empty";
+constexpr char kNoEmptyVariable[] = "no empty variable";
 
-bool IsMarked(CLI::Option* option) {
+CLI::Option* Mark(CLI::Option* option, const char* mark) {
+  return option->check(CLI::Validator([](std::string&) { return std::string(); }, "", mark));
+}
+
+bool IsMarked(CLI::Option* option, const char* mark) {
   try {
-    return option->get_validator(kMayBeEmpty) != nullptr;
+    return option->get_validator(mark) != nullptr;
   } catch (const CLI::OptionNotFound&) {
     return false;
   }
@@ -31,7 +37,14 @@ bool IsNoNumber(const std::string& value) {
 void CheckOption(CLI::Option* option) {
   const std::vector<std::string>& values = option->results();
   if (option->get_expected_max() == 0) return;  // a flag
-  if (std::count(values.begin(), values.end(), "") > 0 && !IsMarked(option)) {
+  if (values.empty() && IsMarked(option, kNoEmptyVariable)) {
+    const char* variable = std::getenv(option->get_envname().c_str());
+    if (variable != nullptr && *variable == '\0') {
+      throw CLI::ValidationError(option->get_envname(),
+                                 "is set to nothing; unset it if none is meant");
+    }
+  }
+  if (std::count(values.begin(), values.end(), "") > 0 && !IsMarked(option, kMayBeEmpty)) {
     throw CLI::ValidationError(
         option->get_name(),
         absl::StrCat("expected a value, found \"\"",
@@ -52,8 +65,8 @@ void CheckValues(CLI::App* app) {
   }
 }
 
-CLI::Option* MayBeEmpty(CLI::Option* option) {
-  return option->check(CLI::Validator([](std::string&) { return std::string(); }, "", kMayBeEmpty));
-}
+CLI::Option* MayBeEmpty(CLI::Option* option) { return Mark(option, kMayBeEmpty); }
+
+CLI::Option* NoEmptyVariable(CLI::Option* option) { return Mark(option, kNoEmptyVariable); }
 
 }  // namespace shiftadd

@@ -8,12 +8,17 @@ namespace shiftadd {
 
 // After parsing. Throws a CLI::ValidationError that names the option, of `app` or a subcommand,
 //   - whose value is empty, on the command line or in a file: what `--tokens "$UNSET"` becomes must
-//     not mean that none were asked for. A variable that is empty counts as one that is not set.
+//     not mean that none were asked for. A variable that is empty counts as one that is not set,
+//     but for those of NoEmptyVariable.
 //   - whose number is none: CLI::Range lets "nan" through.
 void CheckValues(CLI::App* app);
 
 // `option` may be given an empty value. Returns it.
 CLI::Option* MayBeEmpty(CLI::Option* option);
+
+// `option` keeps somebody out: an empty variable of it, where nothing else gives it a value, is a
+// mistake that names the variable. Returns it.
+CLI::Option* NoEmptyVariable(CLI::Option* option);
 
 }  // namespace shiftadd
 

@@ -13,7 +13,10 @@ namespace {
 
 class ValuesTest : public ::testing::Test {
  protected:
-  void TearDown() override { unsetenv("VALUES_TEST_KEYS"); }
+  void TearDown() override {
+    unsetenv("VALUES_TEST_KEYS");
+    unsetenv("VALUES_TEST_GUARD");
+  }
 
   // What is wrong with the command line; "": nothing.
   std::string Parse(std::vector<const char*> arguments) {
@@ -22,6 +25,7 @@ class ValuesTest : public ::testing::Test {
     app.add_option("--keys", keys_, "")->envname("VALUES_TEST_KEYS");
     app.add_option("--origins", origins_, "")->delimiter(',');
     MayBeEmpty(app.add_option("--text", text_, ""));
+    NoEmptyVariable(app.add_option("--guard", guard_, "")->envname("VALUES_TEST_GUARD"));
     app.add_flag("--flag", flag_, "");
     CLI::App* run = app.add_subcommand("run", "");
     run->add_option("target", target_, "")->required();
@@ -37,7 +41,7 @@ class ValuesTest : public ::testing::Test {
     return "";
   }
 
-  std::string keys_, text_ = "unset", target_;
+  std::string keys_, guard_, text_ = "unset", target_;
   std::vector<std::string> origins_;
   bool flag_ = false;
   double seconds_ = 1;
@@ -63,6 +67,15 @@ TEST_F(ValuesTest, AFileMayNotSayNothingAVariableMay) {
   setenv("VALUES_TEST_KEYS", "", 1);
   EXPECT_EQ(Parse({}), "");
   EXPECT_NE(Parse({"--config", ""}).find("--config"), std::string::npos);
+}
+
+TEST_F(ValuesTest, AVariableThatKeepsSomebodyOutMayNotBeEmpty) {
+  setenv("VALUES_TEST_GUARD", "", 1);
+  EXPECT_EQ(Parse({}), "VALUES_TEST_GUARD: is set to nothing; unset it if none is meant");
+  EXPECT_EQ(Parse({"--guard", "g"}), "") << "the command line says it";
+  setenv("VALUES_TEST_GUARD", "v", 1);
+  EXPECT_EQ(Parse({}), "");
+  EXPECT_EQ(guard_, "v");
 }
 
 TEST_F(ValuesTest, ANumberIsOne) {

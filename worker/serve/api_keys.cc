@@ -1,24 +1,26 @@
 #include "worker/serve/api_keys.h"
 
-#include <filesystem>
-#include <fstream>
-#include <system_error>
+#include <cstdint>
+#include <sstream>
+#include <utility>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/strip.h"
+#include "services/access/bearer.h"
+#include "services/access/watched_file.h"
 #include "services/base/digest.h"
+#include "services/base/status_macros.h"
 
 namespace shiftadd {
+namespace {
+constexpr int64_t kMaxBytes = 16 << 20;  // some 200,000 digests
+}  // namespace
 
 absl::StatusOr<std::unique_ptr<ApiKeys>> ApiKeys::FromFile(const std::string& path) {
-  std::error_code ignored;
-  if (std::filesystem::is_directory(path, ignored)) {
-    return absl::FailedPreconditionError(absl::StrCat(path, ": is a directory"));
-  }
-  std::ifstream file(path);
-  if (!file) return absl::FailedPreconditionError(absl::StrCat(path, ": cannot be read"));
+  SA_ASSIGN_OR_RETURN(std::string text, access::ReadSmallFile(path, kMaxBytes));
+  std::istringstream file(std::move(text));
   auto keys = std::make_unique<ApiKeys>();
   std::string line;
   for (int number = 1; std::getline(file, line); ++number) {
@@ -42,14 +44,8 @@ absl::StatusOr<std::unique_ptr<ApiKeys>> ApiKeys::FromFile(const std::string& pa
   return keys;
 }
 
-absl::string_view KeyOf(absl::string_view authorization) {
-  constexpr absl::string_view kBearer = "bearer ";
-  if (!absl::StartsWithIgnoreCase(authorization, kBearer)) return "";
-  return absl::StripAsciiWhitespace(authorization.substr(kBearer.size()));
-}
-
 absl::Status ApiKeys::Check(absl::string_view authorization) const {
-  const absl::string_view key = KeyOf(authorization);
+  const absl::string_view key = access::BearerOf(authorization).value_or("");
   if (key.empty()) {
     return absl::UnauthenticatedError(
         "an API key is needed: send the header \"Authorization: Bearer KEY\"");

@@ -2,6 +2,7 @@
 
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <filesystem>
@@ -58,6 +59,17 @@ TEST_F(ApiKeysTest, BadFilesAreNamed) {
   EXPECT_THAT(std::string(Read("a\nsha256:12\n").status().message()),
               ::testing::HasSubstr(":2: expected 64"));
   EXPECT_FALSE(ApiKeys::FromFile(path_ + ".none").ok());
+  // Neither is read: one never ends, the other waits for somebody who writes.
+  const std::string pipe = path_ + ".pipe";
+  ASSERT_EQ(mkfifo(pipe.c_str(), 0600), 0);
+  for (const std::string& endless : {std::string("/dev/zero"), pipe}) {
+    EXPECT_THAT(std::string(ApiKeys::FromFile(endless).status().message()),
+                ::testing::HasSubstr(endless + ": is a pipe or a device: expected a file"));
+  }
+  std::filesystem::remove(pipe);
+  std::filesystem::resize_file(path_, int64_t{1} << 40);
+  EXPECT_THAT(std::string(ApiKeys::FromFile(path_).status().message()),
+              ::testing::HasSubstr("has 1099511627776 bytes: expected a file"));
 }
 
 }  // namespace

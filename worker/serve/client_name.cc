@@ -2,16 +2,19 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "services/access/bearer.h"
 #include "services/base/digest.h"
-#include "worker/serve/api_keys.h"
 
 namespace shiftadd {
 
 std::string ClientName(absl::string_view authorization, absl::string_view certificate,
                        absl::string_view peer) {
+  // Of the key alone: one that is written another way is no other client. It goes before the
+  // certificate, as in access.cc: a proxy's certificate is every user's.
+  if (const auto key = access::BearerOf(authorization); key.has_value()) {
+    return absl::StrCat("key ", Sha256Digest(*key));
+  }
   if (!certificate.empty()) return absl::StrCat("certificate ", certificate);
-  // Of the key alone: one that is written another way is no other client.
-  if (!authorization.empty()) return absl::StrCat("key ", Sha256Digest(KeyOf(authorization)));
   if (absl::StartsWith(peer, "ipv4:") || absl::StartsWith(peer, "ipv6:")) {
     peer.remove_prefix(5);
     peer = peer.substr(0, peer.rfind(':'));

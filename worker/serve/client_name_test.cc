@@ -6,11 +6,13 @@ namespace shiftadd {
 namespace {
 
 TEST(ClientName, ProofGoesBeforeAddress) {
-  EXPECT_EQ(ClientName("Bearer a", "spiffe://x/client/ann", "10.0.0.1"),
+  EXPECT_EQ(ClientName("", "spiffe://x/client/ann", "10.0.0.1"),
             "certificate spiffe://x/client/ann");
   const std::string key = ClientName("Bearer secret", "", "10.0.0.1");
   EXPECT_EQ(key, ClientName("Bearer secret", "", "10.0.0.2"));
   EXPECT_NE(key, ClientName("Bearer other", "", "10.0.0.1"));
+  EXPECT_EQ(key, ClientName("Bearer secret", "spiffe://x/client/proxy", "10.0.0.1"))
+      << "the order of services/access";
   EXPECT_EQ(key.find("secret"), std::string::npos);
 }
 

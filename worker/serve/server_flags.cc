@@ -1,16 +1,16 @@
 #include "worker/serve/server_flags.h"
 
 #include <CLI/CLI.hpp>
-#include <fstream>
 #include <iostream>
-#include <iterator>
 #include <map>
 
 #include "absl/strings/ascii.h"
 #include "absl/strings/str_cat.h"
 #include "absl/strings/str_split.h"
 #include "kernels/build_info.h"
+#include "services/access/watched_file.h"
 #include "services/base/version.h"
+#include "services/flags/values.h"
 #include "services/http/listen_address.h"
 #include "services/packaging/signature.h"
 #include "services/rpc/address_fault.h"
@@ -119,14 +119,17 @@ void AddModelFlags(CLI::App* app, ServerFlags* flags) {
 }
 
 void AddAccessFlags(CLI::App* app, ServerFlags* flags) {
-  app->add_option("--require-signature", flags->require_signature,
-                  "File of an Ed25519 public key (PEM): packages that its owner has not signed "
-                  "(`shiftadd sign`) are not served")
-      ->envname("SHIFTADD_SERVER_REQUIRE_SIGNATURE");
-  app->add_option("--api-key-file", flags->api_key_file,
-                  "File of API keys, one a line (or sha256:HEX of one); without it everybody who "
-                  "reaches the server may use it")
-      ->envname("SHIFTADD_SERVER_API_KEY_FILE");
+  NoEmptyVariable(
+      app->add_option("--require-signature", flags->require_signature,
+                      "File of an Ed25519 public key (PEM): packages that its owner has not signed "
+                      "(`shiftadd sign`) are not served")
+          ->envname("SHIFTADD_SERVER_REQUIRE_SIGNATURE"));
+  NoEmptyVariable(
+      app->add_option(
+             "--api-key-file", flags->api_key_file,
+             "File of API keys, one a line (or sha256:HEX of one); without it everybody who "
+             "reaches the server may use it")
+          ->envname("SHIFTADD_SERVER_API_KEY_FILE"));
   app->add_option(
          "--client-requests-per-second", flags->client_requests_per_second,
          "Of one client (as --client-queue tells them apart), over HTTP and gRPC, on "
@@ -224,11 +227,13 @@ std::optional<int> ParseServerFlags(int argc, char** argv, ServerFlags* flags) {
     SplitNames("--cors-origin", &flags->cors_origins);
     flags->load.cache_bytes = flags->cache_mib << 20;
     if (!flags->require_signature.empty()) {
-      std::ifstream key(flags->require_signature);
-      flags->source.signer_pem.assign(std::istreambuf_iterator<char>(key), {});
+      auto key = access::ReadSmallFile(flags->require_signature);
+      if (!key.ok()) {
+        throw CLI::ValidationError("--require-signature", std::string(key.status().message()));
+      }
+      flags->source.signer_pem = *std::move(key);
       if (flags->source.signer_pem.empty()) {
-        throw CLI::ValidationError("--require-signature",
-                                   flags->require_signature + ": cannot be read, or is empty");
+        throw CLI::ValidationError("--require-signature", flags->require_signature + ": is empty");
       }
       const absl::Status is_key = packaging::CheckPublicKey(flags->source.signer_pem);
       if (!is_key.ok()) {
