@@ -183,7 +183,7 @@ TEST(PlanBudget, SaysWhatIsInTheWay) {
   std::vector<FieldFault> faults;
   const auto infeasible = cluster.core->PlanBudget(request, &faults);
   EXPECT_EQ(infeasible.status().code(), StatusCode::kFailedPrecondition);
-  EXPECT_NE(infeasible.status().message().find("the least is 2.15"), std::string::npos)
+  EXPECT_NE(infeasible.status().message().find("the least is 2.09"), std::string::npos)
       << infeasible.status();
 
   auto dry = SimulatedCluster::Request();

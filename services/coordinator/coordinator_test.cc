@@ -548,8 +548,8 @@ TEST(Job, InfeasibleBudgetsSayWhatWouldFit) {
   const v1::Job job = cluster.Submit(request);
   cluster.Run(1);
   EXPECT_EQ(cluster.Get(job.job_id()).state(), v1::JOB_STATE_FAILED);
-  // 256 inputs: q + 20/128.
-  EXPECT_NE(cluster.Get(job.job_id()).error().find("the least is 2.1562 stored bits"),
+  // 256 inputs in one group: 2 bytes of scale and one of exponents a row.
+  EXPECT_NE(cluster.Get(job.job_id()).error().find("the least is 2.0938 stored bits"),
             std::string::npos)
       << cluster.Get(job.job_id()).error();
 }

@@ -189,7 +189,7 @@ class Resolver {
                    absl::StrCat("found ", g, " and whole_row, expected one of them"));
       return;
     }
-    if (g == 0) r_->set_group_size(128);
+    if (g == 0) r_->set_group_size(r_->method() == v1::METHOD_SHIFTADD ? 256 : 128);
     if (g == 0 || g == 32 || g == 64 || g == 128) return;
     const bool inputs = r_->method() != v1::METHOD_LAT && r_->method() != v1::METHOD_ACC;
     if (inputs && g == 256) return;

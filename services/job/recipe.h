@@ -10,7 +10,7 @@
 //   hessian        guided, rms, plain    plain      plain              plain          plain
 //   chunks         1..16 if guided       1          1                  1              1
 //   order          natural, gar (*)      -          -                  gar, natural   natural
-//   group_size     128, 256, 64, 32      128 … 32   128 … 32           as shiftadd    as shiftadd
+//   group_size     256, 128, 64, 32      128 … 32   128 … 32           128, 256, …    128, 256, …
 //   whole_row      a row                 8 x N/8    a column           a row          a row
 //   damping        0.01, 1e-6..1         as left    as left            as left        -
 //   rounds         15, 1..200            50         50                 -              -
@@ -27,8 +27,9 @@
 // group_size counts inputs of a row; lat shares a scale among 8 inputs x group_size/8 rows, acc
 // among group_size rows of a column. Planes are stored in words of 32 inputs, so bcq/shift and
 // bcq/free hold groups of whole words only. With wht128 and groups of 256 the rotation stays 128
-// wide, and a GPU leaves the fits to the CPU. candidate_bits (2, 3, 4 by default) and seed belong
-// to every method. lat, acc: ShiftAddLLM (arXiv 2406.05981); optq: OPTQ (2210.17323).
+// wide. Why 256: at equal stored bits it has 5 to 6 % less KL than 128 on SmolLM2-135M,
+// Gemma-3-270M and Qwen2.5-0.5B (tests/results/groups.md). candidate_bits (2, 3, 4 by default) and
+// seed belong to every method. lat, acc: ShiftAddLLM (arXiv 2406.05981); optq: OPTQ (2210.17323).
 #ifndef SHIFTADD_SERVICES_JOB_RECIPE_H_
 #define SHIFTADD_SERVICES_JOB_RECIPE_H_
 

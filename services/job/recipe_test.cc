@@ -76,7 +76,7 @@ TEST(ResolveRecipe, ShiftAddsDefaults) {
   EXPECT_EQ(r.hessian(), v1::HESSIAN_GUIDED);
   EXPECT_EQ(r.chunks(), 1u);
   EXPECT_EQ(r.order(), v1::COLUMN_ORDER_NATURAL);
-  EXPECT_EQ(r.group_size(), 128u);
+  EXPECT_EQ(r.group_size(), 256u);
   EXPECT_EQ(std::vector<uint32_t>(r.candidate_bits().begin(), r.candidate_bits().end()),
             (std::vector<uint32_t>{2, 3, 4}));
   EXPECT_EQ(r.head(), v1::HEAD_ENCODING_INT8);

@@ -140,6 +140,10 @@ v1::DevicePhase Phase(const char* name, uint64_t weights, uint64_t states, uint6
 
 }  // namespace
 
+bool CalibratesInFloat(const ArchitectureSpec& spec, uint64_t numbers) {
+  return !BeyondLlama(spec).empty() && numbers <= uint64_t{1} << 30;
+}
+
 std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
                                               const v1::Recipe& recipe,
                                               const v1::Calibration& calibration,
@@ -156,7 +160,10 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
   const uint64_t part = std::min<uint64_t>(sequences, kMicrobatch) * length;
   const uint64_t row = static_cast<uint64_t>(spec.hidden) * kFloat;
   const uint64_t states = sequences * length * row;
-  const uint64_t weights = (shapes.BlockNumbers() + shapes.EndsNumbers()) * kHalf;
+  const bool in_float = CalibratesInFloat(
+      spec, static_cast<uint64_t>(spec.blocks) * shapes.BlockNumbers() + shapes.EndsNumbers());
+  const uint64_t weights =
+      (shapes.BlockNumbers() + shapes.EndsNumbers()) * (in_float ? kFloat : kHalf);
   std::vector<v1::DevicePhase> out;
   if (shapes.Guided()) {
     // What enters each block waits on the host for the way back.

@@ -13,6 +13,11 @@
 
 namespace shiftadd {
 
+// Whether a GPU calibrates a model of so many numbers in fp32: those beyond the LLaMA form that are
+// small, of which many have activations far from bf16's range of ease. bf16 products cost
+// Gemma-3-270M 8 % of KL (tests/results/families_real.md), and save it a few seconds.
+bool CalibratesInFloat(const ArchitectureSpec& spec, uint64_t numbers);
+
 // Phases in the order of the job: token weights (guided only), Hessians, the factor and the fits of
 // the layer that takes most, evaluation.
 std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,

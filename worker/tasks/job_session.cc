@@ -14,6 +14,7 @@
 #include "services/base/status_macros.h"
 #include "worker/machine/gpu.h"
 #include "worker/quantize/parallel.h"
+#include "worker/tasks/device_memory.h"
 
 namespace shiftadd {
 namespace {
@@ -168,7 +169,12 @@ bool JobSession::Fits(int models, int number_bytes) const {
 }
 
 absl::StatusOr<ReferenceModel*> JobSession::calibration_model() {
-  if (options_.device != Device::kCuda && options_.device != Device::kCpuHalf) return model();
+  const bool half = options_.device == Device::kCuda || options_.device == Device::kCpuHalf;
+  if (!half) return model();
+  if (CalibratesInFloat(source_->spec(), Elements())) {
+    return ModelOn(options_.device == Device::kCuda ? Device::kCuda : Device::kCpuOperators,
+                   resident_blocks());
+  }
   if (half_model_ == nullptr) {
     model_.reset();
     // 2 bytes a number; as much again and more is for states, Hessians and factors.

@@ -64,8 +64,8 @@ class JobSession {
 
   // The full-precision executor, made at first use, with resident_blocks().
   absl::StatusOr<ReferenceModel*> model();
-  // What FORWARD and PROFILE run: on a GPU a model in bf16 (Device::kCudaHalf). Only one of the two
-  // is in memory.
+  // What FORWARD and PROFILE run: on a GPU a model in bf16 (Device::kCudaHalf), but for those that
+  // CalibratesInFloat. Only one of the two is in memory.
   absl::StatusOr<ReferenceModel*> calibration_model();
   // What EVALUATE scores variants against, and where they run themselves: on a GPU with products in
   // bf16. KL is then that of fp32 to 2 % (evaluate_test.cc).

@@ -1,6 +1,7 @@
 // Tokens a second of the executor on a GPU for a model of Llama 3 8B's shape with random planes.
 //
 //   cuda_serve_benchmark [--planes 2,3,4] [--batch 1,8,16] [--context 1024] [--blocks 32]
+//                        [--group 128]     (inputs that share a scale; 0: one scale a row)
 //
 // A decode step is ForwardSample of `batch` sequences, greedy, from the call to the tokens on the
 // host: the copy of what the step needs, one graph, the wait. The figure is the median of steps
@@ -64,7 +65,9 @@ ArchitectureSpec LlamaSpec(int64_t blocks) {
 // A package whose blobs are made when they are read; the same planes for all layers of a shape.
 class RandomPackage {
  public:
-  RandomPackage(const ArchitectureSpec& spec, int planes) : spec_(spec), planes_(planes) {}
+  // group 0: one scale a row.
+  RandomPackage(const ArchitectureSpec& spec, int planes, int64_t group)
+      : spec_(spec), planes_(planes), group_(group) {}
 
   std::string ConfigJson() const {
     json config;
@@ -142,21 +145,22 @@ class RandomPackage {
 
   absl::StatusOr<std::string> Layer(const LinearLayer& layer) {
     const int64_t n = layer.rows, k = layer.cols, q = planes_;
+    const int64_t group = group_ == 0 ? k : group_, groups = (k + group - 1) / group;
     Planes& of = made_[{n, k}];
     if (of.planes.empty()) {
       of.planes = Random<uint32_t>(q * n * k / 32, ~0u, 0);
-      of.scale = Random<uint16_t>(n * k / 128, 0xff, 0x1c00);
-      of.exponents = Random<uint8_t>(n * k / 256, 0x11, 0);  // sets 0 and 1
+      of.scale = Random<uint16_t>(n * groups, 0xff, 0x1c00);
+      of.exponents = Random<uint8_t>(n * ((groups + 1) / 2), 0x11, 0);  // sets 0 and 1
     }
     return WriteSafetensors({{"planes", DType::kU32, {q, n, k / 32}, View(of.planes)},
-                             {"scale", DType::kF16, {n, k / 128}, View(of.scale)},
-                             {"exponents", DType::kU8, {n, k / 256}, View(of.exponents)}},
+                             {"scale", DType::kF16, {n, groups}, View(of.scale)},
+                             {"exponents", DType::kU8, {n, (groups + 1) / 2}, View(of.exponents)}},
                             {{"layer", layer.name},
                              {"encoding", "bcq/shift"},
                              {"q", absl::StrCat(q)},
                              {"rows", absl::StrCat(n)},
                              {"cols", absl::StrCat(k)},
-                             {"group", "128"},
+                             {"group", absl::StrCat(group)},
                              {"rotation", "wht128"}});
   }
 
@@ -166,7 +170,7 @@ class RandomPackage {
     std::vector<uint8_t> exponents;
   };
   const ArchitectureSpec spec_;
-  const int64_t planes_;
+  const int64_t planes_, group_;
   uint64_t state_ = 0x9e3779b97f4a7c15u;
   std::map<std::pair<int64_t, int64_t>, Planes> made_;
 };
@@ -304,8 +308,11 @@ std::vector<int64_t> Numbers(const std::string& list) {
 }
 
 int Main(int argc, char** argv) {
-  std::map<std::string, std::string> flags = {
-      {"--planes", "2,3,4"}, {"--batch", "1,8,16"}, {"--context", "1024"}, {"--blocks", "32"}};
+  std::map<std::string, std::string> flags = {{"--planes", "2,3,4"},
+                                              {"--batch", "1,8,16"},
+                                              {"--context", "1024"},
+                                              {"--blocks", "32"},
+                                              {"--group", "128"}};
   for (int i = 1; i + 1 < argc; i += 2) {
     if (flags.count(argv[i]) == 0) std::exit(2);
     flags[argv[i]] = argv[i + 1];
@@ -316,9 +323,11 @@ int Main(int argc, char** argv) {
   std::printf("%s\n%s\n", date, OrDie(DescribeCudaDevice()).c_str());
   std::printf("%6s %6s %8s %9s %9s %10s %9s %9s %14s %14s\n", "planes", "batch", "context", "MB",
               "ms", "tokens/s", "floor ms", "of floor", "ms with logits", "prompt tok/s");
+  const int64_t group = Numbers(flags["--group"])[0];
+  if (group != 128) std::printf("# groups of %ld inputs (0: whole rows)\n", group);
   const ArchitectureSpec spec = LlamaSpec(Numbers(flags["--blocks"])[0]);
   for (const int64_t planes : Numbers(flags["--planes"])) {
-    RandomPackage package(spec, static_cast<int>(planes));
+    RandomPackage package(spec, static_cast<int>(planes), group);
     const double start = Seconds();
     const auto model = OrDie(LoadCudaModel(
         package.ConfigJson(), [&](const std::string& digest) { return package.Read(digest); }, {}));
