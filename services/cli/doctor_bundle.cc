@@ -2,9 +2,12 @@
 
 #include <unistd.h>
 
+#include <cerrno>
 #include <cstdlib>
+#include <cstring>
 #include <filesystem>
 #include <fstream>
+#include <iterator>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
@@ -35,14 +38,18 @@ class Bundle {
   Bundle(const Context& context, std::string folder)
       : context_(context), folder_(std::move(folder)) {}
 
-  void Add(const std::string& name, const std::string& text) const {
-    std::ofstream(folder_ + "/" + name) << text << "\n";
+  void Add(const std::string& name, const std::string& text) {
+    std::ofstream out(absl::StrCat(folder_, "/", name));
+    out << text << "\n" << std::flush;
+    NoteFault(out, name);
   }
+  // What could not be written, if anything: a bundle without its ends looks like a whole one.
+  const absl::Status& fault() const { return fault_; }
   void Missing(const std::string& what, const absl::Status& status) {
     absl::StrAppend(&missing_, what, ": ", status.message(), "\n");
   }
 
-  void AddVariables() const {
+  void AddVariables() {
     std::string names;
     for (char** entry = environ; *entry != nullptr; ++entry) {
       const absl::string_view text = *entry;
@@ -95,19 +102,29 @@ class Bundle {
       std::ifstream in(entry.path(), std::ios::binary | std::ios::ate);
       const std::streamoff size = in.tellg();
       in.seekg(std::max<std::streamoff>(0, size - kLogBytes));
-      std::ofstream(absl::StrCat(folder_, "/logs/", entry.path().filename().string()))
-          << in.rdbuf();
+      const std::string name = absl::StrCat("logs/", entry.path().filename().string());
+      const std::string end((std::istreambuf_iterator<char>(in)), {});
+      std::ofstream out(absl::StrCat(folder_, "/", name));
+      out << end << std::flush;  // not in.rdbuf(): where that stops halfway nobody is told
+      NoteFault(out, name);
     }
   }
 
-  void AddMissing() const {
+  void AddMissing() {
     if (!missing_.empty()) Add("missing.txt", missing_);
   }
 
  private:
+  void NoteFault(const std::ofstream& out, const std::string& name) {
+    if (out.good() || !fault_.ok()) return;
+    fault_ = absl::ResourceExhaustedError(
+        absl::StrCat(folder_, "/", name, ": cannot be written: ", std::strerror(errno)));
+  }
+
   const Context& context_;
   const std::string folder_;
   std::string missing_;
+  absl::Status fault_;
 };
 
 }  // namespace
@@ -133,10 +150,18 @@ absl::Status WriteBundle(const Context& context, const std::string& doctor_json,
   bundle.AddJobs();
   bundle.AddLogs();
   bundle.AddMissing();
-  const auto tar = RunChild({"/usr/bin/env", "tar", "-czf", AbsolutePath(file), "-C", folder,
-                             "--transform", "s,^\\.,shiftadd-bundle,", "."},
+  SA_RETURN_IF_ERROR(bundle.fault());
+  // Under another name until it is whole: on a full disk a part would stay.
+  const std::string target = AbsolutePath(file);
+  const std::string partial = absl::StrCat(target, ".", getpid(), ".partial");
+  const auto tar = RunChild({"/usr/bin/env", "tar", "-czf", partial, "-C", folder, "--transform",
+                             "s,^\\.,shiftadd-bundle,", "."},
                             kTarTimeout);
-  return Annotate(tar.status(), file);
+  if (tar.ok()) fs::rename(partial, target, error);
+  if (tar.ok() && !error) return absl::OkStatus();
+  std::error_code ignored;
+  fs::remove(partial, ignored);
+  return Annotate(tar.ok() ? absl::InternalError(error.message()) : tar.status(), file);
 }
 
 }  // namespace shiftadd::cli

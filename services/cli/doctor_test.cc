@@ -1,9 +1,19 @@
 // What doctor says of machines that are not here.
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
+#include <sys/resource.h>
+#include <unistd.h>
+
+#include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <iterator>
+#include <random>
+#include <sstream>
 
 #include "absl/strings/str_cat.h"
 #include "services/cli/child_process.h"
+#include "services/cli/doctor_bundle.h"
 #include "services/cli/doctor_report.h"
 
 namespace shiftadd::cli {
@@ -166,6 +176,46 @@ TEST(RunChildTest, ChildrenThatFail) {
   EXPECT_EQ(RunChild({"/bin/sleep", "60"}, absl::Milliseconds(100)).status().code(),
             absl::StatusCode::kDeadlineExceeded);
   EXPECT_FALSE(RunChild({"/no/such/program"}, absl::Seconds(1)).ok());
+}
+
+// On a full disk a part of a bundle would look like a bundle.
+TEST(DoctorTest, ABundleIsWholeOrNotThere) {
+  namespace fs = std::filesystem;
+  const fs::path dir = absl::StrCat(::testing::TempDir(), "/doctor-", getpid());
+  fs::create_directories(dir / "data/logs");
+  fs::create_directories(dir / "out");
+  std::mt19937 random(1);
+  for (const char* name : {"a.log", "b.log", "c.log"}) {
+    std::string noise(60'000, ' ');
+    for (char& c : noise) c = static_cast<char>(random());
+    std::ofstream(dir / "data/logs" / name) << noise;
+  }
+  std::ofstream(dir / "data/logs/empty.log");
+  std::ostringstream out, err;
+  Context context{out, err};
+  context.data_dir = dir / "data";
+  const std::string file = dir / "out/bundle.tgz";
+  const auto write_with_room = [&](rlim_t bytes) {
+    rlimit old{};
+    EXPECT_EQ(getrlimit(RLIMIT_FSIZE, &old), 0);
+    const auto before = std::signal(SIGXFSZ, SIG_IGN);
+    const rlimit less{bytes, old.rlim_max};
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &less), 0);
+    const absl::Status status = WriteBundle(context, "{}", file);
+    EXPECT_EQ(setrlimit(RLIMIT_FSIZE, &old), 0);
+    std::signal(SIGXFSZ, before);
+    return status;
+  };
+  EXPECT_FALSE(write_with_room(100'000).ok()) << "the archive has no room";
+  EXPECT_TRUE(fs::is_empty(dir / "out"));
+  const absl::Status pieces = write_with_room(30'000);
+  EXPECT_THAT(std::string(pieces.message()), HasSubstr(".log: cannot be written")) << pieces;
+  EXPECT_TRUE(fs::is_empty(dir / "out"));
+  const absl::Status whole = write_with_room(1'000'000);
+  EXPECT_TRUE(whole.ok()) << whole;
+  EXPECT_GT(fs::file_size(file), 180'000u);
+  EXPECT_EQ(std::distance(fs::directory_iterator(dir / "out"), {}), 1);
+  fs::remove_all(dir);
 }
 
 }  // namespace

@@ -6,12 +6,14 @@
 
 #include "absl/strings/match.h"
 #include "absl/strings/str_cat.h"
+#include "absl/strings/strip.h"
 #include "services/base/status_macros.h"
 #include "services/cli/proto_json.h"
 #include "services/cli/recipe.h"
 #include "services/cli/reference.h"
 #include "services/cli/table.h"
 #include "services/cli/units.h"
+#include "services/http/percent_encoding.h"
 
 namespace shiftadd::cli {
 namespace {
@@ -81,11 +83,27 @@ absl::Status CheckFolder(const fs::path& folder) {
                    " GGUF files, each of which is a source: submit ", found[0]));
 }
 
+// Of a file:// URI, which may name what only the workers have.
+absl::Status CheckUriPath(const std::string& path) {
+  std::error_code error;
+  const std::string decoded = http::PercentDecoded(path);
+  if (decoded != path && !fs::exists(path, error)) {
+    return absl::InvalidArgumentError(
+        absl::StrCat("source file://", path,
+                     ": a path is taken as it is written, '%' as well: expected file://", decoded));
+  }
+  return CheckFolder(path);
+}
+
 }  // namespace
 
 absl::StatusOr<std::string> SourceUri(const std::string& source) {
-  for (const char* scheme : {"file://", "oci:", "hf:"}) {
+  for (const char* scheme : {"oci:", "hf:"}) {
     if (absl::StartsWith(source, scheme)) return source;
+  }
+  if (absl::string_view path = source; absl::ConsumePrefix(&path, "file://")) {
+    SA_RETURN_IF_ERROR(CheckUriPath(std::string(path)));
+    return source;
   }
   std::error_code error;
   const fs::path path = fs::canonical(source, error);

@@ -29,7 +29,8 @@ struct SubmitFlags {
 };
 
 // A local path becomes an absolute file:// URI and must exist (NOT_FOUND); file://, oci: and hf: go
-// as they are.
+// as they are. INVALID_ARGUMENT names the GGUF file that is meant by a folder of such, and the path
+// that is meant by one with "%20".
 absl::StatusOr<std::string> SourceUri(const std::string& source);
 
 // A recipe of nothing but a method, by its short name ("rtn"). INVALID_ARGUMENT lists the methods.

@@ -53,6 +53,13 @@ class Watch : public PackageWatch {
     stream_->Write(request);
   }
 
+  // The call that the end of the watch cancels; null: none.
+  void SetCall(grpc::ClientContext* context) {
+    const std::lock_guard<std::mutex> lock(mutex_);
+    context_ = context;
+    if (stop_ && context != nullptr) context->TryCancel();
+  }
+
   void Loop() {
     absl::Duration pause = kFirstPause;
     bool reachable = true;
@@ -76,10 +83,9 @@ class Watch : public PackageWatch {
   absl::Status Follow(bool* heard) {
     grpc::ClientContext context;
     const std::unique_ptr<Stream> stream = stub_->WatchReference(&context);
+    SetCall(&context);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
-      if (stop_) context.TryCancel();
-      context_ = &context;
       stream_ = stream.get();
       SendReport();
     }
@@ -93,8 +99,7 @@ class Watch : public PackageWatch {
       stream_ = nullptr;
     }
     const grpc::Status status = stream->Finish();
-    const std::lock_guard<std::mutex> lock(mutex_);
-    context_ = nullptr;
+    SetCall(nullptr);
     return rpc::FromGrpc(status);
   }
 
@@ -108,7 +113,9 @@ class Watch : public PackageWatch {
       request.set_reference(replica_.reference());
     }
     v1::ResolveReferenceResponse response;
+    SetCall(&context);
     const grpc::Status status = stub_->ResolveReference(&context, request, &response);
+    SetCall(nullptr);
     if (status.error_code() == grpc::StatusCode::NOT_FOUND) response.clear_digest();
     const bool heard = status.ok() || status.error_code() == grpc::StatusCode::NOT_FOUND;
     if (heard && !Stopped()) on_digest_(response.digest());
@@ -133,7 +140,7 @@ class Watch : public PackageWatch {
   bool stop_ = false;
   v1::Replica replica_;
   Stream* stream_ = nullptr;                // open for writing; the thread's
-  grpc::ClientContext* context_ = nullptr;  // of the open stream
+  grpc::ClientContext* context_ = nullptr;  // of the call that runs
   std::thread thread_;                      // last: it uses the others
 };
 

@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <atomic>
+#include <chrono>
 #include <condition_variable>
 #include <mutex>
 
@@ -259,6 +261,33 @@ TEST_F(ReferenceWatchTest, AReplicasErrorIsPrintable) {
   const std::vector<v1::Replica> found = AwaitReplicas(1, v1::REPLICA_STATE_LOADING);
   ASSERT_EQ(found.size(), 1u);
   EXPECT_EQ(found[0].error(), "layer \\x1b[2J\\nis damaged");
+}
+
+// An older packager that hangs: it knows no streams and does not answer.
+class HangingPackager : public v1::PackageService::Service {
+ public:
+  grpc::Status ResolveReference(grpc::ServerContext* context,
+                                const v1::ResolveReferenceRequest* /*request*/,
+                                v1::ResolveReferenceResponse* /*response*/) override {
+    asked = true;
+    while (!context->IsCancelled()) absl::SleepFor(absl::Milliseconds(1));
+    in_time = std::chrono::system_clock::now() < context->deadline();
+    return grpc::Status::CANCELLED;
+  }
+  std::atomic<bool> asked = false, in_time = false;
+};
+
+TEST(PackageWatchEnds, ACallThatIsNotAnsweredIsCancelled) {
+  HangingPackager packager;
+  auto server = rpc::Server::Start({"127.0.0.1:0", false}, {&packager});
+  ASSERT_TRUE(server.ok()) << server.status();
+  Told told;
+  auto watch = PackageWatch::Start(absl::StrCat("127.0.0.1:", (*server)->port()), v1::Replica(),
+                                   told.Callback());
+  while (!packager.asked) absl::SleepFor(absl::Milliseconds(1));
+  watch.reset();
+  server->reset();  // waits for the handler
+  EXPECT_TRUE(packager.in_time) << "the call ran to its deadline";
 }
 
 }  // namespace

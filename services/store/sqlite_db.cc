@@ -145,6 +145,17 @@ absl::Status Sqlite::CopyTo(const std::string& path) {
   return Annotate(status, path);
 }
 
+absl::Status Sqlite::CheckPages() {
+  return Read([](Session& session) -> absl::Status {
+    Statement check(session, "PRAGMA quick_check(1)");
+    SA_RETURN_IF_ERROR(check.Step().status());
+    const std::string found = check.GetText();
+    if (found == "ok") return absl::OkStatus();
+    return absl::DataLossError(
+        absl::StrCat("the database is damaged: ", found, "; put a copy (--backup) in its place"));
+  });
+}
+
 absl::StatusOr<std::unique_ptr<FileLock>> FileLock::Take(const std::string& path) {
   const std::string name = absl::StrCat(path, ".lock");
   const int fd = open(name.c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);

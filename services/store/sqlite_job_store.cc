@@ -36,6 +36,7 @@ absl::StatusOr<std::unique_ptr<JobStore>> OpenSqliteJobStore(const std::string& 
   SA_ASSIGN_OR_RETURN(auto db, sql::Sqlite::Open(path, std::move(clock), [changes](Change change) {
                         changes->Announce(change);
                       }));
+  SA_RETURN_IF_ERROR(Annotate(db->CheckPages(), path));
   SA_RETURN_IF_ERROR(
       Annotate(sql::Migrate(db.get(), kSqliteJobVersions, SqliteJobMigrations()), path));
   auto store = std::make_unique<LockedJobStore>(*std::move(lock), std::move(db), changes, policy);

@@ -88,6 +88,33 @@ TEST_F(SqliteFile, ACopyIsWholeOrNotThere) {
   EXPECT_EQ(std::distance(std::filesystem::directory_iterator(copies), {}), 1);
 }
 
+// A page that is damaged shows at the start, not when a job happens to need it.
+TEST_F(SqliteFile, ADamagedPageIsFoundAtTheStart) {
+  ASSERT_TRUE(OpenSqliteJobStore(path_, clock_).ok());
+  {
+    auto db = sql::Sqlite::Open(path_, clock_);
+    ASSERT_TRUE(db.ok());
+    ASSERT_TRUE((*db)
+                    ->Write([](sql::Session& s) {
+                      return s.Script(
+                          "CREATE TABLE a (x TEXT);"
+                          "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n "
+                          "WHERE i < 10000) INSERT INTO a SELECT 'row ' || i FROM n");
+                    })
+                    .ok());
+  }
+  ASSERT_TRUE(OpenSqliteJobStore(path_, clock_).ok());
+  const auto size = static_cast<std::streamoff>(std::filesystem::file_size(path_));
+  {
+    std::fstream file(path_, std::ios::binary | std::ios::in | std::ios::out);
+    file.seekp(size - 40 * 1024);
+    file << std::string(16 * 1024, 'x');
+  }
+  const absl::Status damaged = OpenSqliteJobStore(path_, clock_).status();
+  EXPECT_EQ(damaged.code(), absl::StatusCode::kDataLoss) << damaged;
+  EXPECT_NE(damaged.message().find(path_ + ": "), std::string::npos);
+}
+
 TEST_F(SqliteFile, RefusesANewerSchema) {
   {
     auto db = sql::Sqlite::Open(path_, clock_);
