@@ -159,10 +159,9 @@ class Service : public v1::GenerateService::Service {
     const absl::Time start = absl::Now();
     const absl::StatusOr<ModelPtr> model = Find(*context, request->model());
     if (!model.ok()) return Done("Tokenize", start, model.status());
-    for (const int32_t id :
-         (*model)->tokenizer->Encode(request->text(), request->add_special_tokens(), true)) {
-      response->add_ids(static_cast<uint32_t>(id));
-    }
+    const auto ids = (*model)->served.Encode(request->text(), request->add_special_tokens());
+    if (!ids.ok()) return Done("Tokenize", start, ids.status());
+    for (const int32_t id : *ids) response->add_ids(static_cast<uint32_t>(id));
     return Done("Tokenize", start, absl::OkStatus());
   }
 

@@ -176,6 +176,9 @@ absl::StatusOr<Api::Job> Api::CompletionJob(const std::string& body, StreamWrite
       SA_ASSIGN_OR_RETURN(ids, served.Encode(prompt.text, fields.add_special_tokens));
       if (ids.empty()) return FieldError("prompt", "is empty");
     }
+    // Before each choice gets them: as a body may be, they would be hundreds of megabytes.
+    const auto size = static_cast<int64_t>(ids.size());
+    if (size > served.context) return ContextExceeded(size, served.context);
     job.prompt_texts.push_back(prompt.is_text ? prompt.text : served.tokenizer->Decode(ids, false));
     AddSequences(ids, &job);
   }
@@ -222,12 +225,12 @@ absl::StatusOr<std::vector<int32_t>> RequestTokens(const json& body, const Serve
     SA_ASSIGN_OR_RETURN(const json variables, ParseTemplateVariables(body));
     SA_ASSIGN_OR_RETURN(const std::string text,
                         served.tokenizer->RenderChat(messages, open_turn, variables));
-    return served.tokenizer->Encode(text, false, true);
+    return served.Encode(text, /*add_special=*/false);
   }
   if (fields.Find("prompt") == nullptr) return FieldError("prompt", "is missing");
   std::string prompt;
   SA_RETURN_IF_ERROR(fields.Read("prompt", &prompt));
-  return served.tokenizer->Encode(prompt, add_special, true);
+  return served.Encode(prompt, add_special);
 }
 
 }  // namespace

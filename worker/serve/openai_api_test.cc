@@ -136,6 +136,10 @@ TEST_F(OpenAiApi, BadInputTable) {
       {kCompletions, "{\"model\":\"tiny\"}", 400, "prompt: is missing"},
       {"/tokenize", "{}", 400, "prompt: is missing"},
       {"/tokenize", "{\"prompt\":5}", 400, "prompt"},
+      {"/tokenize", json{{"prompt", std::string(100'000, 'x')}}.dump(), 400, "context"},
+      {"/tokenize",
+       json{{"messages", {{{"role", "user"}, {"content", std::string(100'000, 'x')}}}}}.dump(), 400,
+       "context"},
       {"/detokenize", "{}", 400, "tokens: is missing"},
       {"/detokenize", "{\"tokens\":[9999]}", 400, "9999"},
   };
