@@ -4,6 +4,7 @@
 #include <thread>
 
 #include "absl/strings/str_cat.h"
+#include "services/base/disk_room.h"
 #include "services/base/logging.h"
 #include "services/base/open_files.h"
 #include "services/base/shutdown.h"
@@ -177,7 +178,9 @@ absl::Status Serve(const Flags& flags) {
   http::Protect(flags.http, protection, &http_options);
   const auto ready = [&]() -> std::string {
     const auto counts = store->CountJobs();
-    return counts.ok() ? "" : counts.status().ToString();
+    if (!counts.ok()) return counts.status().ToString();
+    // What is read answers on a full disk; no job and no lease could be written.
+    return flags.store.empty() ? DiskFault(flags.data_dir) : "";
   };
   SA_ASSIGN_OR_RETURN(
       auto http, http::HttpServer::Start(http_options, metrics::DaemonRoutes(registry, ready, [&] {
