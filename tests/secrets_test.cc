@@ -180,10 +180,10 @@ TEST_P(SecretsTest, NoneIsWrittenByAClusterAtWork) {
   // Faults of both, in the middle of it, for messages that tell of them.
   postgres_.Stop();
   Shiftadd({"jobs"}, 3);
-  EXPECT_THAT(Shiftadd({"status"}, 0), HasSubstr("database is away"));
+  EXPECT_THAT(Shiftadd({"status"}, 3), HasSubstr("database is away"));
   postgres_.Start();
   registry_->Stop();
-  EXPECT_THAT(Shiftadd({"status"}, 0), HasSubstr("blob store is away"));
+  EXPECT_THAT(Shiftadd({"status"}, 3), HasSubstr("blob store is away"));
   ASSERT_TRUE(registry_->Restart());
   const auto end = cluster_->WaitForSuccess(job->job_id());
   ASSERT_TRUE(end.ok()) << end.status();
