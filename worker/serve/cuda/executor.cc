@@ -233,6 +233,7 @@ absl::Status Executor::Reserve(const std::vector<BatchRow>& rows) {
 absl::Status Executor::GrowRope(int64_t positions) {
   if (!spec_.rope() || positions <= positions_) return absl::OkStatus();
   positions = std::max<int64_t>({positions, 2 * positions_, 1024});
+  Buffer made[2];  // put in place together: graphs hold the addresses of both
   for (const bool local : {false, true}) {
     if (local && spec_.rope_local_theta == 0) continue;
     const std::vector<double> frequencies = RopeInverseFrequencies(spec_, local);
@@ -244,12 +245,11 @@ absl::Status Executor::GrowRope(int64_t positions) {
         turns.push_back({static_cast<float>(std::cos(angle)), static_cast<float>(std::sin(angle))});
       }
     }
-    Buffer buffer;
     SA_RETURN_IF_ERROR(
-        ToStatus(buffer.Upload(turns.data(), turns.size() * sizeof(float2), stream_.get())));
+        ToStatus(made[local].Upload(turns.data(), turns.size() * sizeof(float2), stream_.get())));
     SA_RETURN_IF_ERROR(stream_.Wait());
-    cos_sin_[local] = std::move(buffer);
   }
+  for (const bool local : {false, true}) cos_sin_[local] = std::move(made[local]);
   positions_ = positions;
   DropGraphs();  // they hold the old address
   return absl::OkStatus();
