@@ -40,5 +40,7 @@ cat /dev/zero >"$work/disk/others" 2>/dev/null || true
 expect 503 "the disk is full"
 rm "$work/disk/others"
 expect 200 ready
-kill "$daemon" && wait "$daemon" && daemon=
+kill "$daemon"
+wait "$daemon"
+daemon=
 echo "all good"

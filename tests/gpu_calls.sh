@@ -112,11 +112,11 @@ case $call in
     rm -rf "$folder"
     model 8 && quantize evaluated --blocks 8 --sequences 64 ;;
   groups)
-    for groups in 256 row; do
+    for groups in 128 256 row; do
       [[ $groups = row ]] && field='"whole_row": true' || field="\"group_size\": $groups"
       echo "{\"method\": \"shiftadd\", $field}" >"$out/groups_$groups.json"
     done
-    model 32 && quantize groups_128 --until PROFILING && quantize groups_256 --until PROFILING --recipe "$out/groups_256.json" &&
+    model 32 && quantize groups_128 --until PROFILING --recipe "$out/groups_128.json" && quantize groups_256 --until PROFILING --recipe "$out/groups_256.json" &&
       quantize groups_row --until PROFILING --recipe "$out/groups_row.json" ;;
   evaluated) model 32 && quantize evaluated --evaluation 16 ;;
   two) many 2 ;;

@@ -6,7 +6,9 @@
 #include <openssl/pem.h>
 #include <openssl/x509.h>
 
+#include <ctime>
 #include <memory>
+#include <string>
 
 #include "absl/strings/str_cat.h"
 #include "services/access/watched_file.h"
@@ -26,25 +28,43 @@ Bio Reader(const std::string& text) {
 // A key behind a password would ask the terminal for it.
 int NoPassword(char*, int, int, void*) { return -1; }
 
-absl::StatusOr<Certificate> ReadCertificate(const char* flag, const std::string& path) {
+// What is wrong with its time; empty if nothing. Clocks of two machines need not agree to the
+// minute.
+std::string TimeFault(const Certificate& certificate) {
+  constexpr time_t kClockSkew = 300;
+  if (X509_cmp_current_time(X509_get0_notAfter(certificate.get())) < 0) {
+    return "the certificate has expired";
+  }
+  time_t soon = std::time(nullptr) + kClockSkew;
+  const bool early = X509_cmp_time(X509_get0_notBefore(certificate.get()), &soon) > 0;
+  return early ? "the certificate is not valid yet: is the clock right?" : "";
+}
+
+// The first of the file. `any`: the file may hold others, and one that is valid today will do, for
+// the next authority stands beside today's.
+absl::StatusOr<Certificate> ReadCertificate(const char* flag, const std::string& path, bool any) {
   const absl::StatusOr<std::string> text = ReadSmallFile(path);
   if (!text.ok()) return Annotate(text.status(), flag);
   const Bio bio = Reader(*text);
-  Certificate certificate(PEM_read_bio_X509(bio.get(), nullptr, NoPassword, nullptr), X509_free);
-  ERR_clear_error();
+  const auto next = [&] {
+    return Certificate(PEM_read_bio_X509(bio.get(), nullptr, NoPassword, nullptr), X509_free);
+  };
+  Certificate certificate = next();
   if (certificate == nullptr) {
+    ERR_clear_error();
     return absl::InvalidArgumentError(
         absl::StrCat(flag, " ", path, ": expected a certificate in PEM"));
   }
-  if (X509_cmp_current_time(X509_get0_notAfter(certificate.get())) < 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(flag, " ", path, ": the certificate has expired"));
+  const std::string fault = TimeFault(certificate);
+  bool good = fault.empty();
+  while (!good && any) {
+    const Certificate other = next();
+    if (other == nullptr) break;
+    good = TimeFault(other).empty();
   }
-  if (X509_cmp_current_time(X509_get0_notBefore(certificate.get())) > 0) {
-    return absl::FailedPreconditionError(
-        absl::StrCat(flag, " ", path, ": the certificate is not valid yet: is the clock right?"));
-  }
-  return certificate;
+  ERR_clear_error();
+  if (good) return certificate;
+  return absl::FailedPreconditionError(absl::StrCat(flag, " ", path, ": ", fault));
 }
 
 }  // namespace
@@ -55,9 +75,10 @@ absl::Status CheckTlsFiles(const TlsFiles& files) {
                                           ? "--tls-key needs --tls-cert: the certificate of the key"
                                           : "--tls-cert needs --tls-key: the certificate's key");
   }
-  if (!files.ca.empty()) SA_RETURN_IF_ERROR(ReadCertificate("--tls-ca", files.ca).status());
+  if (!files.ca.empty()) SA_RETURN_IF_ERROR(ReadCertificate("--tls-ca", files.ca, true).status());
   if (files.cert.empty()) return absl::OkStatus();
-  SA_ASSIGN_OR_RETURN(const Certificate certificate, ReadCertificate("--tls-cert", files.cert));
+  SA_ASSIGN_OR_RETURN(const Certificate certificate,
+                      ReadCertificate("--tls-cert", files.cert, false));
   const absl::StatusOr<std::string> text = ReadSmallFile(files.key);
   if (!text.ok()) return Annotate(text.status(), "--tls-key");
   const Bio bio = Reader(*text);

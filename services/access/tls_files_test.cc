@@ -99,6 +99,13 @@ TEST_F(TlsFilesTest, CertificatesOutOfTheirTimeAreNamed) {
   const std::string early_ca = WithTimes(good.ca, kHour, 2 * kHour);
   EXPECT_THAT(Fault({good.cert, good.key, early_ca}),
               HasSubstr("--tls-ca " + early_ca + ": the certificate is not valid yet"));
+  const auto text = [](const std::string& path) {
+    std::ifstream in(path);
+    return std::string(std::istreambuf_iterator<char>(in), {});
+  };
+  const std::string both = dir_ + "/both.crt";  // the next authority before today's
+  std::ofstream(both) << text(early_ca) << text(good.ca);
+  EXPECT_TRUE(CheckTlsFiles({good.cert, good.key, both}).ok());
 }
 
 }  // namespace

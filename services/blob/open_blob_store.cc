@@ -1,5 +1,6 @@
 #include <algorithm>
 #include <cstdlib>
+#include <filesystem>
 #include <fstream>
 #include <string>
 #include <utility>
@@ -20,6 +21,11 @@ std::string Variable(const char* name) {
 }
 
 absl::Status ReadCredentials(const std::string& path, blob::RegistryOptions* options) {
+  std::error_code error;
+  if (std::filesystem::exists(path, error) && !std::filesystem::is_regular_file(path, error)) {
+    return absl::InvalidArgumentError(absl::StrCat(
+        "SHIFTADD_REGISTRY_AUTH_FILE ", path, ": expected a file, found a folder, pipe or device"));
+  }
   std::ifstream file(path);
   std::string line;
   std::getline(file, line);

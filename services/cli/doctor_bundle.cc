@@ -2,12 +2,12 @@
 
 #include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <vector>
 
 #include "absl/cleanup/cleanup.h"
@@ -98,12 +98,16 @@ class Bundle {
     fs::directory_iterator it(DataDir(context_) + "/logs", error);
     if (error) return Missing("logs", absl::NotFoundError(error.message()));
     for (const fs::directory_entry& entry : it) {
-      if (entry.path().extension() != ".log") continue;
+      if (entry.path().extension() != ".log" || !entry.is_regular_file(error)) continue;
+      const std::string name = absl::StrCat("logs/", entry.path().filename().string());
       std::ifstream in(entry.path(), std::ios::binary | std::ios::ate);
       const std::streamoff size = in.tellg();
       in.seekg(std::max<std::streamoff>(0, size - kLogBytes));
-      const std::string name = absl::StrCat("logs/", entry.path().filename().string());
-      const std::string end((std::istreambuf_iterator<char>(in)), {});
+      std::string end(static_cast<size_t>(std::clamp<std::streamoff>(size, 0, kLogBytes)), '\0');
+      if (!in.read(end.data(), static_cast<std::streamsize>(end.size()))) {
+        Missing(name, absl::UnavailableError(std::strerror(errno)));
+        continue;
+      }
       std::ofstream out(absl::StrCat(folder_, "/", name));
       out << end << std::flush;  // not in.rdbuf(): where that stops halfway nobody is told
       NoteFault(out, name);

@@ -59,7 +59,8 @@ int Run(std::vector<std::string> arguments, Context& context) {
   app.set_version_flag("--version", VersionLine());
   app.require_subcommand(1);
   app.footer(
-      "Exit codes: 0 ok, 1 failed, 2 usage, 3 a daemon is unreachable. `shiftadd COMMAND --help` "
+      "Exit codes: 0 ok, 1 failed, 2 usage, 3 a daemon or a store is unreachable. `shiftadd "
+      "COMMAND --help` "
       "tells more.");
   // The security flags may stand behind the command too.
   app.fallthrough();

@@ -103,8 +103,9 @@ int StatusOfLocal(Context& context) {
   Print(context, json,
         absl::StrCat("data in ", data_dir, ", supervisor pid ", cluster->pid, "\n",
                      table.ToString(), FormatClusterStatus(status)));
-  if (!all_ready) return kExitFailed;
-  return StoresAnswer(status) ? kExitOk : kExitUnreachable;
+  // First: where a store is away its daemon is not ready.
+  if (!StoresAnswer(status)) return kExitUnreachable;
+  return all_ready ? kExitOk : kExitFailed;
 }
 
 int Status(Context& context) {

@@ -87,7 +87,8 @@ absl::Status CheckFolder(const fs::path& folder) {
 absl::Status CheckUriPath(const std::string& path) {
   std::error_code error;
   const std::string decoded = http::PercentDecoded(path);
-  if (decoded != path && !fs::exists(path, error)) {
+  // Where neither is here the path may be one of the workers'.
+  if (decoded != path && !fs::exists(path, error) && fs::exists(decoded, error)) {
     return absl::InvalidArgumentError(
         absl::StrCat("source file://", path,
                      ": a path is taken as it is written, '%' as well: expected file://", decoded));

@@ -41,12 +41,15 @@ TEST_F(SourceUriTest, AFolderOfGgufFilesIsNoSourceHoweverItIsNamed) {
 }
 
 TEST_F(SourceUriTest, APathIsNotDecoded) {
-  EXPECT_EQ(Fault("file:///my%20models/a"),
-            "source file:///my%20models/a: a path is taken as it is written, '%' as well: expected "
-            "file:///my models/a");
+  const std::string written = "file://" + (dir_ / "my%20models").string();
+  EXPECT_EQ(SourceUri(written).value(), written);  // it may be one of the workers'
+  fs::create_directories(dir_ / "my models");
+  EXPECT_EQ(Fault(written),
+            "source " + written +
+                ": a path is taken as it is written, '%' as well: expected file://" +
+                (dir_ / "my models").string());
   EXPECT_EQ(SourceUri("file:///100%/a").value(), "file:///100%/a");
   fs::create_directories(dir_ / "my%20models");
-  const std::string written = "file://" + (dir_ / "my%20models").string();
   EXPECT_EQ(SourceUri(written).value(), written);
 }
 

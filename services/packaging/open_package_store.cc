@@ -86,8 +86,8 @@ absl::Status AdoptHeaderVersion(Session& session) {
 absl::StatusOr<std::unique_ptr<PackageStore>> OpenSqlitePackageStore(const std::string& path) {
   SA_ASSIGN_OR_RETURN(auto lock, sql::FileLock::Take(path));
   SA_ASSIGN_OR_RETURN(auto db, sql::Sqlite::Open(path, std::make_shared<SystemClock>()));
-  SA_RETURN_IF_ERROR(Annotate(db->Write(AdoptHeaderVersion), path));
   SA_RETURN_IF_ERROR(Annotate(db->CheckPages(), path));
+  SA_RETURN_IF_ERROR(Annotate(db->Write(AdoptHeaderVersion), path));
   SA_RETURN_IF_ERROR(
       Annotate(sql::Migrate(db.get(), "schema_version", {kSqliteSchema, kSqliteOwners}), path));
   return std::make_unique<SqlPackageStore>(std::move(lock), std::move(db));

@@ -82,8 +82,8 @@ class Watch : public PackageWatch {
   // One stream to its end.
   absl::Status Follow(bool* heard) {
     grpc::ClientContext context;
+    SetCall(&context);  // first: opening the stream may wait for a packager that is away
     const std::unique_ptr<Stream> stream = stub_->WatchReference(&context);
-    SetCall(&context);
     {
       const std::lock_guard<std::mutex> lock(mutex_);
       stream_ = stream.get();

@@ -35,7 +35,8 @@ absl::Status Publish(const std::string& from, const std::string& to) {
   }
   if (errno == EEXIST) return absl::AlreadyExistsError("exists already");
   // Some file systems cannot say "if nobody has it"; that nobody had it was asked before.
-  if (errno == EINVAL && rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
+  const bool unknown = errno == EINVAL || errno == ENOSYS || errno == EOPNOTSUPP;
+  if (unknown && rename(from.c_str(), to.c_str()) == 0) return absl::OkStatus();
   return absl::UnavailableError(std::strerror(errno));
 }
 
@@ -146,7 +147,13 @@ absl::Status Sqlite::CopyTo(const std::string& path) {
 }
 
 absl::Status Sqlite::CheckPages() {
+  // Who starts a daemon waits a minute for it, and all of the file is read.
+  constexpr int64_t kMostBytes = int64_t{1} << 30;
   return Read([](Session& session) -> absl::Status {
+    Statement size(session,
+                   "SELECT page_count * page_size FROM pragma_page_count, pragma_page_size");
+    SA_RETURN_IF_ERROR(size.Step().status());
+    if (size.GetInt() > kMostBytes) return absl::OkStatus();
     Statement check(session, "PRAGMA quick_check(1)");
     SA_RETURN_IF_ERROR(check.Step().status());
     const std::string found = check.GetText();

@@ -17,8 +17,7 @@ class ApiKeys {
  public:
   // One key a line: the key itself, or "sha256:" and 64 hex digits of its SHA-256. Empty lines and
   // lines that begin with # are skipped. INVALID_ARGUMENT names the file and the line;
-  // FAILED_PRECONDITION: it cannot be read, is no file, has
-  // more than 16 MiB, or holds no key.
+  // FAILED_PRECONDITION: it cannot be read, is no file, has more than 16 MiB, or holds no key.
   static absl::StatusOr<std::unique_ptr<ApiKeys>> FromFile(const std::string& path);
 
   // `authorization`: the header's value, "Bearer KEY". UNAUTHENTICATED says what is missing, never

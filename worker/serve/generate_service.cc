@@ -205,7 +205,7 @@ class Service : public v1::GenerateService::Service {
     return rpc::ToGrpc(status);
   }
 
-  // By a certificate, by a key that was checked, else by address.
+  // By a key that was checked, by a certificate, else by address.
   std::string ClientOf(const grpc::ServerContext& context) const {
     const auto found = context.client_metadata().find("authorization");
     const bool checked = keys_checked_ && found != context.client_metadata().end();
