@@ -663,6 +663,15 @@ TEST_F(TasksTest, AGpusErrorsAreTheCpusToOnePercent) {
   }
 }
 
+TEST(CalibratesInFloat, SmallModelsBeyondTheLlamaForm) {
+  ArchitectureSpec spec;  // LLaMA's form
+  EXPECT_FALSE(CalibratesInFloat(spec, 1000));
+  spec.qk_norm = true;
+  ASSERT_FALSE(BeyondLlama(spec).empty());
+  EXPECT_TRUE(CalibratesInFloat(spec, uint64_t{1} << 30));
+  EXPECT_FALSE(CalibratesInFloat(spec, (uint64_t{1} << 30) + 1));
+}
+
 // What a GPU does with a small model that the executor for many sequences does not run.
 TEST_F(TasksTest, SmallModelsBeyondTheLlamaFormAreCalibratedInFp32) {
   const nlohmann::json& gemma = testing::GoldenCase(testing::GoldenFamilies(), "gemma2");
