@@ -60,8 +60,7 @@ int Run(std::vector<std::string> arguments, Context& context) {
   app.require_subcommand(1);
   app.footer(
       "Exit codes: 0 ok, 1 failed, 2 usage, 3 a daemon or a store is unreachable. `shiftadd "
-      "COMMAND --help` "
-      "tells more.");
+      "COMMAND --help` tells more.");
   // The security flags may stand behind the command too.
   app.fallthrough();
   AddSecurityFlags(app, context);

@@ -140,8 +140,12 @@ v1::DevicePhase Phase(const char* name, uint64_t weights, uint64_t states, uint6
 
 }  // namespace
 
-bool CalibratesInFloat(const ArchitectureSpec& spec, uint64_t numbers) {
-  return !BeyondLlama(spec).empty() && numbers <= uint64_t{1} << 30;
+bool CalibratesInFloat(const ArchitectureSpec& spec) {
+  if (BeyondLlama(spec).empty()) return false;
+  const v1::Recipe any;
+  const Shapes shapes(spec, any);
+  const uint64_t blocks = static_cast<uint64_t>(spec.blocks) * shapes.BlockNumbers();
+  return blocks + shapes.EndsNumbers() <= uint64_t{1} << 30;
 }
 
 std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
@@ -160,10 +164,8 @@ std::vector<v1::DevicePhase> PlanDeviceMemory(const ArchitectureSpec& spec,
   const uint64_t part = std::min<uint64_t>(sequences, kMicrobatch) * length;
   const uint64_t row = static_cast<uint64_t>(spec.hidden) * kFloat;
   const uint64_t states = sequences * length * row;
-  const bool in_float = CalibratesInFloat(
-      spec, static_cast<uint64_t>(spec.blocks) * shapes.BlockNumbers() + shapes.EndsNumbers());
   const uint64_t weights =
-      (shapes.BlockNumbers() + shapes.EndsNumbers()) * (in_float ? kFloat : kHalf);
+      (shapes.BlockNumbers() + shapes.EndsNumbers()) * (CalibratesInFloat(spec) ? kFloat : kHalf);
   std::vector<v1::DevicePhase> out;
   if (shapes.Guided()) {
     // What enters each block waits on the host for the way back.

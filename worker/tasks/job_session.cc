@@ -171,7 +171,7 @@ bool JobSession::Fits(int models, int number_bytes) const {
 absl::StatusOr<ReferenceModel*> JobSession::calibration_model() {
   const bool half = options_.device == Device::kCuda || options_.device == Device::kCpuHalf;
   if (!half) return model();
-  if (CalibratesInFloat(source_->spec(), Elements())) {
+  if (CalibratesInFloat(source_->spec())) {
     return ModelOn(options_.device == Device::kCuda ? Device::kCuda : Device::kCpuOperators,
                    resident_blocks());
   }
